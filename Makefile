@@ -1,0 +1,71 @@
+# Every target sets up .venv on first use. `make help` lists them.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+# A machine with an NVIDIA driver gets the GPU packages, any other the CPU ones.
+GPU    := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
+EXTRAS := export,dev,tensorrt-rtx,$(if $(GPU),onnxruntime-gpu$(comma)tensorrt,onnxruntime)
+comma  := ,
+
+# Options of `make export`, `check` and `compare`: see the README.
+MODEL      ?=
+WEIGHTS    ?=
+DATA       ?=
+PRECISIONS ?=
+TARGETS    ?=
+OUT        ?=
+BUNDLE     ?= $(or $(OUT),build/$(or $(MODEL),vit_digits))
+
+ARGUMENTS = $(MODEL) $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
+	$(if $(DATA),--calib "$(DATA)" --eval "$(DATA)") $(if $(OUT),--out "$(OUT)") \
+	$(foreach p,$(PRECISIONS),--precision $(p)) $(foreach t,$(TARGETS),--target $(t))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup export check compare inspect example test test-gpu lint format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /' | awk -F': ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo "  variables: MODEL WEIGHTS DATA PRECISIONS TARGETS OUT PYTHON TORCH_INDEX"
+
+setup: $(READY) ## install everything into .venv
+
+$(READY): pyproject.toml requirements/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX),$(BIN)/pip install -c requirements/constraints.txt --index-url "$(TORCH_INDEX)" torch)
+	$(BIN)/pip install -c requirements/constraints.txt -e ".[$(EXTRAS)]"
+	@touch $@
+
+export: $(READY) ## build a bundle of proven engines (default: build/vit_digits)
+	$(BIN)/vit-edge export $(ARGUMENTS)
+
+check: $(READY) ## test the bundle's engines on this machine
+	$(BIN)/vit-edge check "$(BUNDLE)"
+
+compare: $(READY) ## compare latency and accuracy across precisions
+	$(BIN)/vit-edge compare "$(BUNDLE)"
+
+inspect: $(READY) ## print what the bundle holds
+	$(BIN)/vit-edge inspect "$(BUNDLE)"
+
+example: $(READY) ## classify a digit and draw its patches
+	$(BIN)/python -m vit.example_usage
+
+test: $(READY) ## run the tests (no GPU needed)
+	$(BIN)/python -m pytest
+
+test-gpu: $(READY) ## run the tests that need an NVIDIA GPU
+	$(BIN)/python -m pytest -m gpu -rs
+
+lint: $(READY) ## check style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY) ## rewrite the sources in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove bundles, reports and caches of this checkout
+	rm -rf build .mypy_cache .pytest_cache .ruff_cache

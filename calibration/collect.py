@@ -1,0 +1,102 @@
+"""Runs the fp32 graph over the calibration images and observes its activations."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import onnx_ir as ir
+import onnxruntime
+
+from runtime.errors import InputError
+from runtime.images import ImageSet
+
+from .observers import METHODS, Observer
+from .table import CalibrationTable, Provenance
+
+_BATCH = 8
+
+
+def graph_digest(model: ir.Model) -> str:
+    """SHA-256 of the serialised graph, weights included."""
+    return hashlib.sha256(ir.to_proto(model).SerializeToString()).hexdigest()
+
+
+def collect(
+    model: ir.Model,
+    sites: Sequence[str],
+    images: ImageSet,
+    method: str,
+    on_images: Callable[[int, int], None],
+) -> CalibrationTable:
+    """Observes the tensors `sites` with `method`, and the peak of every floating-point activation.
+
+    Args:
+        model: The optimised fp32 graph, uint8 `[batch, height, width, channels]` in.
+        sites: Names of the tensors that will be quantised.
+        images: Calibration images; their labels are not used.
+        method: A key of `METHODS`.
+        on_images: Is told images done and images in all.
+
+    Raises:
+        InputError: if there are no images, the method is unknown, or an activation is not finite.
+    """
+    if method not in METHODS:
+        raise InputError(f"unknown calibration method {method!r}: choose from {', '.join(METHODS)}")
+    if not len(images):
+        raise InputError(f"{images.source} has no images to calibrate with")
+    observed = model.clone()
+    peaks = _observe_peaks(observed.graph)
+    _observe_sites(observed.graph, sites)
+    session = _open(observed)
+    observers: dict[str, Observer] = {site: METHODS[method]() for site in sites}
+    largest = dict.fromkeys(peaks, 0.0)
+    done = 0
+    for batch in images.batches(_BATCH):
+        values = session.run([*peaks.values(), *sites], {observed.graph.inputs[0].name: batch})
+        for name, value in zip(peaks, values, strict=False):
+            largest[name] = max(largest[name], float(value))
+        for site, value in zip(sites, values[len(peaks) :], strict=True):
+            try:
+                observers[site].update(value)
+            except ValueError as error:
+                raise InputError(f"{site}: {error}") from None
+        done += len(batch)
+        on_images(done, len(images))
+    provenance = Provenance(
+        graph_digest(model), images.digest(), images.source, len(images), method
+    )
+    return CalibrationTable(provenance, {site: o.amax() for site, o in observers.items()}, largest)
+
+
+def _observe_peaks(graph: ir.Graph) -> dict[str, str]:
+    """Adds the peak of every fp32 activation as an output: tensor name -> output name."""
+    activations = [v for node in graph for v in node.outputs if v.dtype == ir.DataType.FLOAT]
+    outputs = {}
+    for value in activations:
+        magnitude = ir.node("Abs", [value])
+        peak = ir.node("ReduceMax", magnitude.outputs, {"keepdims": 0})
+        graph.extend([magnitude, peak])
+        _add_output(graph, peak.outputs[0], f"{value.name}@peak")
+        outputs[str(value.name)] = f"{value.name}@peak"
+    return outputs
+
+
+def _add_output(graph: ir.Graph, value: ir.Value, name: str) -> None:
+    value.name, value.dtype, value.shape = name, ir.DataType.FLOAT, ir.Shape([])
+    graph.outputs.append(value)
+
+
+def _observe_sites(graph: ir.Graph, sites: Sequence[str]) -> None:
+    by_name = {v.name: v for node in graph for v in node.outputs}
+    missing = [site for site in sites if site not in by_name]
+    if missing:
+        raise InputError(f"the graph has no tensors {missing[:5]}")
+    graph.outputs.extend(by_name[site] for site in sites)
+
+
+def _open(model: ir.Model) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    blob = ir.to_proto(model).SerializeToString()
+    return onnxruntime.InferenceSession(blob, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,106 @@
+"""Observers: from a stream of activations to the clipping range of a symmetric INT8 quantiser.
+
+All of them keep bounded memory whatever the number of images, and their results do not depend on
+batch size or order.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+INT8_MAX = 127
+_BINS = 4096
+_FIRST_LIMIT = 2.0**-6
+_PERCENTILE = 99.99
+_MSE_CANDIDATES = 96
+
+
+class Observer(Protocol):
+    """Sees activations, then gives the largest magnitude that the quantiser should represent."""
+
+    def update(self, values: NDArray[np.float32]) -> None: ...
+
+    def amax(self) -> float: ...
+
+
+class MinMax:
+    """The largest magnitude seen."""
+
+    def __init__(self) -> None:
+        self._amax = 0.0
+
+    def update(self, values: NDArray[np.float32]) -> None:
+        self._amax = max(self._amax, float(np.abs(values).max()))
+
+    def amax(self) -> float:
+        return self._amax
+
+
+class Histogram:
+    """Counts of magnitudes in equal bins over [0, limit).
+
+    `limit` is a power of two that doubles, by merging neighbouring bins, when a larger value comes.
+    So the counts are exactly those that the final limit would have given from the start.
+    """
+
+    def __init__(self) -> None:
+        self.limit = _FIRST_LIMIT
+        self.counts: NDArray[np.int64] = np.zeros(_BINS, dtype=np.int64)
+
+    def update(self, values: NDArray[np.float32]) -> None:
+        magnitudes = np.abs(values, dtype=np.float32).reshape(-1)
+        largest = float(magnitudes.max())
+        if not np.isfinite(largest):
+            raise ValueError(
+                "activations are not finite: the fp32 graph overflows on a calibration image"
+            )
+        while largest >= self.limit:
+            self.counts = np.concatenate(
+                [self.counts.reshape(-1, 2).sum(axis=1), np.zeros(_BINS // 2, np.int64)]
+            )
+            self.limit *= 2
+        magnitudes *= np.float32(_BINS / self.limit)  # a power of two: exact
+        self.counts += np.bincount(magnitudes.astype(np.int32), minlength=_BINS)
+
+    @property
+    def width(self) -> float:
+        return self.limit / _BINS
+
+
+class Percentile(Histogram):
+    """The magnitude below which 99.99 % of the activations lie."""
+
+    def amax(self) -> float:
+        share = np.cumsum(self.counts) / max(1, int(self.counts.sum()))
+        return float((int(np.searchsorted(share, _PERCENTILE / 100)) + 1) * self.width)
+
+
+class MSE(Histogram):
+    """The range whose INT8 quantiser has the least mean squared error over what was seen, clipping
+    included.
+    """
+
+    def amax(self) -> float:
+        used = int(np.flatnonzero(self.counts)[-1]) + 1 if self.counts.any() else 1
+        centres = (np.arange(used) + 0.5) * self.width
+        counts = self.counts[:used].astype(np.float64)
+        candidates = used * self.width * np.linspace(1 / _MSE_CANDIDATES, 1, _MSE_CANDIDATES)
+        errors = [_quantisation_error(centres, counts, amax) for amax in candidates]
+        return float(candidates[int(np.argmin(errors))])
+
+
+def _quantisation_error(centres: NDArray[Any], counts: NDArray[np.float64], amax: float) -> float:
+    scale = amax / INT8_MAX
+    quantised = np.minimum(np.rint(centres / scale), INT8_MAX) * scale
+    return float((counts * (centres - quantised) ** 2).sum())
+
+
+METHODS: dict[str, type[MinMax] | type[Percentile] | type[MSE]] = {
+    "minmax": MinMax,
+    "percentile": Percentile,
+    "mse": MSE,
+}
+DEFAULT_METHOD = "mse"

@@ -1,0 +1,111 @@
+"""From the stages' results to the manifest and the list of a bundle's files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from calibration.table import CalibrationTable
+from runtime.manifest import (
+    CALIBRATION,
+    GOLDEN,
+    SCHEMA_VERSION,
+    Accuracy,
+    EngineEntry,
+    FileEntry,
+    Graph,
+    Manifest,
+    PrecisionEntry,
+)
+
+from .cache import tool_versions
+from .plan import Plan, Target
+
+
+@dataclass(frozen=True)
+class GraphResult:
+    """An ONNX file and how right it is."""
+
+    file: Path
+    accuracy: Accuracy
+    rms_tolerance: float
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """An engine that was built here."""
+
+    file: Path
+    target: Target
+    version: str
+
+
+@dataclass(frozen=True)
+class PrecisionResult:
+    """A precision as far as it came: `problem` says why it is not good, None if it is."""
+
+    name: str
+    graphs: Mapping[str, GraphResult]
+    engines: tuple[EngineResult, ...]
+    p50_ms: float | None
+    problem: str | None
+
+
+def assemble(
+    plan: Plan,
+    results: list[PrecisionResult],
+    table: CalibrationTable,
+    golden: Path,
+    table_file: Path,
+) -> tuple[Manifest, dict[str, Path]]:
+    """The manifest, its hashes still to be filled in, and path inside the bundle -> file."""
+    files = {GOLDEN: golden, CALIBRATION: table_file}
+    precisions = {result.name: _entry(result, files) for result in results}
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=plan.source.name,
+        spec=plan.spec,
+        preprocess=plan.source.preprocess,
+        labels=plan.data.class_names,
+        precisions=precisions,
+        model={name: str(value) for name, value in asdict(plan.source.config).items()},
+        provenance=_provenance(plan, table),
+        tools=tool_versions(),
+        files={name: FileEntry("0" * 64, 0) for name in files},
+    )
+    return manifest, files
+
+
+def _entry(result: PrecisionResult, files: dict[str, Path]) -> PrecisionEntry:
+    """A precision's entry; adds its files to `files`, one for both kinds of backend once."""
+    graphs, names = {}, dict[Path, str]()
+    for kind, graph in result.graphs.items():
+        suffix = f".{kind}" if names else ""
+        name = names.setdefault(graph.file, f"onnx/{result.name}{suffix}.onnx")
+        files[name] = graph.file
+        graphs[kind] = Graph(name, graph.accuracy, graph.rms_tolerance)
+    engines = []
+    for engine in result.engines:
+        name = f"engines/{result.name}.{engine.target}.engine"
+        files[name] = engine.file
+        engines.append(
+            EngineEntry(
+                name, engine.target.backend, engine.version, engine.target.compute_capabilities
+            )
+        )
+    return PrecisionEntry(graphs, tuple(engines))
+
+
+def _provenance(plan: Plan, table: CalibrationTable) -> dict[str, str]:
+    evaluation, observed = plan.data.evaluation, table.provenance
+    return {
+        "weights": plan.source.weights,
+        "weights sha256": plan.source.weights_key or "-",
+        "assumed": ", ".join(plan.source.assumed) or "-",
+        "seed": str(plan.seed),
+        "calibration": f"{observed.images} images of {observed.data_source}, {observed.method}",
+        "calibration data sha256": observed.data,
+        "calibrated graph sha256": observed.graph,
+        "evaluation": f"{len(evaluation)} images of {evaluation.source}",
+    }

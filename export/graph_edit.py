@@ -1,0 +1,45 @@
+"""The few graph edits that passes, precisions and the simulation share."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+
+def array(value: ir.Value) -> NDArray[np.float32]:
+    """The data of an initializer."""
+    assert value.const_value is not None
+    return value.const_value.numpy()
+
+
+def add_initializer(graph: ir.Graph, name: str, data: NDArray[np.generic]) -> ir.Value:
+    """Adds a constant to the graph."""
+    value = ir.val(name, const_value=ir.tensor(data, name=name))
+    graph.register_initializer(value)
+    return value
+
+
+def describe(
+    value: ir.Value, name: str | None, shape: ir.Shape | None, dtype: ir.DataType
+) -> ir.Value:
+    """Sets name, shape and type of a new node's output, and returns it."""
+    value.name, value.shape = name, shape
+    set_dtype(value, dtype)
+    return value
+
+
+def set_dtype(value: ir.Value, dtype: ir.DataType) -> None:
+    """Changes the type of this value alone: copies of a graph share their type objects."""
+    value.type = ir.TensorType(dtype)
+
+
+def replace_input(node: ir.Node, old: ir.Value, new: ir.Value) -> None:
+    """Every use of `old` by `node` becomes one of `new`; `old` is dropped if it is a constant that
+    nobody uses now.
+    """
+    for index, value in enumerate(node.inputs):
+        if value is old:
+            node.replace_input_with(index, new)
+    if old.is_initializer() and not old.uses() and old.graph is not None:
+        del old.graph.initializers[str(old.name)]

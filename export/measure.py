@@ -1,0 +1,65 @@
+"""Runs a graph over images with ONNX Runtime, as it is or with its 16-bit numerics simulated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from runtime.backends import BACKENDS
+from runtime.images import ImageSet
+from runtime.latency import Latency, measure_latency
+from runtime.manifest import EngineSpec
+
+from .progress import Update
+from .simulate import has_sixteen_bit, simulate
+
+BACKEND = "onnxruntime"
+BATCH = 4
+AS_IT_IS, SIMULATED = "as it is", "simulated"
+
+
+@dataclass(frozen=True)
+class MeasuredLogits:
+    """float32 `[N, outputs]`, and what computed them."""
+
+    logits: NDArray[np.float32]
+    measured_on: str
+
+
+def how_to_measure(model: ir.Model, kind: str) -> str:
+    """A CPU user gets a graph as it is; what a GPU makes of 16-bit tensors has to be simulated."""
+    return SIMULATED if kind == "gpu" and has_sixteen_bit(model) else AS_IT_IS
+
+
+def measure_logits(
+    path: Path, how: str, spec: EngineSpec, images: ImageSet, update: Update
+) -> MeasuredLogits:
+    """Logits of the ONNX file at `path` for every image; `how` is `AS_IT_IS` or `SIMULATED`."""
+    backend = BACKENDS[BACKEND]
+    measured_on = f"ONNX Runtime {backend.version()}, {backend.device()}"
+    if how == SIMULATED:
+        measured_on += ", 16-bit numerics simulated"
+        blob = ir.to_proto(simulate(ir.load(path))).SerializeToString()
+    else:
+        blob = path.read_bytes()
+    session = backend.open(blob, spec)
+    del blob
+    parts: list[NDArray[np.float32]] = []
+    for batch in images.batches(BATCH):
+        parts.append(session.run(batch))
+        update(min(len(parts) * BATCH, len(images)), len(images))
+    session.close()
+    return MeasuredLogits(np.concatenate(parts), measured_on)
+
+
+def measure_here(path: Path, spec: EngineSpec, images: ImageSet) -> Latency:
+    """Latency of the ONNX file at batch 1 on this machine."""
+    session = BACKENDS[BACKEND].open(path.read_bytes(), spec)
+    image = next(images.batches(1))
+    latency = measure_latency(lambda: session.run(image))
+    session.close()
+    return latency

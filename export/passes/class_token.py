@@ -1,0 +1,161 @@
+"""Computes the last block for the class token only: the head reads nothing else.
+
+Queries, attention rows, projection and MLP of the last block act on each token alone, so all tokens
+but the first are dropped before them; keys and values still see every token. Exact, and of a
+ViT-B's 12 blocks it saves three quarters of one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from export.graph_edit import add_initializer, describe, replace_input
+
+Needs = dict[ir.Value, int]
+"""Values of which only index 0 along this axis is needed."""
+
+
+class KeepOnlyClassToken(ir.passes.InPlacePass):
+    """Moves the head's `Gather(index 0, axis 1)` up as far as each operator allows."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        needs = _find_needs(model.graph)
+        slices: dict[tuple[ir.Value, int], ir.Value] = {}
+        for node in [n for n in model.graph if n.outputs[0] in needs]:
+            for value, axis in (_input_axes(node, needs) or {}).items():
+                if value not in needs:
+                    if (value, axis) not in slices:
+                        slices[value, axis] = _slice(model.graph, value, axis, before=node)
+                    replace_input(node, value, slices[value, axis])
+            _narrow(model.graph, node, needs[node.outputs[0]])
+        return ir.passes.PassResult(model, modified=bool(needs))
+
+
+def _find_needs(graph: ir.Graph) -> Needs:
+    """Walks from the output up.
+
+    A value is narrow if its node can make it so and all of its uses want it.
+    """
+    needs: Needs = {}
+    wanted: dict[ir.Value, list[int]] = {}
+    for node in reversed(graph):
+        value = node.outputs[0]
+        axes = wanted.get(value, [])
+        if (
+            axes
+            and len(axes) == len(value.uses())
+            and len(set(axes)) == 1
+            and not value.is_graph_output()
+        ):
+            needs[value] = axes[0]
+        inputs = _input_axes(node, needs)
+        if inputs is None:
+            needs.pop(value, None)
+        for source, axis in (inputs or {}).items():
+            # A value that a node uses twice counts once for each use.
+            wanted.setdefault(source, []).extend([axis] * sum(v is source for v in node.inputs))
+    return needs
+
+
+def _input_axes(node: ir.Node, needs: Needs) -> dict[ir.Value, int] | None:
+    """Which inputs of `node` are needed at index 0 only, given what is needed of its output; None:
+    all of them.
+    """
+    if _gathers_class_token(node):
+        return {_first(node): 1}
+    if len(node.outputs) != 1 or node.outputs[0] not in needs:
+        return None
+    axis, rank = needs[node.outputs[0]], len(node.outputs[0].shape or ())
+    inputs = [v for v in node.inputs if v is not None]
+    if node.op_type == "Gelu" or (
+        node.op_type in ("LayerNormalization", "Softmax") and axis != rank - 1
+    ):
+        return {inputs[0]: axis}
+    if node.op_type in ("Add", "Mul"):
+        return _elementwise(inputs, axis, rank)
+    if (
+        node.op_type == "MatMul"
+        and axis < rank - 1
+        and (axis == rank - 2 or inputs[1].is_initializer())
+    ):
+        return {inputs[0]: axis}
+    if node.op_type == "Transpose":
+        return {inputs[0]: int(node.attributes["perm"].as_ints()[axis])}
+    if (
+        node.op_type == "Reshape"
+        and _keeps(inputs[0], node.outputs[0], axis)
+        and inputs[1].is_initializer()
+    ):
+        return {inputs[0]: axis}
+    return None
+
+
+def _gathers_class_token(node: ir.Node) -> bool:
+    if node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 1:
+        return False
+    index = ir.convenience.get_const_tensor(node.inputs[1]) if node.inputs[1] is not None else None
+    return index is not None and index.size == 1 and int(index.numpy().item()) == 0
+
+
+def _elementwise(inputs: list[ir.Value], axis: int, rank: int) -> dict[ir.Value, int] | None:
+    """Constants must be the same for every token: of lower rank, or of size 1 there."""
+    axes = {}
+    for value in inputs:
+        shape = value.shape or ir.Shape([])
+        if not value.is_initializer():
+            if len(shape) != rank:
+                return None
+            axes[value] = axis
+        elif len(shape) >= rank - axis and shape[axis - rank] != 1:
+            return None
+    return axes
+
+
+def _keeps(before: ir.Value, after: ir.Value, axis: int) -> bool:
+    """Whether a Reshape leaves the axes up to and including `axis` alone."""
+    head = [
+        shape[: axis + 1] if (shape := value.shape) is not None else None
+        for value in (before, after)
+    ]
+    return head[0] is not None and len(head[0]) == axis + 1 and head[0] == head[1]
+
+
+def _slice(graph: ir.Graph, value: ir.Value, axis: int, before: ir.Node) -> ir.Value:
+    """Index 0 of `value` along `axis`, dimension kept."""
+    bounds = [
+        _constant(graph, f"{value.name}/{name}", [n])
+        for name, n in (("start", 0), ("end", 1), ("axis", axis))
+    ]
+    name = f"{value.name}/class_token"
+    node = ir.node("Slice", [value, *bounds], name=name)
+    graph.insert_before(before, node)
+    assert value.dtype is not None
+    return describe(node.outputs[0], name, _with_one(value, axis), value.dtype)
+
+
+def _narrow(graph: ir.Graph, node: ir.Node, axis: int) -> None:
+    value = node.outputs[0]
+    if node.op_type == "Reshape" and (old := node.inputs[1]) is not None:
+        sizes = ir.convenience.get_const_tensor(old)
+        assert sizes is not None
+        shape = sizes.numpy().tolist()
+        node.replace_input_with(
+            1, _constant(graph, f"{node.name}/shape", [*shape[:axis], 1, *shape[axis + 1 :]])
+        )
+    value.shape = _with_one(value, axis)
+
+
+def _with_one(value: ir.Value, axis: int) -> ir.Shape:
+    assert value.shape is not None
+    return ir.Shape([1 if i == axis else size for i, size in enumerate(value.shape)])
+
+
+def _constant(graph: ir.Graph, name: str, numbers: list[int]) -> ir.Value:
+    return add_initializer(graph, name, np.array(numbers, dtype=np.int64))
+
+
+def _first(node: ir.Node) -> ir.Value:
+    value = node.inputs[0]
+    assert value is not None
+    return value

@@ -1,0 +1,209 @@
+"""The main path, top to bottom: from a model to a bundle of proven engines.
+
+    weights -> reference -> ONNX -> calibration table -> for each precision: graphs, accuracy,
+    engines -> bundle
+
+Each stage fills a folder from its inputs; this file alone knows their order, the cache and the
+display. How a stage does its work is in the module that it calls.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from calibration.collect import collect, graph_digest
+from calibration.table import read_table
+from runtime.backends import BuildOptions, find_backend
+from runtime.device_cache import DeviceCache
+from runtime.errors import EngineError
+from runtime.schema import decode, encode
+
+from .accuracy import Proof, assess, budget_miss, golden_tolerance
+from .assemble import EngineResult, GraphResult, PrecisionResult, assemble
+from .cache import StageCache, open_cache
+from .measure import how_to_measure, measure_here, measure_logits
+from .onnx_export import export_onnx
+from .package import recover, write_bundle
+from .passes import optimise
+from .plan import ExportRequest, Plan, Target, make_plan
+from .precision import find_precision
+from .precision.int8 import sites
+from .progress import Display, Update
+from .reference import compute_reference, load_reference, save_reference
+from .report import Report, make_report, write_report
+from .sources import load_model, make_weights
+
+
+def export_bundle(request: ExportRequest, display: Display) -> Report:
+    """Makes the bundle that `request` asks for.
+
+    The report is always written; the bundle only if every precision met its budget.
+
+    Raises:
+        InputError: for bad input, before any work.
+        BackendError: if engines are asked for that cannot be built here.
+    """
+    plan = make_plan(request)
+    recover(plan.out)
+    for line in plan.notes:
+        display.note(line)
+    with open_cache(plan.out.parent / ".stages" / plan.out.name, display) as cache:
+        shared = _run_shared_stages(plan, cache)
+        results = [_run_precision(name, plan, shared, cache) for name in plan.precisions]
+        report = make_report(plan, results, json.loads((shared.onnx / "passes.json").read_text()))
+        if report.good:
+            table_file = shared.table / "table.json"
+            manifest, files = assemble(
+                plan, results, read_table(table_file), shared.reference / "golden.npz", table_file
+            )
+            with display.stage("bundle"):
+                write_bundle(plan.out, manifest, files)
+            cache.prune()
+    write_report(report, plan.out)
+    return report
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """Folders of the stages that all precisions build on, and how the data enters a stage's key."""
+
+    reference: Path
+    onnx: Path
+    table: Path
+    evaluation: Sequence[object]
+
+
+def _run_shared_stages(plan: Plan, cache: StageCache) -> _Shared:
+    source, data = plan.source, plan.data
+    calibration = [data.calibration.origin, data.calibration.indices]
+    evaluation = [data.evaluation.origin, data.evaluation.indices, data.evaluation.label_list()]
+
+    def weights_stage(folder: Path, update: Update) -> None:
+        (folder / "model.safetensors").write_bytes(make_weights(source, plan.seed, update))
+
+    weights = cache.run(
+        "weights", [source.config, source.weights, source.weights_key, plan.seed], weights_stage
+    )
+    weights_file = weights / "model.safetensors"
+
+    def reference_stage(folder: Path, update: Update) -> None:
+        logits = compute_reference(
+            load_model(weights_file), source.preprocess, data.evaluation, update
+        )
+        save_reference(folder, logits, data.evaluation, plan.seed)
+
+    def onnx_stage(folder: Path, update: Update) -> None:
+        model = export_onnx(load_model(weights_file), source.preprocess)
+        passes = optimise(model)
+        ir.save(model, folder / "model.onnx")
+        (folder / "passes.json").write_text(json.dumps([asdict(p) for p in passes]))
+
+    onnx = cache.run("ONNX graph", [weights, source.preprocess], onnx_stage)
+
+    def table_stage(folder: Path, update: Update) -> None:
+        model = ir.load(onnx / "model.onnx")
+        table = collect(model, sites(model.graph), data.calibration, plan.method, update)
+        (folder / "table.json").write_text(table.to_json())
+
+    return _Shared(
+        reference=cache.run(
+            "PyTorch reference",
+            [weights, source.preprocess, plan.seed, *evaluation],
+            reference_stage,
+        ),
+        onnx=onnx,
+        table=cache.run("calibration", [onnx, plan.method, *calibration], table_stage),
+        evaluation=evaluation,
+    )
+
+
+def _run_precision(name: str, plan: Plan, shared: _Shared, cache: StageCache) -> PrecisionResult:
+    """Lowers, proves, then builds: engines are made of proven graphs only."""
+    precision = find_precision(name)
+
+    def graph_stage(folder: Path, update: Update) -> None:
+        model, table = ir.load(shared.onnx / "model.onnx"), read_table(shared.table / "table.json")
+        table.require(graph_digest(model))
+        graphs = precision.lower(model, table)
+        files = {
+            "cpu": "cpu.onnx",
+            "gpu": "cpu.onnx" if graphs["gpu"] is graphs["cpu"] else "gpu.onnx",
+        }
+        for kind, file in files.items():
+            ir.save(graphs[kind], folder / file)
+        how = {kind: how_to_measure(graph, kind) for kind, graph in graphs.items()}
+        (folder / "graphs.json").write_text(json.dumps({k: [files[k], how[k]] for k in graphs}))
+
+    lowered = cache.run(f"{name} graph", [shared.onnx, shared.table, precision], graph_stage)
+    wanted = json.loads((lowered / "graphs.json").read_text())
+    proofs = {
+        (file, how): _prove(name, lowered / file, how, plan, shared, cache)
+        for file, how in dict.fromkeys(map(tuple, wanted.values()))
+    }
+    graphs = {kind: proofs[tuple(key)] for kind, key in wanted.items()}
+    budget = precision.budget
+    if budget.max_drop is not None and plan.max_drop is not None:
+        budget = replace(budget, max_drop=plan.max_drop)
+    misses = [budget_miss(graph.accuracy, budget, plan.source.random) for graph in graphs.values()]
+    problem = next((miss for miss in misses if miss), None)
+    if problem:
+        return PrecisionResult(name, graphs, (), None, problem)
+
+    def latency_stage(folder: Path, update: Update) -> None:
+        (folder / "latency.json").write_text(
+            encode(measure_here(graphs["cpu"].file, plan.spec, plan.data.evaluation))
+        )
+
+    latency = cache.run(f"{name} latency", [lowered, plan.spec], latency_stage)
+    p50 = float(json.loads((latency / "latency.json").read_text())["p50_ms"])
+    try:
+        engines = tuple(
+            _build(name, graphs["gpu"].file, t, plan, [lowered], cache) for t in plan.targets
+        )
+    except EngineError as error:
+        return PrecisionResult(name, graphs, (), p50, str(error))
+    return PrecisionResult(name, graphs, engines, p50, None)
+
+
+def _prove(
+    name: str, file: Path, how: str, plan: Plan, shared: _Shared, cache: StageCache
+) -> GraphResult:
+    """Measures a graph against PyTorch on the evaluation images."""
+
+    def accuracy_stage(folder: Path, update: Update) -> None:
+        reference = load_reference(shared.reference, plan.data.evaluation)
+        measured = measure_logits(file, how, plan.spec, plan.data.evaluation, update)
+        accuracy = assess(measured.logits, reference, measured.measured_on)
+        proof = Proof(accuracy, golden_tolerance(measured.logits, reference))
+        (folder / "proof.json").write_text(encode(proof))
+
+    inputs = [file.parent, file.name, shared.reference, plan.spec, *shared.evaluation]
+    folder = cache.run(f"{name} accuracy, {file.stem} graph {how}", inputs, accuracy_stage)
+    proof = decode(Proof, json.loads((folder / "proof.json").read_text()))
+    return GraphResult(file, proof.accuracy, proof.rms_tolerance)
+
+
+def _build(
+    name: str, onnx: Path, target: Target, plan: Plan, inputs: Sequence[object], cache: StageCache
+) -> EngineResult:
+    backend = find_backend(target.backend)
+
+    def engine_stage(folder: Path, update: Update) -> None:
+        options = BuildOptions(
+            compute_capabilities=target.compute_capabilities,
+            timing_cache=DeviceCache.of("builds").timing_cache(backend.name),
+            progress=lambda what, done, total: update(done, total),
+        )
+        (folder / "engine").write_bytes(backend.compile(onnx.read_bytes(), plan.spec, options))
+
+    # An engine for "the GPU that is here" is not one for another.
+    device = backend.device() if backend.run_problem() is None else None
+    folder = cache.run(
+        f"{name} engine {target}", [*inputs, target, plan.spec, device], engine_stage
+    )
+    return EngineResult(folder / "engine", target, backend.version())

@@ -1,0 +1,168 @@
+"""From what the user asked for to what will be done.
+
+All bad input is found here, before any work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from calibration.observers import DEFAULT_METHOD, METHODS
+from runtime.backends import BACKENDS, find_backend
+from runtime.errors import BackendError, InputError
+from runtime.manifest import EngineSpec
+
+from .data import ExportData, find_data
+from .onnx_export import INPUT_NAME, OUTPUT_NAME
+from .package import require_replaceable
+from .precision import DEFAULT_PRECISIONS, find_precision
+from .sources import ModelSource, find_source
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """The options of `vit-edge export`; None is the default that depends on the others."""
+
+    model: str | None = None
+    weights: Path | None = None
+    config: Path | None = None
+    calibration: str | None = None
+    evaluation: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    precisions: tuple[str, ...] = DEFAULT_PRECISIONS
+    targets: tuple[str, ...] | None = None
+    out: Path | None = None
+    max_drop: float | None = None
+    max_batch: int = 32
+    calibration_size: int = 128
+    method: str = DEFAULT_METHOD
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Target:
+    """A backend to build engines for, and the GPUs to build for; none: the library's own choice."""
+
+    backend: str
+    compute_capabilities: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "-".join(
+            [self.backend, *(f"sm{c.replace('.', '')}" for c in self.compute_capabilities)]
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request with every question answered.
+
+    `notes` are for the user to read before the work starts.
+    """
+
+    source: ModelSource
+    data: ExportData
+    precisions: tuple[str, ...]
+    targets: tuple[Target, ...]
+    out: Path
+    spec: EngineSpec
+    max_drop: float | None
+    calibration_size: int
+    method: str
+    seed: int
+    notes: tuple[str, ...]
+
+
+def make_plan(request: ExportRequest) -> Plan:
+    """Resolves a request.
+
+    Raises:
+        InputError: if anything in it is wrong.
+        BackendError: if engines are asked for that cannot be built here.
+    """
+    for precision in request.precisions:
+        find_precision(precision)
+    if request.method not in METHODS:
+        raise InputError(
+            f"unknown calibration method {request.method!r}: choose from {', '.join(METHODS)}"
+        )
+    if request.calibration_size < 1 or request.seed < 0:
+        raise InputError(
+            f"--calibration-size {request.calibration_size} and --seed {request.seed}: give "
+            "positive ones"
+        )
+    if request.max_drop is not None and not 0 <= request.max_drop <= 100:
+        raise InputError(f"--max-drop {request.max_drop}: give percentage points between 0 and 100")
+    source = find_source(request.model, request.weights, request.config, request.mean, request.std)
+    out = request.out or Path("build") / source.name
+    require_replaceable(out)
+    targets, notes = _find_targets(request.targets)
+    data = find_data(
+        request.calibration,
+        request.evaluation,
+        source.data,
+        source.preprocess,
+        source.config.num_classes,
+        request.calibration_size,
+        request.seed,
+    )
+    return Plan(
+        source=source,
+        data=data,
+        precisions=tuple(dict.fromkeys(request.precisions)),
+        targets=targets,
+        out=out,
+        spec=_spec(source, request.max_batch),
+        max_drop=request.max_drop,
+        calibration_size=request.calibration_size,
+        method=request.method,
+        seed=request.seed,
+        notes=(*_describe(source, data), *notes),
+    )
+
+
+def _spec(source: ModelSource, max_batch: int) -> EngineSpec:
+    try:
+        batch = (1, min(8, max_batch), max_batch)
+        return EngineSpec(
+            INPUT_NAME, OUTPUT_NAME, source.preprocess.shape, source.config.num_classes, batch
+        )
+    except ValueError as error:
+        raise InputError(f"--max-batch {max_batch}: {error}") from None
+
+
+def parse_target(text: str) -> Target:
+    """`tensorrt-rtx` or `tensorrt-rtx:8.9,12.0`. Raises InputError for an unknown backend."""
+    name, _, capabilities = text.partition(":")
+    find_backend(name)
+    return Target(name, tuple(c for c in capabilities.split(",") if c))
+
+
+def _find_targets(asked: tuple[str, ...] | None) -> tuple[tuple[Target, ...], list[str]]:
+    """The targets to build for, and notes about those that are left out."""
+    if asked is None:
+        engines = [backend for backend in BACKENDS.values() if backend.needs_engine]
+        problems = {backend.name: backend.build_problem() for backend in engines}
+        notes = [f"no {name} engines: {problem}" for name, problem in problems.items() if problem]
+        return tuple(Target(name, ()) for name, problem in problems.items() if not problem), notes
+    targets = [parse_target(text) for text in asked]
+    for target in targets:
+        problem = find_backend(target.backend).build_problem()
+        if problem:
+            raise BackendError(f"cannot build for {target.backend} here: {problem}")
+    return tuple(t for t in targets if find_backend(t.backend).needs_engine), []
+
+
+def _describe(source: ModelSource, data: ExportData) -> list[str]:
+    weights = (
+        "random weights: its classes mean nothing"
+        if source.random
+        else f"weights: {source.weights}"
+    )
+    lines = [
+        f"{source.name}, {weights}",
+        f"calibration: {len(data.calibration)} images of {data.calibration.source}; "
+        f"evaluation: {len(data.evaluation)} of {data.evaluation.source}",
+    ]
+    return lines + ([f"assumed: {', '.join(source.assumed)}"] if source.assumed else [])

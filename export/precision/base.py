@@ -1,0 +1,42 @@
+"""What a precision is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import onnx_ir as ir
+
+from calibration.table import CalibrationTable
+
+Graphs = dict[str, ir.Model]
+"""The graph for each kind of backend, "cpu" and "gpu"; the same object where one graph serves both.
+"""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How far a precision may be from PyTorch. None: not asked for.
+
+    Attributes:
+        max_logit_error: Worst logit difference, relative to the range of the reference logits.
+        max_drop: Top-1 drop in percentage points, where there are labels.
+        min_agreement: Share of images with the same top-1 class, where there are none.
+        min_cosine: Mean cosine of image-centred logits, where weights are random and classes mean
+            nothing.
+    """
+
+    max_logit_error: float | None
+    max_drop: float | None
+    min_agreement: float | None
+    min_cosine: float | None
+
+
+class Precision(Protocol):
+    """A lowering of the optimised fp32 graph. A frozen dataclass: its fields are its options."""
+
+    @property
+    def budget(self) -> Budget: ...
+
+    def lower(self, model: ir.Model, table: CalibrationTable) -> Graphs:
+        """New graphs; `model` is left as it is."""

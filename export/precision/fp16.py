@@ -1,0 +1,63 @@
+"""fp16 for all that fits it; fp32 islands for what does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from calibration.table import CalibrationTable
+
+from .base import Budget, Graphs
+from .cast import cast_to
+
+FP16_MAX = 65504.0
+
+
+@dataclass(frozen=True)
+class FP16:
+    """See `export.precision.base.Precision`.
+
+    LayerNormalization always runs in fp32: it squares its input, which is over 1,000 in large ViTs.
+    So does every operator that a tensor beyond `FP16_MAX / headroom` enters or leaves; calibration
+    sees less than the field does.
+    """
+
+    headroom: float = 8.0
+    budget: Budget = Budget(
+        max_logit_error=None, max_drop=0.2, min_agreement=0.995, min_cosine=0.999
+    )
+
+    def lower(self, model: ir.Model, table: CalibrationTable) -> Graphs:
+        lowered = to_fp16(model.clone(), table, self.headroom)
+        return {"cpu": lowered, "gpu": lowered}
+
+
+def to_fp16(model: ir.Model, table: CalibrationTable, headroom: float) -> ir.Model:
+    """Casts `model` in place, islands left in fp32, and returns it."""
+    limit = FP16_MAX / headroom
+
+    def stays_fp32(node: ir.Node) -> bool:
+        if node.op_type == "LayerNormalization":
+            return True
+        return any(
+            _peak(value, table) > limit
+            for value in (*node.inputs, *node.outputs)
+            if value is not None
+        )
+
+    cast_to(model.graph, ir.DataType.FLOAT16, stays_fp32)
+    return model
+
+
+def _peak(value: ir.Value, table: CalibrationTable) -> float:
+    """The largest magnitude of a tensor: measured for an activation, known for a weight."""
+    if value.name in table.peak:
+        return table.peak[value.name]
+    if (
+        value.is_initializer()
+        and value.dtype == ir.DataType.FLOAT
+        and value.const_value is not None
+    ):
+        return float(abs(value.const_value.numpy()).max())
+    return 0.0

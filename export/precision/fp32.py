@@ -1,0 +1,23 @@
+"""fp32: the optimised graph itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from calibration.table import CalibrationTable
+
+from .base import Budget, Graphs
+
+
+@dataclass(frozen=True)
+class FP32:
+    """See `export.precision.base.Precision`."""
+
+    budget: Budget = Budget(
+        max_logit_error=1e-3, max_drop=None, min_agreement=None, min_cosine=None
+    )
+
+    def lower(self, model: ir.Model, table: CalibrationTable) -> Graphs:
+        return {"cpu": model, "gpu": model}

@@ -1,0 +1,140 @@
+"""The report of an export: a table for the terminal, and `report.json` and `report.md` beside the
+bundle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.display import mebibytes, percent, print_table
+from runtime.schema import encode
+
+from .assemble import PrecisionResult
+from .plan import Plan
+
+SHIPPED, HELD_BACK, MISSED = "shipped", "held back", "MISSED"
+COLUMNS = ("precision", "for", "top-1", "drop", "agreement", "cosine", "size", "p50 here", "status")
+MORE_COLUMNS = (
+    "precision",
+    "for",
+    "reference top-1",
+    "paired 95 % of drop",
+    "worst error",
+    "measured on",
+)
+ENGINE_COLUMNS = ("precision", "target", "version", "size", "status")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an export did. `rows` are the table's cells; `results` the numbers behind them."""
+
+    title: str
+    notes: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    more: tuple[tuple[str, ...], ...]
+    problems: tuple[str, ...]
+    engines: tuple[tuple[str, ...], ...]
+    passes: tuple[dict[str, Any], ...]
+    results: tuple[dict[str, Any], ...]
+    good: bool
+
+
+def make_report(plan: Plan, results: list[PrecisionResult], passes: list[dict[str, Any]]) -> Report:
+    """Collects the results. The export is good if no precision has a problem."""
+    good = all(result.problem is None for result in results)
+    return Report(
+        title=f"{plan.source.name}: {'shipped to' if good else 'NOT shipped to'} {plan.out}",
+        notes=plan.notes,
+        rows=tuple(row for result in results for row in _rows(result, good)),
+        more=tuple(row for result in results for row in _more(result)),
+        problems=tuple(f"{result.name}: {result.problem}" for result in results if result.problem),
+        engines=tuple(
+            (result.name, str(e.target), e.version, _size(e.file), "built; not run here")
+            for result in results
+            for e in result.engines
+        ),
+        passes=tuple(passes),
+        results=tuple(_numbers(result) for result in results),
+        good=good,
+    )
+
+
+def _size(file: Path) -> str:
+    return mebibytes(file.stat().st_size)
+
+
+def _rows(result: PrecisionResult, good: bool) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for kind, graph in result.graphs.items():
+        a = graph.accuracy
+        drop = "-" if a.drop is None else f"{a.drop:+.2f}"
+        p50 = f"{result.p50_ms:.3f} ms" if result.p50_ms is not None and kind == "cpu" else "-"
+        status = MISSED if result.problem else SHIPPED if good else HELD_BACK
+        numbers = (percent(a.top1), drop, percent(a.agreement), f"{a.cosine:.6f}")
+        rows.append((result.name, kind, *numbers, _size(graph.file), p50, status))
+    return rows
+
+
+def _more(result: PrecisionResult) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for kind, graph in result.graphs.items():
+        a = graph.accuracy
+        interval = "-" if a.drop is None else f"{a.drop_low:+.2f} to {a.drop_high:+.2f}"
+        error = f"{a.logit_error:.1e}"
+        rows.append((result.name, kind, percent(a.reference_top1), interval, error, a.measured_on))
+    return rows
+
+
+def _numbers(result: PrecisionResult) -> dict[str, Any]:
+    return {
+        "precision": result.name,
+        "problem": result.problem,
+        "p50_ms": result.p50_ms,
+        "graphs": {kind: asdict(graph.accuracy) for kind, graph in result.graphs.items()},
+        "engines": [{"target": str(e.target), "version": e.version} for e in result.engines],
+    }
+
+
+def show_report(report: Report) -> None:
+    """Prints the report to standard output."""
+    print_table(report.title, COLUMNS, report.rows)
+    if report.engines:
+        print_table("engines", ENGINE_COLUMNS, report.engines)
+    for problem in report.problems:
+        print(f"MISSED  {problem}")
+
+
+def write_report(report: Report, out: Path) -> Path:
+    """Writes `<bundle>.report/`, which exists for failed exports too, and returns it."""
+    folder = out.parent / f"{out.name}.report"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(encode(report))
+    (folder / "report.md").write_text(_markdown(report))
+    return folder
+
+
+def _markdown(report: Report) -> str:
+    lines = [*report.notes, *(f"MISSED {problem}" for problem in report.problems)]
+    passes = [(p["name"], str(p["nodes_before"]), str(p["nodes_after"])) for p in report.passes]
+    parts = [
+        f"# {report.title}",
+        "\n".join(f"- {line}" for line in lines),
+        _table(COLUMNS, report.rows),
+        "Against PyTorch in fp32 on the evaluation images. Drop is in percentage points of top-1, "
+        "its interval is paired. Reference is PyTorch's top-1. The worst error is that of a logit, "
+        "relative to the range of PyTorch's logits.",
+        _table(MORE_COLUMNS, report.more),
+        "## Engines",
+        _table(ENGINE_COLUMNS, report.engines) if report.engines else "None were built here.",
+        "## Passes",
+        _table(("pass", "nodes before", "nodes after"), passes),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(columns: tuple[str, ...], rows: Any) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,19 @@
+"""Runs a vit-edge bundle on a device: numpy, the standard library and one backend, nothing else."""
+
+from .bundle import Bundle
+from .engine import Engine, EngineInfo
+from .errors import BackendError, BundleError, EngineError, InputError, SelfCheckError, VitEdgeError
+from .preprocess import Preprocess
+
+__all__ = [
+    "BackendError",
+    "Bundle",
+    "BundleError",
+    "Engine",
+    "EngineError",
+    "EngineInfo",
+    "InputError",
+    "Preprocess",
+    "SelfCheckError",
+    "VitEdgeError",
+]

@@ -1,0 +1,26 @@
+"""The table of backends, fastest kind first. Importing it imports no backend's library."""
+
+from __future__ import annotations
+
+from ..errors import InputError
+from .base import Backend, BuildOptions, Session
+from .onnxruntime import OnnxRuntime
+from .tensorrt import TensorRT
+
+__all__ = ["BACKENDS", "Backend", "BuildOptions", "Session", "find_backend"]
+
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend
+    for backend in (
+        TensorRT("tensorrt", module_name="tensorrt"),
+        TensorRT("tensorrt-rtx", module_name="tensorrt_rtx"),
+        OnnxRuntime(),
+    )
+}
+
+
+def find_backend(name: str) -> Backend:
+    """The backend of that name. Raises InputError if there is none."""
+    if name not in BACKENDS:
+        raise InputError(f"unknown backend {name!r}: choose from {', '.join(BACKENDS)}")
+    return BACKENDS[name]

@@ -1,0 +1,83 @@
+"""What a backend is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..manifest import EngineSpec
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, steps done, steps in all."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build an engine.
+
+    Attributes:
+        compute_capabilities: GPUs to build for, as "8.9"; empty is the library's own choice
+            (TensorRT: the GPU that is here; TensorRT for RTX: its portable set).
+        timing_cache: Where full TensorRT keeps its timing cache, or None.
+        progress: Is told of the build's progress, or None.
+    """
+
+    compute_capabilities: tuple[str, ...] = ()
+    timing_cache: Path | None = None
+    progress: Progress | None = None
+
+
+class Session(Protocol):
+    """An opened engine. Thread-safe."""
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 `[n, height, width, channels]` -> float32 `[n, outputs]`, with n inside the
+        engine's profile.
+        """
+
+    def close(self) -> None:
+        """Frees what the session holds. The session must not be used afterwards."""
+
+
+class Backend(Protocol):
+    """A library that runs engines.
+
+    Making one imports nothing; its library is imported by the methods.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def graph(self) -> str:
+        """Which of a precision's ONNX graphs it takes: "cpu" or "gpu"."""
+
+    @property
+    def needs_engine(self) -> bool:
+        """Whether an engine has to be built from the ONNX graph before it can run."""
+
+    def version(self) -> str:
+        """The library's version. Raises BackendError if it is not installed."""
+
+    def device(self) -> str:
+        """The device that it runs on, in words."""
+
+    def build_problem(self) -> str | None:
+        """Why this machine cannot build engines for it, with the remedy; None if it can."""
+
+    def run_problem(self) -> str | None:
+        """Why this machine cannot run it, with the remedy; None if it can."""
+
+    def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> bytes:
+        """Builds an engine. Raises EngineError if the library refuses the graph."""
+
+    def open(self, blob: bytes, spec: EngineSpec) -> Session:
+        """Opens an engine (or the ONNX graph where none is needed).
+
+        Raises EngineError if it is refused.
+        """

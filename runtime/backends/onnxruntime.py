@@ -1,0 +1,87 @@
+"""ONNX Runtime on the CPU: runs every precision's ONNX graph as it is."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BackendError, EngineError
+from ..manifest import EngineSpec
+from .base import BuildOptions
+
+_REMEDY = "pip install 'vit-edge[onnxruntime]'"
+
+
+def _library() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise BackendError(f"ONNX Runtime is not installed: {_REMEDY}") from None
+    return onnxruntime
+
+
+@dataclass(frozen=True)
+class OnnxRuntime:
+    """See `runtime.backends.base.Backend`."""
+
+    name: str = "onnxruntime"
+    graph: str = "cpu"
+    needs_engine: bool = False
+
+    def version(self) -> str:
+        return str(_library().__version__)
+
+    def device(self) -> str:
+        return f"CPU ({platform.machine()})"
+
+    def build_problem(self) -> str | None:
+        return self.run_problem()
+
+    def run_problem(self) -> str | None:
+        try:
+            _library()
+        except BackendError as error:
+            return str(error)
+        return None
+
+    def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> bytes:
+        """ONNX Runtime compiles as it opens: the graph itself is the engine."""
+        return onnx
+
+    def open(self, blob: bytes, spec: EngineSpec) -> OnnxRuntimeSession:
+        library = _library()
+        options = library.SessionOptions()
+        options.log_severity_level = 3
+        try:
+            session = library.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exception types are private, and differ between releases
+            raise EngineError(
+                f"ONNX Runtime {self.version()} refuses the graph: {_first_line(error)}"
+            ) from None
+        return OnnxRuntimeSession(session, spec)
+
+
+class OnnxRuntimeSession:
+    """See `runtime.backends.base.Session`; `InferenceSession.run` is itself thread-safe."""
+
+    def __init__(self, session: Any, spec: EngineSpec) -> None:
+        self._session = session
+        self._input, self._outputs = spec.input_name, [spec.output_name]
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        try:
+            scores: NDArray[np.float32] = self._session.run(self._outputs, {self._input: images})[0]
+        except Exception as error:  # as above
+            raise EngineError(f"ONNX Runtime failed: {_first_line(error)}") from None
+        return scores
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]

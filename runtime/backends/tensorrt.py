@@ -1,0 +1,286 @@
+"""TensorRT 10 and 11 and TensorRT for RTX: one implementation.
+
+Precision is in the graph (strongly typed networks), so building knows nothing of it. Where the
+libraries differ, a feature is asked for by its attribute, never by a version. The libraries crash
+on bytes that are not an engine: callers pass only bytes whose hash they verified.
+
+Source: TensorRT Python API (Builder, OnnxParser, IBuilderConfig, Runtime, IExecutionContext).
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BackendError, EngineError
+from ..manifest import EngineSpec
+from . import cuda
+from .base import BuildOptions, Progress
+
+_log = logging.getLogger("vit_edge.tensorrt")
+
+
+@dataclass(frozen=True)
+class TensorRT:
+    """See `runtime.backends.base.Backend`. `module_name` is the Python module of the library."""
+
+    name: str
+    module_name: str
+    graph: str = "gpu"
+    needs_engine: bool = True
+
+    def _library(self) -> Any:
+        try:
+            return importlib.import_module(self.module_name)
+        except (
+            ImportError,
+            OSError,
+        ):  # OSError: the bindings are there and their libraries are not
+            raise BackendError(
+                f"{self.module_name} is not installed: pip install 'vit-edge[{self.name}]'"
+            ) from None
+
+    def version(self) -> str:
+        return str(self._library().__version__)
+
+    def device(self) -> str:
+        return cuda.device_name()
+
+    def build_problem(self) -> str | None:
+        try:
+            library = self._library()
+        except BackendError as error:
+            return str(error)
+        # Only TensorRT for RTX, known by its target setting, builds ahead of time without a GPU.
+        return None if hasattr(library, "ComputeCapability") else cuda.device_problem()
+
+    def run_problem(self) -> str | None:
+        try:
+            self._library()
+        except BackendError as error:
+            return str(error)
+        return cuda.device_problem()
+
+    def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> bytes:
+        library, messages = self._library(), list[str]()
+        with _errors_as_engine_errors(
+            f"{self.name} {self.version()} cannot build this graph", messages
+        ):
+            builder = library.Builder(_logger(library, messages))
+            flags = 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+            network = builder.create_network(flags)
+            parser = library.OnnxParser(network, builder.logger)
+            if not parser.parse(onnx):
+                messages.extend(str(parser.get_error(i)) for i in range(parser.num_errors))
+                raise EngineError("the ONNX parser refused it")
+            config = _build_config(library, builder, spec, options)
+            with _timing_cache(config, options.timing_cache):
+                plan = builder.build_serialized_network(network, config)
+            if plan is None:
+                raise EngineError("the builder returned no engine")
+            return bytes(plan)
+
+    def open(self, blob: bytes, spec: EngineSpec) -> TensorRTSession:
+        library, messages = self._library(), list[str]()
+        with _errors_as_engine_errors(
+            f"{self.name} {self.version()} cannot open this engine", messages
+        ):
+            return TensorRTSession(library, _logger(library, messages), blob, spec)
+
+
+def _logger(library: Any, messages: list[str]) -> Any:
+    """A TensorRT logger that keeps errors for our message and passes the rest to `logging`."""
+
+    class Logger(library.ILogger):  # type: ignore[misc]
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
+                messages.append(message)
+            elif severity == library.ILogger.WARNING:
+                _log.info("%s", message)
+            else:
+                _log.debug("%s", message)
+
+    return Logger()
+
+
+@contextmanager
+def _errors_as_engine_errors(what: str, messages: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except (BackendError, MemoryError):
+        raise
+    except Exception as error:  # the bindings raise RuntimeError, TypeError and their own
+        detail = "; ".join([str(error), *messages[:3]])
+        raise EngineError(f"{what}: {' '.join(detail.split())[:500]}") from None
+
+
+def _build_config(library: Any, builder: Any, spec: EngineSpec, options: BuildOptions) -> Any:
+    config = builder.create_builder_config()
+    # TF32 would round fp32 matrix products to 10 bits: fp32 means fp32 here.
+    config.clear_flag(library.BuilderFlag.TF32)
+    profile = builder.create_optimization_profile()
+    profile.set_shape(spec.input_name, *((batch, *spec.image_shape) for batch in spec.batch))
+    config.add_optimization_profile(profile)
+    if options.compute_capabilities:
+        _set_compute_capabilities(library, config, options.compute_capabilities)
+    if options.progress is not None:
+        config.progress_monitor = _progress_monitor(library, options.progress)
+    return config
+
+
+def _set_compute_capabilities(library: Any, config: Any, capabilities: tuple[str, ...]) -> None:
+    """Source: TensorRT for RTX, IBuilderConfig.set_compute_capability."""
+    if not hasattr(library, "ComputeCapability"):
+        raise EngineError(
+            f"it builds for the GPU it runs on only, not for {', '.join(capabilities)}"
+        )
+    config.num_compute_capabilities = len(capabilities)
+    for index, capability in enumerate(capabilities):
+        known = getattr(library.ComputeCapability, "SM" + capability.replace(".", ""), None)
+        if known is None:
+            raise EngineError(f"it knows no compute capability {capability!r}")
+        config.set_compute_capability(known, index)
+
+
+def _progress_monitor(library: Any, progress: Progress) -> Any:
+    """Source: TensorRT IProgressMonitor. Phases nest; the outermost one is shown."""
+
+    class Monitor(library.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            if parent_phase is None:
+                self.steps[phase_name] = num_steps
+                progress(phase_name, 0, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            if phase_name in self.steps:
+                progress(phase_name, step + 1, self.steps[phase_name])
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            steps = self.steps.pop(phase_name, None)
+            if steps is not None:
+                progress(phase_name, steps, steps)
+
+    return Monitor()
+
+
+@contextmanager
+def _timing_cache(config: Any, path: Path | None) -> Iterator[None]:
+    """Full TensorRT keeps its kernel timings in `path`, so that the next build is quicker."""
+    if path is None:
+        yield
+        return
+    old = path.read_bytes() if path.is_file() else b""
+    cache = config.create_timing_cache(old)
+    config.set_timing_cache(cache, ignore_mismatch=False)
+    yield
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".new")
+    temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
+    temporary.replace(path)
+
+
+class TensorRTSession:
+    """See `runtime.backends.base.Session`.
+
+    One execution context and one stream, with pinned host and device buffers for the largest batch,
+    allocated once. A lock makes it thread-safe.
+    """
+
+    def __init__(self, library: Any, logger: Any, blob: bytes, spec: EngineSpec) -> None:
+        self._spec, self._lock, self._logger = spec, threading.Lock(), logger
+        self._resources: list[Any] = []
+        self._runtime = library.Runtime(logger)
+        self._engine = self._runtime.deserialize_cuda_engine(blob)
+        if self._engine is None:
+            raise EngineError(
+                "it was built by another version or for another GPU: `vit-edge build` makes "
+                "one here"
+            )
+        self._check_types(library)
+        self._context = self._create_context(library)
+        try:
+            self._allocate()
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_types(self, library: Any) -> None:
+        wanted = {
+            self._spec.input_name: library.DataType.UINT8,
+            self._spec.output_name: library.DataType.FLOAT,
+        }
+        found = {
+            name: self._engine.get_tensor_dtype(name)
+            for name in (
+                self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)
+            )
+        }
+        if found != wanted:
+            raise EngineError(f"its tensors are {found}, the manifest says {wanted}")
+
+    def _create_context(self, library: Any) -> Any:
+        if hasattr(library, "CudaGraphStrategy"):  # TensorRT for RTX captures CUDA graphs itself
+            config = self._engine.create_runtime_config()
+            config.cuda_graph_strategy = library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            context = self._engine.create_execution_context(config)
+        else:
+            context = self._engine.create_execution_context()
+        if context is None:
+            raise EngineError("no execution context: most likely the GPU is out of memory")
+        return context
+
+    def _allocate(self) -> None:
+        spec, batch = self._spec, self._spec.max_batch
+        self._stream = self._keep(cuda.Stream())
+        self._host_in = self._keep(cuda.PinnedArray((batch, *spec.image_shape), np.uint8))
+        self._host_out = self._keep(cuda.PinnedArray((batch, spec.outputs), np.float32))
+        self._device_in = self._keep(cuda.DeviceBuffer(self._host_in.array.nbytes))
+        self._device_out = self._keep(cuda.DeviceBuffer(self._host_out.array.nbytes))
+        for name, buffer in (
+            (spec.input_name, self._device_in),
+            (spec.output_name, self._device_out),
+        ):
+            if not self._context.set_tensor_address(name, buffer.address):
+                raise EngineError(f"the address of {name!r} was refused")
+
+    def _keep(self, resource: Any) -> Any:
+        self._resources.append(resource)
+        return resource
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with self._lock:
+            host_in = self._host_in.array[: len(images)]
+            host_out = self._host_out.array[: len(images)]
+            np.copyto(host_in, images)
+            if not self._context.set_input_shape(self._spec.input_name, images.shape):
+                raise EngineError(
+                    f"shape {images.shape} is outside the engine's profile {self._spec.batch}"
+                )
+            self._stream.copy_to_device(self._device_in, host_in)
+            if not self._context.execute_async_v3(self._stream.handle):
+                raise EngineError("execute_async_v3 failed: see the log of TensorRT")
+            self._stream.copy_to_host(host_out, self._device_out)
+            self._stream.synchronize()
+            scores: NDArray[np.float32] = host_out.copy()
+            return scores
+
+    def close(self) -> None:
+        with self._lock:
+            self._context = None
+            while self._resources:
+                self._resources.pop().close()
+            self._engine = self._runtime = None

@@ -1,0 +1,189 @@
+"""The commands that need a bundle and a backend only: check, compare, inspect, build, run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .backends import BACKENDS, BuildOptions, find_backend
+from .bundle import Bundle
+from .device_cache import DeviceCache
+from .display import mebibytes, percent, print_table, say
+from .engine import Engine, build_engine, list_candidates
+from .errors import BackendError, InputError
+from .rows import COLUMNS, Measurement, Row, measure_bundle, row_cells
+
+Parsers = argparse._SubParsersAction  # argparse has no public name for it
+CHECK_COLUMNS = ("precision", "backend", "top1", "reference_top1", "agreement", "cosine", "status")
+
+
+def add_commands(parsers: Parsers[argparse.ArgumentParser]) -> None:
+    """Adds this module's commands to the command line."""
+    check = _add(parsers, "check", run_check, "test every engine that runs here on golden samples")
+    compare = _add(
+        parsers, "compare", run_compare, "compare latency and accuracy across precisions"
+    )
+    compare.add_argument(
+        "--batch", type=int, nargs="+", default=[1], metavar="N", help="default: 1"
+    )
+    inspect = _add(parsers, "inspect", run_inspect, "print what a bundle holds and how it was made")
+    build = _add(parsers, "build", run_build, "build engines for this device, into its cache")
+    engines = [name for name, backend in BACKENDS.items() if backend.needs_engine]
+    build.add_argument("--target", required=True, metavar="BACKEND", help=" or ".join(engines))
+    run = _add(parsers, "run", run_run, "classify images: the five likeliest classes of each")
+    run.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    run.add_argument("--precision", metavar="P")
+    run.add_argument("--backend", metavar="B")
+    for parser in (check, compare, inspect, run):
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add(
+    parsers: Parsers[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+) -> argparse.ArgumentParser:
+    parser = parsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    """Exit status 0 if all that runs here is right, 1 if something is not."""
+    bundle = Bundle.open(arguments.bundle)
+    bundle.verify()
+    measured = measure_bundle(bundle, batches=None)
+    return _show(arguments, f"golden samples of {bundle.manifest.name}", CHECK_COLUMNS, measured)
+
+
+def run_compare(arguments: argparse.Namespace) -> int:
+    """Exit status 0 if all that runs here is right, 1 if something is not."""
+    if any(batch < 1 for batch in arguments.batch):
+        raise InputError(f"--batch {min(arguments.batch)}: a batch has at least one image")
+    bundle = Bundle.open(arguments.bundle)
+    measured = measure_bundle(bundle, arguments.batch)
+    return _show(arguments, f"{bundle.manifest.name} on this device", COLUMNS, measured)
+
+
+def _show(
+    arguments: argparse.Namespace, title: str, columns: Sequence[str], measured: Measurement
+) -> int:
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(measured), indent=2))
+    else:
+        names = [column.replace("_", " ") for column in columns]
+        print_table(title, names, [row_cells(row, columns) for row in measured.rows])
+        for backend, reason in measured.not_run.items():
+            print(f"not run: {backend}: {reason}")
+    return 0 if measured.good else 1
+
+
+def run_inspect(arguments: argparse.Namespace) -> int:
+    """Prints the manifest; every file's hash is verified first."""
+    bundle = Bundle.open(arguments.bundle)
+    bundle.verify()
+    manifest, spec = bundle.manifest, bundle.manifest.spec
+    if arguments.json:
+        rows = [dataclasses.asdict(row) for row in _stored_rows(bundle)]
+        print(json.dumps({"rows": rows, "manifest": dataclasses.asdict(manifest)}, indent=2))
+        return 0
+    shape = ", ".join(map(str, spec.image_shape))
+    print(
+        f"{manifest.name}, bundle {bundle.digest[:16]}: {len(manifest.files)} files, all verified"
+    )
+    print(f"{spec.input_name}: uint8 [N, {shape}], N from {spec.batch[0]} to {spec.batch[2]}")
+    print(f"{spec.output_name}: float32 [N, {spec.outputs}]")
+    for title, pairs in (
+        ("model", manifest.model),
+        ("made from", manifest.provenance),
+        ("tools", manifest.tools),
+    ):
+        print_table(title, ("", ""), sorted(pairs.items()))
+    _show_precisions(bundle)
+    return 0
+
+
+def _show_precisions(bundle: Bundle) -> None:
+    precisions = bundle.manifest.precisions
+    graphs = [
+        (name, kind, g.file, percent(g.accuracy.agreement), g.accuracy.measured_on)
+        for name, entry in precisions.items()
+        for kind, g in entry.graphs.items()
+    ]
+    print_table("graphs", ("precision", "for", "file", "agreement", "measured on"), graphs)
+    engines = []
+    for name, entry in precisions.items():
+        for e in entry.engines:
+            size = mebibytes(bundle.manifest.files[e.file].size)
+            capabilities = ", ".join(e.compute_capabilities) or "the library's default"
+            engines.append((name, e.file, size, f"{e.backend} {e.version}", capabilities))
+    print_table("engines", ("precision", "file", "size", "built by", "for"), engines)
+
+
+def _stored_rows(bundle: Bundle) -> list[Row]:
+    """What was measured at export, in the form of `compare`'s rows; `backend` is the kind."""
+    return [
+        Row(
+            precision=name,
+            backend=kind,
+            status=graph.accuracy.measured_on,
+            top1=graph.accuracy.top1,
+            reference_top1=graph.accuracy.reference_top1,
+            agreement=graph.accuracy.agreement,
+            cosine=graph.accuracy.cosine,
+            bytes=bundle.manifest.files[graph.file].size,
+        )
+        for name, entry in bundle.manifest.precisions.items()
+        for kind, graph in entry.graphs.items()
+    ]
+
+
+def run_build(arguments: argparse.Namespace) -> int:
+    """Builds an engine of every precision for this device."""
+    bundle = Bundle.open(arguments.bundle)
+    backend, cache = find_backend(arguments.target), DeviceCache.of(bundle.digest)
+    if not backend.needs_engine:
+        raise InputError(f"{backend.name} runs the bundle's ONNX as it is: nothing to build")
+    problem = backend.build_problem() or backend.run_problem()
+    if problem:
+        raise BackendError(f"cannot build for {backend.name} on this device: {problem}")
+    options = BuildOptions(timing_cache=cache.timing_cache(backend.name), progress=_say_progress)
+    for candidate in list_candidates(bundle.manifest, None, backend.name):
+        say(f"building {candidate} ...")
+        size = len(build_engine(candidate, bundle, cache, options))
+        print(f"{candidate.precision}: {mebibytes(size)}, kept in {cache.folder}")
+    return 0
+
+
+def _say_progress(what: str, done: int, total: int) -> None:
+    say(f"  {what}: {done}/{total}")
+
+
+def run_run(arguments: argparse.Namespace) -> int:
+    """Prints the five likeliest classes of each image."""
+    with Engine.load(arguments.bundle, arguments.precision, arguments.backend) as engine:
+        frames = np.stack([engine.preprocess.read(path) for path in arguments.images])
+        best = [_top5(scores, engine.labels) for scores in engine(frames)]
+        info, results = engine.info, list(zip(map(str, arguments.images), best, strict=True))
+    if arguments.json:
+        rows = [{"image": image, "top5": top5} for image, top5 in results]
+        print(json.dumps({"rows": rows, "engine": dataclasses.asdict(info)}, indent=2))
+        return 0
+    say(f"{info.precision} on {info.backend} {info.version}: {info.why}")
+    for image, top5 in results:
+        print_table(image, ("class", "probability"), [(name, f"{p:.4f}") for name, p in top5])
+    return 0
+
+
+def _top5(scores: NDArray[np.float32], labels: tuple[str, ...] | None) -> list[tuple[str, float]]:
+    shifted = np.exp(scores - scores.max())
+    best = np.argsort(-scores, kind="stable")[:5]
+    return [(labels[i] if labels else str(i), float(shifted[i] / shifted.sum())) for i in best]

@@ -1,0 +1,108 @@
+"""What a device adds to a bundle: engines built there, measured latencies, and which engines passed
+the golden check.
+
+It lives in `$XDG_CACHE_HOME/vit-edge/<bundle digest>/`, so that a bundle is never written to again.
+Losing it costs time and nothing else: whatever cannot be read is as if it were not there, and is
+made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .schema import SchemaError, decode, encode
+
+_INDEX = "device.json"
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine that was built here, verified by its hash before every use."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Index:
+    engines: dict[str, BuiltEngine] = field(default_factory=dict)
+    checked: dict[str, float] = field(default_factory=dict)
+    latencies: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DeviceCache:
+    """The cache of one bundle. Keys are strings that hold all that a value depends on."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, bundle_digest: str) -> DeviceCache:
+        home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        return cls(Path(home) / "vit-edge" / bundle_digest)
+
+    def _load(self) -> _Index:
+        try:
+            return decode(_Index, json.loads((self.folder / _INDEX).read_text()))
+        except (OSError, ValueError, SchemaError):
+            return _Index()
+
+    def _store(self, index: _Index) -> None:
+        self.write(_INDEX, encode(index).encode())
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file whole or not at all; a cache that cannot be written is done without."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(dir=self.folder)
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(data)
+            os.replace(temporary, self.folder / name)
+        except OSError:
+            pass
+
+    def engine(self, key: str) -> bytes | None:
+        """The engine that was stored under `key`, if it is there and unaltered."""
+        entry = self._load().engines.get(key)
+        if entry is None or Path(entry.file).name != entry.file:
+            return None
+        try:
+            data = (self.folder / entry.file).read_bytes()
+        except OSError:
+            return None
+        return data if hashlib.sha256(data).hexdigest() == entry.sha256 else None
+
+    def store_engine(self, key: str, data: bytes) -> None:
+        digest = hashlib.sha256(data).hexdigest()
+        name = f"{digest[:16]}.engine"
+        self.write(name, data)
+        index = self._load()
+        self._store(
+            _Index(
+                {**index.engines, key: BuiltEngine(name, digest)}, index.checked, index.latencies
+            )
+        )
+
+    def timing_cache(self, backend: str) -> Path | None:
+        """Where full TensorRT keeps its timing cache; the other backends have none."""
+        return self.folder / "tensorrt.timing" if backend == "tensorrt" else None
+
+    def is_checked(self, key: str) -> bool:
+        return key in self._load().checked
+
+    def mark_checked(self, key: str, rms_error: float) -> None:
+        index = self._load()
+        self._store(_Index(index.engines, {**index.checked, key: rms_error}, index.latencies))
+
+    def latency(self, key: str) -> float | None:
+        """The median in milliseconds that was measured here at batch 1, if one was."""
+        return self._load().latencies.get(key)
+
+    def store_latency(self, key: str, milliseconds: float) -> None:
+        index = self._load()
+        self._store(_Index(index.engines, index.checked, {**index.latencies, key: milliseconds}))

@@ -1,0 +1,284 @@
+"""The engine that an application embeds.
+
+with Engine.load("build/vit_digits") as engine:
+    scores = engine(frames)     # uint8 [N, height, width, channels] -> float32 [N, outputs]
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .backends import BACKENDS, Backend, BuildOptions, Session, find_backend
+from .bundle import Bundle
+from .device_cache import DeviceCache
+from .errors import BackendError, EngineError, InputError, SelfCheckError
+from .manifest import EngineSpec, Manifest
+from .preprocess import Preprocess
+from .selfcheck import SAMPLES_AT_LOAD, first_samples, require_golden
+
+_log = logging.getLogger("vit_edge.runtime")
+
+UNMEASURED_ORDER = {"gpu": ("fp16", "bf16", "int8", "fp8", "fp32"), "cpu": ("int8", "fp32")}
+"""Which precision comes first where nothing was measured: INT8 is slower than FP16 on several GPUs.
+"""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A precision on a backend."""
+
+    precision: str
+    backend: Backend
+
+    def key(self) -> str:
+        """All that an engine, its check and its latency depend on, beside the bundle."""
+        return (
+            f"{self.precision}|{self.backend.name}|{self.backend.version()}|{self.backend.device()}"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.precision} on {self.backend.name}"
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What runs, where, and why it was chosen."""
+
+    precision: str
+    backend: str
+    version: str
+    device: str
+    why: str
+
+
+def list_candidates(
+    manifest: Manifest, precision: str | None, backend: str | None
+) -> list[Candidate]:
+    """What the bundle has for these wishes, whether or not it can run here, best unmeasured choice
+    first.
+
+    Raises:
+        InputError: if the bundle has no such precision, or there is no such backend.
+    """
+    if precision is not None and precision not in manifest.precisions:
+        raise InputError(
+            f"the bundle has no precision {precision!r}: choose from "
+            f"{', '.join(manifest.precisions)}"
+        )
+    backends = list(BACKENDS.values()) if backend is None else [find_backend(backend)]
+    precisions = list(manifest.precisions) if precision is None else [precision]
+    candidates = []
+    for known in backends:
+        order = UNMEASURED_ORDER[known.graph]
+        for name in sorted(precisions, key=lambda p: order.index(p) if p in order else len(order)):
+            if known.graph in manifest.precisions[name].graphs:
+                candidates.append(Candidate(name, known))
+    return candidates
+
+
+def load_engine_bytes(candidate: Candidate, bundle: Bundle, cache: DeviceCache) -> bytes | None:
+    """The verified bytes to open: the ONNX graph, a prebuilt engine or one that was built here;
+    None if there is none.
+    """
+    entry, backend = bundle.manifest.precisions[candidate.precision], candidate.backend
+    if not backend.needs_engine:
+        return bundle.read(entry.graphs[backend.graph].file)
+    for engine in entry.engines:
+        if engine.backend == backend.name and engine.version == backend.version():
+            return bundle.read(engine.file)
+    return cache.engine(candidate.key())
+
+
+def build_engine(
+    candidate: Candidate, bundle: Bundle, cache: DeviceCache, options: BuildOptions
+) -> bytes:
+    """Builds an engine for this device from the bundle's ONNX and keeps it in the device's cache.
+
+    Raises:
+        BackendError: if this machine cannot build it.
+        EngineError: if the library refuses the graph.
+    """
+    problem = candidate.backend.build_problem()
+    if problem:
+        raise BackendError(f"cannot build {candidate} here: {problem}")
+    graph = bundle.manifest.precisions[candidate.precision].graphs[candidate.backend.graph]
+    blob = candidate.backend.compile(bundle.read(graph.file), bundle.manifest.spec, options)
+    if candidate.backend.needs_engine:
+        cache.store_engine(candidate.key(), blob)
+    return blob
+
+
+def open_session(candidate: Candidate, bundle: Bundle, cache: DeviceCache) -> Session:
+    """Opens a candidate, building its engine first where there is none."""
+    blob = load_engine_bytes(candidate, bundle, cache)
+    if blob is None:
+        _log.warning(
+            "no engine for %s on this device yet: building one (`vit-edge build` does it ahead)",
+            candidate,
+        )
+        blob = build_engine(candidate, bundle, cache, BuildOptions())
+    return candidate.backend.open(blob, bundle.manifest.spec)
+
+
+def run_batches(
+    session: Session, spec: EngineSpec, frames: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """Runs any number of frames: cut to the profile's largest batch, the last cut padded to its
+    smallest.
+    """
+    smallest, _, largest = spec.batch
+    if smallest <= len(frames) <= largest:
+        return session.run(frames)
+    parts = []
+    for start in range(0, len(frames), largest):
+        part = frames[start : start + largest]
+        missing = max(0, smallest - len(part))
+        padded = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
+        parts.append(session.run(padded)[: len(part)])
+    return np.concatenate(parts)
+
+
+class Engine:
+    """A ViT on this device's best backend. Thread-safe; a context manager; call `close` otherwise.
+
+    Attributes:
+        info: What runs and why.
+        preprocess: Turns pictures into frames.
+        labels: Names of the outputs, or None.
+    """
+
+    info: EngineInfo
+    preprocess: Preprocess
+    labels: tuple[str, ...] | None
+
+    def __init__(self, session: Session, manifest: Manifest, info: EngineInfo) -> None:
+        self._session: Session | None = session
+        self._spec = manifest.spec
+        self.info, self.preprocess, self.labels = info, manifest.preprocess, manifest.labels
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], precision: str | None = None, backend: str | None = None
+    ) -> Engine:
+        """Opens the best engine of the bundle at `path`, verified.
+
+        The bundle's hashes are checked always, its golden samples at an engine's first load on this
+        device.
+
+        Args:
+            path: A bundle that `vit-edge export` wrote.
+            precision: Which precision; None is the fastest measured here, else the likeliest.
+            backend: Which backend; None likewise.
+
+        Raises:
+            InputError: for an unknown precision or backend.
+            BundleError: if the bundle is missing or altered.
+            BackendError: if nothing in the bundle can run here.
+            EngineError: if the backend refuses the engine that was asked for.
+            SelfCheckError: if its answers are wrong here.
+        """
+        bundle = Bundle.open(path)
+        cache = DeviceCache.of(bundle.digest)
+        refused: list[str] = []
+        for candidate, why in _rank(
+            list_candidates(bundle.manifest, precision, backend), cache, refused
+        ):
+            try:
+                return cls._open(candidate, bundle, cache, "; ".join([why, *refused]))
+            except (BackendError, EngineError, SelfCheckError) as error:
+                if precision is not None and backend is not None:
+                    raise
+                _log.warning("%s is not used: %s", candidate, error)
+                refused.append(f"{candidate} was not used: {error}")
+        raise BackendError(f"nothing in {bundle.path} can run here: {'; '.join(refused)}")
+
+    @classmethod
+    def _open(cls, candidate: Candidate, bundle: Bundle, cache: DeviceCache, why: str) -> Engine:
+        session, manifest = open_session(candidate, bundle, cache), bundle.manifest
+        backend, key = candidate.backend, candidate.key()
+        info = EngineInfo(
+            candidate.precision, backend.name, backend.version(), backend.device(), why
+        )
+        engine = cls(session, manifest, info)
+        if not cache.is_checked(key):
+            graph = manifest.precisions[candidate.precision].graphs[backend.graph]
+            try:
+                golden = first_samples(bundle.golden(), SAMPLES_AT_LOAD)
+                metrics = require_golden(engine, golden, graph, str(candidate))
+            except BaseException:
+                engine.close()
+                raise
+            cache.mark_checked(key, metrics.rms_error)
+        return engine
+
+    def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Scores frames: uint8 `[N, height, width, channels]` with any N > 0 -> float32 `[N,
+        outputs]`.
+
+        Raises:
+            InputError: if `frames` has another shape or dtype.
+            EngineError: if the engine is closed or fails.
+        """
+        session = self._session
+        if session is None:
+            raise EngineError("the engine is closed: load it again")
+        if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
+            kind = frames.dtype if isinstance(frames, np.ndarray) else type(frames).__name__
+            raise InputError(
+                f"frames are {kind}, not a uint8 array: pass pixels as they come, 0 to 255"
+            )
+        if frames.ndim != 4 or frames.shape[1:] != self._spec.image_shape or not len(frames):
+            wanted = ", ".join(map(str, self._spec.image_shape))
+            raise InputError(
+                f"frames have shape {list(frames.shape)}, not [N, {wanted}] with N > 0"
+            )
+        return run_batches(session, self._spec, np.ascontiguousarray(frames))
+
+    def close(self) -> None:
+        """Frees the engine. Closing twice is fine."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _rank(
+    candidates: list[Candidate], cache: DeviceCache, refused: list[str]
+) -> list[tuple[Candidate, str]]:
+    """Those that can run here, with the reason for their place: measured ones first, the fastest of
+    them first.
+    """
+    runnable = []
+    for candidate in candidates:
+        problem = candidate.backend.run_problem()
+        if problem:
+            refused.append(f"{candidate} cannot run: {problem}")
+        else:
+            runnable.append(candidate)
+    latencies = {c: cache.latency(c.key()) for c in runnable}
+    ranked = sorted(runnable, key=lambda c: latencies[c] or float("inf"))
+    return [(c, _reason(latencies[c])) for c in ranked]
+
+
+def _reason(latency: float | None) -> str:
+    if latency is None:
+        return (
+            "first choice for its kind of device; not measured here yet, `vit-edge compare` does it"
+        )
+    return f"fastest measured here at batch 1 ({latency:.3g} ms)"

@@ -1,0 +1,37 @@
+"""Every error that vit-edge raises on purpose.
+
+A message says what was wrong, with which value, and what to do. The command line prints it as one
+line and exits with the class's `exit_code`.
+"""
+
+from __future__ import annotations
+
+
+class VitEdgeError(Exception):
+    """Base of all vit-edge errors."""
+
+    exit_code = 2
+
+
+class InputError(VitEdgeError, ValueError):
+    """The caller's data or arguments are wrong: shape, dtype, a missing or unreadable file, an
+    unknown name.
+    """
+
+
+class BundleError(VitEdgeError):
+    """A bundle is missing, incomplete or altered, or is not a bundle."""
+
+
+class BackendError(VitEdgeError, RuntimeError):
+    """No backend can do what was asked here: a library, a driver or a device is missing."""
+
+
+class EngineError(VitEdgeError, RuntimeError):
+    """A backend refused an engine or failed to build or run it."""
+
+
+class SelfCheckError(VitEdgeError):
+    """An engine's golden answers are further from PyTorch's than the bundle allows."""
+
+    exit_code = 1

@@ -1,0 +1,174 @@
+"""Labelled images from folders and `.npz` files, decoded on demand."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError
+from .preprocess import Preprocess
+
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images by index, all of one shape.
+
+    Attributes:
+        source: What they are, in words.
+        origin: Identifies the content of the source without decoding it, for caches.
+        read: Gives image `i` as uint8 `[height, width, channels]`.
+        indices: Which images of the source, in order.
+        labels: int64 `[len(self)]`, or None.
+        class_names: Names of the labels, or None where the labels already are the model's class
+            indices.
+    """
+
+    source: str
+    origin: str
+    read: Callable[[int], NDArray[np.uint8]]
+    indices: tuple[int, ...]
+    labels: NDArray[np.int64] | None = None
+    class_names: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batches(self, size: int) -> Iterator[NDArray[np.uint8]]:
+        """Yields uint8 `[n, height, width, channels]` with n <= size."""
+        for start in range(0, len(self), size):
+            yield np.stack([self.read(i) for i in self.indices[start : start + size]])
+
+    def subset(self, positions: Sequence[int]) -> ImageSet:
+        """The images at these positions, in this order."""
+        labels = None if self.labels is None else self.labels[list(positions)]
+        return replace(self, indices=tuple(self.indices[p] for p in positions), labels=labels)
+
+    def label_list(self) -> list[int] | None:
+        return None if self.labels is None else self.labels.tolist()
+
+    def digest(self) -> str:
+        """SHA-256 of the decoded images and the labels."""
+        state = hashlib.sha256(b"" if self.labels is None else self.labels.tobytes())
+        for batch in self.batches(64):
+            state.update(repr(batch.shape).encode() + batch.tobytes())
+        return state.hexdigest()
+
+
+def from_array(
+    source: str, images: NDArray[np.uint8], labels: NDArray[np.int64] | None
+) -> ImageSet:
+    """Images uint8 `[N, height, width, channels]` that are in memory already."""
+    origin = hashlib.sha256(
+        images.tobytes() + (b"" if labels is None else labels.tobytes())
+    ).hexdigest()
+    return ImageSet(source, origin, images.__getitem__, tuple(range(len(images))), labels)
+
+
+def split(images: ImageSet, first: int, seed: int) -> tuple[ImageSet, ImageSet]:
+    """A seeded random split into `first` images, at most half of them all, and the rest.
+
+    Raises:
+        InputError: if there are fewer than two images.
+    """
+    if len(images) < 2:
+        raise InputError(
+            f"{images.source} has {len(images)} image(s): calibration and evaluation need one each"
+        )
+    order = np.random.default_rng(seed).permutation(len(images)).tolist()
+    cut = min(first, len(images) // 2)
+    return images.subset(sorted(order[:cut])), images.subset(sorted(order[cut:]))
+
+
+def sample(images: ImageSet, count: int, seed: int) -> ImageSet:
+    """A seeded random choice of at most `count` images."""
+    if len(images) <= count:
+        return images
+    return images.subset(
+        sorted(np.random.default_rng(seed).permutation(len(images))[:count].tolist())
+    )
+
+
+def load_folder(path: Path, preprocess: Preprocess) -> ImageSet:
+    """A folder of images, or of one folder of images per class.
+
+    Hidden files are passed over; any other file that is not an image is an error, because a folder
+    that is not what its user thinks it is makes a calibration that is not what they think it is.
+
+    Raises:
+        InputError: if the folder is empty, mixed, or holds other files.
+    """
+    entries = sorted(e for e in path.iterdir() if not e.name.startswith("."))
+    classes = [e for e in entries if e.is_dir()]
+    if classes and len(classes) != len(entries):
+        file = next(e for e in entries if not e.is_dir())
+        raise InputError(
+            f"{path} holds class folders and files ({file.name}): keep one or the other"
+        )
+    found = [(f, k) for k, c in enumerate(classes) for f in _image_files(c)] or [
+        (f, -1) for f in _image_files(path)
+    ]
+    if not found:
+        raise InputError(f"{path} holds no images ({', '.join(EXTENSIONS)})")
+    files = [file for file, _ in found]
+    labels = np.array([k for _, k in found], dtype=np.int64) if classes else None
+    names = tuple(c.name for c in classes) if classes else None
+    stats = [
+        (str(f.relative_to(path)), s.st_size, s.st_mtime_ns) for f in files for s in [f.stat()]
+    ]
+    origin = hashlib.sha256(repr((preprocess, stats)).encode()).hexdigest()
+    read = lambda i: preprocess.read(files[i])  # noqa: E731 (a closure over two names)
+    return ImageSet(f"folder {path.name}", origin, read, tuple(range(len(files))), labels, names)
+
+
+def _image_files(folder: Path) -> list[Path]:
+    files = sorted(f for f in folder.iterdir() if not f.name.startswith(".") and not f.is_dir())
+    others = [f for f in files if f.suffix.lower() not in EXTENSIONS]
+    if others:
+        raise InputError(
+            f"{others[0]} is not an image, nor are {len(others) - 1} other files in {folder}: "
+            f"keep only {', '.join(EXTENSIONS)} there"
+        )
+    return files
+
+
+def load_npz(path: Path, preprocess: Preprocess) -> ImageSet:
+    """An `.npz` with `images` uint8 `[N, height, width, channels]` and optional `labels` int `[N]`.
+
+    Raises:
+        InputError: if the file cannot be read or its arrays do not fit the model's input.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            images = arrays["images"]
+            labels = arrays.get("labels")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is not an .npz file with uint8 `images` ({error})") from None
+    if images.dtype != np.uint8 or images.shape[1:] != preprocess.shape or not len(images):
+        raise InputError(
+            f"{path}: `images` is {images.dtype} {list(images.shape)}, the model takes uint8 [N, "
+            f"{', '.join(map(str, preprocess.shape))}] with N > 0"
+        )
+    if labels is not None and (labels.shape != (len(images),) or labels.dtype.kind not in "iu"):
+        raise InputError(
+            f"{path}: `labels` is {labels.dtype} {list(labels.shape)}, not int [{len(images)}]"
+        )
+    return from_array(
+        f"file {path.name}", images, None if labels is None else labels.astype(np.int64)
+    )
+
+
+def load_path(path: Path, preprocess: Preprocess) -> ImageSet:
+    """Images from a folder or an `.npz` file. Raises InputError if there is neither at `path`."""
+    if path.is_dir():
+        return load_folder(path, preprocess)
+    if path.suffix == ".npz" and path.is_file():
+        return load_npz(path, preprocess)
+    raise InputError(f"there is no image folder and no .npz file at {path}")

@@ -1,0 +1,172 @@
+"""What a bundle says of itself: the types of `manifest.json`."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from .errors import BundleError
+from .preprocess import Preprocess
+from .schema import SchemaError, decode
+
+SCHEMA_VERSION = 1
+MANIFEST, MANIFEST_DIGEST = "manifest.json", "manifest.sha256"
+GOLDEN, CALIBRATION = "golden.npz", "calibration.json"
+
+_PATH = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MAX_DIMENSION = 1 << 16
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of the bundle: its SHA-256 in hex and its size in bytes."""
+
+    sha256: str
+    size: int
+
+    def __post_init__(self) -> None:
+        if not _SHA256.fullmatch(self.sha256) or self.size < 0:
+            raise ValueError(f"bad sha256 or size {self.size}")
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What every engine of a bundle takes and gives.
+
+    The input is uint8 `[batch, height, width, channels]`, the output float32 `[batch, outputs]`.
+    `batch` is the profile (min, opt, max).
+    """
+
+    input_name: str
+    output_name: str
+    image_shape: tuple[int, ...]
+    outputs: int
+    batch: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        sizes = (*self.image_shape, self.outputs, *self.batch)
+        if len(self.image_shape) != 3 or len(self.batch) != 3:
+            raise ValueError("image_shape is [height, width, channels] and batch [min, opt, max]")
+        if not all(0 < size <= _MAX_DIMENSION for size in sizes) or sorted(self.batch) != list(
+            self.batch
+        ):
+            raise ValueError(
+                f"sizes {sizes} are not between 1 and {_MAX_DIMENSION}, batch in rising order"
+            )
+
+    @property
+    def max_batch(self) -> int:
+        return self.batch[2]
+
+
+@dataclass(frozen=True)
+class EngineEntry:
+    """A prebuilt engine: which backend and library version built it, for which compute
+    capabilities.
+    """
+
+    file: str
+    backend: str
+    version: str
+    compute_capabilities: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A precision's logits against PyTorch's on evaluation images; rates are between 0 and 1.
+
+    `drop` is `reference_top1 - top1` in percentage points with its paired 95 % interval, None
+    without labels, like the two top-1 rates. `cosine` compares image-centred logits. `logit_error`
+    is the worst absolute difference relative to the range of the reference logits. `rms_error` is
+    the root mean square of the difference relative to that of the image-centred reference logits.
+    """
+
+    images: int
+    top1: float | None
+    reference_top1: float | None
+    drop: float | None
+    drop_low: float | None
+    drop_high: float | None
+    agreement: float
+    cosine: float
+    logit_error: float
+    rms_error: float
+    measured_on: str
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An ONNX file of a precision and the accuracy that was measured with it.
+
+    `rms_tolerance` bounds `Accuracy.rms_error` over the golden samples on any device that runs this
+    graph.
+    """
+
+    file: str
+    accuracy: Accuracy
+    rms_tolerance: float
+
+
+@dataclass(frozen=True)
+class PrecisionEntry:
+    """`graphs` maps the kind of backend ("cpu", "gpu") to the graph that serves it."""
+
+    graphs: dict[str, Graph]
+    engines: tuple[EngineEntry, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A bundle's contents.
+
+    `model`, `provenance` and `tools` are for people and `inspect`, as plain text.
+    """
+
+    schema_version: int
+    name: str
+    spec: EngineSpec
+    preprocess: Preprocess
+    labels: tuple[str, ...] | None
+    precisions: dict[str, PrecisionEntry]
+    model: dict[str, str]
+    provenance: dict[str, str]
+    tools: dict[str, str]
+    files: dict[str, FileEntry]
+
+    def __post_init__(self) -> None:
+        for path in self.files:
+            if not _PATH.fullmatch(path):
+                raise ValueError(f"file name {path[:60]!r} is not a plain relative path")
+        named = [graph.file for p in self.precisions.values() for graph in p.graphs.values()]
+        named += [engine.file for p in self.precisions.values() for engine in p.engines]
+        missing = sorted({GOLDEN, *named} - self.files.keys())
+        if missing:
+            raise ValueError(f"files are named but not listed with their hashes: {missing[:5]}")
+        if not self.precisions or any(not p.graphs for p in self.precisions.values()):
+            raise ValueError("no precision, or a precision without a graph")
+        if self.labels is not None and len(self.labels) != self.spec.outputs:
+            raise ValueError(f"{len(self.labels)} labels for {self.spec.outputs} outputs")
+        shape = (self.preprocess.height, self.preprocess.width, self.preprocess.channels)
+        if shape != self.spec.image_shape:
+            raise ValueError(f"preprocess makes {shape}, the engines take {self.spec.image_shape}")
+
+
+def parse_manifest(raw: bytes) -> Manifest:
+    """Parses the bytes of `manifest.json`.
+
+    Raises:
+        BundleError: if they are not a manifest that this version reads.
+    """
+    try:
+        value = json.loads(raw.decode("utf-8"))
+        if isinstance(value, dict) and value.get("schema_version") != SCHEMA_VERSION:
+            raise SchemaError(
+                f"schema_version is {str(value.get('schema_version'))[:20]}, this vit-edge "
+                f"reads {SCHEMA_VERSION}: "
+                "export the bundle again or install the matching vit-edge"
+            )
+        return decode(Manifest, value)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{MANIFEST} is not valid: {str(error)[:300]}") from None

@@ -1,0 +1,106 @@
+"""The one description of how a picture becomes the model's input, and the one function that does
+it.
+
+Normalisation is not here: it is folded into the graph's patch embedding, so that training, export
+and device cannot differ. `mean` and `std` are kept for the record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import BackendError, InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "box")
+MODES = {1: "L", 3: "RGB"}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize, centre crop and colour conversion.
+
+    The shorter side is scaled so that the central `crop` (0 < crop <= 1) of it is the model's
+    input, as timm's evaluation transform does. `mean` and `std` are on the 0-1 scale, one per
+    channel.
+    """
+
+    height: int
+    width: int
+    channels: int
+    crop: float
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(
+                f"interpolation {self.interpolation!r} is none of {', '.join(INTERPOLATIONS)}"
+            )
+        if not (0 < self.height <= 1 << 16 and 0 < self.width <= 1 << 16 and 0 < self.crop <= 1):
+            raise ValueError(
+                f"height {self.height}, width {self.width} or crop {self.crop} is out of range"
+            )
+        if (
+            self.channels not in MODES
+            or len(self.mean) != self.channels
+            or len(self.std) != self.channels
+        ):
+            raise ValueError(
+                f"{self.channels} channels with {len(self.mean)} means and {len(self.std)} "
+                "deviations: "
+                "give 1 or 3 channels and a value for each"
+            )
+        if not all(deviation > 0 for deviation in self.std):
+            raise ValueError(f"std {self.std} is not positive")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width, channels of what `__call__` returns."""
+        return self.height, self.width, self.channels
+
+    def __call__(self, picture: Image.Image) -> NDArray[np.uint8]:
+        """Turns a Pillow image of any size and mode into uint8 `[height, width, channels]`."""
+        from PIL import Image
+
+        picture = picture.convert(MODES[self.channels])
+        scale = max(self.height / picture.height, self.width / picture.width) / self.crop
+        size = (
+            max(self.width, round(picture.width * scale)),
+            max(self.height, round(picture.height * scale)),
+        )
+        if size != picture.size:
+            picture = picture.resize(size, Image.Resampling[self.interpolation.upper()])
+        left, top = (size[0] - self.width) // 2, (size[1] - self.height) // 2
+        picture = picture.crop((left, top, left + self.width, top + self.height))
+        return np.asarray(picture, dtype=np.uint8).reshape(self.shape)
+
+    def read(self, path: Path) -> NDArray[np.uint8]:
+        """Reads an image file into uint8 `[height, width, channels]`.
+
+        Raises:
+            InputError: if the file is missing or is not a readable image.
+            BackendError: if Pillow is not installed.
+        """
+        try:
+            from PIL import Image, ImageOps
+        except ImportError:
+            raise BackendError("reading image files needs Pillow: pip install pillow") from None
+        try:
+            with Image.open(path) as picture:
+                return self(ImageOps.exif_transpose(picture))
+        except FileNotFoundError:
+            raise InputError(f"there is no image at {path}") from None
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            reason = str(error).replace(str(path), "it")
+            raise InputError(
+                f"{path} is not a readable image ({reason}): remove or replace it"
+            ) from None

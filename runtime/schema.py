@@ -1,0 +1,90 @@
+"""Checked decoding of JSON into frozen dataclasses, and back.
+
+The manifest is read from a folder that may be damaged, so every field is checked for its type, and
+unknown or missing fields are refused by name. Standard library only: the runtime depends on numpy
+alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class SchemaError(ValueError):
+    """A value does not fit its declared type; the message starts with the field's path."""
+
+
+def decode(cls: type[T], value: Any, where: str = "") -> T:
+    """Builds `cls` from parsed JSON.
+
+    Args:
+        cls: A dataclass, `str`, `int`, `float`, `bool`, `tuple[X, ...]`, `dict[str, X]` or `X |
+            None`.
+        value: What `json.loads` returned.
+        where: Path of the field, for the message.
+
+    Raises:
+        SchemaError: if a field is missing, unknown or of another type.
+    """
+    return typing.cast(T, _decode(cls, value, where or cls.__name__))
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _decode(arguments[0], value, where)
+    if origin is tuple:
+        _expect(isinstance(value, list), value, "a list", where)
+        return tuple(_decode(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is dict:
+        _expect(isinstance(value, dict), value, "an object", where)
+        return {k: _decode(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+    if dataclasses.is_dataclass(kind):
+        return _decode_dataclass(kind, value, where)
+    if kind is float:
+        _expect(type(value) in (int, float), value, "a number", where)
+        return _finite(value, where)
+    _expect(type(value) is kind, value, f"of type {kind.__name__}", where)
+    return value
+
+
+def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
+    _expect(isinstance(value, dict), value, "an object", where)
+    hints = typing.get_type_hints(kind)
+    unknown, missing = value.keys() - hints.keys(), hints.keys() - value.keys()
+    if unknown or missing:
+        raise SchemaError(
+            f"{where}: missing fields {sorted(missing)}, unknown fields {sorted(unknown)[:5]}"
+        )
+    fields = {name: _decode(hint, value[name], f"{where}.{name}") for name, hint in hints.items()}
+    try:
+        return kind(**fields)
+    except ValueError as error:  # a dataclass may check its own values
+        raise SchemaError(f"{where}: {error}") from None
+
+
+def _finite(value: float, where: str) -> float:
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.inf
+    if not math.isfinite(number):
+        raise SchemaError(f"{where}: {str(value)[:40]} is not a finite number")
+    return number
+
+
+def _expect(fits: bool, value: Any, what: str, where: str) -> None:
+    if not fits:
+        raise SchemaError(f"{where}: {str(value)[:60]!r} is not {what}")
+
+
+def encode(value: Any) -> str:
+    """Dataclasses to canonical JSON: sorted keys, two-space indent, a final newline."""
+    return json.dumps(dataclasses.asdict(value), indent=2, sort_keys=True, allow_nan=False) + "\n"

@@ -1,0 +1,1 @@
+"""The Vision Transformer in PyTorch: model, variants, weights, data and training."""

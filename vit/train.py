@@ -1,0 +1,149 @@
+"""Trains the default model, `vit_digits`, on scikit-learn's handwritten digits.
+
+    python -m vit.train build/vit_digits.safetensors
+
+Expected: about 98.5 % top-1 on the 600 held-back images, in about 20 s on 2 cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from runtime.images import ImageSet
+from runtime.preprocess import Preprocess
+
+from .checkpoints import encode_checkpoint
+from .datasets import digits
+from .variants import find_variant
+from .vision_transformer import VisionTransformer
+
+DEFAULT_MODEL = "vit_digits"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """AdamW with a one-cycle learning rate.
+
+    `max_shift` is in pixels, each way; half of the images are not shifted.
+    """
+
+    epochs: int = 60
+    batch: int = 64
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    warm_up: float = 0.15
+    max_shift: int = 1
+
+
+def normalise(images: NDArray[np.uint8], preprocess: Preprocess) -> Tensor:
+    """uint8 `[N, H, W, C]` -> float32 `[N, C, H, W]`, normalised as the model wants it."""
+    scaled = torch.from_numpy(images).permute(0, 3, 1, 2).to(torch.float32) / 255
+    mean, std = (torch.tensor(v).reshape(1, -1, 1, 1) for v in (preprocess.mean, preprocess.std))
+    return (scaled - mean) / std
+
+
+def train(
+    model: VisionTransformer,
+    images: Tensor,
+    labels: Tensor,
+    seed: int,
+    recipe: Recipe,
+    on_epoch: Callable[[int, int], None],
+) -> None:
+    """Trains `model` in place on float32 `[N, C, H, W]`; `on_epoch` is told the epochs done and
+    their number.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    steps = len(images) // recipe.batch
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, recipe.learning_rate, total_steps=recipe.epochs * steps, pct_start=recipe.warm_up
+    )
+    model.train()
+    for epoch in range(recipe.epochs):
+        order = torch.randperm(len(images), generator=generator)
+        for chosen in order[: steps * recipe.batch].reshape(steps, recipe.batch):
+            logits = model(shift(images[chosen], recipe.max_shift, generator))
+            loss = F.cross_entropy(logits, labels[chosen], label_smoothing=recipe.label_smoothing)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+        on_epoch(epoch + 1, recipe.epochs)
+    model.eval()
+
+
+def shift(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Shifts a random half of the images by up to `most` pixels each way; black (-1) moves in."""
+    batch, _, height, width = images.shape
+    padded = F.pad(images, (most,) * 4, value=-1.0)
+    tops, lefts = torch.randint(0, 2 * most + 1, (2, batch), generator=generator)
+    kept = torch.rand(batch, generator=generator) < 0.5
+    tops, lefts = tops.masked_fill(kept, most), lefts.masked_fill(kept, most)
+    rows = (tops[:, None] + torch.arange(height))[:, :, None]
+    columns = (lefts[:, None] + torch.arange(width))[:, None, :]
+    return padded[torch.arange(batch)[:, None, None], :, rows, columns].permute(0, 3, 1, 2)
+
+
+def train_digits(seed: int, on_epoch: Callable[[int, int], None]) -> VisionTransformer:
+    """Trains `vit_digits` from scratch on the digits' training split."""
+    torch.manual_seed(seed)
+    variant = find_variant(DEFAULT_MODEL)
+    model = VisionTransformer.from_config(variant.config)
+    data = digits("train", variant.preprocess)
+    train(model, *as_tensors(data, variant.preprocess), seed, Recipe(), on_epoch)
+    return model
+
+
+def as_tensors(data: ImageSet, preprocess: Preprocess) -> tuple[Tensor, Tensor]:
+    """All images, normalised, and their labels. Raises ValueError if there are no labels."""
+    if data.labels is None:
+        raise ValueError(f"{data.source} has no labels to train on")
+    return normalise(next(data.batches(len(data))), preprocess), torch.from_numpy(data.labels)
+
+
+def top1(model: VisionTransformer, data: ImageSet, preprocess: Preprocess) -> float:
+    """The share of images that the model classifies right."""
+    images, labels = as_tensors(data, preprocess)
+    with torch.inference_mode():
+        return float((model(images).argmax(dim=1) == labels).float().mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, help="safetensors file to write")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    preprocess = find_variant(DEFAULT_MODEL).preprocess
+
+    def show(done: int, total: int) -> None:
+        if done % 10 == 0:
+            print(f"training: epoch {done}/{total}", file=sys.stderr, flush=True)
+
+    model = train_digits(arguments.seed, show)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_bytes(encode_checkpoint(model))
+    print(
+        "top-1 on held-back digits: "
+        f"{100 * top1(model, digits('evaluation', preprocess), preprocess):.2f} %"
+    )
+
+
+if __name__ == "__main__":
+    main()
