@@ -33,10 +33,17 @@ class MinMax:
         self._amax = 0.0
 
     def update(self, values: NDArray[np.float32]) -> None:
-        self._amax = max(self._amax, float(np.abs(values).max()))
+        self._amax = max(self._amax, _largest(np.abs(values)))
 
     def amax(self) -> float:
         return self._amax
+
+
+def _largest(magnitudes: NDArray[np.float32]) -> float:
+    largest = float(magnitudes.max())
+    if not np.isfinite(largest):
+        raise ValueError("activations are not finite: fp32 overflows on a calibration image")
+    return largest
 
 
 class Histogram:
@@ -52,11 +59,7 @@ class Histogram:
 
     def update(self, values: NDArray[np.float32]) -> None:
         magnitudes = np.abs(values, dtype=np.float32).reshape(-1)
-        largest = float(magnitudes.max())
-        if not np.isfinite(largest):
-            raise ValueError(
-                "activations are not finite: the fp32 graph overflows on a calibration image"
-            )
+        largest = _largest(magnitudes)
         while largest >= self.limit:
             self.counts = np.concatenate(
                 [self.counts.reshape(-1, 2).sum(axis=1), np.zeros(_BINS // 2, np.int64)]

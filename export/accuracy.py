@@ -47,10 +47,9 @@ def assess(logits: NDArray[np.float32], reference: Reference, measured_on: str) 
     if reference.labels is not None:
         expected = reference.logits.argmax(axis=1) == reference.labels
         got = (logits.argmax(axis=1) == reference.labels) & np.isfinite(logits).all(axis=1)
-        drop = 100 * float(expected.mean() - got.mean())
-        low, high = paired_interval(
-            int((expected & ~got).sum()), int((~expected & got).sum()), len(got)
-        )
+        lost, won = int((expected & ~got).sum()), int((~expected & got).sum())
+        drop = 100 * (lost - won) / len(got)
+        low, high = paired_interval(lost, won, len(got))
     return Accuracy(
         images=len(logits),
         top1=metrics.top1,

@@ -35,3 +35,8 @@ class SelfCheckError(VitEdgeError):
     """An engine's golden answers are further from PyTorch's than the bundle allows."""
 
     exit_code = 1
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another library's message, or its type where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]

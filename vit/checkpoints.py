@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from runtime.errors import InputError
+from runtime.errors import InputError, first_line
 
 from .vision_transformer import VisionTransformer, ViTConfig
 
@@ -53,22 +53,11 @@ def read_pickle(path: Path) -> Checkpoint:
         value: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
-            f"{path} holds more than tensors, and loading it could execute code: refused. Save "
-            "the state_dict alone, "
-            "or convert it to safetensors where you trust it"
+            f"{path} is refused: it is damaged, or holds more than tensors, and loading that could "
+            "execute code. Save the state_dict alone, or convert it to safetensors where you trust it"
         ) from None
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as error:
-        raise InputError(
-            f"{path} is not a whole PyTorch file ({str(error).splitlines()[0]})"
-        ) from None
+    except Exception as error:  # damaged bytes make the unpickler raise nearly anything
+        raise InputError(f"{path} is not a whole PyTorch file ({first_line(error)})") from None
     for key in ("state_dict", "model"):
         value = value.get(key, value) if isinstance(value, dict) else value
     if not isinstance(value, dict) or not all(isinstance(v, Tensor) for v in value.values()):

@@ -53,7 +53,7 @@ def load_or_train(weights: Path) -> VisionTransformer:
 
 
 def cut_patches(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """uint8 `[H, W, C]` -> `[patches, size, size, C]`, in the order in which the model reads them."""
+    """uint8 `[H, W, C]` -> `[patches, size, size, C]`, in the order that the model reads."""
     height, width, channels = image.shape
     grid = image.reshape(height // size, size, width // size, size, channels)
     return grid.transpose(0, 2, 1, 3, 4).reshape(-1, size, size, channels)
@@ -63,13 +63,12 @@ def draw(
     image: NDArray[np.uint8], patch_size: int, probabilities: NDArray[np.float32], out: Path
 ) -> None:
     """Saves a picture of the image, its patches and the model's answer."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     patches = cut_patches(image, patch_size)
     side = image.shape[1] // patch_size
     figure = Figure(figsize=(10, 3.6), layout="constrained")
-    whole, middle, answer = figure.subfigures(1, 3)
+    whole, middle, answer = (figure.add_subfigure(part) for part in figure.add_gridspec(1, 3))
     for part, title in ((whole, "image"), (middle, "patches"), (answer, "answer")):
         part.suptitle(title)
     axes = whole.subplots()
@@ -83,7 +82,7 @@ def draw(
     bars.bar(range(len(probabilities)), probabilities)
     bars.set(xticks=range(len(probabilities)), xlabel="class", ylabel="probability", ylim=(0, 1))
     out.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure).print_png(str(out))
+    figure.savefig(out)
 
 
 def main() -> None:
@@ -101,9 +100,7 @@ def main() -> None:
     with torch.inference_mode():
         probabilities = model(normalise(image, preprocess)).softmax(dim=-1)[0].numpy()
     best, labels = int(probabilities.argmax()), data.label_list() or []
-    print(
-        f"the model says {best} with probability {probabilities[best]:.3f}; the label is {labels[0]}"
-    )
+    print(f"the model says {best} (probability {probabilities[best]:.3f}), the label {labels[0]}")
     draw(image[0], model.config.patch_size, probabilities, arguments.out)
     print(f"its patches are drawn in {arguments.out}")
 

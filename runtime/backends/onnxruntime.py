@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BackendError, EngineError
+from ..errors import BackendError, EngineError, first_line
 from ..manifest import EngineSpec
 from .base import BuildOptions
 
@@ -60,7 +60,7 @@ class OnnxRuntime:
             session = library.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exception types are private, and differ between releases
             raise EngineError(
-                f"ONNX Runtime {self.version()} refuses the graph: {_first_line(error)}"
+                f"ONNX Runtime {self.version()} refuses the graph: {first_line(error)}"
             ) from None
         return OnnxRuntimeSession(session, spec)
 
@@ -76,12 +76,8 @@ class OnnxRuntimeSession:
         try:
             scores: NDArray[np.float32] = self._session.run(self._outputs, {self._input: images})[0]
         except Exception as error:  # as above
-            raise EngineError(f"ONNX Runtime failed: {_first_line(error)}") from None
+            raise EngineError(f"ONNX Runtime failed: {first_line(error)}") from None
         return scores
 
     def close(self) -> None:
         self._session = None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

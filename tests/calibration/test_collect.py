@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from calibration import collect as module
+from calibration.collect import collect
+from calibration.table import CalibrationTable, read_table
+from export.precision.int8 import sites
+from runtime.errors import InputError
+from runtime.images import ImageSet
+
+
+def ignore(done: int, total: int) -> None: ...
+
+
+def test_each_linear_input_is_calibrated_once(optimised: ir.Model, table: CalibrationTable) -> None:
+    assert len(table.amax) == 8  # two blocks of qkv, proj, fc1 and fc2
+    assert table.amax.keys() == set(sites(optimised.graph))
+    assert all(0 < table.amax[name] <= table.peak[name] * 1.001 for name in table.amax)
+
+
+def test_peaks_are_the_largest_magnitudes(optimised: ir.Model, photographs: ImageSet) -> None:
+    few = photographs.subset(range(5))
+    table = collect(optimised, [], few, "minmax", ignore)
+    name = "blocks.0/Add_2"
+    observed = ir.from_proto(ir.to_proto(optimised))
+    observed.graph.outputs.extend(v for n in observed.graph for v in n.outputs if v.name == name)
+    session = onnxruntime.InferenceSession(ir.to_proto(observed).SerializeToString())
+    (values,) = session.run([name], {"images": next(few.batches(5))})
+    assert table.peak[name] == pytest.approx(np.abs(values).max(), rel=1e-5)
+    assert table.peak["Sub"] <= 128
+
+
+def test_table_is_the_same_whatever_the_batch(
+    optimised: ir.Model, photographs: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, tables = photographs.subset(range(6)), []
+    for batch in (1, 2, 6):
+        monkeypatch.setattr(module, "_BATCH", batch)
+        tables.append(collect(optimised, sites(optimised.graph), few, "minmax", ignore).amax)
+    for other in tables[1:]:  # matrix products of other shapes round differently
+        assert other == pytest.approx(tables[0], rel=1e-5)
+
+
+def test_calibration_leaves_the_graph_alone(optimised: ir.Model, photographs: ImageSet) -> None:
+    before = ir.to_proto(optimised).SerializeToString()
+    collect(optimised, sites(optimised.graph), photographs.subset([0]), "minmax", ignore)
+    assert ir.to_proto(optimised).SerializeToString() == before
+
+
+def test_table_survives_its_file(table: CalibrationTable, tmp_path: object) -> None:
+    path = tmp_path / "table.json"  # type: ignore[operator]
+    path.write_text(table.to_json())
+    assert read_table(path) == table
+    path.write_text("{}")
+    with pytest.raises(InputError, match="not a calibration table"):
+        read_table(path)
+
+
+def test_table_of_another_graph_is_refused(table: CalibrationTable) -> None:
+    with pytest.raises(InputError, match="calibrate again"):
+        table.require("0" * 64)
+
+
+def test_bad_requests_are_named(optimised: ir.Model, photographs: ImageSet) -> None:
+    with pytest.raises(InputError, match="unknown calibration method 'median'"):
+        collect(optimised, [], photographs, "median", ignore)
+    with pytest.raises(InputError, match="no images"):
+        collect(optimised, [], photographs.subset([]), "minmax", ignore)
+    with pytest.raises(InputError, match="nonsense"):
+        collect(optimised, ["nonsense"], photographs, "minmax", ignore)

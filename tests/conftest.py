@@ -1,0 +1,117 @@
+"""What many tests share: one small model, exported once, and one bundle of it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+
+from calibration.collect import collect
+from calibration.table import CalibrationTable
+from export.onnx_export import export_onnx
+from export.passes import optimise
+from export.pipeline import export_bundle
+from export.plan import ExportRequest
+from export.precision.int8 import sites
+from export.progress import Display
+from runtime.images import ImageSet
+from vit.checkpoints import encode_checkpoint
+from vit.datasets import digits, samples
+from vit.train import train_digits
+from vit.variants import Variant, find_variant
+from vit.vision_transformer import VisionTransformer
+
+MODEL = "vit_test_patch8_32"
+
+
+@pytest.fixture(autouse=True)
+def _own_device_cache(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No test reads or writes the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def variant() -> Variant:
+    return find_variant(MODEL)
+
+
+@pytest.fixture(scope="session")
+def model(variant: Variant) -> VisionTransformer:
+    """Random weights, biases and LayerNorms too, so that a lost one shows."""
+    torch.manual_seed(0)
+    vit = VisionTransformer.from_config(variant.config).eval()
+    with torch.no_grad():
+        for parameter in vit.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return vit
+
+
+@pytest.fixture(scope="session")
+def photographs(variant: Variant) -> ImageSet:
+    return samples("evaluation", variant.preprocess)
+
+
+@pytest.fixture(scope="session")
+def exported(model: VisionTransformer, variant: Variant) -> ir.Model:
+    """As the exporter wrote it. Tests that change it clone it."""
+    return export_onnx(model, variant.preprocess)
+
+
+@pytest.fixture(scope="session")
+def optimised(exported: ir.Model) -> ir.Model:
+    clone = ir.from_proto(ir.to_proto(exported))
+    optimise(clone)
+    return clone
+
+
+@pytest.fixture(scope="session")
+def table(optimised: ir.Model, variant: Variant) -> CalibrationTable:
+    images = samples("calibration", variant.preprocess).subset(range(32))
+    return collect(optimised, sites(optimised.graph), images, "mse", lambda done, total: None)
+
+
+@pytest.fixture(scope="session")
+def digits_model() -> VisionTransformer:
+    """The default model, trained as users train it."""
+    return train_digits(0, lambda done, total: None)
+
+
+@pytest.fixture(scope="session")
+def digits_weights(
+    tmp_path_factory: pytest.TempPathFactory, digits_model: VisionTransformer
+) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "digits.safetensors"
+    path.write_bytes(encode_checkpoint(digits_model))
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundle_source(tmp_path_factory: pytest.TempPathFactory, digits_weights: Path) -> Path:
+    """A bundle of the digits model: every precision, every engine that can be built here."""
+    out = tmp_path_factory.mktemp("bundle") / "digits"
+    request = ExportRequest(weights=digits_weights, out=out, max_batch=4)
+    assert export_bundle(request, Display()).good
+    return out
+
+
+@pytest.fixture
+def bundle(bundle_source: Path, tmp_path: Path) -> Path:
+    """A copy of the bundle that a test may damage."""
+    return Path(shutil.copytree(bundle_source, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def frames(photographs: ImageSet) -> np.ndarray:
+    return next(photographs.batches(6))
+
+
+@pytest.fixture(scope="session")
+def digit_frames() -> np.ndarray:
+    """Held-back digits, as the bundle's engines take them."""
+    return next(digits("evaluation", find_variant("vit_digits").preprocess).batches(10))

@@ -1,0 +1,29 @@
+"""Runs graphs and counts their operators, for the tests of passes and precisions."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+
+
+def run(model: ir.Model, frames: np.ndarray) -> np.ndarray:
+    """The logits of a graph that the ONNX checker accepts."""
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    result: np.ndarray = session.run(None, {"images": frames})[0]
+    return result
+
+
+def count(model: ir.Model) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph)
+
+
+def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(got - expected).max() / (expected.max() - expected.min()))

@@ -1,0 +1,185 @@
+"""Bad input is found before any work, and named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import save_file
+
+from export.data import find_data
+from export.plan import ExportRequest, make_plan, parse_target
+from export.sources import find_source
+from runtime.errors import BackendError, InputError
+from vit.checkpoints import encode_checkpoint
+from vit.variants import find_variant
+from vit.vision_transformer import VisionTransformer
+
+MODEL = "vit_test_patch8_32"
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model": "resnet50"}, "unknown model 'resnet50'"),
+        ({"precisions": ("fp12",)}, "unknown precision 'fp12'"),
+        ({"targets": ("tpu",)}, "unknown backend 'tpu'"),
+        ({"weights": Path("none.safetensors")}, "no checkpoint file at none.safetensors"),
+        ({"calibration": "nowhere"}, "no image folder and no .npz file at nowhere"),
+        ({"max_batch": 0}, "--max-batch 0"),
+        ({"calibration_size": 0}, "--calibration-size 0"),
+        ({"max_drop": -1.0}, "--max-drop -1.0"),
+        ({"method": "median"}, "unknown calibration method 'median'"),
+        ({"mean": (0.5,)}, "--mean and --std"),
+        ({"std": (0.0, 0.0, 0.0)}, "--mean and --std"),
+        ({"calibration": "digits"}, "digits are 8x8"),
+    ],
+)
+def test_bad_options_are_named(changes: dict[str, object], named: str, tmp_path: Path) -> None:
+    options = {"model": MODEL, "out": tmp_path / "out", **changes}
+    with pytest.raises(InputError) as caught:
+        make_plan(ExportRequest(**options))  # type: ignore[arg-type]
+    assert named in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_engine_that_cannot_be_built_here_is_refused(tmp_path: Path) -> None:
+    from runtime.backends import BACKENDS
+
+    if BACKENDS["tensorrt"].build_problem() is None:
+        pytest.skip("full TensorRT works here")
+    with pytest.raises(BackendError, match="cannot build for tensorrt"):
+        make_plan(ExportRequest(model=MODEL, targets=("tensorrt",), out=tmp_path / "out"))
+
+
+def test_target_names_gpus() -> None:
+    assert parse_target("tensorrt-rtx:8.9,12.0").compute_capabilities == ("8.9", "12.0")
+    assert str(parse_target("tensorrt-rtx:8.9,12.0")) == "tensorrt-rtx-sm89-sm120"
+
+
+def test_random_weights_are_said_to_be_random(tmp_path: Path) -> None:
+    plan = make_plan(ExportRequest(model=MODEL, out=tmp_path / "out"))
+    assert plan.source.random
+    assert "random weights" in plan.notes[0]
+
+
+def test_a_timm_file_brings_its_architecture(model: VisionTransformer, tmp_path: Path) -> None:
+    path = tmp_path / "timm.safetensors"
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
+    source = find_source(None, path, None, None, None)
+    assert source.name == MODEL
+    assert source.config == model.config
+    assert "n_heads 2" in source.assumed
+    assert any(line.startswith("mean") for line in source.assumed)
+
+
+def test_weights_of_another_variant_are_refused(model: VisionTransformer, tmp_path: Path) -> None:
+    path = tmp_path / "small.safetensors"
+    state = {k: v.contiguous() for k, v in model.state_dict().items()}
+    del state["blocks.1.norm1.weight"]
+    save_file(state, path)
+    with pytest.raises(InputError, match=r"blocks\.1\.norm1\.weight is missing"):
+        find_source(None, path, None, None, None)
+    state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"][:48].contiguous()
+    save_file(state, path)
+    with pytest.raises(InputError, match="which no known variant has"):
+        find_source(None, path, None, None, None)
+
+
+def test_own_file_brings_its_architecture(model: VisionTransformer, tmp_path: Path) -> None:
+    path = tmp_path / "own.safetensors"
+    path.write_bytes(encode_checkpoint(model))
+    assert find_source(None, path, None, (0.1, 0.2, 0.3), None).preprocess.mean == (0.1, 0.2, 0.3)
+
+
+def test_configuration_file_changes_the_variant(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"depth": 3, "img_size": 64}')
+    source = find_source(MODEL, None, path, None, None)
+    assert (source.config.depth, source.preprocess.shape) == (3, (64, 64, 3))
+    for bad in ('{"layers": 3}', "{", '{"n_heads": 5}', "[]"):
+        path.write_text(bad)
+        with pytest.raises(InputError, match="not a configuration"):
+            find_source(MODEL, None, path, None, None)
+
+
+class TestData:
+    preprocess = find_variant(MODEL).preprocess
+
+    def find(self, calibration: str | None, evaluation: str | None = None, classes: int = 10):  # type: ignore[no-untyped-def]
+        return find_data(calibration, evaluation, "samples", self.preprocess, classes, 4, 0)
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(len(str(path))).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+
+    def test_nothing_named_means_photographs_kept_apart(self) -> None:
+        data = self.find(None)
+        assert "photographs (calibration)" in data.calibration.source
+        assert "photographs (evaluation)" in data.evaluation.source
+
+    def test_class_folders_are_labels(self, tmp_path: Path) -> None:
+        for name in ("cat", "dog"):
+            for index in range(6):
+                self.save(tmp_path / name / f"{index}.png")
+        data = self.find(str(tmp_path), classes=2)
+        assert data.class_names == ("cat", "dog")
+        assert set(data.calibration.indices).isdisjoint(data.evaluation.indices)
+        assert len(data.calibration) == 4
+        assert len(data.evaluation) == 8
+        assert next(data.evaluation.batches(8)).shape == (8, 32, 32, 3)
+
+    def test_folders_named_by_numbers_are_class_indices(self, tmp_path: Path) -> None:
+        for name in ("3", "7"):
+            for index in range(6):
+                self.save(tmp_path / name / f"{index}.png")
+        data = self.find(str(tmp_path))
+        assert set(data.evaluation.label_list() or []) == {3, 7}
+
+    def test_too_few_class_folders_are_refused(self, tmp_path: Path) -> None:
+        for index in range(4):
+            self.save(tmp_path / "cat" / f"{index}.png")
+        with pytest.raises(InputError, match="1 class folders, the model 10 classes"):
+            self.find(str(tmp_path))
+
+    def test_empty_folder_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="holds no images"):
+            self.find(str(tmp_path))
+
+    def test_a_file_that_is_no_image_is_named(self, tmp_path: Path) -> None:
+        self.save(tmp_path / "a.png")
+        (tmp_path / "notes.txt").write_text("hello")
+        with pytest.raises(InputError, match=r"notes\.txt is not an image"):
+            self.find(str(tmp_path))
+
+    def test_an_image_that_cannot_be_read_is_named(self, tmp_path: Path) -> None:
+        self.save(tmp_path / "good.png")
+        (tmp_path / "bad.png").write_bytes((tmp_path / "good.png").read_bytes()[:200])
+        data = self.find(str(tmp_path))
+        with pytest.raises(InputError, match=r"bad\.png is not a readable image"):
+            [list(part.batches(4)) for part in (data.calibration, data.evaluation)]
+
+    def test_hidden_files_are_passed_over(self, tmp_path: Path) -> None:
+        for index in range(4):
+            self.save(tmp_path / f"{index}.png")
+        (tmp_path / ".DS_Store").touch()
+        assert len(self.find(str(tmp_path)).evaluation) == 2
+
+    def test_arrays_of_another_shape_or_type_are_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "data.npz"
+        for images in (np.zeros((4, 32, 32, 1), np.uint8), np.zeros((4, 32, 32, 3), np.float32)):
+            np.savez(path, images=images)
+            with pytest.raises(InputError, match="the model takes uint8"):
+                self.find(str(path))
+        path.write_bytes(path.read_bytes()[:100])
+        with pytest.raises(InputError, match=r"not an \.npz file"):
+            self.find(str(path))
+
+    def test_labels_beyond_the_model_are_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "data.npz"
+        np.savez(path, images=np.zeros((4, 32, 32, 3), np.uint8), labels=np.array([0, 1, 2, 10]))
+        with pytest.raises(InputError, match="labels up to 10"):
+            self.find("samples", str(path))

@@ -1,0 +1,149 @@
+"""Overflow in 16 bits must show, although ONNX Runtime on a CPU hides it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from calibration.table import CalibrationTable
+from export.accuracy import Reference, assess, budget_miss
+from export.precision import PRECISIONS
+from export.precision.cast import cast_to
+from export.simulate import has_sixteen_bit, simulate
+
+from .graphs import run
+
+
+def all_fp16(model: ir.Model) -> ir.Model:
+    """fp16 without an island, as naive converters make it."""
+    lowered = ir.from_proto(ir.to_proto(model))
+    cast_to(lowered.graph, ir.DataType.FLOAT16, lambda node: False)
+    return lowered
+
+
+def scale_residual(model: ir.Model, factor: float) -> ir.Model:
+    """Multiplies the residual stream before the last LayerNorm, which undoes it in fp32."""
+    scaled = ir.from_proto(ir.to_proto(model))
+    norm = next(n for n in scaled.graph if n.name == "norm/LayerNormalization")
+    constant = _constant(scaled.graph, "factor", factor)
+    product = _node(scaled.graph, norm, "Mul", [norm.inputs[0], constant], "scaled")
+    norm.replace_input_with(0, product)
+    return scaled
+
+
+def decompose_layer_norms(model: ir.Model) -> ir.Model:
+    """LayerNormalization in single steps, as older exporters write it."""
+    changed = ir.from_proto(ir.to_proto(model))
+    graph = changed.graph
+    two, epsilon = _constant(graph, "two", 2.0), _constant(graph, "epsilon", 1e-6)
+    axes = ir.val("last", const_value=ir.tensor(np.array([-1]), name="last"))
+    graph.register_initializer(axes)
+    for norm in [n for n in graph if n.op_type == "LayerNormalization"]:
+        x, gain, bias = norm.inputs
+        name = str(norm.name)
+        mean = _node(graph, norm, "ReduceMean", [x, axes], f"{name}/mean")
+        centred = _node(graph, norm, "Sub", [x, mean], f"{name}/centred")
+        square = _node(graph, norm, "Pow", [centred, two], f"{name}/square")
+        variance = _node(graph, norm, "ReduceMean", [square, axes], f"{name}/variance")
+        safe = _node(graph, norm, "Add", [variance, epsilon], f"{name}/safe")
+        root = _node(graph, norm, "Sqrt", [safe], f"{name}/root")
+        normal = _node(graph, norm, "Div", [centred, root], f"{name}/normal")
+        gained = _node(graph, norm, "Mul", [normal, gain], f"{name}/gained")
+        result = _node(graph, norm, "Add", [gained, bias], f"{name}/result")
+        norm.outputs[0].replace_all_uses_with(result)
+        graph.remove(norm, safe=True)
+    return changed
+
+
+def _constant(graph: ir.Graph, name: str, number: float) -> ir.Value:
+    value = ir.val(name, const_value=ir.tensor(np.array(number, dtype=np.float32), name=name))
+    graph.register_initializer(value)
+    return value
+
+
+def _node(
+    graph: ir.Graph, before: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], name: str
+) -> ir.Value:
+    node = ir.node(op_type, inputs, name=name)
+    graph.insert_before(before, node)
+    value = node.outputs[0]
+    value.name, value.type = name, ir.TensorType(ir.DataType.FLOAT)
+    return value
+
+
+@pytest.fixture
+def large(optimised: ir.Model) -> ir.Model:
+    """A residual stream of about 1,000, as in large ViTs."""
+    return scale_residual(optimised, 1000 / 3)
+
+
+def test_decomposed_layer_norm_overflows_in_simulation_and_not_in_plain_onnxruntime(
+    large: ir.Model, frames: np.ndarray
+) -> None:
+    expected = run(large, frames)
+    naive = all_fp16(decompose_layer_norms(large))
+    plain, simulated = run(naive, frames), run(simulate(naive), frames)
+    reference = Reference(expected, None, np.arange(len(frames)))
+    budget = PRECISIONS["fp16"].budget
+    assert budget_miss(assess(plain, reference, "plain"), budget, random_weights=True) is None
+    assert budget_miss(assess(simulated, reference, "simulated"), budget, random_weights=True)
+
+
+def test_a_layer_norm_whose_input_overflows_is_caught(
+    optimised: ir.Model, frames: np.ndarray
+) -> None:
+    huge = scale_residual(optimised, 1e5)
+    expected = run(huge, frames)
+    assert np.isfinite(expected).all()
+    simulated = run(simulate(all_fp16(huge)), frames)
+    accuracy = assess(simulated, Reference(expected, None, np.arange(len(frames))), "here")
+    problem = budget_miss(accuracy, PRECISIONS["fp16"].budget, random_weights=True)
+    assert problem is not None
+    assert "not finite" in problem
+
+
+def test_our_fp16_survives_the_same_layer_norm(
+    optimised: ir.Model, table: CalibrationTable, frames: np.ndarray
+) -> None:
+    """Calibration sees the peak, and an island keeps it in fp32."""
+    huge = scale_residual(optimised, 1e5)
+    wide = dataclasses.replace(table, peak={**table.peak, "scaled": 3e5})
+    lowered = PRECISIONS["fp16"].lower(huge, wide)["gpu"]
+    accuracy = assess(
+        run(simulate(lowered), frames), Reference(run(huge, frames), None, np.arange(6)), "here"
+    )
+    assert budget_miss(accuracy, PRECISIONS["fp16"].budget, random_weights=True) is None
+
+
+def test_simulation_rounds_every_tensor(optimised: ir.Model) -> None:
+    naive = all_fp16(optimised)
+    simulated = simulate(naive)
+    assert has_sixteen_bit(naive)
+    assert not has_sixteen_bit(optimised)
+    halves = [v for n in naive.graph for v in n.outputs if v.dtype == ir.DataType.FLOAT16]
+    rounded = [
+        n for n in simulated.graph if n.op_type == "Cast" and str(n.name).endswith("@rounded")
+    ]
+    assert len(rounded) == len(halves)
+
+
+def test_simulated_rounding_is_that_of_fp16() -> None:
+    graph = ir.from_onnx_text(
+        """<ir_version: 9, opset_import: ["" : 20]>
+        g (float[4] images) => (float[4] logits) {
+            half = Cast <to = 10> (images)
+            square = Mul (half, half)
+            logits = Cast <to = 1> (square)
+        }"""
+    )
+    for node, kind in zip(graph.graph, (10, 10, 1), strict=True):
+        node.outputs[0].type = ir.TensorType(ir.DataType(kind))
+    values = np.array([1.0009766, 300.0, 1e-5, 0.1], dtype=np.float32)
+    with np.errstate(over="ignore"):
+        expected = (values.astype(np.float16) ** 2).astype(np.float32)
+    np.testing.assert_array_equal(run(simulate(graph), values), expected)
+    assert np.isinf(expected[1])
