@@ -54,7 +54,7 @@ def read_pickle(path: Path) -> Checkpoint:
     except pickle.UnpicklingError:
         raise InputError(
             f"{path} is refused: it is damaged, or holds more than tensors, and loading that could "
-            "execute code. Save the state_dict alone, or convert it to safetensors where you trust it"
+            "execute code. Save the state_dict alone, or convert it to safetensors"
         ) from None
     except Exception as error:  # damaged bytes make the unpickler raise nearly anything
         raise InputError(f"{path} is not a whole PyTorch file ({first_line(error)})") from None

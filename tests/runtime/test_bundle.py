@@ -1,0 +1,171 @@
+"""Damage of any kind is our own error, before another library sees a byte."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from runtime.bundle import Bundle
+from runtime.engine import Engine
+from runtime.errors import BundleError
+from runtime.manifest import MANIFEST, MANIFEST_DIGEST
+
+
+def rewrite_manifest(bundle: Path, change: Any) -> None:
+    """Changes the manifest and signs it with its new hash, as somebody with a text editor might."""
+    value = json.loads((bundle / MANIFEST).read_text())
+    change(value)
+    raw = json.dumps(value).encode()
+    (bundle / MANIFEST).write_bytes(raw)
+    (bundle / MANIFEST_DIGEST).write_text(hashlib.sha256(raw).hexdigest())
+
+
+def all_files(bundle: Path) -> list[Path]:
+    return sorted(path for path in bundle.rglob("*") if path.is_file())
+
+
+def test_an_untouched_bundle_verifies(bundle: Path) -> None:
+    Bundle.open(bundle).verify()
+
+
+def test_any_missing_file_is_named(bundle: Path) -> None:
+    for path in all_files(bundle):
+        kept = path.read_bytes()
+        path.unlink()
+        with pytest.raises(BundleError, match=path.name):
+            Bundle.open(bundle).verify()
+        path.write_bytes(kept)
+    Bundle.open(bundle).verify()
+
+
+def test_any_altered_or_truncated_or_longer_file_is_named(bundle: Path) -> None:
+    for path in all_files(bundle):
+        kept = path.read_bytes()
+        middle = len(kept) // 2
+        flipped = kept[:middle] + bytes([kept[middle] ^ 1]) + kept[middle + 1 :]
+        for damaged in (
+            flipped,
+            kept[:middle],
+            b"",
+            kept + b"\0" if path.name != MANIFEST_DIGEST else b"x",
+        ):
+            path.write_bytes(damaged)
+            with pytest.raises(BundleError, match="manifest|" + path.name):
+                Bundle.open(bundle).verify()
+        path.write_bytes(kept)
+    Bundle.open(bundle).verify()
+
+
+def test_damaged_bytes_never_reach_onnxruntime(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("damaged bytes reached ONNX Runtime")
+
+    for path in (bundle / "onnx").iterdir():
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    with pytest.raises(BundleError, match="altered"):
+        Engine.load(bundle)
+
+
+def test_links_are_not_followed(bundle: Path, tmp_path: Path) -> None:
+    target = bundle / "onnx" / "fp32.onnx"
+    outside = tmp_path / "outside.onnx"
+    target.rename(outside)
+    target.symlink_to(outside)
+    with pytest.raises(BundleError, match="cannot be read"):
+        Bundle.open(bundle).read("onnx/fp32.onnx")
+    target.unlink()
+    (bundle / "onnx").rename(tmp_path / "elsewhere")
+    (bundle / "onnx").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match="cannot be read"):
+        Bundle.open(bundle).read("onnx/int8.onnx")
+
+
+def test_a_pipe_in_place_of_a_file_does_not_hang(bundle: Path) -> None:
+    (bundle / "golden.npz").unlink()
+    os.mkfifo(bundle / "golden.npz")
+    with pytest.raises(BundleError, match="not a regular file"):
+        Bundle.open(bundle).golden()
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret", "/etc/passwd", "onnx/../../x", "a//b", ".hidden", "a\\b", ""]
+)
+def test_paths_out_of_the_bundle_are_refused(bundle: Path, name: str) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["files"][name] = manifest["files"]["golden.npz"]
+
+    rewrite_manifest(bundle, change)
+    with pytest.raises(BundleError, match="plain relative path"):
+        Bundle.open(bundle)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda m: m.pop("spec"), "missing fields"),
+        (lambda m: m.update(extra=1), "unknown fields"),
+        (lambda m: m["spec"].update(outputs="10"), "Manifest.spec.outputs"),
+        (lambda m: m["spec"].update(outputs=-1), "Manifest.spec"),
+        (lambda m: m["spec"].update(outputs=True), "Manifest.spec.outputs"),
+        (lambda m: m["spec"].update(batch=[4, 2, 1]), "Manifest.spec"),
+        (lambda m: m["spec"].update(batch=[1, 1, 10**12]), "Manifest.spec"),
+        (lambda m: m["files"]["golden.npz"].update(size=-5), "size"),
+        (lambda m: m["files"]["golden.npz"].update(sha256="zz"), "sha256"),
+        (lambda m: m["files"].pop("golden.npz"), "golden.npz"),
+        (lambda m: m.update(schema_version=99), "schema_version is 99"),
+        (lambda m: m.update(precisions={}), "no precision"),
+        (lambda m: m["preprocess"].update(height=9), "preprocess makes"),
+        (lambda m: m["preprocess"].update(std=[0.0]), "not positive"),
+        (lambda m: m.update(labels=["a"]), "1 labels for 10 outputs"),
+        (
+            lambda m: m["precisions"]["fp32"]["graphs"]["cpu"].update(rms_tolerance=10**400),
+            "finite",
+        ),
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_refused(bundle: Path, change: Any, named: str) -> None:
+    rewrite_manifest(bundle, change)
+    with pytest.raises(BundleError) as caught:
+        Bundle.open(bundle)
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("raw", [b"", b"[]", b"{", b"\xff", b"null", b"[" * 100_000])
+def test_a_manifest_that_is_no_json_object_is_refused(bundle: Path, raw: bytes) -> None:
+    (bundle / MANIFEST).write_bytes(raw)
+    (bundle / MANIFEST_DIGEST).write_text(hashlib.sha256(raw).hexdigest())
+    with pytest.raises(BundleError):
+        Bundle.open(bundle)
+
+
+def test_what_is_no_bundle_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="there is no bundle at"):
+        Bundle.open(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match=r"manifest\.json is missing"):
+        Bundle.open(tmp_path)
+
+
+def test_golden_samples_are_pytorchs_answers(bundle: Path) -> None:
+    golden = Bundle.open(bundle).golden()
+    assert golden.labels is not None
+    assert len(golden) == 256
+    assert (golden.logits.argmax(axis=1) == golden.labels).mean() > 0.95
+
+
+def test_golden_samples_that_do_not_fit_are_refused(bundle: Path) -> None:
+    path = bundle / "golden.npz"
+    np.savez(path, images=np.zeros((2, 9, 9, 1), np.uint8), logits=np.zeros((2, 10), np.float32))
+    entry = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size": path.stat().st_size}
+    rewrite_manifest(bundle, lambda m: m["files"].update({"golden.npz": entry}))
+    with pytest.raises(BundleError, match="does not fit the manifest"):
+        Bundle.open(bundle).golden()

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime.__main__ import main
+from runtime.backends.onnxruntime import OnnxRuntimeSession
+
+ROW_FIELDS = {
+    "precision", "backend", "batch", "p50_ms", "p90_ms", "p99_ms", "images_per_s", "top1",
+    "reference_top1", "agreement", "cosine", "bytes", "status",
+}  # fmt: skip
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    capsys.readouterr()
+    try:
+        status = main([str(argument) for argument in arguments])
+    except SystemExit as stop:  # argparse
+        status = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_check_is_good_on_an_untouched_bundle(
+    bundle_source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, _ = run(capsys, "check", bundle_source, "--json")
+    rows = json.loads(out)["rows"]
+    assert status == 0
+    assert {row["precision"] for row in rows} == {"fp32", "fp16", "int8"}
+    assert all(row["status"] == "ok" for row in rows)
+
+
+def test_check_exits_1_when_an_engine_answers_wrongly(
+    bundle_source: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = OnnxRuntimeSession.run
+    monkeypatch.setattr(OnnxRuntimeSession, "run", lambda self, x: 1.5 * original(self, x))
+    status, out, _ = run(capsys, "check", bundle_source)
+    assert status == 1
+    assert "failed: logits are" in out
+
+
+def test_compare_prints_latency_and_accuracy(
+    bundle_source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, _ = run(capsys, "compare", bundle_source, "--json", "--batch", "1", "3")
+    rows = json.loads(out)["rows"]
+    assert status == 0
+    assert all(row.keys() == ROW_FIELDS for row in rows)
+    on_cpu = [row for row in rows if row["backend"] == "onnxruntime"]
+    assert [(r["precision"], r["batch"]) for r in on_cpu] == [
+        (p, n) for p in ("int8", "fp32", "fp16") for n in (1, 3)
+    ]
+    for row in on_cpu:
+        assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
+        assert row["images_per_s"] == pytest.approx(1e3 * row["batch"] / row["p50_ms"])
+        assert row["agreement"] > 0.98
+
+
+def test_inspect_tells_how_the_bundle_was_made(
+    bundle_source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, _ = run(capsys, "inspect", bundle_source)
+    assert status == 0
+    for words in ("digits.safetensors", "128 images of scikit-learn digits", "simulated", "uint8"):
+        assert words in out
+    status, out, _ = run(capsys, "inspect", bundle_source, "--json")
+    assert all(row.keys() == ROW_FIELDS for row in json.loads(out)["rows"])
+
+
+def test_run_names_the_five_likeliest_classes(
+    bundle_source: Path,
+    digit_frames: np.ndarray,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for index in range(2):
+        picture = Image.fromarray(digit_frames[index, :, :, 0]).resize(
+            (80, 80), Image.Resampling.BOX
+        )
+        picture.save(tmp_path / f"{index}.png")
+    images = [tmp_path / "0.png", tmp_path / "1.png"]
+    status, out, _ = run(capsys, "run", bundle_source, *images, "--json", "--precision", "fp32")
+    rows = json.loads(out)["rows"]
+    assert status == 0
+    assert [len(row["top5"]) for row in rows] == [5, 5]
+    name, probability = rows[0]["top5"][0]
+    assert name == "6"
+    assert probability > 0.5
+
+
+def test_build_for_a_backend_that_needs_none_is_explained(
+    bundle_source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _, err = run(capsys, "build", bundle_source, "--target", "onnxruntime")
+    assert status == 2
+    assert "nothing to build" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("check", "nowhere"), "there is no bundle at nowhere"),
+        (("compare", "{bundle}", "--batch", "0"), "--batch 0"),
+        (("run", "{bundle}", "none.png"), "there is no image at none.png"),
+        (("run", "{bundle}", __file__), "not a readable image"),
+        (("run", "{bundle}", "x.png", "--precision", "fp8"), "no precision 'fp8'"),
+        (("build", "{bundle}", "--target", "tpu"), "unknown backend 'tpu'"),
+        (("export", "resnet50"), "unknown model 'resnet50'"),
+        (("export", "vit_digits", "--precision", "fp12"), "unknown precision 'fp12'"),
+        (("export", "vit_digits", "--calib", "nowhere"), "at nowhere"),
+        (("export", "--weights", "none.pth"), "no checkpoint file at none.pth"),
+        (("export", "--mean", "a,b"), "--mean"),
+        (("dance",), "invalid choice"),
+        (("check",), "BUNDLE"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_2(
+    arguments: tuple[str, ...],
+    named: str,
+    bundle_source: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(capsys, *(a.format(bundle=bundle_source) for a in arguments))
+    assert status == 2
+    assert named in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,101 @@
+"""The runtime is thin: numpy and one backend, nothing else; and packages import downwards only."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MAY_IMPORT = {
+    "runtime": {"runtime"},
+    "vit": {"vit", "runtime", "vision_transformer"},
+    "calibration": {"calibration", "runtime"},
+    "export": {"export", "calibration", "vit", "runtime"},
+}
+BLOCK = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "onnx", "onnx_ir", "onnxscript", "PIL", "rich",
+        "sklearn", "tensorrt_rtx"}:
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+sys.meta_path.insert(0, Block())
+"""
+
+
+def isolated(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", BLOCK + code, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=dict(os.environ),
+        check=False,
+    )
+
+
+def test_a_bundle_runs_with_numpy_and_onnxruntime_alone(bundle_source: Path) -> None:
+    code = (
+        "import numpy as np\nfrom runtime import Engine\n"
+        "with Engine.load(sys.argv[1]) as engine:\n"
+        "    print(engine(np.zeros((5, 8, 8, 1), np.uint8)).shape)\n"
+    )
+    done = isolated(code, str(bundle_source))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "(5, 10)"
+
+
+@pytest.mark.parametrize("command", ["check", "compare", "inspect"])
+def test_commands_run_with_numpy_and_onnxruntime_alone(bundle_source: Path, command: str) -> None:
+    code = "from runtime.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+    done = isolated(
+        code, command, str(bundle_source), *(["--json"] if command == "compare" else [])
+    )
+    assert done.returncode == 0, done.stderr
+    assert "fp32" in done.stdout
+
+
+def test_export_without_its_extra_says_how_to_get_it() -> None:
+    code = "from runtime.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+    done = isolated(code, "export", "vit_digits")
+    assert done.returncode == 2
+    assert "pip install 'vit-edge[export" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_importing_the_runtime_imports_no_backend() -> None:
+    code = (
+        "import runtime, runtime.backends\n"
+        "heavy = {'onnxruntime', 'tensorrt', 'tensorrt_rtx', 'cuda'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = isolated(code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_packages_import_downwards_only(package: str) -> None:
+    for path in (ROOT / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [str(node.module)]
+            ours = {name.split(".")[0] for name in names} & {*MAY_IMPORT, "vision_transformer"}
+            assert ours <= MAY_IMPORT[package], f"{path} imports {ours - MAY_IMPORT[package]}"
+
+
+def test_runtime_imports_only_numpy_and_the_standard_library_at_import_time() -> None:
+    allowed = {"numpy", "runtime", *sys.stdlib_module_names}
+    for path in (ROOT / "runtime").rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import):
+                assert {a.name.split(".")[0] for a in node.names} <= allowed, path
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                assert str(node.module).split(".")[0] in allowed, path

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from runtime.latency import MIN_RUNS, measure_latency
+from runtime.metrics import image_centred, measure
+
+
+def test_metrics_of_known_logits() -> None:
+    reference = np.array([[1, 0], [0, 1], [1, 0], [0, 1]], dtype=np.float32)
+    logits = np.array([[1, 0], [0, 1], [0, 1], [0, 1]], dtype=np.float32)
+    metrics = measure(logits, reference, np.array([0, 1, 1, 0]))
+    assert metrics.reference_top1 == 0.5
+    assert metrics.top1 == 0.75
+    assert metrics.agreement == 0.75
+    assert metrics.logit_error == 1.0
+    assert metrics.rms_error == pytest.approx(np.sqrt(2 / 8) / 0.5)
+
+
+def test_rows_that_are_not_finite_agree_with_nothing() -> None:
+    reference = np.eye(4, dtype=np.float32)
+    logits = reference.copy()
+    logits[0, 0] = np.nan
+    metrics = measure(logits, reference, np.arange(4))
+    assert metrics.agreement == metrics.top1 == 0.75
+    assert metrics.cosine == 0
+    assert metrics.rms_error == np.inf
+
+
+def test_a_single_image_is_not_centred() -> None:
+    one = np.array([[1.0, 2.0]], dtype=np.float32)
+    np.testing.assert_array_equal(image_centred(one), one)
+
+
+def test_latency_counts_its_calls() -> None:
+    calls: list[int] = []
+    latency = measure_latency(lambda: calls.append(1))
+    assert latency.runs >= MIN_RUNS
+    assert len(calls) >= latency.runs
+    assert latency.p50_ms <= latency.p90_ms <= latency.p99_ms
