@@ -14,7 +14,7 @@ from runtime.images import ImageSet
 from .observers import METHODS, Observer
 from .table import CalibrationTable, Provenance
 
-_BATCH = 8
+_BATCH = 4
 
 
 def graph_digest(model: ir.Model) -> str:
@@ -71,12 +71,12 @@ def collect(
 
 def _observe_peaks(graph: ir.Graph) -> dict[str, str]:
     """Adds the peak of every fp32 activation as an output: tensor name -> output name."""
-    activations = [v for node in graph for v in node.outputs if v.dtype == ir.DataType.FLOAT]
+    activations = [(n, v) for n in graph for v in n.outputs if v.dtype == ir.DataType.FLOAT]
     outputs = {}
-    for value in activations:
+    for node, value in activations:
         magnitude = ir.node("Abs", [value])
         peak = ir.node("ReduceMax", magnitude.outputs, {"keepdims": 0})
-        graph.extend([magnitude, peak])
+        graph.insert_after(node, (magnitude, peak))  # at once, so that the activation can be freed
         _add_output(graph, peak.outputs[0], f"{value.name}@peak")
         outputs[str(value.name)] = f"{value.name}@peak"
     return outputs

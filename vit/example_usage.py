@@ -68,7 +68,8 @@ def draw(
     patches = cut_patches(image, patch_size)
     side = image.shape[1] // patch_size
     figure = Figure(figsize=(10, 3.6), layout="constrained")
-    whole, middle, answer = (figure.add_subfigure(part) for part in figure.add_gridspec(1, 3))
+    grid = figure.add_gridspec(1, 3)
+    whole, middle, answer = (figure.add_subfigure(grid[0, i]) for i in range(3))
     for part, title in ((whole, "image"), (middle, "patches"), (answer, "answer")):
         part.suptitle(title)
     axes = whole.subplots()
