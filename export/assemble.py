@@ -39,6 +39,7 @@ class EngineResult:
     file: Path
     target: Target
     version: str
+    compute_capabilities: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,7 @@ def _entry(result: PrecisionResult, files: dict[str, Path]) -> PrecisionEntry:
         name = f"engines/{result.name}.{engine.target}.engine"
         files[name] = engine.file
         engines.append(
-            EngineEntry(
-                name, engine.target.backend, engine.version, engine.target.compute_capabilities
-            )
+            EngineEntry(name, engine.target.backend, engine.version, engine.compute_capabilities)
         )
     return PrecisionEntry(graphs, tuple(engines))
 

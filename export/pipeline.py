@@ -192,18 +192,16 @@ def _build(
     name: str, onnx: Path, target: Target, plan: Plan, inputs: Sequence[object], cache: StageCache
 ) -> EngineResult:
     backend = find_backend(target.backend)
+    options = BuildOptions(
+        compute_capabilities=target.compute_capabilities,
+        timing_cache=DeviceCache.of("builds").timing_cache(backend.name),
+    )
+    built_for = backend.built_for(options)
 
     def engine_stage(folder: Path, update: Update) -> None:
-        options = BuildOptions(
-            compute_capabilities=target.compute_capabilities,
-            timing_cache=DeviceCache.of("builds").timing_cache(backend.name),
-            progress=lambda what, done, total: update(done, total),
-        )
-        (folder / "engine").write_bytes(backend.compile(onnx.read_bytes(), plan.spec, options))
+        told = replace(options, progress=lambda what, done, total: update(done, total))
+        (folder / "engine").write_bytes(backend.compile(onnx.read_bytes(), plan.spec, told))
 
-    # An engine for "the GPU that is here" is not one for another.
-    device = backend.device() if backend.run_problem() is None else None
-    folder = cache.run(
-        f"{name} engine {target}", [*inputs, target, plan.spec, device], engine_stage
-    )
-    return EngineResult(folder / "engine", target, backend.version())
+    inputs = [*inputs, target, built_for, plan.spec]
+    folder = cache.run(f"{name} engine {target}", inputs, engine_stage)
+    return EngineResult(folder / "engine", target, backend.version(), built_for)

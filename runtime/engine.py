@@ -90,7 +90,8 @@ def load_engine_bytes(candidate: Candidate, bundle: Bundle, cache: DeviceCache) 
     if not backend.needs_engine:
         return bundle.read(entry.graphs[backend.graph].file)
     for engine in entry.engines:
-        if engine.backend == backend.name and engine.version == backend.version():
+        known = engine.backend == backend.name and engine.version == backend.version()
+        if known and backend.runs_engine_for(engine.compute_capabilities):
             return bundle.read(engine.file)
     return cache.engine(candidate.key())
 

@@ -67,6 +67,12 @@ class Backend(Protocol):
     def device(self) -> str:
         """The device that it runs on, in words."""
 
+    def built_for(self, options: BuildOptions) -> tuple[str, ...]:
+        """The compute capabilities that `compile` builds for; empty: the library's portable set."""
+
+    def runs_engine_for(self, capabilities: tuple[str, ...]) -> bool:
+        """Whether the device that is here is one of those."""
+
     def build_problem(self) -> str | None:
         """Why this machine cannot build engines for it, with the remedy; None if it can."""
 

@@ -47,12 +47,18 @@ def device_problem() -> str | None:
 
 def device_name() -> str:
     """Name and compute capability of the current device, as "NVIDIA L4 (8.9)"."""
-    properties = _call("cudaGetDeviceProperties", _call("cudaGetDevice"))
-    name = properties.name
-    return (
-        f"{name.decode() if isinstance(name, bytes) else name} "
-        f"({properties.major}.{properties.minor})"
-    )
+    name = _properties().name
+    return f"{name.decode() if isinstance(name, bytes) else name} ({compute_capability()})"
+
+
+def compute_capability() -> str:
+    """The current device's, as "8.9"."""
+    properties = _properties()
+    return f"{properties.major}.{properties.minor}"
+
+
+def _properties() -> Any:
+    return _call("cudaGetDeviceProperties", _call("cudaGetDevice"))
 
 
 class Stream:

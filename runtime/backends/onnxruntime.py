@@ -38,6 +38,12 @@ class OnnxRuntime:
     def device(self) -> str:
         return f"CPU ({platform.machine()})"
 
+    def built_for(self, options: BuildOptions) -> tuple[str, ...]:
+        return ()
+
+    def runs_engine_for(self, capabilities: tuple[str, ...]) -> bool:
+        return True
+
     def build_problem(self) -> str | None:
         return self.run_problem()
 

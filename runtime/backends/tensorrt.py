@@ -55,6 +55,15 @@ class TensorRT:
     def device(self) -> str:
         return cuda.device_name()
 
+    def built_for(self, options: BuildOptions) -> tuple[str, ...]:
+        """Full TensorRT builds for the GPU that is here; RTX, if not told, for its portable set."""
+        if options.compute_capabilities or hasattr(self._library(), "ComputeCapability"):
+            return options.compute_capabilities
+        return (cuda.compute_capability(),)
+
+    def runs_engine_for(self, capabilities: tuple[str, ...]) -> bool:
+        return not capabilities or cuda.compute_capability() in capabilities
+
     def build_problem(self) -> str | None:
         try:
             library = self._library()
@@ -185,11 +194,13 @@ def _timing_cache(config: Any, path: Path | None) -> Iterator[None]:
         return
     old = path.read_bytes() if path.is_file() else b""
     cache = config.create_timing_cache(old)
-    config.set_timing_cache(cache, ignore_mismatch=False)
+    if not config.set_timing_cache(cache, ignore_mismatch=False):  # of another device or version
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
     yield
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".new")
-    temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
+    temporary.write_bytes(bytes(cache.serialize()))
     temporary.replace(path)
 
 

@@ -251,6 +251,15 @@ class TestSession:
                 assert engine.info.device == "Emulated GPU (8.9)"
         assert len(builds) == 1
 
+    def test_an_engine_for_another_gpu_is_not_opened(
+        self, gpu: EmulatedCuda, bundle_source: Path
+    ) -> None:
+        """The emulated GPU has compute capability 8.9."""
+        assert self.backend.built_for(BuildOptions()) == ("8.9",)
+        assert self.backend.runs_engine_for(("8.9", "12.0"))
+        assert self.backend.runs_engine_for(())
+        assert not self.backend.runs_engine_for(("8.6",))
+
     def test_wrong_tensor_types_are_refused(
         self, gpu: EmulatedCuda, bundle_source: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -267,8 +276,7 @@ def test_full_tensorrt_keeps_its_timing_cache(tmp_path: Path) -> None:
     cache = SimpleNamespace(serialize=lambda: b"timings")
     config = SimpleNamespace(
         create_timing_cache=lambda old: calls.append(old) or cache,
-        set_timing_cache=lambda given, ignore_mismatch: calls.append(given is cache),
-        get_timing_cache=lambda: cache,
+        set_timing_cache=lambda given, ignore_mismatch: calls.append(given is cache) or True,
     )
     path = tmp_path / "cache" / "timing"
     for _ in range(2):
@@ -276,3 +284,15 @@ def test_full_tensorrt_keeps_its_timing_cache(tmp_path: Path) -> None:
             calls.append("build")
     assert calls == [b"", True, "build", b"timings", True, "build"]
     assert path.read_bytes() == b"timings"
+
+
+def test_a_timing_cache_of_another_device_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "timing"
+    path.write_bytes(b"foreign")
+    config = SimpleNamespace(
+        create_timing_cache=lambda old: SimpleNamespace(old=old, serialize=lambda: b"new" + old),
+        set_timing_cache=lambda given, ignore_mismatch: given.old != b"foreign",
+    )
+    with tensorrt._timing_cache(config, path):
+        pass
+    assert path.read_bytes() == b"new"
