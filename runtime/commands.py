@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from .backends import BACKENDS, BuildOptions, find_backend
 from .bundle import Bundle
+from .candidates import build_engine, list_candidates
 from .device_cache import DeviceCache
 from .display import mebibytes, percent, print_table, say
-from .engine import Engine, build_engine, list_candidates
+from .engine import Engine
 from .errors import BackendError, InputError
 from .rows import COLUMNS, Measurement, Row, measure_bundle, row_cells
 

@@ -10,15 +10,10 @@ import numpy as np
 
 from .backends import BACKENDS
 from .bundle import Bundle, GoldenSamples
+from .candidates import Candidate, list_candidates, load_engine_bytes, open_session
 from .device_cache import DeviceCache
 from .display import mebibytes, percent, say
-from .engine import (
-    Candidate,
-    list_candidates,
-    load_engine_bytes,
-    open_session,
-    run_batches,
-)
+from .engine import run_batches
 from .errors import BackendError, EngineError
 from .latency import measure_latency
 from .selfcheck import miss, run_golden

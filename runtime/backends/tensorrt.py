@@ -4,7 +4,7 @@ Precision is in the graph (strongly typed networks), so building knows nothing o
 libraries differ, a feature is asked for by its attribute, never by a version. The libraries crash
 on bytes that are not an engine: callers pass only bytes whose hash they verified.
 
-Source: TensorRT Python API (Builder, OnnxParser, IBuilderConfig, Runtime, IExecutionContext).
+Source: TensorRT Python API (Runtime, ICudaEngine, IExecutionContext).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,8 @@ from numpy.typing import NDArray
 from ..errors import BackendError, EngineError
 from ..manifest import EngineSpec
 from . import cuda
-from .base import BuildOptions, Progress
+from .base import BuildOptions
+from .tensorrt_build import build_plan
 
 _log = logging.getLogger("vit_edge.tensorrt")
 
@@ -81,22 +81,10 @@ class TensorRT:
 
     def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> bytes:
         library, messages = self._library(), list[str]()
-        with _errors_as_engine_errors(
-            f"{self.name} {self.version()} cannot build this graph", messages
-        ):
-            builder = library.Builder(_logger(library, messages))
-            flags = 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-            network = builder.create_network(flags)
-            parser = library.OnnxParser(network, builder.logger)
-            if not parser.parse(onnx):
-                messages.extend(str(parser.get_error(i)) for i in range(parser.num_errors))
-                raise EngineError("the ONNX parser refused it")
-            config = _build_config(library, builder, spec, options)
-            with _timing_cache(config, options.timing_cache):
-                plan = builder.build_serialized_network(network, config)
-            if plan is None:
-                raise EngineError("the builder returned no engine")
-            return bytes(plan)
+        what = f"{self.name} {self.version()} cannot build this graph"
+        with _errors_as_engine_errors(what, messages):
+            logger = _logger(library, messages)
+            return build_plan(library, logger, onnx, spec, options, messages)
 
     def open(self, blob: bytes, spec: EngineSpec) -> TensorRTSession:
         library, messages = self._library(), list[str]()
@@ -130,78 +118,6 @@ def _errors_as_engine_errors(what: str, messages: list[str]) -> Iterator[None]:
     except Exception as error:  # the bindings raise RuntimeError, TypeError and their own
         detail = "; ".join([str(error), *messages[:3]])
         raise EngineError(f"{what}: {' '.join(detail.split())[:500]}") from None
-
-
-def _build_config(library: Any, builder: Any, spec: EngineSpec, options: BuildOptions) -> Any:
-    config = builder.create_builder_config()
-    # TF32 would round fp32 matrix products to 10 bits: fp32 means fp32 here.
-    config.clear_flag(library.BuilderFlag.TF32)
-    profile = builder.create_optimization_profile()
-    profile.set_shape(spec.input_name, *((batch, *spec.image_shape) for batch in spec.batch))
-    config.add_optimization_profile(profile)
-    if options.compute_capabilities:
-        _set_compute_capabilities(library, config, options.compute_capabilities)
-    if options.progress is not None:
-        config.progress_monitor = _progress_monitor(library, options.progress)
-    return config
-
-
-def _set_compute_capabilities(library: Any, config: Any, capabilities: tuple[str, ...]) -> None:
-    """Source: TensorRT for RTX, IBuilderConfig.set_compute_capability."""
-    if not hasattr(library, "ComputeCapability"):
-        raise EngineError(
-            f"it builds for the GPU it runs on only, not for {', '.join(capabilities)}"
-        )
-    config.num_compute_capabilities = len(capabilities)
-    for index, capability in enumerate(capabilities):
-        known = getattr(library.ComputeCapability, "SM" + capability.replace(".", ""), None)
-        if known is None:
-            raise EngineError(f"it knows no compute capability {capability!r}")
-        config.set_compute_capability(known, index)
-
-
-def _progress_monitor(library: Any, progress: Progress) -> Any:
-    """Source: TensorRT IProgressMonitor. Phases nest; the outermost one is shown."""
-
-    class Monitor(library.IProgressMonitor):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.steps: dict[str, int] = {}
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            if parent_phase is None:
-                self.steps[phase_name] = num_steps
-                progress(phase_name, 0, num_steps)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            if phase_name in self.steps:
-                progress(phase_name, step + 1, self.steps[phase_name])
-            return True
-
-        def phase_finish(self, phase_name: str) -> None:
-            steps = self.steps.pop(phase_name, None)
-            if steps is not None:
-                progress(phase_name, steps, steps)
-
-    return Monitor()
-
-
-@contextmanager
-def _timing_cache(config: Any, path: Path | None) -> Iterator[None]:
-    """Full TensorRT keeps its kernel timings in `path`, so that the next build is quicker."""
-    if path is None:
-        yield
-        return
-    old = path.read_bytes() if path.is_file() else b""
-    cache = config.create_timing_cache(old)
-    if not config.set_timing_cache(cache, ignore_mismatch=False):  # of another device or version
-        cache = config.create_timing_cache(b"")
-        config.set_timing_cache(cache, ignore_mismatch=False)
-    yield
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")
-    temporary.write_bytes(bytes(cache.serialize()))
-    temporary.replace(path)
 
 
 class TensorRTSession:

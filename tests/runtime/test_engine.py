@@ -12,8 +12,8 @@ from runtime import BackendError, Engine, EngineError, InputError, SelfCheckErro
 from runtime.backends import BACKENDS
 from runtime.backends.onnxruntime import OnnxRuntime, OnnxRuntimeSession
 from runtime.bundle import Bundle
+from runtime.candidates import Candidate
 from runtime.device_cache import DeviceCache
-from runtime.engine import Candidate
 
 
 def cache_of(bundle: Path) -> DeviceCache:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from runtime.backends import BACKENDS, BuildOptions, cuda, tensorrt
+from runtime.backends import BACKENDS, BuildOptions, cuda, tensorrt, tensorrt_build
 from runtime.backends.tensorrt import TensorRT
 from runtime.bundle import Bundle
 from runtime.engine import Engine
@@ -99,7 +99,8 @@ def test_every_name_we_use_exists_in_the_genuine_bindings() -> None:
     }
     used = {
         (ast.unparse(node.value).removeprefix("self."), node.attr)
-        for node in ast.walk(ast.parse(inspect.getsource(tensorrt)))
+        for module in (tensorrt, tensorrt_build)
+        for node in ast.walk(ast.parse(inspect.getsource(module)))
         if isinstance(node, ast.Attribute)
         and ast.unparse(node.value).removeprefix("self.").split(".")[0] in holders
     }
@@ -280,7 +281,7 @@ def test_full_tensorrt_keeps_its_timing_cache(tmp_path: Path) -> None:
     )
     path = tmp_path / "cache" / "timing"
     for _ in range(2):
-        with tensorrt._timing_cache(config, path):
+        with tensorrt_build._timing_cache(config, path):
             calls.append("build")
     assert calls == [b"", True, "build", b"timings", True, "build"]
     assert path.read_bytes() == b"timings"
@@ -293,6 +294,6 @@ def test_a_timing_cache_of_another_device_is_replaced(tmp_path: Path) -> None:
         create_timing_cache=lambda old: SimpleNamespace(old=old, serialize=lambda: b"new" + old),
         set_timing_cache=lambda given, ignore_mismatch: given.old != b"foreign",
     )
-    with tensorrt._timing_cache(config, path):
+    with tensorrt_build._timing_cache(config, path):
         pass
     assert path.read_bytes() == b"new"

@@ -1,0 +1,105 @@
+"""What of a bundle could run on this device, and how it is opened."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from .backends import BACKENDS, Backend, BuildOptions, Session, find_backend
+from .bundle import Bundle
+from .device_cache import DeviceCache
+from .errors import BackendError, InputError
+from .manifest import Manifest
+
+_log = logging.getLogger("vit_edge.runtime")
+
+UNMEASURED_ORDER = {"gpu": ("fp16", "bf16", "int8", "fp8", "fp32"), "cpu": ("int8", "fp32")}
+"""Which precision comes first where nothing was measured: INT8 is slower than FP16 on several GPUs.
+"""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A precision on a backend."""
+
+    precision: str
+    backend: Backend
+
+    def key(self) -> str:
+        """All that an engine, its check and its latency depend on, beside the bundle."""
+        return (
+            f"{self.precision}|{self.backend.name}|{self.backend.version()}|{self.backend.device()}"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.precision} on {self.backend.name}"
+
+
+def list_candidates(
+    manifest: Manifest, precision: str | None, backend: str | None
+) -> list[Candidate]:
+    """What the bundle has for these wishes, whether or not it can run here, best unmeasured choice
+    first.
+
+    Raises:
+        InputError: if the bundle has no such precision, or there is no such backend.
+    """
+    if precision is not None and precision not in manifest.precisions:
+        raise InputError(
+            f"the bundle has no precision {precision!r}: choose from "
+            f"{', '.join(manifest.precisions)}"
+        )
+    backends = list(BACKENDS.values()) if backend is None else [find_backend(backend)]
+    precisions = list(manifest.precisions) if precision is None else [precision]
+    candidates = []
+    for known in backends:
+        order = UNMEASURED_ORDER[known.graph]
+        for name in sorted(precisions, key=lambda p: order.index(p) if p in order else len(order)):
+            if known.graph in manifest.precisions[name].graphs:
+                candidates.append(Candidate(name, known))
+    return candidates
+
+
+def load_engine_bytes(candidate: Candidate, bundle: Bundle, cache: DeviceCache) -> bytes | None:
+    """The verified bytes to open: the ONNX graph, a prebuilt engine or one that was built here;
+    None if there is none.
+    """
+    entry, backend = bundle.manifest.precisions[candidate.precision], candidate.backend
+    if not backend.needs_engine:
+        return bundle.read(entry.graphs[backend.graph].file)
+    for engine in entry.engines:
+        known = engine.backend == backend.name and engine.version == backend.version()
+        if known and backend.runs_engine_for(engine.compute_capabilities):
+            return bundle.read(engine.file)
+    return cache.engine(candidate.key())
+
+
+def build_engine(
+    candidate: Candidate, bundle: Bundle, cache: DeviceCache, options: BuildOptions
+) -> bytes:
+    """Builds an engine for this device from the bundle's ONNX and keeps it in the device's cache.
+
+    Raises:
+        BackendError: if this machine cannot build it.
+        EngineError: if the library refuses the graph.
+    """
+    problem = candidate.backend.build_problem()
+    if problem:
+        raise BackendError(f"cannot build {candidate} here: {problem}")
+    graph = bundle.manifest.precisions[candidate.precision].graphs[candidate.backend.graph]
+    blob = candidate.backend.compile(bundle.read(graph.file), bundle.manifest.spec, options)
+    if candidate.backend.needs_engine:
+        cache.store_engine(candidate.key(), blob)
+    return blob
+
+
+def open_session(candidate: Candidate, bundle: Bundle, cache: DeviceCache) -> Session:
+    """Opens a candidate, building its engine first where there is none."""
+    blob = load_engine_bytes(candidate, bundle, cache)
+    if blob is None:
+        _log.warning(
+            "no engine for %s on this device yet: building one (`vit-edge build` does it ahead)",
+            candidate,
+        )
+        blob = build_engine(candidate, bundle, cache, BuildOptions())
+    return candidate.backend.open(blob, bundle.manifest.spec)
