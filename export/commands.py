@@ -114,6 +114,6 @@ def _explain(error: OSError) -> str:
         else "check --out and its rights"
     )
     return (
-        f"cannot write: {error.strerror or error}{where}; {remedy}. The bundle that was "
+        f"cannot read or write: {error.strerror or error}{where}; {remedy}. The bundle that was "
         "there is untouched"
     )

@@ -49,10 +49,10 @@ def export_bundle(request: ExportRequest, display: Display) -> Report:
         BackendError: if engines are asked for that cannot be built here.
     """
     plan = make_plan(request)
-    recover(plan.out)
     for line in plan.notes:
         display.note(line)
     with open_cache(plan.out.parent / ".stages" / plan.out.name, display) as cache:
+        recover(plan.out)
         shared = _run_shared_stages(plan, cache)
         results = [_run_precision(name, plan, shared, cache) for name in plan.precisions]
         report = make_report(plan, results, json.loads((shared.onnx / "passes.json").read_text()))

@@ -87,7 +87,7 @@ def make_plan(request: ExportRequest) -> Plan:
         raise InputError(
             f"unknown calibration method {request.method!r}: choose from {', '.join(METHODS)}"
         )
-    if request.calibration_size < 1 or request.seed < 0:
+    if request.calibration_size < 1 or not 0 <= request.seed < 1 << 63:
         raise InputError(
             f"--calibration-size {request.calibration_size} and --seed {request.seed}: give "
             "positive ones"

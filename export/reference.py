@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from runtime.errors import InputError
 from runtime.images import ImageSet
 from runtime.preprocess import Preprocess
 from vit.train import normalise
@@ -25,13 +26,20 @@ MAX_GOLDEN, MIN_GOLDEN, MAX_GOLDEN_BYTES = 256, 8, 8 << 20
 def compute_reference(
     model: VisionTransformer, preprocess: Preprocess, images: ImageSet, update: Update
 ) -> NDArray[np.float32]:
-    """fp32 logits `[N, classes]` of the model as PyTorch users run it: normalised floats in."""
+    """fp32 logits `[N, classes]` of the model as PyTorch users run it: normalised floats in.
+
+    Raises:
+        InputError: if they are not finite.
+    """
     parts: list[NDArray[np.float32]] = []
     for batch in images.batches(BATCH):
         with torch.inference_mode():
             parts.append(model(normalise(batch, preprocess)).numpy())
         update(min(len(parts) * BATCH, len(images)), len(images))
-    return np.concatenate(parts)
+    logits = np.concatenate(parts)
+    if not np.isfinite(logits).all():
+        raise InputError("PyTorch's own logits are not finite: the weights are damaged")
+    return logits
 
 
 def choose_golden(images: ImageSet, seed: int) -> NDArray[np.int64]:

@@ -11,13 +11,16 @@ from importlib.metadata import entry_points
 
 from .commands import add_commands
 from .display import say
-from .errors import VitEdgeError
+from .errors import VitEdgeError, first_line
 
 PLUGINS = "vit_edge.commands"
 """Entry point group: functions that add commands to the command line.
 
 The runtime itself imports no other package.
 """
+
+DEBUG = "VIT_EDGE_DEBUG"
+"""Environment variable: set, an unexpected error shows its traceback."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,6 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        what = f"{type(error).__name__}: {first_line(error)}"
+        say(f"vit-edge: unexpected {what}; this is a bug: run again with {DEBUG}=1 and report it")
+        return 3
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ class Bundle:
             with np.load(io.BytesIO(self.read(GOLDEN)), allow_pickle=False) as arrays:
                 labels = arrays.get("labels")
                 samples = GoldenSamples(arrays["images"], arrays["logits"], labels)
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
             raise BundleError(f"{GOLDEN} is not valid: {error}") from None
         spec, count = self.manifest.spec, len(samples.images)
         fits = (
@@ -121,10 +121,12 @@ class Bundle:
 def _read(folder: Path, name: str, limit: int) -> bytes:
     """At most `limit + 1` bytes of a regular file inside `folder`, following no link."""
     *parents, last = name.split("/")
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = -1
     try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         for part in parents:
-            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+            inner = os.open(part, flags, dir_fd=descriptor)
             os.close(descriptor)
             descriptor = inner
         # O_NONBLOCK: opening a pipe that somebody put there must not hang.
@@ -134,7 +136,8 @@ def _read(folder: Path, name: str, limit: int) -> bytes:
     except OSError as error:
         raise BundleError(f"{folder / name} cannot be read ({error.strerror}); {_REMEDY}") from None
     finally:
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
     with os.fdopen(file, "rb") as stream:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode):

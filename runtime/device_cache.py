@@ -43,7 +43,7 @@ class DeviceCache:
 
     @classmethod
     def of(cls, bundle_digest: str) -> DeviceCache:
-        home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         return cls(Path(home) / "vit-edge" / bundle_digest)
 
     def _load(self) -> _Index:

@@ -183,7 +183,19 @@ def _rank(
         else:
             runnable.append(candidate)
     latencies = {c: cache.latency(c.key()) for c in runnable}
-    ranked = sorted(runnable, key=lambda c: latencies[c] or float("inf"))
+    measured = sorted((c for c in runnable if latencies[c]), key=lambda c: latencies[c] or 0)
+    others = [c for c in runnable if not latencies[c]]
+    # A backend of a faster kind that nobody has measured yet goes before the measured ones.
+    known = {c.backend for c in measured}
+    kinds = [c.backend for c in runnable]
+    ahead = [
+        c
+        for c in others
+        if measured
+        and c.backend not in known
+        and kinds.index(c.backend) < kinds.index(measured[0].backend)
+    ]
+    ranked = [*ahead, *measured, *(c for c in others if c not in ahead)]
     return [(c, _reason(latencies[c])) for c in ranked]
 
 

@@ -149,7 +149,7 @@ def load_npz(path: Path, preprocess: Preprocess) -> ImageSet:
         with np.load(path, allow_pickle=False) as arrays:
             images = arrays["images"]
             labels = arrays.get("labels")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is not an .npz file with uint8 `images` ({error})") from None
     if images.dtype != np.uint8 or images.shape[1:] != preprocess.shape or not len(images):
         raise InputError(

@@ -7,6 +7,7 @@ and device cannot differ. `mean` and `std` are kept for the record.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +60,8 @@ class Preprocess:
                 "deviations: "
                 "give 1 or 3 channels and a value for each"
             )
+        if not all(math.isfinite(value) for value in (*self.mean, *self.std)):
+            raise ValueError(f"mean {self.mean} or std {self.std} is not finite")
         if not all(deviation > 0 for deviation in self.std):
             raise ValueError(f"std {self.std} is not positive")
 

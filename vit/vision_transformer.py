@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 LAYER_NORM_EPS = 1e-6
 POSITION_STD = 0.02
+MAX_SIZE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,11 @@ class ViTConfig:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if name != "qkv_bias" and not value > 0:
-                raise ValueError(f"{name} is {value}, it must be positive")
+            kinds = {"mlp_ratio": (int, float), "qkv_bias": (bool,)}.get(name, (int,))
+            if type(value) not in kinds:
+                raise ValueError(f"{name} is {value!r}, not of type {kinds[-1].__name__}")
+            if name != "qkv_bias" and not 0 < value <= MAX_SIZE:
+                raise ValueError(f"{name} is {value}, it must be between 1 and {MAX_SIZE}")
         if self.img_size % self.patch_size:
             raise ValueError(
                 f"img_size {self.img_size} is not a multiple of patch_size {self.patch_size}"

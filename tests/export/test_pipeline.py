@@ -161,3 +161,20 @@ def test_a_model_whose_int8_collapses_is_refused(
     assert not report.good
     assert [p.partition(":")[0] for p in report.problems] == ["int8"]
     assert not (tmp_path / "out").exists()
+
+
+def test_damaged_weights_are_named(digits_model: VisionTransformer, tmp_path: Path) -> None:
+    import copy
+
+    import torch
+
+    from runtime.errors import InputError
+
+    broken = copy.deepcopy(digits_model)
+    with torch.no_grad():
+        broken.head.weight[0, 0] = float("nan")
+    path = tmp_path / "nan.safetensors"
+    path.write_bytes(encode_checkpoint(broken))
+    with pytest.raises(InputError, match="not finite"):
+        export_bundle(request(tmp_path / "out", model=None, weights=path), Display())
+    assert not (tmp_path / "out").exists()

@@ -136,3 +136,16 @@ def test_bad_input_is_one_clear_line_and_exit_2(
     assert "Traceback" not in err
     assert out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unexpected_error_is_one_line_and_exit_3(
+    bundle_source: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: object, images: object) -> None:
+        raise ZeroDivisionError("surprise")
+
+    monkeypatch.setattr(OnnxRuntimeSession, "run", fail)
+    status, _, err = run(capsys, "check", bundle_source)
+    assert status == 3
+    assert "ZeroDivisionError: surprise" in err
+    assert "Traceback" not in err

@@ -184,3 +184,26 @@ def test_a_damaged_cache_is_as_if_it_were_empty(bundle_source: Path) -> None:
     assert not cache.is_checked("key")
     cache.mark_checked("key", 0.1)
     assert cache.is_checked("key")
+
+
+def test_an_unmeasured_backend_of_a_faster_kind_goes_before_measured_ones(
+    bundle_source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU that was added after `compare` must not be passed over for the CPU."""
+    from runtime.backends.tensorrt import TensorRT
+    from runtime.engine import _rank
+
+    monkeypatch.setattr(TensorRT, "run_problem", lambda self: None)
+    monkeypatch.setattr(TensorRT, "version", lambda self: "10.99")
+    monkeypatch.setattr(TensorRT, "device", lambda self: "a GPU")
+    cpu, gpu = BACKENDS["onnxruntime"], BACKENDS["tensorrt"]
+    candidates = [Candidate("fp16", gpu), Candidate("int8", cpu), Candidate("fp32", cpu)]
+    cache = cache_of(bundle_source)
+    cache.store_latency(candidates[2].key(), 1.0)
+    assert [c for c, _ in _rank(candidates, cache, [])] == [
+        candidates[0],
+        candidates[2],
+        candidates[1],
+    ]
+    cache.store_latency(candidates[0].key(), 5.0)
+    assert _rank(candidates, cache, [])[0][0] == candidates[2]

@@ -64,6 +64,11 @@ def test_order_of_patches_matters() -> None:
         ({"patch_size": 5}, "patch_size 5"),
         ({"n_heads": 5}, "n_heads 5"),
         ({"depth": 0}, "depth is 0"),
+        ({"depth": 1.5}, "depth is 1.5"),
+        ({"depth": True}, "depth is True"),
+        ({"embed_dim": 10**9}, "embed_dim is 1000000000"),
+        ({"mlp_ratio": float("nan")}, "mlp_ratio is nan"),
+        ({"qkv_bias": 1}, "qkv_bias is 1"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(changes: dict[str, object], named: str) -> None:
