@@ -124,50 +124,55 @@ def _run_shared_stages(plan: Plan, cache: StageCache) -> _Shared:
 
 def _run_precision(name: str, plan: Plan, shared: _Shared, cache: StageCache) -> PrecisionResult:
     """Lowers, proves, then builds: engines are made of proven graphs only."""
-    precision = find_precision(name)
-
-    def graph_stage(folder: Path, update: Update) -> None:
-        model, table = ir.load(shared.onnx / "model.onnx"), read_table(shared.table / "table.json")
-        table.require(graph_digest(model))
-        graphs = precision.lower(model, table)
-        files = {
-            "cpu": "cpu.onnx",
-            "gpu": "cpu.onnx" if graphs["gpu"] is graphs["cpu"] else "gpu.onnx",
-        }
-        for kind, file in files.items():
-            ir.save(graphs[kind], folder / file)
-        how = {kind: how_to_measure(graph, kind) for kind, graph in graphs.items()}
-        (folder / "graphs.json").write_text(json.dumps({k: [files[k], how[k]] for k in graphs}))
-
-    lowered = cache.run(f"{name} graph", [shared.onnx, shared.table, precision], graph_stage)
+    lowered = _lower(name, shared, cache)
     wanted = json.loads((lowered / "graphs.json").read_text())
     proofs = {
         (file, how): _prove(name, lowered / file, how, plan, shared, cache)
         for file, how in dict.fromkeys(map(tuple, wanted.values()))
     }
     graphs = {kind: proofs[tuple(key)] for kind, key in wanted.items()}
-    budget = precision.budget
-    if budget.max_drop is not None and plan.max_drop is not None:
-        budget = replace(budget, max_drop=plan.max_drop)
+    budget = find_precision(name).budget.with_max_drop(plan.max_drop)
     misses = [budget_miss(graph.accuracy, budget, plan.source.random) for graph in graphs.values()]
     problem = next((miss for miss in misses if miss), None)
     if problem:
         return PrecisionResult(name, graphs, (), None, problem)
-
-    def latency_stage(folder: Path, update: Update) -> None:
-        (folder / "latency.json").write_text(
-            encode(measure_here(graphs["cpu"].file, plan.spec, plan.data.evaluation))
-        )
-
-    latency = cache.run(f"{name} latency", [lowered, plan.spec], latency_stage)
-    p50 = float(json.loads((latency / "latency.json").read_text())["p50_ms"])
+    p50 = _measure_latency(name, graphs["cpu"].file, plan, cache)
     try:
-        engines = tuple(
-            _build(name, graphs["gpu"].file, t, plan, [lowered], cache) for t in plan.targets
-        )
+        engines = tuple(_build(name, graphs["gpu"].file, t, plan, cache) for t in plan.targets)
     except EngineError as error:
         return PrecisionResult(name, graphs, (), p50, str(error))
     return PrecisionResult(name, graphs, engines, p50, None)
+
+
+def _lower(name: str, shared: _Shared, cache: StageCache) -> Path:
+    """The folder with a precision's graphs; `graphs.json` says which serves what and how it is
+    measured.
+    """
+    precision = find_precision(name)
+
+    def graph_stage(folder: Path, update: Update) -> None:
+        model, table = ir.load(shared.onnx / "model.onnx"), read_table(shared.table / "table.json")
+        table.require(graph_digest(model))
+        graphs, files = precision.lower(model, table), dict[int, str]()
+        for kind, graph in graphs.items():
+            if id(graph) not in files:
+                files[id(graph)] = f"{kind}.onnx"
+                ir.save(graph, folder / files[id(graph)])
+        wanted = {k: [files[id(graph)], how_to_measure(graph, k)] for k, graph in graphs.items()}
+        (folder / "graphs.json").write_text(json.dumps(wanted))
+
+    return cache.run(f"{name} graph", [shared.onnx, shared.table, precision], graph_stage)
+
+
+def _measure_latency(name: str, file: Path, plan: Plan, cache: StageCache) -> float:
+    """The median in milliseconds at batch 1 on this machine."""
+
+    def latency_stage(folder: Path, update: Update) -> None:
+        latency = measure_here(file, plan.spec, plan.data.evaluation)
+        (folder / "latency.json").write_text(encode(latency))
+
+    folder = cache.run(f"{name} latency", [file.parent, file.name, plan.spec], latency_stage)
+    return float(json.loads((folder / "latency.json").read_text())["p50_ms"])
 
 
 def _prove(
@@ -188,9 +193,7 @@ def _prove(
     return GraphResult(file, proof.accuracy, proof.rms_tolerance)
 
 
-def _build(
-    name: str, onnx: Path, target: Target, plan: Plan, inputs: Sequence[object], cache: StageCache
-) -> EngineResult:
+def _build(name: str, onnx: Path, target: Target, plan: Plan, cache: StageCache) -> EngineResult:
     backend = find_backend(target.backend)
     options = BuildOptions(
         compute_capabilities=target.compute_capabilities,
@@ -202,6 +205,6 @@ def _build(
         told = replace(options, progress=lambda what, done, total: update(done, total))
         (folder / "engine").write_bytes(backend.compile(onnx.read_bytes(), plan.spec, told))
 
-    inputs = [*inputs, target, built_for, plan.spec]
+    inputs = [onnx.parent, onnx.name, target, built_for, plan.spec]
     folder = cache.run(f"{name} engine {target}", inputs, engine_stage)
     return EngineResult(folder / "engine", target, backend.version(), built_for)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import onnx_ir as ir
@@ -24,12 +24,20 @@ class Budget:
         min_agreement: Share of images with the same top-1 class, where there are none.
         min_cosine: Mean cosine of image-centred logits, where weights are random and classes mean
             nothing.
+        users_drop: Whether the user's `--max-drop` takes the place of `max_drop`.
     """
 
     max_logit_error: float | None
     max_drop: float | None
     min_agreement: float | None
     min_cosine: float | None
+    users_drop: bool = False
+
+    def with_max_drop(self, max_drop: float | None) -> Budget:
+        """The budget with the user's `--max-drop`, where it is this precision's to take."""
+        if max_drop is None or not self.users_drop:
+            return self
+        return replace(self, max_drop=max_drop)
 
 
 class Precision(Protocol):

@@ -32,7 +32,7 @@ class INT8:
 
     around: FP16 = FP16()
     budget: Budget = Budget(
-        max_logit_error=None, max_drop=0.5, min_agreement=0.985, min_cosine=0.99
+        max_logit_error=None, max_drop=0.5, min_agreement=0.985, min_cosine=0.99, users_drop=True
     )
 
     def lower(self, model: ir.Model, table: CalibrationTable) -> Graphs:

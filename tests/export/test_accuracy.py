@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from export.accuracy import Reference, assess, budget_miss, golden_tolerance, paired_interval
-from export.precision import Budget
+from export.precision import PRECISIONS, Budget
 
 EIGHT_BITS = Budget(max_logit_error=None, max_drop=0.5, min_agreement=0.985, min_cosine=0.99)
 EXACT = Budget(max_logit_error=1e-3, max_drop=None, min_agreement=None, min_cosine=None)
@@ -99,3 +99,9 @@ def test_tolerance_follows_what_was_measured() -> None:
     known = reference(labels=False)
     assert golden_tolerance(known.logits, known) == pytest.approx(1e-3)
     assert golden_tolerance(known.logits * 1.01, known) == pytest.approx(0.04, rel=0.01)
+
+
+def test_the_users_drop_is_for_quantised_precisions() -> None:
+    assert PRECISIONS["int8"].budget.with_max_drop(2.0).max_drop == 2.0
+    assert PRECISIONS["int8"].budget.with_max_drop(None).max_drop == 0.5
+    assert PRECISIONS["fp16"].budget.with_max_drop(2.0).max_drop == 0.2
