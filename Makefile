@@ -26,7 +26,7 @@ ARGUMENTS = $(MODEL) $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
 .PHONY: help setup export check compare inspect example test test-gpu lint format clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /' | awk -F': ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo "  variables: MODEL WEIGHTS DATA PRECISIONS TARGETS OUT PYTHON TORCH_INDEX"
 
 setup: $(READY) ## install everything into .venv
