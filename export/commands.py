@@ -102,6 +102,10 @@ def run_export(arguments: argparse.Namespace) -> int:
         report = export_bundle(request, Display())
     except OSError as error:
         raise InputError(_explain(error)) from None
+    except (MemoryError, RuntimeError) as error:  # PyTorch says it with a RuntimeError
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
+        raise InputError("the model needs more memory than this machine has") from None
     show_report(report)
     return 0 if report.good else 1
 

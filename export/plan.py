@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from calibration.observers import DEFAULT_METHOD, METHODS
-from runtime.backends import BACKENDS, find_backend
+from runtime.backends import BACKENDS, BuildOptions, find_backend
 from runtime.errors import BackendError, InputError
 from runtime.manifest import EngineSpec
 
@@ -151,6 +151,8 @@ def _find_targets(asked: tuple[str, ...] | None) -> tuple[tuple[Target, ...], li
         problem = find_backend(target.backend).build_problem()
         if problem:
             raise BackendError(f"cannot build for {target.backend} here: {problem}")
+        options = BuildOptions(compute_capabilities=target.compute_capabilities)
+        find_backend(target.backend).built_for(options)  # refuses GPUs that it does not know
     return tuple(t for t in targets if find_backend(t.backend).needs_engine), []
 
 

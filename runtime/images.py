@@ -112,6 +112,13 @@ def load_folder(path: Path, preprocess: Preprocess) -> ImageSet:
         raise InputError(
             f"{path} holds class folders and files ({file.name}): keep one or the other"
         )
+    deeper = [
+        inner for c in classes for inner in c.iterdir() if inner.is_dir() and inner.name[0] != "."
+    ]
+    if deeper:
+        raise InputError(
+            f"{deeper[0]} is a folder inside a class folder: images lie one level deep"
+        )
     found = [(f, k) for k, c in enumerate(classes) for f in _image_files(c)] or [
         (f, -1) for f in _image_files(path)
     ]

@@ -68,7 +68,10 @@ class Backend(Protocol):
         """The device that it runs on, in words."""
 
     def built_for(self, options: BuildOptions) -> tuple[str, ...]:
-        """The compute capabilities that `compile` builds for; empty: the library's portable set."""
+        """The compute capabilities that `compile` builds for; empty: the library's portable set.
+
+        Raises InputError for one that the library does not know.
+        """
 
     def runs_engine_for(self, capabilities: tuple[str, ...]) -> bool:
         """Whether the device that is here is one of those."""

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BackendError, EngineError
+from ..errors import BackendError, EngineError, InputError
 from ..manifest import EngineSpec
 from . import cuda
 from .base import BuildOptions
-from .tensorrt_build import build_plan
+from .tensorrt_build import build_plan, find_compute_capability
 
 _log = logging.getLogger("vit_edge.tensorrt")
 
@@ -57,8 +57,11 @@ class TensorRT:
 
     def built_for(self, options: BuildOptions) -> tuple[str, ...]:
         """Full TensorRT builds for the GPU that is here; RTX, if not told, for its portable set."""
-        if options.compute_capabilities or hasattr(self._library(), "ComputeCapability"):
-            return options.compute_capabilities
+        library, asked = self._library(), options.compute_capabilities
+        for capability in asked:
+            find_compute_capability(library, capability)
+        if asked or hasattr(library, "ComputeCapability"):
+            return asked
         return (cuda.compute_capability(),)
 
     def runs_engine_for(self, capabilities: tuple[str, ...]) -> bool:
@@ -113,7 +116,7 @@ def _logger(library: Any, messages: list[str]) -> Any:
 def _errors_as_engine_errors(what: str, messages: list[str]) -> Iterator[None]:
     try:
         yield
-    except (BackendError, MemoryError):
+    except (BackendError, InputError, MemoryError):
         raise
     except Exception as error:  # the bindings raise RuntimeError, TypeError and their own
         detail = "; ".join([str(error), *messages[:3]])

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import EngineError
+from ..errors import EngineError, InputError
 from ..manifest import EngineSpec
 from .base import BuildOptions, Progress
 
@@ -58,18 +58,29 @@ def _build_config(library: Any, builder: Any, spec: EngineSpec, options: BuildOp
     return config
 
 
+def find_compute_capability(library: Any, capability: str) -> Any:
+    """The library's own name for a compute capability such as "8.9".
+
+    Raises:
+        InputError: if it knows none of that name, or builds for the GPU it runs on only.
+    """
+    if not hasattr(library, "ComputeCapability"):
+        raise InputError(
+            f"full TensorRT builds for the GPU that is here only, not for {capability}"
+        )
+    names = [name for name in dir(library.ComputeCapability) if name.startswith("SM")]
+    name = "SM" + capability.replace(".", "")
+    if name not in names:
+        known = ", ".join(f"{n[2:-1]}.{n[-1]}" for n in names)
+        raise InputError(f"no compute capability {capability!r}: choose from {known}")
+    return getattr(library.ComputeCapability, name)
+
+
 def _set_compute_capabilities(library: Any, config: Any, capabilities: tuple[str, ...]) -> None:
     """Source: TensorRT for RTX, IBuilderConfig.set_compute_capability."""
-    if not hasattr(library, "ComputeCapability"):
-        raise EngineError(
-            f"it builds for the GPU it runs on only, not for {', '.join(capabilities)}"
-        )
     config.num_compute_capabilities = len(capabilities)
     for index, capability in enumerate(capabilities):
-        known = getattr(library.ComputeCapability, "SM" + capability.replace(".", ""), None)
-        if known is None:
-            raise EngineError(f"it knows no compute capability {capability!r}")
-        config.set_compute_capability(known, index)
+        config.set_compute_capability(find_compute_capability(library, capability), index)
 
 
 def _progress_monitor(library: Any, progress: Progress) -> Any:

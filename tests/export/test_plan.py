@@ -149,6 +149,12 @@ class TestData:
         with pytest.raises(InputError, match="holds no images"):
             self.find(str(tmp_path))
 
+    def test_folders_inside_class_folders_are_refused(self, tmp_path: Path) -> None:
+        self.save(tmp_path / "cat" / "a.png")
+        self.save(tmp_path / "cat" / "more" / "b.png")
+        with pytest.raises(InputError, match="one level deep"):
+            self.find(str(tmp_path), classes=1)
+
     def test_a_file_that_is_no_image_is_named(self, tmp_path: Path) -> None:
         self.save(tmp_path / "a.png")
         (tmp_path / "notes.txt").write_text("hello")
@@ -183,3 +189,14 @@ class TestData:
         np.savez(path, images=np.zeros((4, 32, 32, 3), np.uint8), labels=np.array([0, 1, 2, 10]))
         with pytest.raises(InputError, match="labels up to 10"):
             self.find("samples", str(path))
+
+
+def test_a_gpu_that_the_library_does_not_know_is_refused(tmp_path: Path) -> None:
+    from runtime.backends import BACKENDS
+
+    problem = BACKENDS["tensorrt-rtx"].build_problem()
+    if problem:
+        pytest.skip(problem)
+    request = ExportRequest(model=MODEL, targets=("tensorrt-rtx:9.9",), out=tmp_path / "out")
+    with pytest.raises(InputError, match=r"no compute capability '9\.9'"):
+        make_plan(request)
