@@ -29,6 +29,8 @@ TOOLS = (
 )  # fmt: skip
 OUR_PACKAGES = ("calibration", "export", "runtime", "vit")
 
+_HASHES = "hashes.json"
+
 Make = Callable[[Path, Update], None]
 
 
@@ -61,6 +63,19 @@ def file_sha256(path: Path) -> str:
     return state.hexdigest()
 
 
+def _hashes(folder: Path) -> dict[str, str]:
+    files = sorted(p for p in folder.iterdir() if p.name != _HASHES)
+    return {path.name: file_sha256(path) for path in files}
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a stage's folder holds exactly what was written there."""
+    try:
+        return bool(json.loads((folder / _HASHES).read_text()) == _hashes(folder))
+    except (OSError, ValueError):
+        return False
+
+
 class StageCache:
     """Folders of finished stages, under one lock. Make one with `open_cache`."""
 
@@ -83,13 +98,15 @@ class StageCache:
         key = hashlib.sha256(json.dumps([self._base, stage, parts]).encode()).hexdigest()[:16]
         folder = self._folder / f"{stage.replace(' ', '-')}-{key}"
         self._used.add(folder.name)
-        if folder.is_dir():
+        if _is_whole(folder):
             self._display.cached(stage)
             return folder
+        shutil.rmtree(folder, ignore_errors=True)  # damaged since, or cut short by a power failure
         temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=self._folder))
         try:
             with self._display.stage(stage) as update:
                 make(temporary, update)
+            (temporary / _HASHES).write_text(json.dumps(_hashes(temporary)))
             os.rename(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

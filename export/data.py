@@ -44,7 +44,7 @@ def find_data(
         first = load_path(Path(calibration), preprocess)
     if evaluation in DATASETS:
         second = DATASETS[evaluation]("evaluation", preprocess)
-    elif evaluation == calibration:
+    elif Path(evaluation).resolve() == Path(calibration).resolve():
         first, second = split(first, calibration_size, seed)
     else:
         second = load_path(Path(evaluation), preprocess)

@@ -20,7 +20,7 @@ from calibration.collect import collect, graph_digest
 from calibration.table import read_table
 from runtime.backends import BuildOptions, find_backend
 from runtime.device_cache import DeviceCache
-from runtime.errors import EngineError
+from runtime.errors import EngineError, InputError
 from runtime.schema import decode, encode
 
 from .accuracy import Proof, assess, budget_miss, golden_tolerance
@@ -64,7 +64,11 @@ def export_bundle(request: ExportRequest, display: Display) -> Report:
             with display.stage("bundle"):
                 write_bundle(plan.out, manifest, files)
             cache.prune()
-    write_report(report, plan.out)
+    try:
+        write_report(report, plan.out)
+    except OSError as error:
+        state = "the new bundle was written" if report.good else "the old bundle is untouched"
+        raise InputError(f"the report could not be written ({error}); {state}") from None
     return report
 
 

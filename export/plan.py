@@ -136,7 +136,7 @@ def parse_target(text: str) -> Target:
     """`tensorrt-rtx` or `tensorrt-rtx:8.9,12.0`. Raises InputError for an unknown backend."""
     name, _, capabilities = text.partition(":")
     find_backend(name)
-    return Target(name, tuple(c for c in capabilities.split(",") if c))
+    return Target(name, tuple(dict.fromkeys(c for c in capabilities.split(",") if c)))
 
 
 def _find_targets(asked: tuple[str, ...] | None) -> tuple[tuple[Target, ...], list[str]]:
@@ -146,7 +146,7 @@ def _find_targets(asked: tuple[str, ...] | None) -> tuple[tuple[Target, ...], li
         problems = {backend.name: backend.build_problem() for backend in engines}
         notes = [f"no {name} engines: {problem}" for name, problem in problems.items() if problem]
         return tuple(Target(name, ()) for name, problem in problems.items() if not problem), notes
-    targets = [parse_target(text) for text in asked]
+    targets = list(dict.fromkeys(parse_target(text) for text in asked))
     for target in targets:
         problem = find_backend(target.backend).build_problem()
         if problem:

@@ -138,12 +138,13 @@ def _read(folder: Path, name: str, limit: int) -> bytes:
     finally:
         if descriptor >= 0:
             os.close(descriptor)
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(file)
+        raise BundleError(f"{folder / name} is not a regular file; {_REMEDY}")
     with os.fdopen(file, "rb") as stream:
-        status = os.fstat(file)
-        if not stat.S_ISREG(status.st_mode):
-            raise BundleError(f"{folder / name} is not a regular file; {_REMEDY}")
         if status.st_size > limit:
             raise BundleError(
                 f"{folder / name} has {status.st_size} bytes, not at most {limit}; {_REMEDY}"
             )
-        return stream.read(limit + 1)
+        return stream.read(min(limit, status.st_size) + 1)

@@ -21,7 +21,7 @@ from .device_cache import DeviceCache
 from .errors import BackendError, EngineError, InputError, SelfCheckError
 from .manifest import EngineSpec, Manifest
 from .preprocess import Preprocess
-from .selfcheck import SAMPLES_AT_LOAD, first_samples, require_golden
+from .selfcheck import require_golden
 
 _log = logging.getLogger("vit_edge.runtime")
 
@@ -120,8 +120,7 @@ class Engine:
         if not cache.is_checked(key):
             graph = manifest.precisions[candidate.precision].graphs[backend.graph]
             try:
-                golden = first_samples(bundle.golden(), SAMPLES_AT_LOAD)
-                metrics = require_golden(engine, golden, graph, str(candidate))
+                metrics = require_golden(engine, bundle.golden(), graph, str(candidate))
             except BaseException:
                 engine.close()
                 raise

@@ -23,9 +23,15 @@ class Metrics:
 
 
 def measure(
-    logits: NDArray[np.float32], reference: NDArray[np.float32], labels: NDArray[np.int64] | None
+    logits: NDArray[np.float32],
+    reference: NDArray[np.float32],
+    labels: NDArray[np.int64] | None,
+    population: NDArray[np.float32] | None = None,
 ) -> Metrics:
     """Compares logits `[N, classes]` with the reference's; labels int64 `[N]` or None.
+
+    `population` is the larger set of reference logits that these few are of: `rms_error` is
+    relative to its spread, because a few images may all be of one class and hardly differ.
 
     Logits that are not finite agree with nothing: their cosine is 0 and their errors are infinite.
     """
@@ -34,7 +40,7 @@ def measure(
     expected = reference.argmax(axis=1)
     error = np.where(finite[:, None], logits.astype(np.float64) - reference, np.inf)
     spread = float(reference.max() - reference.min())
-    centred = image_centred(reference)
+    centred = image_centred(reference if population is None else population)
     return Metrics(
         top1=None if labels is None else float((predicted == labels).mean()),
         reference_top1=None if labels is None else float((expected == labels).mean()),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "box")
 MODES = {1: "L", 3: "RGB"}
+_MAX_PIXELS = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,18 @@ class Preprocess:
         """Turns a Pillow image of any size and mode into uint8 `[height, width, channels]`."""
         from PIL import Image
 
+        if picture.mode.startswith("I;16"):  # Pillow's own conversion clips to white
+            picture = Image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
+        elif picture.mode in ("I", "F"):
+            raise ValueError(f"mode {picture.mode} has no known range: save it with 8 or 16 bits")
         picture = picture.convert(MODES[self.channels])
         scale = max(self.height / picture.height, self.width / picture.width) / self.crop
         size = (
             max(self.width, round(picture.width * scale)),
             max(self.height, round(picture.height * scale)),
         )
+        if size[0] * size[1] > _MAX_PIXELS:
+            raise ValueError(f"{picture.width}x{picture.height} pixels are too long and thin")
         if size != picture.size:
             picture = picture.resize(size, Image.Resampling[self.interpolation.upper()])
         left, top = (size[0] - self.width) // 2, (size[1] - self.height) // 2

@@ -70,7 +70,7 @@ def find_compute_capability(library: Any, capability: str) -> Any:
         )
     names = [name for name in dir(library.ComputeCapability) if name.startswith("SM")]
     name = "SM" + capability.replace(".", "")
-    if name not in names:
+    if name not in names or f"{name[2:-1]}.{name[-1]}" != capability:
         known = ", ".join(f"{n[2:-1]}.{n[-1]}" for n in names)
         raise InputError(f"no compute capability {capability!r}: choose from {known}")
     return getattr(library.ComputeCapability, name)

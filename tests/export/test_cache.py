@@ -79,3 +79,12 @@ def test_new_sources_or_tools_make_new_keys(
 def test_source_digest_and_versions_say_what_is_here() -> None:
     assert source_digest() == source_digest()
     assert {"python", "numpy", "torch", "onnxruntime"} <= tool_versions().keys()
+
+
+def test_a_damaged_stage_is_made_again(tmp_path: Path) -> None:
+    with open_cache(tmp_path, Display()) as cache:
+        folder = cache.run("stage", [], write)
+        (folder / "result").write_text("")
+        assert (cache.run("stage", [], write) / "result").read_text() == "done"
+        (folder / "result").unlink()
+        assert (cache.run("stage", [], write) / "result").read_text() == "done"

@@ -200,3 +200,12 @@ def test_a_gpu_that_the_library_does_not_know_is_refused(tmp_path: Path) -> None
     request = ExportRequest(model=MODEL, targets=("tensorrt-rtx:9.9",), out=tmp_path / "out")
     with pytest.raises(InputError, match=r"no compute capability '9\.9'"):
         make_plan(request)
+
+
+def test_one_folder_spelled_in_two_ways_is_split(tmp_path: Path) -> None:
+    for index in range(6):
+        Image.fromarray(np.full((40, 40, 3), index, np.uint8)).save(tmp_path / f"{index}.png")
+    preprocess = find_variant(MODEL).preprocess
+    twice = (str(tmp_path), f"{tmp_path}/../{tmp_path.name}/")
+    data = find_data(*twice, "samples", preprocess, 10, 3, 0)
+    assert set(data.calibration.indices).isdisjoint(data.evaluation.indices)

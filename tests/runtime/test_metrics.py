@@ -39,3 +39,12 @@ def test_latency_counts_its_calls() -> None:
     assert latency.runs >= MIN_RUNS
     assert len(calls) >= latency.runs
     assert latency.p50_ms <= latency.p90_ms <= latency.p99_ms
+
+
+def test_few_images_of_one_class_are_judged_by_the_spread_of_all() -> None:
+    generator = np.random.default_rng(0)
+    everything = generator.standard_normal((64, 10)).astype(np.float32)
+    alike = everything[:1] + 0.001 * generator.standard_normal((8, 10)).astype(np.float32)
+    logits = alike + np.float32(0.01)
+    assert measure(logits, alike, None).rms_error > 1
+    assert measure(logits, alike, None, population=everything).rms_error < 0.02
