@@ -137,7 +137,8 @@ def load_folder(path: Path, preprocess: Preprocess) -> ImageSet:
 
 def _image_files(folder: Path) -> list[Path]:
     files = sorted(f for f in folder.iterdir() if not f.name.startswith(".") and not f.is_dir())
-    others = [f for f in files if f.suffix.lower() not in EXTENSIONS]
+    # is_file: a pipe would hang, and a link to nothing is no image.
+    others = [f for f in files if f.suffix.lower() not in EXTENSIONS or not f.is_file()]
     if others:
         raise InputError(
             f"{others[0]} is not an image, nor are {len(others) - 1} other files in {folder}: "

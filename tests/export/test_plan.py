@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,16 @@ class TestData:
         self.save(tmp_path / "a.png")
         (tmp_path / "notes.txt").write_text("hello")
         with pytest.raises(InputError, match=r"notes\.txt is not an image"):
+            self.find(str(tmp_path))
+
+    def test_a_pipe_or_a_link_to_nothing_is_named(self, tmp_path: Path) -> None:
+        self.save(tmp_path / "a.png")
+        (tmp_path / "b.png").symlink_to(tmp_path / "nowhere.png")
+        with pytest.raises(InputError, match=r"b\.png is not an image"):
+            self.find(str(tmp_path))
+        (tmp_path / "b.png").unlink()
+        os.mkfifo(tmp_path / "b.png")
+        with pytest.raises(InputError, match=r"b\.png is not an image"):
             self.find(str(tmp_path))
 
     def test_an_image_that_cannot_be_read_is_named(self, tmp_path: Path) -> None:
