@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,8 @@ from runtime.backends.onnxruntime import OnnxRuntime, OnnxRuntimeSession
 from runtime.bundle import Bundle
 from runtime.candidates import Candidate
 from runtime.device_cache import DeviceCache
+
+from ..concurrency import wrong_answers
 
 
 def cache_of(bundle: Path) -> DeviceCache:
@@ -64,19 +65,7 @@ def test_a_closed_engine_says_so(bundle_source: Path, digit_frames: np.ndarray) 
 
 def test_threads_share_an_engine(bundle_source: Path, digit_frames: np.ndarray) -> None:
     with Engine.load(bundle_source, "fp32") as engine:
-        expected, wrong = engine(digit_frames), list[int]()
-
-        def work(index: int) -> None:
-            for _ in range(50):
-                if not np.allclose(engine(digit_frames[[index]])[0], expected[index], atol=1e-5):
-                    wrong.append(index)
-
-        threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert wrong == []
+        assert wrong_answers(engine, digit_frames, engine(digit_frames), rounds=50) == []
 
 
 def test_info_says_what_runs_and_why(bundle_source: Path) -> None:

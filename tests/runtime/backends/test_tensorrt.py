@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +17,7 @@ from runtime.engine import Engine
 from runtime.errors import EngineError, InputError
 from runtime.manifest import EngineSpec
 
+from ...concurrency import wrong_answers
 from .emulation import EmulatedCuda, emulated_tensorrt
 
 RTX = BACKENDS["tensorrt-rtx"]
@@ -209,21 +209,7 @@ class TestSession:
         onnx, spec = graph(bundle_source)
         session = self.backend.open(onnx, spec)
         expected = BACKENDS["onnxruntime"].open(onnx, spec).run(digit_frames)
-        wrong: list[int] = []
-
-        def work(index: int) -> None:
-            for _ in range(20):
-                if not np.allclose(
-                    session.run(digit_frames[[index]])[0], expected[index], atol=1e-5
-                ):
-                    wrong.append(index)
-
-        threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert wrong == []
+        assert wrong_answers(session.run, digit_frames, expected, rounds=20) == []
         session.close()
 
     def test_engine_builds_what_is_missing_once_and_keeps_it(
