@@ -91,7 +91,9 @@ def _run_shared_stages(plan: Plan, cache: StageCache) -> _Shared:
         (folder / "model.safetensors").write_bytes(make_weights(source, plan.seed, update))
 
     weights = cache.run(
-        "weights", [source.config, source.weights, source.weights_key, plan.seed], weights_stage
+        "weights",
+        [source.config, source.weights, source.weights_key, source.antialias, plan.seed],
+        weights_stage,
     )
     weights_file = weights / "model.safetensors"
 
@@ -102,12 +104,12 @@ def _run_shared_stages(plan: Plan, cache: StageCache) -> _Shared:
         save_reference(folder, logits, data.evaluation, plan.seed)
 
     def onnx_stage(folder: Path, update: Update) -> None:
-        model = export_onnx(load_model(weights_file), source.preprocess)
+        model = export_onnx(load_model(weights_file), source.preprocess, source.output)
         passes = optimise(model)
         ir.save(model, folder / "model.onnx")
         (folder / "passes.json").write_text(json.dumps([asdict(p) for p in passes]))
 
-    onnx = cache.run("ONNX graph", [weights, source.preprocess], onnx_stage)
+    onnx = cache.run("ONNX graph", [weights, source.preprocess, source.output], onnx_stage)
 
     def table_stage(folder: Path, update: Update) -> None:
         model = ir.load(onnx / "model.onnx")
@@ -185,7 +187,7 @@ def _prove(
     """Measures a graph against PyTorch on the evaluation images."""
 
     def accuracy_stage(folder: Path, update: Update) -> None:
-        reference = load_reference(shared.reference, plan.data.evaluation)
+        reference = load_reference(shared.reference, plan.data.evaluation, plan.source.output)
         measured = measure_logits(file, how, plan.spec, plan.data.evaluation, update)
         accuracy = assess(measured.logits, reference, measured.measured_on)
         proof = Proof(accuracy, golden_tolerance(measured.logits, reference))

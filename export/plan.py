@@ -12,9 +12,10 @@ from calibration.observers import DEFAULT_METHOD, METHODS
 from runtime.backends import BACKENDS, BuildOptions, find_backend
 from runtime.errors import BackendError, InputError
 from runtime.manifest import EngineSpec
+from vit.facts import Facts
 
 from .data import ExportData, find_data
-from .onnx_export import INPUT_NAME, OUTPUT_NAME
+from .onnx_export import INPUT_NAME
 from .package import require_replaceable
 from .precision import DEFAULT_PRECISIONS, find_precision
 from .sources import ModelSource, find_source
@@ -22,15 +23,18 @@ from .sources import ModelSource, find_source
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """The options of `vit-edge export`; None is the default that depends on the others."""
+    """The options of `vit-edge export`; None is the default that depends on the others.
+
+    `given` is what the user says of the model beside its weights.
+    """
 
     model: str | None = None
-    weights: Path | None = None
+    weights: str | None = None
     config: Path | None = None
+    given: Facts = Facts()
+    output: str | None = None
     calibration: str | None = None
     evaluation: str | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
     precisions: tuple[str, ...] = DEFAULT_PRECISIONS
     targets: tuple[str, ...] | None = None
     out: Path | None = None
@@ -94,7 +98,9 @@ def make_plan(request: ExportRequest) -> Plan:
         )
     if request.max_drop is not None and not 0 <= request.max_drop <= 100:
         raise InputError(f"--max-drop {request.max_drop}: give percentage points between 0 and 100")
-    source = find_source(request.model, request.weights, request.config, request.mean, request.std)
+    source = find_source(
+        request.model, request.weights, request.config, request.given, request.output
+    )
     out = request.out or Path("build") / source.name
     require_replaceable(out)
     targets, notes = _find_targets(request.targets)
@@ -104,6 +110,7 @@ def make_plan(request: ExportRequest) -> Plan:
         source.data,
         source.preprocess,
         source.config.num_classes,
+        source.labels,
         request.calibration_size,
         request.seed,
     )
@@ -126,7 +133,7 @@ def _spec(source: ModelSource, max_batch: int) -> EngineSpec:
     try:
         batch = (1, min(8, max_batch), max_batch)
         return EngineSpec(
-            INPUT_NAME, OUTPUT_NAME, source.preprocess.shape, source.config.num_classes, batch
+            INPUT_NAME, source.output, source.preprocess.shape, source.config.outputs, batch
         )
     except ValueError as error:
         raise InputError(f"--max-batch {max_batch}: {error}") from None
@@ -167,4 +174,6 @@ def _describe(source: ModelSource, data: ExportData) -> list[str]:
         f"calibration: {len(data.calibration)} images of {data.calibration.source}; "
         f"evaluation: {len(data.evaluation)} of {data.evaluation.source}",
     ]
-    return lines + ([f"assumed: {', '.join(source.assumed)}"] if source.assumed else [])
+    if source.inferred:
+        lines.append(source.inferred)
+    return lines + ([f"assumed: {'; '.join(source.assumed)}"] if source.assumed else [])
