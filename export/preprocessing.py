@@ -44,13 +44,16 @@ def find_preprocess(
         if value is not None and getattr(facts, name) is None:
             assumed.append(f"{name} {value} (nobody says)")
     facts = facts.or_else(_PICTURES)
-    height, width = config.image_size
     try:
-        mean, std = facts.mean or (), facts.std or ()
         preprocess = Preprocess(
-            height, width, channels, facts.crop or 1.0, str(facts.interpolation), mean, std,
-            str(facts.crop_mode),
-        )  # fmt: skip
+            *config.image_size,
+            channels=channels,
+            crop=1.0 if facts.crop is None else facts.crop,
+            interpolation=str(facts.interpolation),
+            mean=facts.mean or (),
+            std=facts.std or (),
+            crop_mode=str(facts.crop_mode),
+        )
     except ValueError as error:
         raise InputError(f"--mean, --std, --crop, --interpolation: {error}") from None
     return preprocess, tuple(assumed)

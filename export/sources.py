@@ -110,21 +110,8 @@ def _from_variant(
     name: str, config: Path | None, fields: dict[str, Any], given: Facts
 ) -> ModelSource:
     variant = find_variant(name)
-    facts = given.or_else(facts_in(fields))
-    architecture = apply_fields(variant.config, fields, config)
-    size = facts.img_size or architecture.image_size
     try:
-        block = replace(
-            architecture.block,
-            norm_eps=facts.norm_eps or architecture.block.norm_eps,
-            mlp=facts.mlp or architecture.block.mlp,
-        )
-        architecture = replace(
-            architecture,
-            img_size=size[0] if size[0] == size[1] else size,
-            n_heads=facts.n_heads or architecture.n_heads,
-            block=block,
-        )
+        architecture = given.applied_to(apply_fields(variant.config, fields, config))
     except ValueError as error:
         raise InputError(f"{name} cannot be so: {error}") from None
     default = architecture == find_variant(DEFAULT_MODEL).config and name == DEFAULT_MODEL

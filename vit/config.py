@@ -100,6 +100,8 @@ class ViTConfig:
     readout: ReadoutOptions = ReadoutOptions()
 
     def __post_init__(self) -> None:
+        if isinstance(self.img_size, tuple) and len(set(self.img_size)) == 1 < len(self.img_size):
+            object.__setattr__(self, "img_size", self.img_size[0])  # one form for squares
         _require_sizes(self)
         _require_options(self)
         for size in self.image_size:

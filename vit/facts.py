@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from .config import ViTConfig
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -39,6 +41,19 @@ class Facts:
         """These facts, and from `other` what is not known here."""
         known = {k: v for k, v in vars(self).items() if v is not None}
         return Facts(**{**vars(other), **known})
+
+    def applied_to(self, config: ViTConfig) -> ViTConfig:
+        """`config` with what is known of it. Raises ValueError if that does not fit."""
+        block, sizes = config.block, config
+        if self.norm_eps is not None:
+            block = dataclasses.replace(block, norm_eps=self.norm_eps)
+        if self.mlp is not None:
+            block = dataclasses.replace(block, mlp=self.mlp)
+        if self.img_size is not None:
+            sizes = dataclasses.replace(sizes, img_size=self.img_size)
+        if self.n_heads is not None:
+            sizes = dataclasses.replace(sizes, n_heads=self.n_heads)
+        return dataclasses.replace(sizes, block=block)
 
 
 ASSUMABLE = (

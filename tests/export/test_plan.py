@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -95,8 +96,21 @@ def test_weights_of_another_variant_are_refused(model: VisionTransformer, tmp_pa
     save_file(state, path)
     with pytest.raises(InputError, match="width 48 and depth 2: give --heads"):
         find_source(None, str(path), None, Facts(), None)
-    with pytest.raises(InputError, match=r"give --mean and --std"):
-        find_source(None, str(path), None, Facts(n_heads=2), None)
+
+
+def test_what_an_unknown_size_does_not_tell_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "odd.pth"
+    model = VisionTransformer(img_size=32, patch_size=8, embed_dim=48, depth=1, n_heads=4)
+    torch.save(model.state_dict(), path)
+    with pytest.raises(InputError, match="width 48 and depth 1: give --heads"):
+        find_source(None, str(path), None, Facts(), None)
+    with pytest.raises(InputError, match="give --mean and --std"):
+        find_source(None, str(path), None, Facts(n_heads=4), None)
+    given = Facts(n_heads=4, mean=(0.5,) * 3, std=(0.5,) * 3)
+    source = find_source(None, str(path), None, given, None)
+    assert source.name == "odd"
+    assert source.config == model.config
+    assert "crop 1.0 (nobody says)" in source.assumed
 
 
 def test_own_file_brings_its_architecture(model: VisionTransformer, tmp_path: Path) -> None:

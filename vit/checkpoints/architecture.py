@@ -155,13 +155,13 @@ def _complete(
     gated = shapes["blocks.0.mlp.fc1.weight"][0] == 2 * hidden
     defaults = BlockOptions()
     block = BlockOptions(
-        norm_eps=facts.norm_eps or defaults.norm_eps,
+        norm_eps=defaults.norm_eps if facts.norm_eps is None else facts.norm_eps,
         mlp="swiglu" if gated else facts.mlp or defaults.mlp,
         layer_scale="blocks.0.ls1.gamma" in shapes,
         qk_norm="blocks.0.attn.q_norm.weight" in shapes,
     )
     config = ViTConfig(
-        img_size=_as_size(facts.img_size or (native[0] * patch, native[1] * patch)),
+        img_size=facts.img_size or (native[0] * patch, native[1] * patch),
         patch_size=patch,
         in_channels=channels,
         num_classes=shapes.get("head.weight", (0,))[0],
@@ -213,10 +213,6 @@ def _native_grid(
     raise ValueError(
         f"{positions} positions are no square grid: give the checkpoint's --image-size HxW"
     )
-
-
-def _as_size(size: tuple[int, int]) -> int | tuple[int, int]:
-    return size[0] if size[0] == size[1] else size
 
 
 def _describe(config: ViTConfig) -> str:
