@@ -1,0 +1,87 @@
+"""The weights that training starts from, and those that it leaves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from runtime.errors import InputError
+from runtime.preprocess import Preprocess
+
+from ..checkpoints import CONFIG_KEY, Checkpoint, build_model, read_checkpoint
+from ..vision_transformer import VisionTransformer, ViTConfig
+
+LABELS_KEY = "vit_edge.labels"
+PREPROCESS_KEY = "vit_edge.preprocess"
+
+
+def starting_model(config: ViTConfig, weights: Path | None, seed: int) -> VisionTransformer:
+    """A model with random weights, or with those of a checkpoint and, if that has another number of
+    classes or none, a new head.
+
+    Raises:
+        InputError: if the checkpoint cannot be read or is of another model.
+    """
+    torch.manual_seed(seed)
+    fresh = VisionTransformer.from_config(config)
+    if weights is None:
+        return fresh
+    checkpoint = read_checkpoint(weights)
+    _check_architecture(checkpoint, config, weights)
+    tensors = dict(checkpoint.tensors)
+    head = tensors.get("head.weight")
+    if head is None or len(head) != config.num_classes:
+        # The original code fine-tunes from a zero head: no image is misled by a random one.
+        tensors["head.weight"] = torch.zeros_like(fresh.head.weight)
+        tensors["head.bias"] = torch.zeros_like(fresh.head.bias)
+    return build_model(config, tensors, weights.name)
+
+
+def _check_architecture(checkpoint: Checkpoint, config: ViTConfig, weights: Path) -> None:
+    """What shapes alone would not show, such as the number of heads."""
+    if checkpoint.config is None:
+        return
+    found = asdict(replace(checkpoint.config, num_classes=config.num_classes))
+    wanted = asdict(config)
+    different = [
+        f"{name} {found[name]}, not {wanted[name]}"
+        for name in wanted
+        if found[name] != wanted[name]
+    ]
+    if different:
+        raise InputError(
+            f"{weights} is of another model ({'; '.join(different)}): name the MODEL that it is"
+        )
+
+
+def encode_trained(
+    model: VisionTransformer, preprocess: Preprocess, labels: tuple[str, ...]
+) -> bytes:
+    """The model as safetensors; its configuration, its preprocessing and the names of its classes
+    are in the header.
+    """
+    tensors = {
+        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
+    }
+    header = {
+        CONFIG_KEY: json.dumps(asdict(model.config)),
+        PREPROCESS_KEY: json.dumps(asdict(preprocess)),
+        LABELS_KEY: json.dumps(labels),
+    }
+    return _in_fixed_order(save(tensors, header))
+
+
+def _in_fixed_order(data: bytes) -> bytes:
+    """The same safetensors file, its metadata sorted: the library leaves that to chance, and the
+    same weights shall give the same bytes.
+    """
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
