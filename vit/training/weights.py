@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from runtime.errors import InputError
 from runtime.preprocess import Preprocess
+from runtime.schema import decode
 
 from ..checkpoints import CONFIG_KEY, Checkpoint, build_model, read_checkpoint
 from ..vision_transformer import VisionTransformer, ViTConfig
@@ -56,6 +58,36 @@ def _check_architecture(checkpoint: Checkpoint, config: ViTConfig, weights: Path
         raise InputError(
             f"{weights} is of another model ({'; '.join(different)}): name the MODEL that it is"
         )
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model in eval mode, with what is needed to show it a picture and to name its answer."""
+
+    model: VisionTransformer
+    preprocess: Preprocess
+    labels: tuple[str, ...]
+
+
+def read_trained(path: Path) -> TrainedModel:
+    """Reads a file with what `encode_trained` made.
+
+    Raises:
+        InputError: if the file is missing, damaged or was not made so.
+    """
+    checkpoint = read_checkpoint(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+        preprocess = decode(Preprocess, json.loads(header[PREPROCESS_KEY]))
+        labels = decode(tuple[str, ...], json.loads(header[LABELS_KEY]))
+    except (SafetensorError, KeyError, ValueError):
+        checkpoint = replace(checkpoint, config=None)
+    if checkpoint.config is None or len(labels) != checkpoint.config.num_classes:
+        raise InputError(f"{path} has no class names and preprocessing: `vit.train` writes them")
+    return TrainedModel(
+        build_model(checkpoint.config, checkpoint.tensors, path.name), preprocess, labels
+    )
 
 
 def encode_trained(
