@@ -19,7 +19,7 @@ from .normalise import normalise
 from .training.files import replace_file
 from .training.recipe import RECIPES
 from .training.run import TrainRequest, train_folder
-from .training.weights import TrainedModel, read_trained
+from .training.trained import TrainedModel, read_trained
 
 PHOTOGRAPHS = ("china", "flower")
 ROLLOUT_WEIGHTS = Path("build/vit_photographs.safetensors")

@@ -29,7 +29,7 @@ from .datasets import digits
 from .normalise import normalise
 from .training.digits import DEFAULT_MODEL, DIGITS, train_digits
 from .training.files import check_writable, replace_file
-from .training.weights import encode_trained
+from .training.trained import encode_trained
 from .variants import find_variant
 
 WEIGHTS = Path("build/vit_digits.safetensors")

@@ -28,7 +28,7 @@ from .training.digits import DEFAULT_MODEL, DIGITS, top1, train_digits
 from .training.files import check_writable, replace_file
 from .training.recipe import RECIPES
 from .training.run import TrainRequest, train_folder
-from .training.weights import encode_trained
+from .training.trained import encode_trained
 from .variants import VARIANTS, find_variant
 
 __all__ = ["DEFAULT_MODEL", "main", "normalise", "train_digits"]

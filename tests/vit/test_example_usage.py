@@ -8,7 +8,7 @@ import torch
 
 from vit import example_rollout, example_usage
 from vit.checkpoints import encode_checkpoint
-from vit.training.weights import encode_trained
+from vit.training.trained import encode_trained
 from vit.variants import find_variant
 from vit.vision_transformer import VisionTransformer
 

@@ -91,6 +91,20 @@ def test_interrupted_training_says_how_to_go_on(folder: Path, tmp_path: Path) ->
     assert "Traceback" not in news
 
 
+def test_picture_damaged_on_the_way_is_named_and_finished_epochs_are_kept(
+    folder: Path, tmp_path: Path
+) -> None:
+    process = start("--data", folder, "--epochs", 400, "--out", tmp_path / "a.safetensors")
+    wait_for(process, "epoch 1/400")
+    cut = folder / "red" / "03.png"
+    cut.write_bytes(cut.read_bytes()[:-200])
+    news = process.communicate()[1]
+    assert process.returncode == 2
+    assert f"{cut} is not a readable image" in news
+    assert f"kept in {tmp_path / 'a.unfinished.pt'}" in news
+    assert (tmp_path / "a.unfinished.pt").exists()
+
+
 def test_weights_carry_config_class_names_and_preprocessing(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "a.safetensors"
     assert train("--data", folder, *QUICK, "--image-size", 48, "--out", out) == 0
@@ -116,7 +130,7 @@ def test_it_learns_and_measures_on_the_folder_named_by_eval(
     assert "top-1 on 5 validation images: 100.00 %" in capsys.readouterr().out
 
 
-def test_fine_tuning_keeps_the_weights_and_replaces_a_head_of_other_size(
+def test_fine_tuning_keeps_the_weights_and_fits_head_and_positions(
     folder: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(7)
@@ -124,8 +138,10 @@ def test_fine_tuning_keeps_the_weights_and_replaces_a_head_of_other_size(
     weights, out = tmp_path / "start.safetensors", tmp_path / "tuned.safetensors"
     weights.write_bytes(encode_checkpoint(model))
     options = ["--weights", weights, "--epochs", 1, "--learning-rate", 1e-6, "--out", out]
+    options += ["--image-size", 48]
     assert train("--data", folder, *options) == 0
     tuned = read_checkpoint(out).tensors
+    assert tuned["pos_embed"].shape == (1, 1 + 6 * 6, 64)
     assert tuned["head.weight"].shape == (2, 64)
     difference = tuned["blocks.1.mlp.fc1.weight"] - model.state_dict()["blocks.1.mlp.fc1.weight"]
     assert 0 < difference.abs().max() < 1e-4
@@ -156,11 +172,15 @@ def test_diverged_training_is_named(
     assert not out.exists()
 
 
-def test_damaged_state_is_named(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("content", ["damaged", "another file"])
+def test_file_that_is_no_state_is_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
 ) -> None:
     state = tmp_path / "a.unfinished.pt"
-    state.write_bytes(b"PK\x03\x04 not really")
+    if content == "damaged":
+        state.write_bytes(b"PK\x03\x04 not really")
+    else:
+        torch.save({"settings": "{}"}, state)
     assert train("--data", folder, *QUICK, "--out", tmp_path / "a.safetensors") == 2
     assert f"{state} is no state of an unfinished training" in capsys.readouterr().err
 
@@ -220,7 +240,7 @@ def test_weights_of_another_model_are_refused(
     model = VisionTransformer.from_config(find_variant("vit_digits").config)
     weights.write_bytes(encode_checkpoint(model))
     assert train("--data", folder, "--weights", weights) == 2
-    assert "is of another model (img_size 8, not 32" in capsys.readouterr().err
+    assert "is of another model (patch_size 4, not 8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,11 @@ from .state import EpochResult
 
 @dataclass(frozen=True)
 class Progress:
-    """Attributes:
-    step: Told the epoch, counted from 0, its batches done and their number.
-    epoch: Told the epochs done and the last one's result.
+    """Where a training reports to.
+
+    Attributes:
+        step: Told the epoch, counted from 0, its batches done and their number.
+        epoch: Told the epochs done and the last one's result.
     """
 
     step: Callable[[int, int, int], None]

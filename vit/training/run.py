@@ -30,8 +30,9 @@ from .loop import Task, train_epoch
 from .plot import plot_history
 from .progress import show_progress
 from .recipe import Recipe
+from .start import starting_model
 from .state import Settings, TrainingState
-from .weights import encode_trained, starting_model
+from .trained import encode_trained
 
 
 @dataclass(frozen=True)

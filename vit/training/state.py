@@ -20,6 +20,8 @@ from ..vision_transformer import VisionTransformer
 from .files import replace_file
 from .recipe import Recipe, ema_decay_at, parameter_groups
 
+_KEYS = ("settings", "model", "average", "optimiser", "step", "history")
+
 Settings = dict[str, str]
 """What a training was asked to do, by the names of its options."""
 
@@ -97,6 +99,9 @@ def _read(path: Path, model: VisionTransformer) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(
             path, map_location=model.head.weight.device, weights_only=True
         )
+        missing = [key for key in _KEYS if key not in content]
+        if missing:
+            raise ValueError(f"it has no {missing[0]}")
     except Exception as error:  # damaged bytes make the unpickler raise nearly anything
         raise InputError(
             f"{path} is no state of an unfinished training ({first_line(error)}): remove it to "

@@ -1,4 +1,4 @@
-"""The weights that training starts from, and those that it leaves."""
+"""The file that training leaves: weights, and all that is needed to use them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -14,50 +13,11 @@ from runtime.errors import InputError
 from runtime.preprocess import Preprocess
 from runtime.schema import decode
 
-from ..checkpoints import CONFIG_KEY, Checkpoint, build_model, read_checkpoint
-from ..vision_transformer import VisionTransformer, ViTConfig
+from ..checkpoints import CONFIG_KEY, build_model, read_checkpoint
+from ..vision_transformer import VisionTransformer
 
 LABELS_KEY = "vit_edge.labels"
 PREPROCESS_KEY = "vit_edge.preprocess"
-
-
-def starting_model(config: ViTConfig, weights: Path | None, seed: int) -> VisionTransformer:
-    """A model with random weights, or with those of a checkpoint and, if that has another number of
-    classes or none, a new head.
-
-    Raises:
-        InputError: if the checkpoint cannot be read or is of another model.
-    """
-    torch.manual_seed(seed)
-    fresh = VisionTransformer.from_config(config)
-    if weights is None:
-        return fresh
-    checkpoint = read_checkpoint(weights)
-    _check_architecture(checkpoint, config, weights)
-    tensors = dict(checkpoint.tensors)
-    head = tensors.get("head.weight")
-    if head is None or len(head) != config.num_classes:
-        # The original code fine-tunes from a zero head: no image is misled by a random one.
-        tensors["head.weight"] = torch.zeros_like(fresh.head.weight)
-        tensors["head.bias"] = torch.zeros_like(fresh.head.bias)
-    return build_model(config, tensors, weights.name)
-
-
-def _check_architecture(checkpoint: Checkpoint, config: ViTConfig, weights: Path) -> None:
-    """What shapes alone would not show, such as the number of heads."""
-    if checkpoint.config is None:
-        return
-    found = asdict(replace(checkpoint.config, num_classes=config.num_classes))
-    wanted = asdict(config)
-    different = [
-        f"{name} {found[name]}, not {wanted[name]}"
-        for name in wanted
-        if found[name] != wanted[name]
-    ]
-    if different:
-        raise InputError(
-            f"{weights} is of another model ({'; '.join(different)}): name the MODEL that it is"
-        )
 
 
 @dataclass(frozen=True)
