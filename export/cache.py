@@ -63,16 +63,6 @@ def file_sha256(path: Path) -> str:
     return state.hexdigest()
 
 
-def path_sha256(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's files and their names; not of folders inside it."""
-    if path.is_file():
-        return file_sha256(path)
-    state = hashlib.sha256()
-    for file in sorted(p for p in path.iterdir() if p.is_file()):
-        state.update(f"{file.name} {file_sha256(file)}\n".encode())
-    return state.hexdigest()
-
-
 def _hashes(folder: Path) -> dict[str, str]:
     files = sorted(p for p in folder.iterdir() if p.name != _HASHES)
     return {path.name: file_sha256(path) for path in files}

@@ -15,6 +15,7 @@ from runtime.preprocess import Preprocess
 from vit.checkpoints import (
     Checkpoint,
     build_model,
+    checkpoint_sha256,
     encode_checkpoint,
     find_architecture,
     fit,
@@ -23,13 +24,12 @@ from vit.checkpoints import (
 )
 from vit.config import ViTConfig
 from vit.facts import Facts
+from vit.preprocessing import find_preprocess
 from vit.train import DEFAULT_MODEL, train_digits
 from vit.variants import VARIANTS, Variant, find_variant
 from vit.vision_transformer import VisionTransformer
 
-from .cache import path_sha256
 from .config_file import apply_fields, facts_in, read_fields
-from .preprocessing import find_preprocess
 from .progress import Update
 
 OUTPUTS = (LOGITS, FEATURES)
@@ -157,7 +157,7 @@ def _from_file(
         native=found.native,
         antialias=found.facts.antialias is not False,
         weights=said if said.startswith(("hf:", "timm:")) else checkpoint.source,
-        weights_key=path_sha256(path),
+        weights_key=checkpoint_sha256(path),
         labels=found.facts.labels,
         inferred=_inferred(checkpoint, found.inferred),
         assumed=(*found.assumed, *assumed),

@@ -35,8 +35,7 @@ def attention_rollout(model: VisionTransformer, images: Tensor) -> Tensor:
         mixed = _RESIDUAL * weights.mean(dim=1) + _RESIDUAL * torch.eye(tokens).to(weights)
         rollout = mixed / mixed.sum(dim=-1, keepdim=True) @ rollout  # [B, N, N]
     patches = model.config.num_patches
-    side = model.config.img_size // model.config.patch_size
-    return rollout[:, 0, -patches:].reshape(-1, side, side)  # patches are the last tokens
+    return rollout[:, 0, -patches:].reshape(-1, *model.config.grid)  # patches are the last tokens
 
 
 @contextmanager
@@ -63,10 +62,5 @@ def _recorded_attention(model: VisionTransformer) -> Iterator[list[Tensor]]:
 
 def attention_weights(attention: MultiHeadSelfAttention, x: Tensor) -> Tensor:
     """Softmax(Q K^T / sqrt(D / H)) for tokens `[B, N, D]` -> `[B, H, N, N]`; each row sums to 1."""
-    batch, tokens, dim = x.shape
-    q, k, _ = (
-        t.reshape(batch, tokens, attention.n_heads, -1).transpose(1, 2)
-        for t in attention.qkv(x).chunk(3, dim=-1)
-    )
-    scale = (dim // attention.n_heads) ** -0.5
-    return torch.softmax(q @ k.transpose(-2, -1) * scale, dim=-1)
+    q, k, _ = attention.project(x)
+    return torch.softmax(q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5, dim=-1)

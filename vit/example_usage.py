@@ -29,7 +29,6 @@ from .datasets import digits
 from .normalise import normalise
 from .training.digits import DEFAULT_MODEL, DIGITS, train_digits
 from .training.files import check_writable, replace_file
-from .training.trained import encode_trained
 from .variants import find_variant
 
 WEIGHTS = Path("build/vit_digits.safetensors")
@@ -62,7 +61,11 @@ def load_or_train(weights: Path) -> VisionTransformer:
         say(f"training {DEFAULT_MODEL} ...")
         trained = train_digits(0, lambda done, total: None)
         with replace_file(weights) as stream:
-            stream.write(encode_trained(trained, find_variant(DEFAULT_MODEL).preprocess, DIGITS))
+            stream.write(
+                checkpoints.encode_checkpoint(
+                    trained, find_variant(DEFAULT_MODEL).preprocess, DIGITS
+                )
+            )
     checkpoint = checkpoints.read_checkpoint(weights)
     if checkpoint.config not in (None, model.config):
         raise InputError(f"{weights} is of another model: this example takes {DEFAULT_MODEL}")

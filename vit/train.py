@@ -20,6 +20,7 @@ from pathlib import Path
 from runtime.display import percent, say
 from runtime.errors import InputError
 
+from .checkpoints import encode_checkpoint
 from .command_line import run_program
 from .datasets import digits
 from .normalise import normalise
@@ -28,7 +29,6 @@ from .training.digits import DEFAULT_MODEL, DIGITS, top1, train_digits
 from .training.files import check_writable, replace_file
 from .training.recipe import RECIPES
 from .training.run import TrainRequest, train_folder
-from .training.trained import encode_trained
 from .variants import VARIANTS, find_variant
 
 __all__ = ["DEFAULT_MODEL", "main", "normalise", "train_digits"]
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("model", nargs="?", metavar="MODEL", help=f"one of {', '.join(VARIANTS)}")
     add("--data", type=Path, metavar="DIR", help="training images (default: digits)")
     add("--eval", type=Path, metavar="DIR", help="validation images (default: a fifth of --data)")
-    add("--weights", type=Path, metavar="FILE", help="fine-tune this checkpoint")
+    add("--weights", metavar="W", help="fine-tune this checkpoint (kinds: see vit-edge export)")
     rates = f"{scratch.learning_rate:g}, or {tune.learning_rate:g} with --weights"
     add("--epochs", type=int, help=f"default: {scratch.epochs}, or {tune.epochs} with --weights")
     add("--batch", type=int, help=f"default: {scratch.batch}")
@@ -76,7 +76,7 @@ def train_default(seed: int, out: Path) -> None:
 
     model = train_digits(seed, show)
     with replace_file(out) as stream:
-        stream.write(encode_trained(model, preprocess, DIGITS))
+        stream.write(encode_checkpoint(model, preprocess, DIGITS))
     accuracy = top1(model, digits("evaluation", preprocess), preprocess)
     print(f"top-1 on held-back digits: {percent(accuracy)}")
 
@@ -88,11 +88,13 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.data is None:
         _run_digits(arguments)
         return
-    if arguments.model is None:
-        raise InputError(f"--data needs a MODEL to train: one of {', '.join(VARIANTS)}")
+    if arguments.model is None and arguments.weights is None:
+        raise InputError(
+            f"--data needs a MODEL to train, one of {', '.join(VARIANTS)}, or --weights"
+        )
     recipe = RECIPES["from scratch" if arguments.weights is None else "fine-tune"]
     given = {name: getattr(arguments, name) for name in ("epochs", "batch", "learning_rate")}
-    name = f"{arguments.model}_{arguments.data.resolve().name}"
+    name = f"{arguments.model or 'vit'}_{arguments.data.resolve().name}"
     request = TrainRequest(
         model=arguments.model,
         data=arguments.data,

@@ -172,6 +172,8 @@ class VisionTransformer(nn.Module):
         ValueError: if the sizes do not fit each other.
     """
 
+    pos_embed: nn.Parameter
+
     def __init__(
         self,
         img_size: int | tuple[int, int] = 224,

@@ -8,7 +8,6 @@ import torch
 
 from vit import example_rollout, example_usage
 from vit.checkpoints import encode_checkpoint
-from vit.training.trained import encode_trained
 from vit.variants import find_variant
 from vit.vision_transformer import VisionTransformer
 
@@ -27,7 +26,7 @@ def untrained(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     path = tmp_path / "small.safetensors"
     model = VisionTransformer.from_config(SMALL.config)
-    path.write_bytes(encode_trained(model, SMALL.preprocess, TEN))
+    path.write_bytes(encode_checkpoint(model, SMALL.preprocess, TEN))
     return path
 
 

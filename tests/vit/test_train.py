@@ -240,7 +240,10 @@ def test_weights_of_another_model_are_refused(
     model = VisionTransformer.from_config(find_variant("vit_digits").config)
     weights.write_bytes(encode_checkpoint(model))
     assert train("--data", folder, "--weights", weights) == 2
-    assert "is of another model (patch_size 4, not 8" in capsys.readouterr().err
+    assert (
+        "is of another model (depth 4, not 2; n_heads 4, not 2; patch_size 4, not 8"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

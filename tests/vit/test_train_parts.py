@@ -19,7 +19,6 @@ from vit.training.folder import check_classes, find_files, hold_back, match_clas
 from vit.training.loader import load_batches
 from vit.training.loop import evaluate, mixed_loss
 from vit.training.recipe import RECIPES, ema_decay_at, learning_rate_at, parameter_groups
-from vit.training.start import resize_positions
 from vit.variants import find_variant
 from vit.vision_transformer import VisionTransformer
 
@@ -142,18 +141,6 @@ def test_learning_rate_rises_to_its_peak_and_falls_to_nearly_nothing() -> None:
     assert all(a > b for a, b in pairwise(rates[20:]))
     assert 0 < rates[-1] < 1e-3 * RECIPE.learning_rate
     assert learning_rate_at(0, 1, RECIPE) > 0
-
-
-def test_positions_of_another_size_keep_their_places() -> None:
-    rows = torch.arange(4.0).repeat_interleave(4).reshape(1, 16, 1)
-    positions = torch.cat([torch.full((1, 1, 1), 9.0), rows], dim=1)
-    resized = resize_positions(positions, 8)
-    grid = resized[0, 1:].reshape(8, 8)
-    assert resized[0, 0] == 9
-    assert (grid.diff(dim=0) > -0.1).all()
-    torch.testing.assert_close(grid[:, 0], grid[:, 7])
-    torch.testing.assert_close(grid.mean(), torch.tensor(1.5))
-    assert resize_positions(positions, 4) is positions
 
 
 def test_average_forgets_its_random_start_soon() -> None:

@@ -7,13 +7,14 @@ them, brought to one naming and proven to fit.
 from .architecture import Architecture, find_architecture
 from .checkpoint import Checkpoint
 from .model import build_model, encode_checkpoint, fit
-from .sources import SOURCES, locate, read_checkpoint
+from .sources import SOURCES, checkpoint_sha256, locate, read_checkpoint
 
 __all__ = [
     "SOURCES",
     "Architecture",
     "Checkpoint",
     "build_model",
+    "checkpoint_sha256",
     "encode_checkpoint",
     "find_architecture",
     "fit",

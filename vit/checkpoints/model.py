@@ -105,11 +105,25 @@ def encode_checkpoint(
     labels: tuple[str, ...] | None = None,
 ) -> bytes:
     """The model as safetensors; configuration, preprocessing and class names in the header."""
-    tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    tensors = {
+        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
+    }
     header = {CONFIG_KEY: asdict(model.config)}
     if preprocess is not None:
         header[PREPROCESS_KEY] = asdict(preprocess)
     entries = {key: json.dumps(value) for key, value in header.items()}
     if labels is not None:
         entries[LABELS_KEY] = json.dumps(labels)
-    return bytes(save(tensors, entries))
+    return _in_fixed_order(save(tensors, entries))
+
+
+def _in_fixed_order(data: bytes) -> bytes:
+    """The same safetensors file, its metadata sorted: the library leaves that to chance, and the
+    same weights shall give the same bytes.
+    """
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,19 @@ def locate(weights: str) -> Path:
         kinds = f"{', '.join(SOURCES)}, a folder, {' or '.join(PREFIXES)}"
         raise InputError(f"there is no checkpoint file at {path} (give one of {kinds})")
     return path
+
+
+def checkpoint_sha256(path: Path) -> str:
+    """SHA-256 in hex of a checkpoint file, or of a folder's files and their names."""
+    state = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
+    for file in files:
+        if path.is_dir():
+            state.update(file.name.encode() + b"\0")
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                state.update(block)
+    return state.hexdigest()
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -101,7 +101,7 @@ def _step(
     generator: np.random.Generator,
 ) -> float:
     """One update of weights and average. Returns the loss before it."""
-    recipe, device = task.recipe, state.model.head.weight.device
+    recipe, device = task.recipe, state.model.pos_embed.device
     for group in state.optimiser.param_groups:
         group["lr"] = learning_rate_at(state.step, recipe.epochs * task.batches, recipe)
     mixture = mix(normalise(images, task.preprocess).to(device), recipe.mixup, generator)
@@ -142,7 +142,7 @@ def evaluate(
     Raises:
         InputError: naming an image that cannot be decoded.
     """
-    device = model.head.weight.device
+    device = model.pos_embed.device
     order = np.array_split(np.arange(len(data)), math.ceil(len(data) / batch))
     loss, right = 0.0, 0
     with closing(load_batches(order, lambda i: preprocess.read(data.files[i]))) as batches:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +13,8 @@ from runtime.display import percent, say
 from runtime.errors import InputError
 from runtime.preprocess import Preprocess
 
-from ..variants import find_variant
-from ..vision_transformer import ViTConfig
+from ..checkpoints import checkpoint_sha256, encode_checkpoint, locate
+from ..config import ViTConfig
 from .augment import AUGMENTATIONS
 from .files import check_writable, replace_file
 from .folder import (
@@ -30,9 +29,8 @@ from .loop import Task, train_epoch
 from .plot import plot_history
 from .progress import show_progress
 from .recipe import Recipe
-from .start import starting_model
+from .start import find_start, starting_model
 from .state import Settings, TrainingState
-from .trained import encode_trained
 
 
 @dataclass(frozen=True)
@@ -40,22 +38,27 @@ class TrainRequest:
     """What the user asked for.
 
     Attributes:
-        model: A variant's name.
+        model: A variant's name; None with `weights`: what these are.
         evaluation: Validation images; None holds back a share of `data`.
-        weights: A checkpoint to start from; None starts from scratch.
+        weights: A checkpoint to start from, as `vit.checkpoints.locate` takes it; None starts from
+            scratch.
         image_size: Height and width of the input; None takes the variant's.
         augmentation: A row of `AUGMENTATIONS`.
     """
 
-    model: str
+    model: str | None
     data: Path
     evaluation: Path | None
-    weights: Path | None
+    weights: str | None
     image_size: int | None
     augmentation: str
     recipe: Recipe
     seed: int
     out: Path
+
+    @property
+    def title(self) -> str:
+        return self.model or f"{self.weights}"
 
     @property
     def state_file(self) -> Path:
@@ -76,10 +79,10 @@ def train_folder(request: TrainRequest) -> None:
     """
     if request.out.suffix != ".safetensors":
         raise InputError(f"--out {request.out}: give a name that ends with .safetensors")
-    config, preprocess = _sizes(request)
+    start = find_start(request.model, request.weights, request.image_size)
+    preprocess = start.preprocess
     training, validation = _find_images(request, preprocess)
-    config = replace(config, num_classes=len(training.class_names))
-    model = starting_model(config, request.weights, request.seed)
+    model = starting_model(start, training.class_names, request.seed)
     check_writable(request.out)
     for data in (training, validation):
         check_headers(data)
@@ -93,24 +96,11 @@ def train_folder(request: TrainRequest) -> None:
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     state = TrainingState.start(model.to(device), request.recipe)
-    settings = _settings(request, config, task)
+    settings = _settings(request, model.config, task)
     if request.state_file.exists():
         state.resume(request.state_file, settings)
     _run_epochs(state, task, request, settings)
     _finish(state, task, request)
-
-
-def _sizes(request: TrainRequest) -> tuple[ViTConfig, Preprocess]:
-    """The variant's architecture and preprocessing at the size that was asked for."""
-    variant = find_variant(request.model)
-    size = request.image_size or variant.config.img_size
-    try:
-        return (
-            replace(variant.config, img_size=size),
-            replace(variant.preprocess, height=size, width=size),
-        )
-    except ValueError as error:
-        raise InputError(f"--image-size {size}: {error}") from None
 
 
 def _find_images(
@@ -130,9 +120,9 @@ def _find_images(
 def _settings(request: TrainRequest, config: ViTConfig, task: Task) -> Settings:
     """Everything that the outcome depends on."""
     names = {"learning_rate": "--learning-rate", "epochs": "--epochs", "batch": "--batch"}
-    weights = "none" if request.weights is None else _describe_file(request.weights)
+    weights = "none" if request.weights is None else _describe_weights(request.weights)
     return {
-        "MODEL": request.model,
+        "MODEL": request.model or "as --weights",
         "--image-size": str(config.img_size),
         "--data": _describe(task.training),
         "--eval": "held back" if request.evaluation is None else _describe(task.validation),
@@ -150,12 +140,9 @@ def _describe(data: LabelledFiles) -> str:
     return f"{data.folder.resolve().name} ({len(data)} images, {data.digest()})"
 
 
-def _describe_file(path: Path) -> str:
-    state = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            state.update(chunk)
-    return f"{path.name} ({state.hexdigest()[:12]})"
+def _describe_weights(weights: str) -> str:
+    path = locate(weights)
+    return f"{path.name} ({checkpoint_sha256(path)[:12]})"
 
 
 def _run_epochs(
@@ -163,7 +150,7 @@ def _run_epochs(
 ) -> None:
     epochs, done = task.recipe.epochs, len(state.history)
     say(
-        f"{request.model}: {len(task.training)} training and {len(task.validation)} validation "
+        f"{request.title}: {len(task.training)} training and {len(task.validation)} validation "
         f"images of {len(task.training.class_names)} classes"
         + (f"; going on after epoch {done} of {epochs}" if done else "")
     )
@@ -191,10 +178,10 @@ def _kept(request: TrainRequest) -> str:
 
 
 def _finish(state: TrainingState, task: Task, request: TrainRequest) -> None:
-    weights = encode_trained(state.average, task.preprocess, task.training.class_names)
+    weights = encode_checkpoint(state.average, task.preprocess, task.training.class_names)
     with replace_file(request.out) as stream:
         stream.write(weights)
-    title = f"{request.model} on {request.data.resolve().name}"
+    title = f"{request.title} on {request.data.resolve().name}"
     plot_history(state.history, title, request.picture)
     request.state_file.unlink()
     say(f"weights: {request.out}\nlosses and accuracy by epoch: {request.picture}")

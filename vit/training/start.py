@@ -1,77 +1,87 @@
-"""The weights that training starts from."""
+"""What training starts from: a variant with random weights, or a checkpoint."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from runtime.errors import InputError
+from runtime.preprocess import Preprocess
 
-from ..checkpoints import Checkpoint, build_model, read_checkpoint
-from ..vision_transformer import VisionTransformer, ViTConfig
+from ..checkpoints import Checkpoint, build_model, find_architecture, locate, read_checkpoint
+from ..config import ViTConfig
+from ..facts import Facts
+from ..preprocessing import find_preprocess
+from ..variants import find_variant
+from ..vision_transformer import VisionTransformer
 
 
-def starting_model(config: ViTConfig, weights: Path | None, seed: int) -> VisionTransformer:
-    """A model with random weights, or with those of a checkpoint: with a new head if that has
-    another number of classes or none, with its positions resized if it was for another image size.
+@dataclass(frozen=True)
+class Start:
+    """An architecture, its preprocessing, and the checkpoint that has them, if there is one.
+
+    `native` and `antialias`: see `vit.checkpoints.build_model`.
+    """
+
+    config: ViTConfig
+    preprocess: Preprocess
+    checkpoint: Checkpoint | None = None
+    native: tuple[int, int] | None = None
+    antialias: bool | None = None
+
+
+def find_start(model: str | None, weights: str | None, image_size: int | None) -> Start:
+    """The variant named `model`, or what the checkpoint `weights` is, at the size asked for.
 
     Raises:
-        InputError: if the checkpoint cannot be read or is of another model.
+        InputError: if the checkpoint cannot be read or is no `model`, or the size does not fit.
     """
-    torch.manual_seed(seed)
-    fresh = VisionTransformer.from_config(config)
+    given = Facts(img_size=None if image_size is None else (image_size, image_size))
+    variant = None if model is None else find_variant(model)
     if weights is None:
-        return fresh
-    checkpoint = read_checkpoint(weights)
-    _check_architecture(checkpoint, config, weights)
-    tensors = dict(checkpoint.tensors)
-    head = tensors.get("head.weight")
-    if head is None or head.shape[:1] != (config.num_classes,):
-        # The original code fine-tunes from a zero head: no image is misled by a random one.
-        tensors["head.weight"] = torch.zeros_like(fresh.head.weight)
-        tensors["head.bias"] = torch.zeros_like(fresh.head.bias)
-    if "pos_embed" in tensors:
-        side = config.img_size // config.patch_size
-        tensors["pos_embed"] = resize_positions(tensors["pos_embed"], side)
-    return build_model(config, tensors, weights.name)
+        assert variant is not None
+        try:
+            config = given.applied_to(variant.config)
+        except ValueError as error:
+            raise InputError(f"--image-size {image_size}: {error}") from None
+        return Start(config, find_preprocess(given, variant.facts, config)[0])
+    checkpoint = read_checkpoint(locate(weights))
+    found = find_architecture(checkpoint, given, variant)
+    if variant is not None:
+        _require_same(variant.config, found.config, weights)
+    preprocess, _ = find_preprocess(given, found.facts, found.config)
+    return Start(found.config, preprocess, checkpoint, found.native, found.facts.antialias)
 
 
-def resize_positions(positions: Tensor, side: int) -> Tensor:
-    """Position embeddings of another image size, interpolated in two dimensions (section 3.2 of the
-    paper).
-
-    Args:
-        positions: `[1, 1 + rows * columns, D]` for a square of patches; anything else is returned
-            as it is.
-        side: The new rows and columns.
-    """
-    old = math.isqrt(max(0, positions.shape[1] - 1)) if positions.ndim == 3 else 0
-    if old in (0, side) or positions.shape[1] != 1 + old**2:
-        return positions
-    grid = positions[:, 1:].transpose(1, 2).reshape(1, -1, old, old)  # [1, D, rows, columns]
-    resized = F.interpolate(grid.float(), (side, side), mode="bicubic", antialias=True)
-    patches = resized.flatten(2).transpose(1, 2).to(positions.dtype)
-    return torch.cat([positions[:, :1], patches], dim=1)
-
-
-def _check_architecture(checkpoint: Checkpoint, config: ViTConfig, weights: Path) -> None:
-    """What shapes alone would not show, such as the number of heads."""
-    if checkpoint.config is None:
-        return
-    fitted = {"num_classes": config.num_classes, "img_size": config.img_size}
-    found = {**asdict(checkpoint.config), **fitted}
-    wanted = asdict(config)
+def _require_same(wanted: ViTConfig, found: ViTConfig, weights: str) -> None:
     different = [
-        f"{name} {found[name]}, not {wanted[name]}"
-        for name in wanted
-        if found[name] != wanted[name]
+        f"{name} {getattr(found, name)}, not {getattr(wanted, name)}"
+        for name in ("embed_dim", "depth", "n_heads", "patch_size", "in_channels", "embedding")
+        if getattr(found, name) != getattr(wanted, name)
     ]
     if different:
         raise InputError(
-            f"{weights} is of another model ({'; '.join(different)}): name the MODEL that it is"
+            f"{weights} is of another model ({'; '.join(different)}): name the MODEL that it is, "
+            "or none"
         )
+
+
+def starting_model(start: Start, labels: tuple[str, ...], seed: int) -> VisionTransformer:
+    """A model for these classes. A checkpoint's head stays if it is for as many classes and not
+    for others by name; a new one is zero.
+
+    Raises:
+        InputError: if the checkpoint's tensors do not fit.
+    """
+    torch.manual_seed(seed)
+    config = replace(start.config, num_classes=len(labels))
+    checkpoint = start.checkpoint
+    if checkpoint is None:
+        return VisionTransformer.from_config(config)
+    tensors = dict(checkpoint.tensors)
+    if start.config.num_classes != len(labels) or checkpoint.facts.labels not in (None, labels):
+        # The original code fine-tunes from a zero head: no image is misled by a random one.
+        tensors["head.weight"] = torch.zeros(len(labels), config.feature_dim)
+        tensors["head.bias"] = torch.zeros(len(labels))
+    return build_model(config, tensors, checkpoint.source, start.native, start.antialias)

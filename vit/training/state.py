@@ -97,7 +97,7 @@ class TrainingState:
 def _read(path: Path, model: VisionTransformer) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(
-            path, map_location=model.head.weight.device, weights_only=True
+            path, map_location=model.pos_embed.device, weights_only=True
         )
         missing = [key for key in _KEYS if key not in content]
         if missing:
