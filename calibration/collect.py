@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 import onnxruntime
 
+from runtime.backends.onnxruntime import add_external_weights
 from runtime.errors import InputError
 from runtime.images import ImageSet
 
 from .observers import METHODS, Observer
+from .onnx_file import graph_digest, to_bytes
 from .table import CalibrationTable, Provenance
 
 _BATCH = 4
-
-
-def graph_digest(model: ir.Model) -> str:
-    """SHA-256 of the serialised graph, weights included."""
-    return hashlib.sha256(ir.to_proto(model).SerializeToString()).hexdigest()
 
 
 def collect(
@@ -98,5 +94,6 @@ def _observe_sites(graph: ir.Graph, sites: Sequence[str]) -> None:
 def _open(model: ir.Model) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    blob = ir.to_proto(model).SerializeToString()
-    return onnxruntime.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
+    content = to_bytes(model)
+    add_external_weights(options, content.external)
+    return onnxruntime.InferenceSession(content.graph, options, providers=["CPUExecutionProvider"])

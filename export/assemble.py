@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from calibration.onnx_file import weights_file
 from calibration.table import CalibrationTable
 from runtime.manifest import (
     CALIBRATION,
@@ -30,6 +31,16 @@ class GraphResult:
     file: Path
     accuracy: Accuracy
     rms_tolerance: float
+
+    @property
+    def parts(self) -> tuple[Path, ...]:
+        """The graph, and the file of its weights where they lie beside it."""
+        weights = weights_file(self.file)
+        return (self.file,) if weights is None else (self.file, weights)
+
+    @property
+    def size(self) -> int:
+        return sum(part.stat().st_size for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -91,12 +102,12 @@ def _flat(fields: Mapping[str, object]) -> dict[str, str]:
 
 def _entry(result: PrecisionResult, files: dict[str, Path]) -> PrecisionEntry:
     """A precision's entry; adds its files to `files`, one for both kinds of backend once."""
-    graphs, names = {}, dict[Path, str]()
+    graphs = {}
     for kind, graph in result.graphs.items():
-        suffix = f".{kind}" if names else ""
-        name = names.setdefault(graph.file, f"onnx/{result.name}{suffix}.onnx")
-        files[name] = graph.file
-        graphs[kind] = Graph(name, graph.accuracy, graph.rms_tolerance)
+        parts = {f"onnx/{part.name}": part for part in graph.parts}
+        files.update(parts)
+        name, *external = parts
+        graphs[kind] = Graph(name, tuple(external), graph.accuracy, graph.rms_tolerance)
     engines = []
     for engine in result.engines:
         name = f"engines/{result.name}.{engine.target}.engine"

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from calibration.onnx_file import read_onnx, to_bytes
 from runtime.backends import BACKENDS
 from runtime.images import ImageSet
 from runtime.latency import Latency, measure_latency
@@ -43,11 +44,11 @@ def measure_logits(
     measured_on = f"ONNX Runtime {backend.version()}, {backend.device()}"
     if how == SIMULATED:
         measured_on += ", 16-bit numerics simulated"
-        blob = ir.to_proto(simulate(ir.load(path))).SerializeToString()
+        onnx = to_bytes(simulate(ir.load(path)))
     else:
-        blob = path.read_bytes()
-    session = backend.open(blob, spec)
-    del blob
+        onnx = read_onnx(path)
+    session = backend.open(onnx.graph, spec, onnx.external)
+    del onnx
     parts: list[NDArray[np.float32]] = []
     for batch in images.batches(BATCH):
         parts.append(session.run(batch))
@@ -58,7 +59,8 @@ def measure_logits(
 
 def measure_here(path: Path, spec: EngineSpec, images: ImageSet) -> Latency:
     """Latency of the ONNX file at batch 1 on this machine."""
-    session = BACKENDS[BACKEND].open(path.read_bytes(), spec)
+    onnx = read_onnx(path)
+    session = BACKENDS[BACKEND].open(onnx.graph, spec, onnx.external)
     image = next(images.batches(1))
     latency = measure_latency(lambda: session.run(image))
     session.close()

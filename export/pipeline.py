@@ -16,7 +16,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from calibration.collect import collect, graph_digest
+from calibration.collect import collect
+from calibration.onnx_file import graph_digest, read_onnx, save_onnx
 from calibration.table import read_table
 from runtime.backends import BuildOptions, find_backend
 from runtime.device_cache import DeviceCache
@@ -106,7 +107,7 @@ def _run_shared_stages(plan: Plan, cache: StageCache) -> _Shared:
     def onnx_stage(folder: Path, update: Update) -> None:
         model = export_onnx(load_model(weights_file), source.preprocess, source.output)
         passes = optimise(model)
-        ir.save(model, folder / "model.onnx")
+        save_onnx(model, folder / "model.onnx")
         (folder / "passes.json").write_text(json.dumps([asdict(p) for p in passes]))
 
     onnx = cache.run("ONNX graph", [weights, source.preprocess, source.output], onnx_stage)
@@ -162,8 +163,8 @@ def _lower(name: str, shared: _Shared, cache: StageCache) -> Path:
         graphs, files = precision.lower(model, table), dict[int, str]()
         for kind, graph in graphs.items():
             if id(graph) not in files:
-                files[id(graph)] = f"{kind}.onnx"
-                ir.save(graph, folder / files[id(graph)])
+                files[id(graph)] = f"{name}.{kind}.onnx" if files else f"{name}.onnx"
+                save_onnx(graph, folder / files[id(graph)])
         wanted = {k: [files[id(graph)], how_to_measure(graph, k)] for k, graph in graphs.items()}
         (folder / "graphs.json").write_text(json.dumps(wanted))
 
@@ -194,7 +195,7 @@ def _prove(
         (folder / "proof.json").write_text(encode(proof))
 
     inputs = [file.parent, file.name, shared.reference, plan.spec, *shared.evaluation]
-    folder = cache.run(f"{name} accuracy, {file.stem} graph {how}", inputs, accuracy_stage)
+    folder = cache.run(f"{file.stem} accuracy, {how}", inputs, accuracy_stage)
     proof = decode(Proof, json.loads((folder / "proof.json").read_text()))
     return GraphResult(file, proof.accuracy, proof.rms_tolerance)
 
@@ -208,8 +209,13 @@ def _build(name: str, onnx: Path, target: Target, plan: Plan, cache: StageCache)
     built_for = backend.built_for(options)
 
     def engine_stage(folder: Path, update: Update) -> None:
-        told = replace(options, progress=lambda what, done, total: update(done, total))
-        (folder / "engine").write_bytes(backend.compile(onnx.read_bytes(), plan.spec, told))
+        content = read_onnx(onnx)
+        told = replace(
+            options,
+            external=content.external,
+            progress=lambda what, done, total: update(done, total),
+        )
+        (folder / "engine").write_bytes(backend.compile(content.graph, plan.spec, told))
 
     inputs = [onnx.parent, onnx.name, target, built_for, plan.spec]
     folder = cache.run(f"{name} engine {target}", inputs, engine_stage)

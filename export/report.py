@@ -74,7 +74,7 @@ def _rows(result: PrecisionResult, good: bool) -> list[tuple[str, ...]]:
         p50 = f"{result.p50_ms:.3f} ms" if result.p50_ms is not None and kind == "cpu" else "-"
         status = MISSED if result.problem else SHIPPED if good else HELD_BACK
         numbers = (percent(a.top1), drop, percent(a.agreement), f"{a.cosine:.6f}")
-        rows.append((result.name, kind, *numbers, _size(graph.file), p50, status))
+        rows.append((result.name, kind, *numbers, mebibytes(graph.size), p50, status))
     return rows
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from .backends import BACKENDS, Backend, BuildOptions, Session, find_backend
+from .backends.base import NONE, External
 from .bundle import Bundle
 from .device_cache import DeviceCache
 from .errors import BackendError, InputError
-from .manifest import Manifest
+from .manifest import Graph, Manifest
 
 _log = logging.getLogger("vit_edge.runtime")
 
@@ -60,18 +62,35 @@ def list_candidates(
     return candidates
 
 
-def load_engine_bytes(candidate: Candidate, bundle: Bundle, cache: DeviceCache) -> bytes | None:
-    """The verified bytes to open: the ONNX graph, a prebuilt engine or one that was built here;
-    None if there is none.
+class Blob(NamedTuple):
+    """Verified bytes to open: an ONNX graph, with its weights where they lie beside it, or an
+    engine.
     """
+
+    data: bytes
+    external: External = NONE
+
+    @property
+    def size(self) -> int:
+        return len(self.data) + sum(len(content) for content in self.external.values())
+
+
+def load_blob(candidate: Candidate, bundle: Bundle, cache: DeviceCache) -> Blob | None:
+    """The ONNX graph, a prebuilt engine or one that was built here; None if there is none."""
     entry, backend = bundle.manifest.precisions[candidate.precision], candidate.backend
     if not backend.needs_engine:
-        return bundle.read(entry.graphs[backend.graph].file)
+        return _load_graph(entry.graphs[backend.graph], bundle)
     for engine in entry.engines:
         known = engine.backend == backend.name and engine.version == backend.version()
         if known and backend.runs_engine_for(engine.compute_capabilities):
-            return bundle.read(engine.file)
-    return cache.engine(candidate.key())
+            return Blob(bundle.read(engine.file))
+    built = cache.engine(candidate.key())
+    return None if built is None else Blob(built)
+
+
+def _load_graph(graph: Graph, bundle: Bundle) -> Blob:
+    external = {f.rpartition("/")[2]: memoryview(bundle.read(f)) for f in graph.external}
+    return Blob(bundle.read(graph.file), external)
 
 
 def build_engine(
@@ -87,7 +106,9 @@ def build_engine(
     if problem:
         raise BackendError(f"cannot build {candidate} here: {problem}")
     graph = bundle.manifest.precisions[candidate.precision].graphs[candidate.backend.graph]
-    blob = candidate.backend.compile(bundle.read(graph.file), bundle.manifest.spec, options)
+    onnx = _load_graph(graph, bundle)
+    told = replace(options, external=onnx.external)
+    blob = candidate.backend.compile(onnx.data, bundle.manifest.spec, told)
     if candidate.backend.needs_engine:
         cache.store_engine(candidate.key(), blob)
     return blob
@@ -95,11 +116,11 @@ def build_engine(
 
 def open_session(candidate: Candidate, bundle: Bundle, cache: DeviceCache) -> Session:
     """Opens a candidate, building its engine first where there is none."""
-    blob = load_engine_bytes(candidate, bundle, cache)
+    blob = load_blob(candidate, bundle, cache)
     if blob is None:
         _log.warning(
             "no engine for %s on this device yet: building one (`vit-edge build` does it ahead)",
             candidate,
         )
-        blob = build_engine(candidate, bundle, cache, BuildOptions())
-    return candidate.backend.open(blob, bundle.manifest.spec)
+        blob = Blob(build_engine(candidate, bundle, cache, BuildOptions()))
+    return candidate.backend.open(blob.data, bundle.manifest.spec, blob.external)

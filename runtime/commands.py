@@ -143,7 +143,7 @@ def _stored_rows(bundle: Bundle) -> list[Row]:
             reference_top1=graph.accuracy.reference_top1,
             agreement=graph.accuracy.agreement,
             cosine=graph.accuracy.cosine,
-            bytes=bundle.manifest.files[graph.file].size,
+            bytes=sum(bundle.manifest.files[f].size for f in (graph.file, *graph.external)),
         )
         for name, entry in bundle.manifest.precisions.items()
         for kind, graph in entry.graphs.items()

@@ -104,10 +104,11 @@ class Graph:
     """An ONNX file of a precision and the accuracy that was measured with it.
 
     `rms_tolerance` bounds `Accuracy.rms_error` over the golden samples on any device that runs this
-    graph.
+    graph. `external` are the files beside it that hold its weights, where it is above 2 GiB.
     """
 
     file: str
+    external: tuple[str, ...]
     accuracy: Accuracy
     rms_tolerance: float
 
@@ -142,7 +143,8 @@ class Manifest:
         for path in self.files:
             if not _PATH.fullmatch(path):
                 raise ValueError(f"file name {path[:60]!r} is not a plain relative path")
-        named = [graph.file for p in self.precisions.values() for graph in p.graphs.values()]
+        graphs = [graph for p in self.precisions.values() for graph in p.graphs.values()]
+        named = [file for graph in graphs for file in (graph.file, *graph.external)]
         named += [engine.file for p in self.precisions.values() for engine in p.engines]
         missing = sorted({GOLDEN, *named} - self.files.keys())
         if missing:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .backends import BACKENDS
 from .bundle import Bundle, GoldenSamples
-from .candidates import Candidate, list_candidates, load_engine_bytes, open_session
+from .candidates import Candidate, list_candidates, load_blob, open_session
 from .device_cache import DeviceCache
 from .display import mebibytes, percent, say
 from .engine import run_batches
@@ -107,7 +107,7 @@ def _measure(
             reference_top1=metrics.reference_top1,
             agreement=None if spec.output_name == FEATURES else metrics.agreement,
             cosine=metrics.cosine,
-            bytes=len(load_engine_bytes(candidate, bundle, cache) or b""),
+            bytes=0 if (blob := load_blob(candidate, bundle, cache)) is None else blob.size,
         )
         if batches is None:
             yield row

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -16,17 +17,24 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, steps done, steps in all."""
 
 
+External = Mapping[str, memoryview]
+"""Contents of the files beside an ONNX graph that holds its weights there, by name."""
+NONE: External = MappingProxyType({})
+
+
 @dataclass(frozen=True)
 class BuildOptions:
     """How to build an engine.
 
     Attributes:
+        external: See `External`.
         compute_capabilities: GPUs to build for, as "8.9"; empty is the library's own choice
             (TensorRT: the GPU that is here; TensorRT for RTX: its portable set).
         timing_cache: Where full TensorRT keeps its timing cache, or None.
         progress: Is told of the build's progress, or None.
     """
 
+    external: External = field(default_factory=dict)
     compute_capabilities: tuple[str, ...] = ()
     timing_cache: Path | None = None
     progress: Progress | None = None
@@ -85,7 +93,7 @@ class Backend(Protocol):
     def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> bytes:
         """Builds an engine. Raises EngineError if the library refuses the graph."""
 
-    def open(self, blob: bytes, spec: EngineSpec) -> Session:
+    def open(self, blob: bytes, spec: EngineSpec, external: External = NONE) -> Session:
         """Opens an engine (or the ONNX graph where none is needed).
 
         Raises EngineError if it is refused.

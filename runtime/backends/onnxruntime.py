@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import BackendError, EngineError, first_line
 from ..manifest import EngineSpec
-from .base import BuildOptions
+from .base import NONE, BuildOptions, External
 
 _REMEDY = "pip install 'vit-edge[onnxruntime]'"
 
@@ -58,10 +58,11 @@ class OnnxRuntime:
         """ONNX Runtime compiles as it opens: the graph itself is the engine."""
         return onnx
 
-    def open(self, blob: bytes, spec: EngineSpec) -> OnnxRuntimeSession:
+    def open(self, blob: bytes, spec: EngineSpec, external: External = NONE) -> OnnxRuntimeSession:
         library = _library()
         options = library.SessionOptions()
         options.log_severity_level = 3
+        add_external_weights(options, external)
         try:
             session = library.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exception types are private, and differ between releases
@@ -69,6 +70,20 @@ class OnnxRuntime:
                 f"ONNX Runtime {self.version()} refuses the graph: {first_line(error)}"
             ) from None
         return OnnxRuntimeSession(session, spec)
+
+
+def add_external_weights(options: Any, external: External) -> None:
+    """Hands over the contents of the files that a graph names, so that none is opened by name.
+
+    Raises:
+        BackendError: if this ONNX Runtime is too old for it.
+    """
+    if not external:
+        return
+    add = getattr(options, "add_external_initializers_from_files_in_memory", None)
+    if add is None:
+        raise BackendError("models above 2 GiB need a newer ONNX Runtime: pip install -U it")
+    add(list(external), list(external.values()), [len(content) for content in external.values()])
 
 
 class OnnxRuntimeSession:

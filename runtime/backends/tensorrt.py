@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ..errors import BackendError, EngineError, InputError
 from ..manifest import EngineSpec
 from . import cuda
-from .base import BuildOptions
+from .base import NONE, BuildOptions, External
 from .tensorrt_build import build_plan, find_compute_capability
 
 _log = logging.getLogger("vit_edge.tensorrt")
@@ -89,7 +89,7 @@ class TensorRT:
             logger = _logger(library, messages)
             return build_plan(library, logger, onnx, spec, options, messages)
 
-    def open(self, blob: bytes, spec: EngineSpec) -> TensorRTSession:
+    def open(self, blob: bytes, spec: EngineSpec, external: External = NONE) -> TensorRTSession:
         library, messages = self._library(), list[str]()
         with _errors_as_engine_errors(
             f"{self.name} {self.version()} cannot open this engine", messages

@@ -5,6 +5,7 @@ Source: TensorRT Python API (Builder, OnnxParser, IBuilderConfig, ITimingCache, 
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from ..errors import EngineError, InputError
 from ..manifest import EngineSpec
-from .base import BuildOptions, Progress
+from .base import BuildOptions, External, Progress
 
 
 def build_plan(
@@ -33,7 +34,7 @@ def build_plan(
     flags = 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
     parser = library.OnnxParser(network, logger)
-    if not parser.parse(onnx):
+    if not _parse(parser, onnx, options.external):
         messages.extend(str(parser.get_error(i)) for i in range(parser.num_errors))
         raise EngineError("the ONNX parser refused it")
     config = _build_config(library, builder, spec, options)
@@ -42,6 +43,16 @@ def build_plan(
     if plan is None:
         raise EngineError("the builder returned no engine")
     return bytes(plan)
+
+
+def _parse(parser: Any, onnx: bytes, external: External) -> bool:
+    """Source: IParser::parse. Weights beside the graph are found by the path that it is told."""
+    if not external:
+        return bool(parser.parse(onnx))
+    with tempfile.TemporaryDirectory() as folder:  # of this user alone, with verified bytes
+        for name, content in external.items():
+            (Path(folder) / name).write_bytes(content)
+        return bool(parser.parse(onnx, str(Path(folder) / "model.onnx")))
 
 
 def _build_config(library: Any, builder: Any, spec: EngineSpec, options: BuildOptions) -> Any:

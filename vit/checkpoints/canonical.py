@@ -14,6 +14,8 @@ from .checkpoint import Checkpoint, RawCheckpoint
 from .names import NAMINGS, Naming
 from .names.base import PART
 
+OWN = "vit-edge"
+"""Whose names this project's own files have: timm's, and their header says the rest."""
 _SHOWN = 10
 
 
@@ -46,7 +48,7 @@ def to_canonical(raw: RawCheckpoint) -> Checkpoint:
         _finish(tensors, raw.source)
     return Checkpoint(
         raw.source,
-        naming.name,
+        OWN if raw.config is not None else naming.name,
         tensors,
         raw.config,
         facts,

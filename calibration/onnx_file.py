@@ -1,0 +1,80 @@
+"""ONNX graphs as files and as bytes, whatever their size.
+
+Protobuf ends at 2 GiB: a larger graph keeps its weights in a second file beside it, `<stem>.data`,
+which the graph names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx_ir as ir
+
+LIMIT = (1 << 31) - (1 << 26)
+"""Bytes of weights that fit into one file, with room for the graph."""
+_SMALL = 1024
+
+
+@dataclass(frozen=True)
+class OnnxBytes:
+    """A serialised graph, and the contents of the files that it names."""
+
+    graph: bytes
+    external: Mapping[str, memoryview] = field(default_factory=dict)
+
+
+def weights_file(path: Path) -> Path | None:
+    """The second file of the graph at `path`, where it has one."""
+    beside = path.with_suffix(".data")
+    return beside if beside.is_file() else None
+
+
+def save_onnx(model: ir.Model, path: Path) -> None:
+    """Writes the graph, and its weights beside it where they are too large."""
+    if _size(model) > LIMIT:
+        name = path.with_suffix(".data").name
+        ir.save(model, path, external_data=name, size_threshold_bytes=_SMALL)
+    else:
+        ir.external_data.load_to_model(model)  # they may lie in the file of a larger graph
+        ir.save(model, path)
+
+
+def read_onnx(path: Path) -> OnnxBytes:
+    """What `save_onnx` wrote. The second file is mapped, not read."""
+    weights = weights_file(path)
+    external = {} if weights is None else {weights.name: _map(weights)}
+    return OnnxBytes(path.read_bytes(), external)
+
+
+def to_bytes(model: ir.Model) -> OnnxBytes:
+    """The graph as it would be saved."""
+    if _size(model) <= LIMIT:
+        ir.external_data.load_to_model(model)
+        return OnnxBytes(ir.to_proto(model).SerializeToString())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        save_onnx(model, path)
+        return read_onnx(path)  # a mapped file outlives its name
+
+
+def graph_digest(model: ir.Model) -> str:
+    """SHA-256 of the serialised graph, weights included."""
+    content = to_bytes(model)
+    state = hashlib.sha256(content.graph)
+    for weights in content.external.values():
+        state.update(weights)
+    return state.hexdigest()
+
+
+def _size(model: ir.Model) -> int:
+    return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
+
+
+def _map(path: Path) -> memoryview:
+    with path.open("rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

@@ -1,0 +1,62 @@
+"""Models above protobuf's limit, which is lowered here: their weights lie beside the graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from calibration import onnx_file
+from export.pipeline import export_bundle
+from export.plan import ExportRequest
+from export.progress import Display
+from runtime.bundle import Bundle
+from runtime.engine import Engine
+from runtime.errors import BundleError
+from vit.checkpoints import encode_checkpoint
+from vit.train import normalise
+from vit.variants import find_variant
+from vit.vision_transformer import VisionTransformer
+
+MODEL = "vit_test_patch8_32"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: VisionTransformer) -> Path:
+    """fp32 is too large, fp16 is not."""
+    size = sum(p.numel() * 4 for p in model.parameters())
+    monkeypatch.setattr(onnx_file, "LIMIT", size * 3 // 5)
+    weights, out = tmp_path / "weights.safetensors", tmp_path / "bundle"
+    weights.write_bytes(encode_checkpoint(model))
+    request = ExportRequest(weights=str(weights), out=out, max_batch=4, precisions=("fp32", "fp16"))
+    report = export_bundle(request, Display())
+    return out if report.good else pytest.fail(f"{report.problems}")
+
+
+def test_weights_lie_beside_the_graph_and_everything_runs(
+    bundle: Path, model: VisionTransformer, frames: np.ndarray
+) -> None:
+    names = {path.name for path in (bundle / "onnx").iterdir()}
+    assert names == {"fp32.onnx", "fp32.data", "fp16.onnx"}
+    preprocess = find_variant(MODEL).preprocess
+    with torch.inference_mode():
+        expected = model(normalise(frames, preprocess)).numpy()
+    with Engine.load(bundle, "fp32", "onnxruntime") as engine:
+        np.testing.assert_allclose(engine(frames), expected, atol=1e-4)
+    # The graphs alone run in plain ONNX Runtime, which finds the weights by the graph's path.
+    plain = onnxruntime.InferenceSession(bundle / "onnx" / "fp32.onnx")
+    np.testing.assert_allclose(plain.run(None, {"images": frames})[0], expected, atol=1e-4)
+
+
+def test_altered_weights_are_refused(bundle: Path) -> None:
+    path = bundle / "onnx" / "fp32.data"
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match=r"fp32\.data was altered"):
+        Bundle.open(bundle).verify()
+    with pytest.raises(BundleError, match=r"fp32\.data was altered"):
+        Engine.load(bundle, "fp32", "onnxruntime")
