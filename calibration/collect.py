@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import onnx_ir as ir
-import onnxruntime
 
-from runtime.backends.onnxruntime import add_external_weights
+from runtime.backends.onnxruntime import add_external_weights, load_library
 from runtime.errors import InputError
 from runtime.images import ImageSet
 
@@ -91,7 +91,8 @@ def _observe_sites(graph: ir.Graph, sites: Sequence[str]) -> None:
     graph.outputs.extend(by_name[site] for site in sites)
 
 
-def _open(model: ir.Model) -> onnxruntime.InferenceSession:
+def _open(model: ir.Model) -> Any:
+    onnxruntime = load_library()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     content = to_bytes(model)

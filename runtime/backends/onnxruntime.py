@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,14 @@ from .base import NONE, BuildOptions, External
 _REMEDY = "pip install 'vit-edge[onnxruntime]'"
 
 
-def _library() -> Any:
+def load_library() -> Any:
+    """ONNX Runtime, its telemetry off: from 1.29 on it would write a device id into the user's
+    cache and report to its maker which models run. Who wants that sets ORT_DISABLE_TELEMETRY=0.
+
+    Raises:
+        BackendError: if it is not installed.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError:
@@ -33,7 +41,7 @@ class OnnxRuntime:
     needs_engine: bool = False
 
     def version(self) -> str:
-        return str(_library().__version__)
+        return str(load_library().__version__)
 
     def device(self) -> str:
         return f"CPU ({platform.machine()})"
@@ -49,7 +57,7 @@ class OnnxRuntime:
 
     def run_problem(self) -> str | None:
         try:
-            _library()
+            load_library()
         except BackendError as error:
             return str(error)
         return None
@@ -59,7 +67,7 @@ class OnnxRuntime:
         return onnx
 
     def open(self, blob: bytes, spec: EngineSpec, external: External = NONE) -> OnnxRuntimeSession:
-        library = _library()
+        library = load_library()
         options = library.SessionOptions()
         options.log_severity_level = 3
         add_external_weights(options, external)
