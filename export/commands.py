@@ -26,6 +26,9 @@ def attach(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="a named variant (default: vit_digits, trained here)",
     )
     parser.add_argument(
+        "--onnx", type=Path, metavar="FILE", help="an fp32 ViT that another exporter wrote"
+    )
+    parser.add_argument(
         "--weights", type=Path, metavar="FILE", help="checkpoint of this project or timm"
     )
     parser.add_argument(
@@ -82,6 +85,7 @@ def run_export(arguments: argparse.Namespace) -> int:
         ) from None
     given = {
         "model": arguments.model,
+        "onnx": arguments.onnx,
         "weights": arguments.weights,
         "config": arguments.config,
         "calibration": arguments.calib,

@@ -46,6 +46,20 @@ class ModelSource:
     def random(self) -> bool:
         return self.weights == "random"
 
+    @property
+    def classes(self) -> int:
+        return self.config.num_classes
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """For the manifest: the architecture."""
+        return {name: str(value) for name, value in dataclasses.asdict(self.config).items()}
+
+    @property
+    def oracle(self) -> str:
+        """Whose logits are the reference."""
+        return "PyTorch"
+
 
 def find_source(
     name: str | None,

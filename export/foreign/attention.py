@@ -43,7 +43,8 @@ class WriteAttention(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         splits: dict[ir.Value, list[ir.Value]] = {}
         nodes = [node for node in model.graph if node.op_type == "Softmax"]
-        return ir.passes.PassResult(model, modified=any([_write(node, splits) for node in nodes]))
+        written = [_write(node, splits) for node in nodes]
+        return ir.passes.PassResult(model, modified=any(written))
 
 
 def _write(softmax: ir.Node, splits: dict[ir.Value, list[ir.Value]]) -> bool:
@@ -172,8 +173,8 @@ def _cut(
     if source not in splits:
         batch_first = source
         if sizes(source)[0] != 1:  # [N, B, width]
-            shape = (1, tokens, sizes(source)[2])
-            batch_first = insert(before, "Transpose", [source], shape, {"perm": [1, 0, 2]})
+            rows = (1, tokens, sizes(source)[2])
+            batch_first = insert(before, "Transpose", [source], rows, {"perm": [1, 0, 2]})
         parts = sizes(source)[2] // (count * size)
         one = [batch_first]
         splits[source] = one if parts == 1 else list(insert_split(before, batch_first, parts))
@@ -208,15 +209,13 @@ def _join(context: ir.Node, result: ir.Value, shape: tuple[int, int, int]) -> No
     wanted = positions.transpose(1, 0, 2).ravel()
     end = None
     for node, found in spread(old, positions.reshape(sizes(old)), LAYOUT):
-        if np.array_equal(found.ravel(), wanted) and found.ndim == 3:
-            if 1 in found.shape[:2] and found.shape[2] == heads * size:
-                end = node
+        rows = found.ndim == 3 and 1 in found.shape[:2] and found.shape[2] == heads * size
+        if rows and np.array_equal(found.ravel(), wanted):
+            end = node
     if end is None:
         rewire(old, result if len(sizes(old)) == 4 else reshape(context, result, sizes(old)))
         return
-    rows = insert(
-        context, "Transpose", [result], (1, tokens, heads, size), {"perm": list(_HEADS)}
-    )
+    rows = insert(context, "Transpose", [result], (1, tokens, heads, size), {"perm": list(_HEADS)})
     joined = reshape(context, rows, (1, tokens, heads * size))
     if sizes(end.outputs[0])[0] != 1:
         there = sizes(end.outputs[0])

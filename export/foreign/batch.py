@@ -41,9 +41,7 @@ def thaw(model: ir.Model) -> None:
     if shapes.get(output) != (_TWO, *sizes(output)[1:]):
         raise InputError(f"the output {output.name} does not follow the batch; {_ADVICE}")
     for value, shape in shapes.items():
-        value.shape = ir.Shape(
-            [_symbol(a, b) for a, b in zip(sizes(value), shape, strict=True)]
-        )
+        value.shape = ir.Shape([_symbol(a, b) for a, b in zip(sizes(value), shape, strict=True)])
 
 
 def _symbol(one: int, two: int) -> int | str:
@@ -116,20 +114,25 @@ def _infer(model: ir.Model, node: ir.Node, shapes: Shapes) -> Shapes:
     """The shapes of the outputs of `node` at batch 2; nothing where no image enters."""
     if not any(value in shapes for value in node.inputs if value is not None):
         return {}
-    types, data = {}, {}
+    types, data = dict[str, onnx.TypeProto](), dict[str, onnx.TensorProto]()
     for value in node.inputs:
         if value is None or value.dtype is None:
             continue
         shape = shapes.get(value, sizes(value))
-        types[value.name] = onnx.helper.make_tensor_type_proto(int(value.dtype), shape)
+        name = str(value.name)
+        types[name] = onnx.helper.make_tensor_type_proto(int(value.dtype), shape)
         if value.is_initializer() and value.dtype == ir.DataType.INT64:
             assert value.const_value is not None
-            data[value.name] = onnx.numpy_helper.from_array(value.const_value.numpy(), value.name)
+            data[name] = onnx.numpy_helper.from_array(value.const_value.numpy(), name)
     opset = model.opset_imports[""]
     schema = onnx.defs.get_schema(node.op_type, opset, "")
     try:
         found = onnx.shape_inference.infer_node_outputs(
-            schema, ir.to_proto(node), types, data, opset_imports=[onnx.helper.make_opsetid("", opset)]
+            schema,
+            ir.to_proto(node),
+            types,
+            data,
+            opset_imports=[onnx.helper.make_opsetid("", opset)],
         )
     except onnx.shape_inference.InferenceError as error:
         raise InputError(f"{node.name}: {first_line(error)}; {_ADVICE}") from None

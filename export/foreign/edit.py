@@ -22,9 +22,7 @@ def insert(
     node = ir.node(operator, inputs, attributes)  # type: ignore[arg-type]
     node.metadata_props.update(before.metadata_props)
     graph.insert_before(before, node)
-    return describe(
-        node.outputs[0], free_name(graph, operator), ir.Shape(shape), ir.DataType.FLOAT
-    )
+    return describe(node.outputs[0], free_name(graph, operator), ir.Shape(shape), ir.DataType.FLOAT)
 
 
 def insert_split(before: ir.Node, source: ir.Value, parts: int) -> Sequence[ir.Value]:

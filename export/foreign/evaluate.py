@@ -62,10 +62,10 @@ def compute(node: ir.Node, known: Mapping[ir.Value, Array]) -> list[Array] | Non
         return [known[v] for v in node.inputs if v is not None and v in known] or None
     try:
         with np.errstate(all="ignore"):
-            results: list[Array] = ReferenceEvaluator(ir.to_proto(node)).run(None, feeds)
+            results = ReferenceEvaluator(ir.to_proto(node)).run(None, feeds)
     except (ValueError, TypeError, RuntimeError, IndexError):
         return None
-    return results
+    return list(results)
 
 
 def spread(

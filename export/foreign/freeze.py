@@ -1,8 +1,8 @@
 """Makes everything constant that does not depend on the image, by running the file.
 
 Exporters write shapes as chains of Shape, Gather, Concat and worse. One run at batch 1 tells the
-shape of every tensor and the value of every tensor that no pixel reaches; no chain is left, whatever
-operators it was made of. `batch.thaw` makes the batch dynamic again at the end.
+shape of every tensor and the value of every tensor that no pixel reaches, so no chain is left,
+whichever operators it was made of. `batch.thaw` makes the batch dynamic again at the end.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def _freeze(model: ir.Model) -> None:
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     image = model.graph.inputs[0]
     assert image.dtype is not None
+    assert image.shape is not None
     dynamic = _depends_on(model.graph, image)
     values = [v for node in model.graph for v in node.outputs if v.name]
     found = Runner(model, values)(np.zeros(image.shape.numpy(), image.dtype.numpy()))

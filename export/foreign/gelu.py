@@ -22,7 +22,8 @@ class FuseGelu(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         ends = [node for node in model.graph if node.op_type in ("Erf", "Tanh")]
-        return ir.passes.PassResult(model, modified=any([_fuse(node) for node in ends]))
+        fused = [_fuse(node) for node in ends]
+        return ir.passes.PassResult(model, modified=any(fused))
 
 
 def _fuse(function: ir.Node) -> bool:
@@ -45,7 +46,7 @@ def gelu(x: Array, approximate: str) -> Array:
     """Source: ONNX Gelu."""
     if approximate == "none":
         return np.array([0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x])
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
 
 
 def _starts(function: ir.Node) -> Iterator[ir.Value]:

@@ -86,9 +86,7 @@ def _affine(normal: Array, result: Array) -> tuple[Array, Array] | None:
         return None
     x, y = normal.reshape(_ROWS, -1), result.reshape(_ROWS, -1)
     highest, lowest, columns = x.argmax(0), x.argmin(0), np.arange(x.shape[1])
-    scale = (y[highest, columns] - y[lowest, columns]) / (
-        x[highest, columns] - x[lowest, columns]
-    )
+    scale = (y[highest, columns] - y[lowest, columns]) / (x[highest, columns] - x[lowest, columns])
     bias = y[highest, columns] - scale * x[highest, columns]
     if not np.allclose(scale * x + bias, y, rtol=0, atol=_TOLERANCE * (1 + np.abs(y).max())):
         return None

@@ -14,7 +14,7 @@ from .evaluate import constant
 class UnfoldLinears(ir.passes.InPlacePass):
     """`Reshape to [B N, K] -> Gemm or MatMul, Add -> Reshape back`: the product keeps `[B, N, K]`.
 
-    A Gemm on one row is the head, and stays.
+    A product with one row is the head's, and becomes a Gemm.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -24,10 +24,12 @@ class UnfoldLinears(ir.passes.InPlacePass):
 
 def _unfold(graph: ir.Graph, node: ir.Node) -> bool:
     rows = sizes(node.inputs[0]) if node.op_type in ("Gemm", "MatMul") else ()
-    weight = _weight(node) if len(rows) == 2 and rows[0] > 1 else None
+    weight = _weight(node) if len(rows) == 2 else None
     if weight is None:
         return False
     end, bias = _end(node)
+    if rows[0] == 1:
+        return _write_head(node, end, bias)
     shape = _unfolded_shape(node.inputs[0], end)
     if shape is None:
         return False
@@ -40,6 +42,15 @@ def _unfold(graph: ir.Graph, node: ir.Node) -> bool:
     if bias is not None:
         product = insert(end, "Add", [product, bias], (*shape, n))
     rewire(end.outputs[0], _reshape(end, product, (rows[0], n)))
+    return True
+
+
+def _write_head(node: ir.Node, end: ir.Node, bias: ir.Value | None) -> bool:
+    """`MatMul, Add` on one row as the one Gemm that our own exporter writes."""
+    if node.op_type == "Gemm":
+        return False
+    inputs = [*node.inputs, *([bias] if bias is not None else [])]
+    rewire(end.outputs[0], insert(end, "Gemm", inputs, sizes(end.outputs[0])))
     return True
 
 
@@ -78,9 +89,9 @@ def _unfolded_shape(value: ir.Value | None, end: ir.Node) -> tuple[int, int] | N
             return shape[0], shape[1]
     for after in end.outputs[0].consumers():
         shape = sizes(after.outputs[0])
-        if after.op_type == "Reshape" and len(shape) == 3:
-            if shape[-1] == sizes(end.outputs[0])[-1]:
-                return shape[0], shape[1]
+        columns = sizes(end.outputs[0])[-1]
+        if after.op_type == "Reshape" and len(shape) == 3 and shape[-1] == columns:
+            return shape[0], shape[1]
     return None
 
 

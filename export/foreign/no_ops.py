@@ -11,15 +11,15 @@ _NEUTRAL = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0}
 
 
 class RemoveNoOps(ir.passes.InPlacePass):
-    """Casts to the same type, sums with nothing but zeros (an empty attention mask), Dropout, layout
-    changes that change no layout, and guards against NaN behind a Softmax.
+    """Casts to the same type, sums with zeros (an empty attention mask), Dropout, layout changes
+    that change no layout, and guards against NaN behind a Softmax.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
         for node in list(model.graph):
             kept = _kept(node)
-            if kept is not None and not (kept.is_graph_input() or node.outputs[0].is_graph_output()):
+            if kept is not None and not node.outputs[0].is_graph_output():
                 rewire(node.outputs[0], kept)
                 modified = True
         return ir.passes.PassResult(model, modified)
@@ -51,9 +51,11 @@ def _beside_neutral(node: ir.Node) -> ir.Value | None:
         sides.append((node.inputs[1], node.inputs[0]))
     for value, number in sides:
         data = constant(number)
-        if value is not None and data is not None and sizes(value) == sizes(node.outputs[0]):
-            if constant(value) is None and bool((data == _NEUTRAL[node.op_type]).all()):
-                return value
+        if value is None or data is None or constant(value) is not None:
+            continue
+        same_shape = sizes(value) == sizes(node.outputs[0])
+        if same_shape and bool((data == _NEUTRAL[node.op_type]).all()):
+            return value
     return None
 
 

@@ -76,23 +76,23 @@ def _fold(graph: ir.Graph, convolution: ir.Node, preprocess: Preprocess) -> None
     moved = (weight * shift).sum(axis=(1, 2, 3))
     old = convolution.inputs[2] if len(convolution.inputs) > 2 else None
     bias = moved if old is None else array(old).astype(np.float64) + moved
-    _exchange(graph, convolution, 1, weight * slope, "weight")
-    _exchange(graph, convolution, 2, bias, "bias")
+    _exchange(graph, convolution, 1, weight * slope)
+    _exchange(graph, convolution, 2, bias)
 
 
-def _exchange(
-    graph: ir.Graph, node: ir.Node, index: int, data: NDArray[np.float64], stem: str
-) -> None:
+def _exchange(graph: ir.Graph, node: ir.Node, index: int, data: NDArray[np.float64]) -> None:
     """Input `index` becomes a constant of the node's own, under the old one's name if that is
     free.
     """
     old = node.inputs[index] if index < len(node.inputs) else None
-    new = _constant(graph, stem, data)
+    stem = str(node.inputs[1].name).rpartition(".")[0] if node.inputs[1] is not None else ""
+    new = _constant(graph, "folded", data)
     if old is None:
         node.resize_inputs(index + 1)
         node.replace_input_with(index, new)
-        return
-    name = str(old.name)
-    replace_input(node, old, new)
+        name = f"{stem}.bias"
+    else:
+        name = str(old.name)
+        replace_input(node, old, new)
     if name not in graph.initializers:
         new.name = name

@@ -6,7 +6,6 @@ import hashlib
 from pathlib import Path
 
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 from onnx_ir.passes import common
 
 from export.cache import file_sha256
@@ -39,12 +38,12 @@ def read_onnx(path: Path) -> ir.Model:
         if not path.is_file():
             raise InputError(f"there is no ONNX file at {path}")
         model = ir.load(path)
+        common.InlinePass()(model)
         _check_external(path, model)
         ir.external_data.load_to_model(model)
-        common.InlinePass()(model)
     except InputError:
         raise
-    except (OSError, ValueError, TypeError, RuntimeError, DecodeError) as error:
+    except Exception as error:  # the parsers raise whatever they stumble over
         raise InputError(f"{path} is not a readable ONNX file: {first_line(error)}") from None
     if not len(model.graph):
         raise InputError(f"{path} is not an ONNX model: it has no nodes")
@@ -72,7 +71,11 @@ def _check_external(path: Path, model: ir.Model) -> None:
     for tensor in _external_tensors(model):
         location = Path(str(tensor.location))
         file = path.parent / location
-        if location.is_absolute() or ".." in location.parts or folder not in _resolved_parents(file):
+        if (
+            location.is_absolute()
+            or ".." in location.parts
+            or folder not in _resolved_parents(file)
+        ):
             raise InputError(f"{path} keeps weights outside its own folder, at {location}: refused")
         if not file.is_file() or file.is_symlink():
             raise InputError(f"{path} keeps weights in {location}, which is no file beside it")
@@ -125,8 +128,8 @@ def require_supported(path: Path, model: ir.Model) -> None:
     half = [str(value.name) for value in values if value.dtype in _HALF]
     if half:
         raise InputError(
-            f"{path} is in 16 bits ({half[0]} and {len(half) - 1} more tensors): export it in fp32, "
-            "as with model.float(); vit-edge makes the fp16 graph itself"
+            f"{path} is in 16 bits ({half[0]} and {len(half) - 1} more tensors): export it in "
+            "fp32, as with model.float(); vit-edge makes the fp16 graph itself"
         )
 
 

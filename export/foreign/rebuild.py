@@ -44,6 +44,8 @@ MAX_ERROR = 1e-4
 budget.
 """
 _BATCHES = (1, 3)
+_SHARED = 16
+"""Equal constants up to this many elements, the shapes among them, are kept once."""
 
 
 def rebuild(model: ir.Model, preprocess: Preprocess) -> tuple[PassReport, ...]:
@@ -62,12 +64,11 @@ def rebuild(model: ir.Model, preprocess: Preprocess) -> tuple[PassReport, ...]:
     take_raw_pixels(model, preprocess)
     model.graph.outputs[0].name = OUTPUT_NAME
     thaw(model)
+    common.DeduplicateInitializersPass(size_limit=_SHARED)(model)
     return tuple(reports)
 
 
-def require_same(
-    original: ir.Model, rebuilt: ir.Model, preprocess: Preprocess
-) -> float:
+def require_same(original: ir.Model, rebuilt: ir.Model, preprocess: Preprocess) -> float:
     """Compares the two on random images, the original one image at a time; returns the error
     relative to the range of the logits.
 

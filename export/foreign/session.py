@@ -1,4 +1,4 @@
-"""Runs an ONNX graph as it is in ONNX Runtime: the oracle for all that is done to a foreign file."""
+"""Runs a graph as it is in ONNX Runtime: the oracle for all that is done to a foreign file."""
 
 from __future__ import annotations
 

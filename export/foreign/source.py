@@ -54,8 +54,7 @@ def find_foreign_source(
     Raises:
         InputError: if it cannot be used, saying why and what to do.
     """
-    key = digest_of(path)
-    model = prepare(path)
+    model, key = prepare(path), digest(path)
     assumed: list[str] = []
     facts = {
         "source": "ONNX file",
@@ -75,10 +74,16 @@ def find_foreign_source(
     )
 
 
-def digest_of(path: Path) -> str:
-    """The digest of a file that `read_onnx` accepts."""
-    read_onnx(path)
-    return digest(path)
+def prepare_again(source: ForeignSource) -> ir.Model:
+    """What `prepare` gave for the source.
+
+    Raises:
+        InputError: if the file was changed since.
+    """
+    model = prepare(source.file)
+    if digest(source.file) != source.weights_key:
+        raise InputError(f"{source.file} was changed while it was being exported: start again")
+    return model
 
 
 def prepare(path: Path) -> ir.Model:
@@ -141,8 +146,8 @@ def _logits(path: Path, results: dict[str, np.ndarray]) -> str:
         return flat[0]
     shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in results.items())
     raise InputError(
-        f"{path} gives {shapes}: one output [batch, classes] in float32 is wanted; export the model "
-        "with its head, or name one of them `logits`"
+        f"{path} gives {shapes}: one output [batch, classes] in float32 is wanted; export the "
+        "model with its head, or name one of them `logits`"
     )
 
 

@@ -15,6 +15,7 @@ from runtime.errors import InputError, first_line
 
 from .attention import reshape
 from .edit import free_name, insert, rewire, sizes
+from .evaluate import constant
 
 
 def convert(model: ir.Model) -> None:
@@ -69,17 +70,17 @@ def _lower(model: ir.Model) -> None:
 
 def _is_default(node: ir.Node, name: str, version: int) -> bool:
     default = onnx.defs.get_schema(node.op_type, version, "").attributes[name].default_value
-    return ir.from_proto(default).value == node.attributes[name].value
+    return bool(ir.serde.deserialize_attribute(default).value == node.attributes[name].value)
 
 
 def _decompose(node: ir.Node) -> None:
-    """Attention without mask, cache or soft cap as MatMul, Softmax, MatMul.
+    """Attention that masks nothing, without cache or soft cap, as MatMul, Softmax, MatMul.
 
     Source: ONNX Attention-23; its inputs are `[B, heads, N, size]` or `[B, N, heads size]`.
     """
-    get = node.attributes
-    extra = any(value is not None for value in node.inputs[3:])
-    if extra or get.get_int("is_causal", 0) or get.get_float("softcap", 0.0):
+    cached = any(value is not None for value in node.inputs[4:])
+    causal, capped = (node.attributes.get(name) for name in ("is_causal", "softcap"))
+    if _masks(node) or cached or (causal and causal.value) or (capped and capped.value):
         raise InputError("Attention with a mask, a cache or a soft cap is not what a ViT has")
     q, k, v = (_split_heads(node, i) for i in range(3))
     shape, keys = sizes(q), sizes(k)
@@ -98,6 +99,15 @@ def _decompose(node: ir.Node) -> None:
     graph = node.graph
     assert isinstance(graph, ir.Graph)
     graph.remove(node, safe=True)
+
+
+def _masks(node: ir.Node) -> bool:
+    """Whether the mask leaves anything out; exporters write one that does not."""
+    value = node.inputs[3] if len(node.inputs) > 3 else None
+    data = constant(value)
+    if data is None:
+        return value is not None
+    return not bool(data.all() if data.dtype == np.bool_ else (data == 0).all())
 
 
 def _split_heads(node: ir.Node, index: int) -> ir.Value:

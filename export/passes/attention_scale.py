@@ -83,9 +83,7 @@ def _origin(value: ir.Value) -> _Origin | None:
 
 def _linear_before(value: ir.Value) -> Linear | None:
     """The Linear whose whole output is `value`, used by one node."""
-    add_or_product = (
-        value.producer() if len(list(value.consumers())) == 1 else None
-    )
+    add_or_product = value.producer() if len(list(value.consumers())) == 1 else None
     if add_or_product is None:
         return None
     product = add_or_product
