@@ -16,6 +16,7 @@ from runtime.preprocess import Preprocess
 from ..progress import Update
 from .attention import WriteAttention
 from .batch import thaw
+from .batch_first import PUT_BATCH_FIRST
 from .freeze import freeze
 from .gelu import FuseGelu
 from .layer_norm import FuseLayerNorm
@@ -35,6 +36,7 @@ FOREIGN_PASSES: dict[str, ir.passes.PassBase] = {
     "fuse LayerNorm": ir.passes.Sequential(FuseLayerNorm(), common.RemoveUnusedNodesPass()),
     "fuse GELU": ir.passes.Sequential(FuseGelu(), common.RemoveUnusedNodesPass()),
     "write attention": ir.passes.Sequential(WriteAttention(), common.RemoveUnusedNodesPass()),
+    "put the batch first": PUT_BATCH_FIRST,
     "name weights": NameWeights(),
 }
 """On a frozen graph of opset 20, in order. Each is exact and leaves alone what it does not know."""

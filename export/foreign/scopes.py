@@ -64,13 +64,15 @@ class NameWeights(ir.passes.InPlacePass):
 
 
 def _identify(node: ir.Node, bias: ir.Value | None, number: int) -> None:
-    """Every Linear has a module."""
-    if SCOPES in node.metadata_props:
-        return
-    name = "" if bias is None or _MACHINE_MADE.match(str(bias.name)) else str(bias.name)
-    scope = name.rpartition(".")[0] or f"linear_{number}"
-    for user in (node, *node.outputs[0].consumers()):
-        user.metadata_props.setdefault(SCOPES, repr(["", scope, user.op_type]))
+    """Every Linear has a module. The bias, which exporters leave its name, knows best."""
+    scope, _, kind = str(bias.name).rpartition(".") if bias is not None else ("", "", "")
+    if kind != "bias" or _MACHINE_MADE.match(scope):
+        if SCOPES in node.metadata_props:
+            return
+        scope = f"linear_{number}"
+    users = [node, *(node.outputs[0].consumers() if bias is not None else ())]
+    for user in users:
+        user.metadata_props[SCOPES] = repr(["", scope, user.op_type])
 
 
 def _scope(node: ir.Node) -> str:
