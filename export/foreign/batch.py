@@ -41,6 +41,8 @@ def thaw(model: ir.Model) -> None:
     if shapes.get(output) != (_TWO, *sizes(output)[1:]):
         raise InputError(f"the output {output.name} does not follow the batch; {_ADVICE}")
     for value, shape in shapes.items():
+        if len(shape) != len(sizes(value)):
+            raise InputError(f"{value.name} has a shape that only its data tells; {_ADVICE}")
         value.shape = ir.Shape([_symbol(a, b) for a, b in zip(sizes(value), shape, strict=True)])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 
 import onnx_ir as ir
@@ -37,7 +38,8 @@ def read_onnx(path: Path) -> ir.Model:
     try:
         if not path.is_file():
             raise InputError(f"there is no ONNX file at {path}")
-        model = ir.load(path)
+        model = _load(path)
+        _check_whole(path, model)
         common.InlinePass()(model)
         _check_external(path, model)
         ir.external_data.load_to_model(model)
@@ -48,6 +50,27 @@ def read_onnx(path: Path) -> ir.Model:
     if not len(model.graph):
         raise InputError(f"{path} is not an ONNX model: it has no nodes")
     return model
+
+
+def _load(path: Path) -> ir.Model:
+    """onnx_ir warns of what `_check_whole` refuses."""
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        return ir.load(path)
+    finally:
+        logger.setLevel(level)
+
+
+def _check_whole(path: Path, model: ir.Model) -> None:
+    """Raises InputError if a node uses what nothing makes."""
+    for node in model.graph.all_nodes():
+        for value in node.inputs:
+            if value is None or value.producer() is not None:
+                continue
+            if not value.is_graph_input() and not value.is_initializer():
+                raise InputError(f"{path} is damaged: nothing makes {value.name!r}")
 
 
 def _external_tensors(model: ir.Model) -> list[ir.ExternalTensor]:
@@ -97,7 +120,7 @@ def digest(path: Path) -> str:
     Raises:
         InputError: as `read_onnx`.
     """
-    model = ir.load(path)
+    model = _load(path)
     files = external_files(path, model)
     if not files:
         return file_sha256(path)

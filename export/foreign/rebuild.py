@@ -9,7 +9,7 @@ from onnx_ir.passes import common
 from export.onnx_export import OUTPUT_NAME
 from export.passes import PassReport, optimise
 from export.reference import require_finite
-from runtime.errors import InputError
+from runtime.errors import InputError, first_line
 from runtime.images import ImageSet
 from runtime.preprocess import Preprocess
 
@@ -56,6 +56,19 @@ def rebuild(model: ir.Model, preprocess: Preprocess) -> tuple[PassReport, ...]:
     Raises:
         InputError: if it cannot be brought into that form.
     """
+    try:
+        return _rebuild(model, preprocess)
+    except InputError:
+        raise
+    except Exception as error:  # a valid file may hold what neither we nor the libraries expect
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(
+            f"the graph cannot be rewritten ({reason}): export the model again with a plain "
+            "exporter, as torch.onnx.export"
+        ) from error
+
+
+def _rebuild(model: ir.Model, preprocess: Preprocess) -> tuple[PassReport, ...]:
     before = model.graph.num_nodes()
     freeze(model)
     require_no_branches(model)

@@ -25,18 +25,14 @@ class Runner:
         Raises:
             InputError: if ONNX Runtime refuses the model.
         """
-        proto = ir.to_proto(model)
-        known = {output.name for output in proto.graph.output}
-        proto.graph.output.extend(
-            onnx.ValueInfoProto(name=v.name) for v in all_values if v.name not in known
-        )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         if all_values:  # a value that an optimiser fuses away cannot be read
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
+            blob = _serialise(model, all_values)
             self._session = onnxruntime.InferenceSession(
-                proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+                blob, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime has an exception class for each status
             raise InputError(f"ONNX Runtime refuses the model: {first_line(error)}") from None
@@ -54,6 +50,15 @@ class Runner:
         except Exception as error:  # as above
             raise InputError(f"ONNX Runtime cannot run the model: {first_line(error)}") from None
         return dict(zip(names, values, strict=True))
+
+
+def _serialise(model: ir.Model, all_values: Sequence[ir.Value]) -> bytes:
+    proto = ir.to_proto(model)
+    known = {output.name for output in proto.graph.output}
+    proto.graph.output.extend(
+        onnx.ValueInfoProto(name=v.name) for v in all_values if v.name not in known
+    )
+    return proto.SerializeToString()
 
 
 def normalise(batch: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.float32]:
