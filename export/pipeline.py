@@ -26,7 +26,7 @@ from runtime.schema import decode, encode
 from .accuracy import Proof, assess, budget_miss, golden_tolerance
 from .assemble import EngineResult, GraphResult, PrecisionResult, assemble
 from .cache import StageCache, open_cache
-from .foreign.rebuild import compute_foreign_reference, rebuild, require_same
+from .foreign.rebuild import compute_foreign_reference, rebuild, require_same, require_vit
 from .foreign.source import ForeignSource, prepare_again
 from .measure import how_to_measure, measure_here, measure_logits
 from .onnx_export import export_onnx
@@ -151,6 +151,7 @@ def _start_from_onnx(
     def onnx_stage(folder: Path, update: Update) -> None:
         model, before = ir.load(original / "model.onnx"), ir.load(original / "model.onnx")
         passes = (*rebuild(model, source.preprocess), *optimise(model))
+        require_vit(model)
         require_same(before, model, source.preprocess)
         ir.save(model, folder / "model.onnx")
         (folder / "passes.json").write_text(json.dumps([asdict(p) for p in passes]))

@@ -49,35 +49,34 @@ class WriteAttention(ir.passes.InPlacePass):
 
 def _write(softmax: ir.Node, splits: dict[ir.Value, list[ir.Value]]) -> bool:
     product, factor = _scores(softmax.inputs[0])
-    users = list(softmax.outputs[0].consumers())
-    if product is None or len(users) != 1 or users[0].op_type != "MatMul":
+    context = _context(softmax)
+    if product is None or context is None:
         return False
-    context, last_axis = users[0], len(sizes(softmax.outputs[0])) - 1
-    if softmax.attributes.get_int("axis", -1) not in (-1, last_axis):
-        return False
-    if context.inputs[0] is not softmax.outputs[0]:
-        return False
-    q, k, v = (
-        _heads(product.inputs[0], transposed=False),
-        _heads(product.inputs[1], transposed=True),
-        _heads(context.inputs[1], transposed=False),
-    )
+    q = _heads(product.inputs[0], transposed=False)
+    k = _heads(product.inputs[1], transposed=True)
+    v = _heads(context.inputs[1], transposed=False)
     if q is None or k is None or v is None or not q.shape == k.shape == v.shape:
         return False
-    queries, keys, values = (
-        _cut(context, heads, order, splits)
-        for heads, order in ((q, _HEADS), (k, _KEYS), (v, _HEADS))
-    )
     heads, tokens, size = q.shape
-    scale = factor * q.factor * k.factor
-    queries = _scaled(context, queries, scale)
     square = (1, heads, tokens, tokens)
+    keys, values = _cut(context, k, _KEYS, splits), _cut(context, v, _HEADS, splits)
+    queries = _cut(context, q, _HEADS, splits)
+    queries = _scaled(context, queries, factor * q.factor * k.factor)
     scores = insert(context, "MatMul", [queries, keys], square)
     weights = insert(context, "Softmax", [scores], square, {"axis": -1})
     values = _scaled(context, values, v.factor)
     result = insert(context, "MatMul", [weights, values], (1, heads, tokens, size))
     _join(context, result, q.shape)
     return True
+
+
+def _context(softmax: ir.Node) -> ir.Node | None:
+    """The product of the attention weights, over the last axis, with the values."""
+    last_axis, users = len(sizes(softmax.outputs[0])) - 1, list(softmax.outputs[0].consumers())
+    if softmax.attributes.get_int("axis", -1) not in (-1, last_axis) or len(users) != 1:
+        return None
+    weighs = users[0].op_type == "MatMul" and users[0].inputs[0] is softmax.outputs[0]
+    return users[0] if weighs else None
 
 
 def _scores(value: ir.Value | None) -> tuple[ir.Node | None, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -37,32 +38,42 @@ def _fuse(graph: ir.Graph, deviation: ir.Node) -> bool:
         return False
     if reduction.inputs[0] is not x:
         return False
-    rng = np.random.default_rng(0)
-    rows = rng.standard_normal((*[1] * (len(shape) - 2), _ROWS, shape[-1]))
-    last, found = None, None
+    rows = np.random.default_rng(0).standard_normal((*[1] * (len(shape) - 2), _ROWS, shape[-1]))
     steps = list(spread(x, rows, _OPERATORS))
     epsilon = next((e for node, _ in steps if (e := _epsilon(node)) is not None), None)
-    if epsilon is None:
-        return False
-    centred = rows - rows.mean(-1, keepdims=True)
-    normal = centred / np.sqrt(rows.var(-1, keepdims=True) + epsilon)
-    for node, result in steps:
-        if last is not None and not _continues(last, node):
-            continue
-        affine = _affine(normal, result)
-        if affine is not None:
-            last, found = node, affine
-    if last is None or found is None:
+    end = _end(rows, steps, epsilon) if epsilon is not None else None
+    if epsilon is None or end is None:
         return False
     nodes = [node for node, _ in steps]
-    scale, bias = (
-        _value_of(graph, nodes, data, part)
-        for data, part in zip(found, ("weight", "bias"), strict=True)
-    )
+    scale = _value_of(graph, nodes, end.scale, "weight")
+    bias = _value_of(graph, nodes, end.bias, "bias")
     settings = {"axis": -1, "epsilon": float(epsilon), "stash_type": 1}
-    fused = insert(last, "LayerNormalization", [x, scale, bias], shape, settings)
-    rewire(last.outputs[0], fused)
+    fused = insert(end.node, "LayerNormalization", [x, scale, bias], shape, settings)
+    rewire(end.node.outputs[0], fused)
     return True
+
+
+@dataclass(frozen=True)
+class _End:
+    """The last node of a LayerNorm, and what it does to the normalised rows."""
+
+    node: ir.Node
+    scale: Array
+    bias: Array
+
+
+def _end(rows: Array, steps: Sequence[tuple[ir.Node, Array]], epsilon: float) -> _End | None:
+    """The first node that gives normalised rows, or after it the last of those that scale and shift
+    them.
+    """
+    centred = rows - rows.mean(-1, keepdims=True)
+    normal = centred / np.sqrt(rows.var(-1, keepdims=True) + epsilon)
+    end: _End | None = None
+    for node, result in steps:
+        affine = _affine(normal, result) if end is None or _continues(end.node, node) else None
+        if affine is not None:
+            end = _End(node, *affine)
+    return end
 
 
 def _epsilon(node: ir.Node) -> float | None:

@@ -8,6 +8,7 @@ from onnx_ir.passes import common
 
 from export.onnx_export import OUTPUT_NAME
 from export.passes import PassReport, optimise
+from export.precision.int8 import quantisable
 from export.reference import require_finite
 from runtime.errors import InputError, first_line
 from runtime.images import ImageSet
@@ -81,6 +82,12 @@ def _rebuild(model: ir.Model, preprocess: Preprocess) -> tuple[PassReport, ...]:
     thaw(model)
     common.DeduplicateInitializersPass(size_limit=_SHARED)(model)
     return tuple(reports)
+
+
+def require_vit(model: ir.Model) -> None:
+    """Raises InputError for a graph with nothing to quantise: INT8 would mean nothing."""
+    if not quantisable(model.graph):
+        raise InputError("the file has no Linears on tokens: a ViT-like model is wanted")
 
 
 def require_same(original: ir.Model, rebuilt: ir.Model, preprocess: Preprocess) -> float:

@@ -58,7 +58,7 @@ def _serialise(model: ir.Model, all_values: Sequence[ir.Value]) -> bytes:
     proto.graph.output.extend(
         onnx.ValueInfoProto(name=v.name) for v in all_values if v.name not in known
     )
-    return proto.SerializeToString()
+    return bytes(proto.SerializeToString())
 
 
 def normalise(batch: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.float32]:

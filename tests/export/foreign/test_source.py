@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from export.foreign.rebuild import rebuild, require_same
+from export.foreign.rebuild import rebuild, require_same, require_vit
 from export.foreign.source import find_foreign_source, prepare, prepare_again
 from export.plan import ExportRequest, make_plan
 from runtime.__main__ import main
@@ -119,6 +119,13 @@ def test_a_file_that_mixes_images_is_refused(file: Path) -> None:
     rebuild(model, source.preprocess)
     with pytest.raises(InputError, match="cannot be rewritten"):
         require_same(prepare(file), model, source.preprocess)
+
+
+def test_a_model_without_linears_is_no_vit(file: Path) -> None:
+    source, model = find_foreign_source(save(file), None, None), prepare(file)
+    rebuild(model, source.preprocess)
+    with pytest.raises(InputError, match="a ViT-like model"):
+        require_vit(model)
 
 
 @pytest.mark.parametrize("bytes_kept", [0, 10, 100])
