@@ -49,7 +49,7 @@ compare: $(READY) ## compare latency and accuracy across precisions
 inspect: $(READY) ## print what the bundle holds
 	$(BIN)/vit-edge inspect "$(BUNDLE)"
 
-example: $(READY) ## classify a digit and draw its patches
+example: $(READY) ## classify a digit, draw its patches and attention rollout
 	$(BIN)/python -m vit.example_usage
 
 test: $(READY) ## run the tests (no GPU needed)

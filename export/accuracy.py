@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.manifest import Accuracy
+from runtime.manifest import LOGITS, Accuracy
 from runtime.metrics import measure
 
 from .precision import Budget
@@ -24,12 +24,14 @@ RMS).
 class Reference:
     """PyTorch's fp32 answers: logits float32 `[N, outputs]`, labels int64 `[N]` or None.
 
-    `golden` are the positions of the golden samples among them.
+    `golden` are the positions of the golden samples among them; `output` says whether the answers
+    are logits or features, of which no class can be read.
     """
 
     logits: NDArray[np.float32]
     labels: NDArray[np.int64] | None
     golden: NDArray[np.int64]
+    output: str = LOGITS
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def assess(logits: NDArray[np.float32], reference: Reference, measured_on: str) 
         drop=drop,
         drop_low=low,
         drop_high=high,
-        agreement=metrics.agreement,
+        agreement=metrics.agreement if reference.output == LOGITS else None,
         cosine=metrics.cosine,
         logit_error=_finite(metrics.logit_error),
         rms_error=_finite(metrics.rms_error),
@@ -96,9 +98,9 @@ def budget_miss(accuracy: Accuracy, budget: Budget, random_weights: bool) -> str
             "worst logit error",
             "{:.2g} of the logits' range",
         )
-    if random_weights:
+    if random_weights or accuracy.agreement is None:
         return _under(
-            accuracy.cosine, budget.min_cosine, "cosine of image-centred logits", "{:.5f}"
+            accuracy.cosine, budget.min_cosine, "cosine of image-centred outputs", "{:.5f}"
         )
     if accuracy.drop is not None:
         return _over(accuracy.drop, budget.max_drop, "top-1 drop", "{:.2f} points")

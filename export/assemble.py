@@ -70,12 +70,23 @@ def assemble(
         preprocess=plan.source.preprocess,
         labels=plan.data.class_names,
         precisions=precisions,
-        model=plan.source.facts,
+        model=_flat(plan.source.facts),
         provenance=_provenance(plan, table),
         tools=tool_versions(),
         files={name: FileEntry("0" * 64, 0) for name in files},
     )
     return manifest, files
+
+
+def _flat(fields: Mapping[str, object]) -> dict[str, str]:
+    """The model's configuration as text; options of a group as `group.option`."""
+    flat = {}
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            flat.update({f"{name}.{inner}": text for inner, text in _flat(value).items()})
+        else:
+            flat[name] = str(value)
+    return flat
 
 
 def _entry(result: PrecisionResult, files: dict[str, Path]) -> PrecisionEntry:
@@ -101,7 +112,8 @@ def _provenance(plan: Plan, table: CalibrationTable) -> dict[str, str]:
     return {
         "weights": plan.source.weights,
         "weights sha256": plan.source.weights_key or "-",
-        "assumed": ", ".join(plan.source.assumed) or "-",
+        "inferred": plan.source.inferred or "-",
+        "assumed": "; ".join(plan.source.assumed) or "-",
         "seed": str(plan.seed),
         "calibration": f"{observed.images} images of {observed.data_source}, {observed.method}",
         "calibration data sha256": observed.data,

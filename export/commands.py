@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 from pathlib import Path
 
 from runtime.errors import InputError, VitEdgeError
+from runtime.preprocess import CROP_MODES, INTERPOLATIONS
+from vit.config import ACTIVATIONS
+from vit.facts import Facts
 
 
 def attach(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,10 +33,10 @@ def attach(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--onnx", type=Path, metavar="FILE", help="an fp32 ViT that another exporter wrote"
     )
     parser.add_argument(
-        "--weights", type=Path, metavar="FILE", help="checkpoint of this project or timm"
-    )
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="JSON with fields that differ from MODEL's"
+        "--weights",
+        metavar="W",
+        help="checkpoint of timm, torchvision, Hugging Face, the original JAX code or this "
+        "project: a file, a folder, hf:REPOSITORY or timm:NAME",
     )
     parser.add_argument(
         "--calib", metavar="DATA", help="calibration images: a folder, an .npz, digits or samples"
@@ -40,8 +44,6 @@ def attach(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument(
         "--eval", metavar="DATA", help="evaluation images (default: part of --calib)"
     )
-    parser.add_argument("--mean", type=_floats, metavar="M,M,M", help="on the 0-1 scale")
-    parser.add_argument("--std", type=_floats, metavar="S,S,S", help="on the 0-1 scale")
     parser.add_argument(
         "--precision", action="extend", nargs="+", metavar="P", help="default: fp32 fp16 int8"
     )
@@ -54,6 +56,9 @@ def attach(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: build/MODEL")
     parser.add_argument(
+        "--output", metavar="O", help="logits (default) or features: what the head reads"
+    )
+    parser.add_argument(
         "--max-drop", type=float, metavar="PP", help="top-1 drop allowed, in percentage points"
     )
     parser.add_argument(
@@ -65,11 +70,79 @@ def attach(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument(
         "--calibration-method", metavar="M", help="minmax, percentile or mse (default)"
     )
-    parser.add_argument("--seed", type=int, metavar="N")
+    parser.add_argument("--seed", type=int, metavar="N", help="default: 0")
+    _add_facts(parser)
 
 
-def _floats(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
+def _add_facts(parser: argparse.ArgumentParser) -> None:
+    """What may have to be said of a model beside its weights."""
+    group = parser.add_argument_group(
+        "the model", "what its weights do not tell; found or assumed where it is not given"
+    )
+    group.add_argument(
+        "--config", type=Path, metavar="FILE", help="JSON with fields that differ from MODEL's"
+    )
+    group.add_argument(
+        "--image-size", type=parse_size, metavar="S", help="side, or HEIGHTxWIDTH, in pixels"
+    )
+    group.add_argument("--heads", type=int, metavar="N", help="attention heads")
+    group.add_argument("--norm-eps", type=float, metavar="E", help="epsilon of the LayerNorms")
+    group.add_argument("--activation", metavar="A", help=", ".join(ACTIVATIONS))
+    group.add_argument("--mean", type=parse_numbers, metavar="M,M,M", help="on the 0-1 scale")
+    group.add_argument("--std", type=parse_numbers, metavar="S,S,S", help="on the 0-1 scale")
+    group.add_argument("--interpolation", metavar="I", help=", ".join(INTERPOLATIONS))
+    group.add_argument("--crop", type=float, metavar="C", help="central share of the picture, 0-1")
+    group.add_argument("--crop-mode", metavar="M", help=", ".join(CROP_MODES))
+    group.add_argument(
+        "--labels", type=Path, metavar="FILE", help="class names: a line for each, or a JSON list"
+    )
+
+
+def parse_numbers(text: str) -> tuple[float, ...]:
+    """`0.5,0.5,0.5`."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not numbers with commas between") from None
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`224`, or `320x256`: height and width."""
+    parts = text.split("x")
+    if len(parts) not in (1, 2) or not all(p.isdecimal() and int(p) for p in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a side nor HEIGHTxWIDTH")
+    return int(parts[0]), int(parts[-1])
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Class names from a text file, a line each, or a JSON list. Raises InputError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        names = json.loads(text) if path.suffix == ".json" else text.splitlines()
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"--labels {path} cannot be read ({error})") from None
+    if not isinstance(names, list) or not all(isinstance(n, str) and n.strip() for n in names):
+        raise InputError(f"--labels {path} is not a list of names without gaps")
+    return tuple(name.strip() for name in names)
+
+
+def _facts(arguments: argparse.Namespace) -> Facts:
+    if arguments.activation not in (None, *ACTIVATIONS):
+        raise InputError(
+            f"unknown activation {arguments.activation!r}: choose from {', '.join(ACTIVATIONS)}"
+        )
+    return Facts(
+        img_size=arguments.image_size,
+        n_heads=arguments.heads,
+        norm_eps=arguments.norm_eps,
+        mlp=arguments.activation,
+        mean=arguments.mean,
+        std=arguments.std,
+        interpolation=arguments.interpolation,
+        crop=arguments.crop,
+        crop_mode=arguments.crop_mode,
+        labels=read_labels(arguments.labels) if arguments.labels else None,
+    )
 
 
 def run_export(arguments: argparse.Namespace) -> int:
@@ -90,8 +163,8 @@ def run_export(arguments: argparse.Namespace) -> int:
         "config": arguments.config,
         "calibration": arguments.calib,
         "evaluation": arguments.eval,
-        "mean": arguments.mean,
-        "std": arguments.std,
+        "given": _facts(arguments),
+        "output": arguments.output,
         "precisions": arguments.precision and tuple(arguments.precision),
         "targets": arguments.target and tuple(arguments.target),
         "out": arguments.out,

@@ -15,7 +15,10 @@ from vit.datasets import DATASETS
 
 @dataclass(frozen=True)
 class ExportData:
-    """Calibration and evaluation images; evaluation labels are the model's class indices."""
+    """Calibration and evaluation images; evaluation labels are the model's class indices.
+
+    `class_names` are the model's, where they are known.
+    """
 
     calibration: ImageSet
     evaluation: ImageSet
@@ -28,10 +31,14 @@ def find_data(
     default: str,
     preprocess: Preprocess,
     classes: int,
+    labels: tuple[str, ...] | None,
     calibration_size: int,
     seed: int,
 ) -> ExportData:
     """Loads both sets. One source named for both, or for one only, is split between them.
+
+    A model of 0 classes gives features: labels say nothing of them and are dropped. `labels` are
+    the names of the model's classes, where its source knows them.
 
     Raises:
         InputError: if a source is missing, empty, unreadable or does not fit the model.
@@ -48,26 +55,35 @@ def find_data(
         first, second = split(first, calibration_size, seed)
     else:
         second = load_path(Path(evaluation), preprocess)
-    second, names = _label_with_classes(second, classes)
+    if classes == 0:
+        second, names = replace(second, labels=None, class_names=None), None
+    else:
+        second, names = _label_with_classes(second, classes, labels)
     return ExportData(sample(first, calibration_size, seed), second, names)
 
 
-def _label_with_classes(images: ImageSet, classes: int) -> tuple[ImageSet, tuple[str, ...] | None]:
+def _label_with_classes(
+    images: ImageSet, classes: int, known: tuple[str, ...] | None
+) -> tuple[ImageSet, tuple[str, ...] | None]:
     """Gives the labels the model's class indices.
 
-    Folders named by numbers are indices, others are in sorted order.
+    Folders named by numbers are indices, those named as the model's classes are these, others are
+    in sorted order.
     """
     if images.labels is None:
-        return images, None
+        return images, known
     names = images.class_names
     if names is not None and all(name.isdecimal() for name in names):
         indices = np.array([int(name) for name in names], dtype=np.int64)
-        images, names = replace(images, labels=indices[images.labels]), None
+        images, names = replace(images, labels=indices[images.labels]), known
+    elif names is not None and known is not None and set(names) <= set(known):
+        indices = np.array([known.index(name) for name in names], dtype=np.int64)
+        images, names = replace(images, labels=indices[images.labels]), known
     elif names is not None and len(names) != classes:
         raise InputError(
             f"{images.source} has {len(names)} class folders, the model {classes} classes: give "
             "a folder for each "
-            "class, or name the folders by class index"
+            "class, or name the folders by class index or as the model's classes"
         )
     assert images.labels is not None
     if images.labels.min() < 0 or images.labels.max() >= classes:
@@ -75,4 +91,4 @@ def _label_with_classes(images: ImageSet, classes: int) -> tuple[ImageSet, tuple
             f"{images.source} has labels up to {images.labels.max()}, the model has {classes} "
             "classes"
         )
-    return images, names
+    return images, names or known

@@ -18,7 +18,7 @@ from runtime.preprocess import Preprocess
 from vit.vision_transformer import VisionTransformer
 
 OPSET = 20
-INPUT_NAME, OUTPUT_NAME = "images", "logits"
+INPUT_NAME = "images"
 CENTRE = 128.0
 """Subtracted from the pixels: around zero, 8 bits of pixel and few bits of weight lose the least in
 fp16.
@@ -69,9 +69,9 @@ def _attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> Any:
     return op.MatMul(op.Softmax(scores, axis=-1), v)
 
 
-def export_onnx(model: VisionTransformer, preprocess: Preprocess) -> ir.Model:
-    """Exports to ONNX opset 20 with a dynamic batch: `images` uint8 `[batch, H, W, C]` -> `logits`
-    float32.
+def export_onnx(model: VisionTransformer, preprocess: Preprocess, output: str) -> ir.Model:
+    """Exports to ONNX opset 20 with a dynamic batch: `images` uint8 `[batch, H, W, C]` -> float32
+    `[batch, outputs]`, which is named `output`.
 
     Source: `torch.onnx.export(dynamo=True)`, which keeps LayerNormalization and Gelu as single ops.
     """
@@ -84,7 +84,7 @@ def export_onnx(model: VisionTransformer, preprocess: Preprocess) -> ir.Model:
             opset_version=OPSET,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             input_names=[INPUT_NAME],
-            output_names=[OUTPUT_NAME],
+            output_names=[output],
             custom_translation_table={
                 torch.ops.aten.scaled_dot_product_attention.default: _attention
             },

@@ -112,7 +112,9 @@ def _start_from_pytorch(
         (folder / "model.safetensors").write_bytes(make_weights(source, plan.seed, update))
 
     weights = cache.run(
-        "weights", [source.config, source.weights, source.weights_key, plan.seed], weights_stage
+        "weights",
+        [source.config, source.weights, source.weights_key, source.antialias, plan.seed],
+        weights_stage,
     )
     weights_file = weights / "model.safetensors"
 
@@ -123,12 +125,12 @@ def _start_from_pytorch(
         save_reference(folder, logits, plan.data.evaluation, plan.seed)
 
     def onnx_stage(folder: Path, update: Update) -> None:
-        model = export_onnx(load_model(weights_file), source.preprocess)
+        model = export_onnx(load_model(weights_file), source.preprocess, source.output)
         passes = optimise(model)
         ir.save(model, folder / "model.onnx")
         (folder / "passes.json").write_text(json.dumps([asdict(p) for p in passes]))
 
-    onnx = cache.run("ONNX graph", [weights, source.preprocess], onnx_stage)
+    onnx = cache.run("ONNX graph", [weights, source.preprocess, source.output], onnx_stage)
     inputs = [weights, source.preprocess, plan.seed, *evaluation]
     return cache.run("PyTorch reference", inputs, reference_stage), onnx
 
@@ -150,13 +152,13 @@ def _start_from_onnx(
 
     def onnx_stage(folder: Path, update: Update) -> None:
         model, before = ir.load(original / "model.onnx"), ir.load(original / "model.onnx")
-        passes = (*rebuild(model, source.preprocess), *optimise(model))
+        passes = (*rebuild(model, source.preprocess, source.output), *optimise(model))
         require_vit(model)
         require_same(before, model, source.preprocess)
         ir.save(model, folder / "model.onnx")
         (folder / "passes.json").write_text(json.dumps([asdict(p) for p in passes]))
 
-    onnx = cache.run("ONNX graph", [original, source.preprocess], onnx_stage)
+    onnx = cache.run("ONNX graph", [original, source.preprocess, source.output], onnx_stage)
     inputs = [original, source.preprocess, plan.seed, *evaluation]
     return cache.run("ONNX reference", inputs, reference_stage), onnx
 
@@ -220,7 +222,7 @@ def _prove(
     """Measures a graph against PyTorch on the evaluation images."""
 
     def accuracy_stage(folder: Path, update: Update) -> None:
-        reference = load_reference(shared.reference, plan.data.evaluation)
+        reference = load_reference(shared.reference, plan.data.evaluation, plan.source.output)
         measured = measure_logits(file, how, plan.spec, plan.data.evaluation, update)
         accuracy = assess(measured.logits, reference, measured.measured_on)
         proof = Proof(accuracy, golden_tolerance(measured.logits, reference))

@@ -12,10 +12,11 @@ from calibration.observers import DEFAULT_METHOD, METHODS
 from runtime.backends import BACKENDS, BuildOptions, find_backend
 from runtime.errors import BackendError, InputError
 from runtime.manifest import EngineSpec
+from vit.facts import Facts
 
 from .data import ExportData, find_data
 from .foreign.source import ForeignSource, find_foreign_source
-from .onnx_export import INPUT_NAME, OUTPUT_NAME
+from .onnx_export import INPUT_NAME
 from .package import require_replaceable
 from .precision import DEFAULT_PRECISIONS, find_precision
 from .sources import ModelSource, find_source
@@ -23,16 +24,19 @@ from .sources import ModelSource, find_source
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """The options of `vit-edge export`; None is the default that depends on the others."""
+    """The options of `vit-edge export`; None is the default that depends on the others.
+
+    `given` is what the user says of the model beside its weights.
+    """
 
     model: str | None = None
     onnx: Path | None = None
-    weights: Path | None = None
+    weights: str | None = None
     config: Path | None = None
+    given: Facts = Facts()
+    output: str | None = None
     calibration: str | None = None
     evaluation: str | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
     precisions: tuple[str, ...] = DEFAULT_PRECISIONS
     targets: tuple[str, ...] | None = None
     out: Path | None = None
@@ -106,6 +110,7 @@ def make_plan(request: ExportRequest) -> Plan:
         source.data,
         source.preprocess,
         source.classes,
+        source.labels,
         request.calibration_size,
         request.seed,
     )
@@ -127,19 +132,19 @@ def make_plan(request: ExportRequest) -> Plan:
 def _find_source(request: ExportRequest) -> ModelSource | ForeignSource:
     if request.onnx is None:
         return find_source(
-            request.model, request.weights, request.config, request.mean, request.std
+            request.model, request.weights, request.config, request.given, request.output
         )
     beside = {"MODEL": request.model, "--weights": request.weights, "--config": request.config}
     given = [name for name, value in beside.items() if value is not None]
     if given:
         raise InputError(f"--onnx brings its own model: leave out {', '.join(given)}")
-    return find_foreign_source(request.onnx, request.mean, request.std)
+    return find_foreign_source(request.onnx, request.given, request.output)
 
 
 def _spec(source: ModelSource | ForeignSource, max_batch: int) -> EngineSpec:
     try:
         batch = (1, min(8, max_batch), max_batch)
-        return EngineSpec(INPUT_NAME, OUTPUT_NAME, source.preprocess.shape, source.classes, batch)
+        return EngineSpec(INPUT_NAME, source.output, source.preprocess.shape, source.outputs, batch)
     except ValueError as error:
         raise InputError(f"--max-batch {max_batch}: {error}") from None
 
@@ -179,4 +184,6 @@ def _describe(source: ModelSource | ForeignSource, data: ExportData) -> list[str
         f"calibration: {len(data.calibration)} images of {data.calibration.source}; "
         f"evaluation: {len(data.evaluation)} of {data.evaluation.source}",
     ]
-    return lines + ([f"assumed: {', '.join(source.assumed)}"] if source.assumed else [])
+    if source.inferred:
+        lines.append(source.inferred)
+    return lines + ([f"assumed: {'; '.join(source.assumed)}"] if source.assumed else [])

@@ -68,8 +68,7 @@ def save_reference(folder: Path, logits: NDArray[np.float32], images: ImageSet, 
     np.savez_compressed(folder / "golden.npz", **arrays)  # type: ignore[arg-type]
 
 
-def load_reference(folder: Path, images: ImageSet) -> Reference:
+def load_reference(folder: Path, images: ImageSet, output: str) -> Reference:
     """What `save_reference` wrote."""
-    return Reference(
-        np.load(folder / "logits.npy"), images.labels, np.load(folder / "positions.npy")
-    )
+    logits, positions = (np.load(folder / f"{name}.npy") for name in ("logits", "positions"))
+    return Reference(logits, images.labels, positions, output)

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from runtime.errors import InputError
+from runtime.manifest import FEATURES, LOGITS
 from runtime.preprocess import Preprocess
-from vit.checkpoints import Checkpoint, build_model, encode_checkpoint, read_checkpoint
+from vit.checkpoints import (
+    Checkpoint,
+    build_model,
+    checkpoint_sha256,
+    encode_checkpoint,
+    find_architecture,
+    fit,
+    locate,
+    read_checkpoint,
+)
+from vit.config import ViTConfig
+from vit.facts import Facts
+from vit.preprocessing import find_preprocess
 from vit.train import DEFAULT_MODEL, train_digits
 from vit.variants import VARIANTS, Variant, find_variant
-from vit.vision_transformer import VisionTransformer, ViTConfig
+from vit.vision_transformer import VisionTransformer
 
-from .cache import file_sha256
+from .config_file import apply_fields, facts_in, read_fields
 from .progress import Update
+
+OUTPUTS = (LOGITS, FEATURES)
+_TRAINED, _RANDOM = "trained here", "random"
 
 
 @dataclass(frozen=True)
@@ -27,33 +42,50 @@ class ModelSource:
     """A model that can be made.
 
     Attributes:
-        name: The variant's name.
+        name: The variant's name, or the checkpoint's.
+        output: "logits" or "features".
+        data: The data set that is used where none is named.
+        file: The checkpoint, file or folder.
+        native: Grid of patches that the checkpoint's positions are for.
+        antialias: How positions are resampled.
         weights: In words: "trained here", "random" or the file's name.
         weights_key: Identifies the weights, for the cache.
-        assumed: What was not said and taken from the variant.
+        labels: Names of the classes, where the source knows them.
+        inferred: What the checkpoint told, in words.
+        assumed: What was not said and taken from conventions or a variant.
     """
 
     name: str
     config: ViTConfig
+    output: str
     preprocess: Preprocess
     data: str
     file: Path | None
+    native: tuple[int, int]
+    antialias: bool
     weights: str
     weights_key: str
+    labels: tuple[str, ...] | None
+    inferred: str
     assumed: tuple[str, ...]
 
     @property
     def random(self) -> bool:
-        return self.weights == "random"
+        return self.weights == _RANDOM
 
     @property
     def classes(self) -> int:
         return self.config.num_classes
 
     @property
-    def facts(self) -> dict[str, str]:
+    def outputs(self) -> int:
+        """The width of what comes out."""
+        return self.config.outputs
+
+    @property
+    def facts(self) -> Mapping[str, object]:
         """For the manifest: the architecture."""
-        return {name: str(value) for name, value in dataclasses.asdict(self.config).items()}
+        return asdict(self.config)
 
     @property
     def oracle(self) -> str:
@@ -62,168 +94,124 @@ class ModelSource:
 
 
 def find_source(
-    name: str | None,
-    weights: Path | None,
-    config: Path | None,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
+    name: str | None, weights: str | None, config: Path | None, given: Facts, output: str | None
 ) -> ModelSource:
     """Resolves what the user asked for; weights are read once, to check that they fit.
 
     Raises:
         InputError: for an unknown model, or a file that is missing, damaged or of another shape.
     """
+    if output not in (None, *OUTPUTS):
+        raise InputError(f"unknown output {output!r}: choose from {', '.join(OUTPUTS)}")
+    fields = {} if config is None else read_fields(config)
     if weights is not None:
-        return _from_file(name, weights, config, mean, std)
-    name = name or DEFAULT_MODEL
+        source = _from_file(name, locate(weights), weights, config, fields, given)
+    else:
+        source = _from_variant(name or DEFAULT_MODEL, config, fields, given)
+    if source.config.num_classes == 0 and output == LOGITS:
+        raise InputError(f"{source.weights} has no head: export it with --output features")
+    if output == FEATURES:
+        source = replace(source, config=replace(source.config, num_classes=0))
+    if source.labels is not None and len(source.labels) != source.config.num_classes:
+        _require_no_labels(source, given)
+        source = replace(source, labels=None)
+    return replace(source, output=LOGITS if source.config.num_classes else FEATURES)
+
+
+def _require_no_labels(source: ModelSource, given: Facts) -> None:
+    """Labels of another number of classes are not used; the user's own are an error."""
+    if given.labels is not None:
+        raise InputError(
+            f"--labels has {len(given.labels)} names, the model {source.config.num_classes} classes"
+        )
+
+
+def _from_variant(
+    name: str, config: Path | None, fields: dict[str, Any], given: Facts
+) -> ModelSource:
     variant = find_variant(name)
-    architecture = variant.config if config is None else read_config(config, variant.config)
-    words = "trained here" if name == DEFAULT_MODEL and config is None else "random"
-    preprocess = _preprocess(variant, architecture, mean, std, assumed=[])
-    return ModelSource(name, architecture, preprocess, variant.data, None, words, "", ())
+    try:
+        architecture = given.applied_to(apply_fields(variant.config, fields, config))
+    except ValueError as error:
+        raise InputError(f"{name} cannot be so: {error}") from None
+    default = architecture == find_variant(DEFAULT_MODEL).config and name == DEFAULT_MODEL
+    return ModelSource(
+        name=name,
+        config=architecture,
+        output="",
+        preprocess=find_preprocess(given, variant.facts, architecture)[0],
+        data=variant.data,
+        file=None,
+        native=architecture.grid,
+        antialias=True,
+        weights=_TRAINED if default else _RANDOM,
+        weights_key="",
+        labels=given.labels,
+        inferred="",
+        assumed=(),
+    )
 
 
 def _from_file(
     name: str | None,
-    weights: Path,
+    path: Path,
+    said: str,
     config: Path | None,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
+    fields: dict[str, Any],
+    given: Facts,
 ) -> ModelSource:
-    checkpoint, assumed = read_checkpoint(weights), list[str]()
-    name = name or _matching_variant(checkpoint, weights.name)
-    variant = find_variant(name)
-    architecture = _architecture(checkpoint, config, variant, weights.name, assumed)
-    build_model(architecture, checkpoint.tensors, weights.name)
-    preprocess = _preprocess(variant, architecture, mean, std, assumed)
+    checkpoint = read_checkpoint(path)
+    named = find_variant(name) if name is not None else None
+    found = find_architecture(checkpoint, given.or_else(facts_in(fields)), named)
+    architecture = apply_fields(found.config, fields, config)
+    fit(architecture, checkpoint.tensors, checkpoint.source, found.native, found.facts.antialias)
+    preprocess, assumed = find_preprocess(given, found.facts, architecture)
+    like = name or found.variant
     return ModelSource(
-        name,
-        architecture,
-        preprocess,
-        variant.data,
-        weights,
-        weights.name,
-        file_sha256(weights),
-        tuple(assumed),
+        name=like or _slug(checkpoint.source),
+        config=architecture,
+        output="",
+        preprocess=preprocess,
+        data=_data(VARIANTS[like] if like else None, preprocess),
+        file=path,
+        native=found.native,
+        antialias=found.facts.antialias is not False,
+        weights=said if said.startswith(("hf:", "timm:")) else checkpoint.source,
+        weights_key=checkpoint_sha256(path),
+        labels=found.facts.labels,
+        inferred=_inferred(checkpoint, found.inferred),
+        assumed=(*found.assumed, *assumed),
     )
 
 
-def _matching_variant(checkpoint: Checkpoint, source: str) -> str:
-    """The variant with the checkpoint's width, depth and patch size."""
-    found = checkpoint.config or config_from_shapes(checkpoint, 1, source)
-    for name, variant in VARIANTS.items():
-        known = variant.config
-        if (known.embed_dim, known.depth, known.patch_size) == (
-            found.embed_dim,
-            found.depth,
-            found.patch_size,
-        ):
-            return name
-    raise InputError(
-        f"{source} has width {found.embed_dim}, depth {found.depth} and patches of "
-        f"{found.patch_size}, which no known "
-        "variant has: name a MODEL to take heads and preprocessing from, or give n_heads in "
-        "--config"
-    )
+def _inferred(checkpoint: Checkpoint, architecture: str) -> str:
+    left_out = len(checkpoint.left_out)
+    extra = f"; left out: {left_out} tensors, as {checkpoint.left_out[0]}" if left_out else ""
+    return f"{checkpoint.naming} checkpoint: {architecture}{extra}"
 
 
-def _architecture(
-    checkpoint: Checkpoint, config: Path | None, variant: Variant, source: str, assumed: list[str]
-) -> ViTConfig:
-    if config is not None:
-        return read_config(config, variant.config)
-    if checkpoint.config is not None:
-        return checkpoint.config
-    assumed.append(f"n_heads {variant.config.n_heads}")
-    return config_from_shapes(checkpoint, variant.config.n_heads, source)
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name.rpartition(".")[0] or name).strip("_-") or "model"
 
 
-def read_config(path: Path, default: ViTConfig) -> ViTConfig:
-    """A JSON object with fields of `ViTConfig`; those it leaves out are the variant's."""
-    try:
-        fields: Mapping[str, Any] = json.loads(path.read_text())
-        return dataclasses.replace(default, **fields)
-    except (OSError, ValueError, TypeError) as error:
-        known = ", ".join(field.name for field in dataclasses.fields(ViTConfig))
-        raise InputError(
-            f"{path} is not a configuration ({error}): give a JSON object with any of {known}"
-        ) from None
-
-
-def config_from_shapes(checkpoint: Checkpoint, n_heads: int, source: str) -> ViTConfig:
-    """The architecture that the tensors of a timm checkpoint have; the number of heads is not in
-    them.
-    """
-    shapes = {name: tuple(value.shape) for name, value in checkpoint.tensors.items()}
-    needed = (
-        "patch_embed.proj.weight",
-        "pos_embed",
-        "blocks.0.attn.qkv.weight",
-        "blocks.0.mlp.fc1.weight",
-        "head.weight",
-    )
-    missing = [name for name in needed if name not in shapes]
-    if missing:
-        raise InputError(
-            f"{source} does not look like a ViT of timm or vit-edge: {', '.join(missing)} missing"
-        )
-    try:
-        dim, channels, patch, _ = shapes["patch_embed.proj.weight"]
-        side = round((shapes["pos_embed"][1] - 1) ** 0.5)
-        return ViTConfig(
-            img_size=side * patch,
-            patch_size=patch,
-            in_channels=channels,
-            num_classes=shapes["head.weight"][0],
-            embed_dim=dim,
-            depth=len({name.split(".")[1] for name in shapes if name.startswith("blocks.")}),
-            n_heads=n_heads,
-            mlp_ratio=shapes["blocks.0.mlp.fc1.weight"][0] / dim,
-            qkv_bias="blocks.0.attn.qkv.bias" in shapes,
-        )
-    except (ValueError, IndexError, ZeroDivisionError) as error:
-        raise InputError(
-            f"{source} has shapes that make no ViT ({error}): is it this variant?"
-        ) from None
-
-
-def _preprocess(
-    variant: Variant,
-    config: ViTConfig,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-    assumed: list[str],
-) -> Preprocess:
-    default = variant.preprocess
-    if default.channels != config.in_channels:
-        default = dataclasses.replace(
-            default,
-            channels=config.in_channels,
-            mean=(0.5,) * config.in_channels,
-            std=(0.5,) * config.in_channels,
-        )
-    for name, given, value in (("mean", mean, default.mean), ("std", std, default.std)):
-        if given is None:
-            assumed.append(f"{name} {','.join(map(str, value))}")
-    try:
-        return dataclasses.replace(
-            default,
-            height=config.img_size,
-            width=config.img_size,
-            mean=mean or default.mean,
-            std=std or default.std,
-        )
-    except ValueError as error:
-        raise InputError(f"--mean and --std: {error}") from None
+def _data(variant: Variant | None, preprocess: Preprocess) -> str:
+    """Digits are of one size only."""
+    if variant is not None and variant.preprocess.shape == preprocess.shape:
+        return variant.data
+    return "samples"
 
 
 def make_weights(source: ModelSource, seed: int, update: Update) -> bytes:
     """The weights as safetensors: read, trained or random."""
     if source.file is not None:
         checkpoint = read_checkpoint(source.file)
-        return encode_checkpoint(build_model(source.config, checkpoint.tensors, source.file.name))
-    if source.weights == "trained here":
-        return encode_checkpoint(train_digits(seed, update))
+        weights = (checkpoint.tensors, checkpoint.source, source.native, source.antialias)
+        return encode_checkpoint(build_model(source.config, *weights))
+    if source.weights == _TRAINED:
+        model = train_digits(seed, update)
+        if source.output == FEATURES:
+            return encode_checkpoint(build_model(source.config, model.state_dict(), source.name))
+        return encode_checkpoint(model)
     torch.manual_seed(seed)
     return encode_checkpoint(VisionTransformer.from_config(source.config))
 

@@ -62,16 +62,19 @@ class Engine:
         info: What runs and why.
         preprocess: Turns pictures into frames.
         labels: Names of the outputs, or None.
+        output: "logits", or "features" of a model without a head.
     """
 
     info: EngineInfo
     preprocess: Preprocess
     labels: tuple[str, ...] | None
+    output: str
 
     def __init__(self, session: Session, manifest: Manifest, info: EngineInfo) -> None:
         self._session: Session | None = session
         self._spec = manifest.spec
         self.info, self.preprocess, self.labels = info, manifest.preprocess, manifest.labels
+        self.output = manifest.spec.output_name
 
     @classmethod
     def load(

@@ -10,9 +10,11 @@ from .errors import BundleError
 from .preprocess import Preprocess
 from .schema import SchemaError, decode
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST, MANIFEST_DIGEST = "manifest.json", "manifest.sha256"
 GOLDEN, CALIBRATION = "golden.npz", "calibration.json"
+LOGITS, FEATURES = "logits", "features"
+"""Names of the output: scores of classes, or an embedding."""
 
 _PATH = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -78,9 +80,10 @@ class Accuracy:
     """A precision's logits against PyTorch's on evaluation images; rates are between 0 and 1.
 
     `drop` is `reference_top1 - top1` in percentage points with its paired 95 % interval, None
-    without labels, like the two top-1 rates. `cosine` compares image-centred logits. `logit_error`
-    is the worst absolute difference relative to the range of the reference logits. `rms_error` is
-    the root mean square of the difference relative to that of the image-centred reference logits.
+    without labels, like the two top-1 rates; `agreement` is None for features. `cosine` compares
+    image-centred logits. `logit_error` is the worst absolute difference relative to the range of
+    the reference logits. `rms_error` is the root mean square of the difference relative to that of
+    the image-centred reference logits.
     """
 
     images: int
@@ -89,7 +92,7 @@ class Accuracy:
     drop: float | None
     drop_low: float | None
     drop_high: float | None
-    agreement: float
+    agreement: float | None
     cosine: float
     logit_error: float
     rms_error: float

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "box")
+CROP_MODES = ("center", "squash")
 MODES = {1: "L", 3: "RGB"}
 _MAX_PIXELS = 1 << 27
 
@@ -29,9 +30,10 @@ _MAX_PIXELS = 1 << 27
 class Preprocess:
     """Resize, centre crop and colour conversion.
 
-    The shorter side is scaled so that the central `crop` (0 < crop <= 1) of it is the model's
-    input, as timm's evaluation transform does. `mean` and `std` are on the 0-1 scale, one per
-    channel.
+    The picture is scaled so that the central `crop` (0 < crop <= 1) of it is the model's input:
+    with `crop_mode` "center" its shorter side is, its shape kept, as timm's evaluation transform
+    does; with "squash" each side is by itself, as transformers' ViT processor does. `mean` and
+    `std` are on the 0-1 scale, one per channel.
     """
 
     height: int
@@ -41,8 +43,11 @@ class Preprocess:
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop_mode: str = "center"
 
     def __post_init__(self) -> None:
+        if self.crop_mode not in CROP_MODES:
+            raise ValueError(f"crop mode {self.crop_mode!r} is none of {', '.join(CROP_MODES)}")
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(
                 f"interpolation {self.interpolation!r} is none of {', '.join(INTERPOLATIONS)}"
@@ -80,11 +85,7 @@ class Preprocess:
         elif picture.mode in ("I", "F"):
             raise ValueError(f"mode {picture.mode} has no known range: save it with 8 or 16 bits")
         picture = picture.convert(MODES[self.channels])
-        scale = max(self.height / picture.height, self.width / picture.width) / self.crop
-        size = (
-            max(self.width, round(picture.width * scale)),
-            max(self.height, round(picture.height * scale)),
-        )
+        size = self._scaled(picture.width, picture.height)
         if size[0] * size[1] > _MAX_PIXELS:
             raise ValueError(f"{picture.width}x{picture.height} pixels are too long and thin")
         if size != picture.size:
@@ -92,6 +93,16 @@ class Preprocess:
         left, top = (size[0] - self.width) // 2, (size[1] - self.height) // 2
         picture = picture.crop((left, top, left + self.width, top + self.height))
         return np.asarray(picture, dtype=np.uint8).reshape(self.shape)
+
+    def _scaled(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height before the crop."""
+        scales = self.width / width, self.height / height
+        if self.crop_mode == "center":
+            scales = (max(scales), max(scales))
+        return (
+            max(self.width, round(width * scales[0] / self.crop)),
+            max(self.height, round(height * scales[1] / self.crop)),
+        )
 
     def read(self, path: Path) -> NDArray[np.uint8]:
         """Reads an image file into uint8 `[height, width, channels]`.

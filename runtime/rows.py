@@ -16,6 +16,7 @@ from .display import mebibytes, percent, say
 from .engine import run_batches
 from .errors import BackendError, EngineError
 from .latency import measure_latency
+from .manifest import FEATURES
 from .selfcheck import miss, run_golden
 
 OK, FAILED = "ok", "failed"
@@ -104,7 +105,7 @@ def _measure(
             status=OK if problem is None else f"{FAILED}: {problem}",
             top1=metrics.top1,
             reference_top1=metrics.reference_top1,
-            agreement=metrics.agreement,
+            agreement=None if spec.output_name == FEATURES else metrics.agreement,
             cosine=metrics.cosine,
             bytes=len(load_engine_bytes(candidate, bundle, cache) or b""),
         )

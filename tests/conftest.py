@@ -60,7 +60,7 @@ def photographs(variant: Variant) -> ImageSet:
 @pytest.fixture(scope="session")
 def exported(model: VisionTransformer, variant: Variant) -> ir.Model:
     """As the exporter wrote it. Tests that change it clone it."""
-    return export_onnx(model, variant.preprocess)
+    return export_onnx(model, variant.preprocess, "logits")
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +95,7 @@ def digits_weights(
 def bundle_source(tmp_path_factory: pytest.TempPathFactory, digits_weights: Path) -> Path:
     """A bundle of the digits model: every precision, every engine that can be built here."""
     out = tmp_path_factory.mktemp("bundle") / "digits"
-    request = ExportRequest(weights=digits_weights, out=out, max_batch=4)
+    request = ExportRequest(weights=str(digits_weights), out=out, max_batch=4)
     assert export_bundle(request, Display()).good
     return out
 

@@ -1,26 +1,34 @@
-"""The model used: classifies a handwritten digit and draws the patches that the model sees.
+"""The model used: classifies a handwritten digit and draws the patches that the model sees; then
+draws where a second model looks in photographs.
 
     python -m vit.example_usage
 
-Expected: a digit that the model has not been trained on, its class, and
-    `build/example_patches.png`. The weights are
-trained on first use, in about 20 s, and kept in `build/vit_digits.safetensors`.
+Expected: a digit that the model has not been trained on, its class, `build/example_patches.png` and
+`build/example_rollout.png`. Weights are trained on first use, in about 20 and 30 s, and kept in
+`build/`.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from runtime.display import say
+from runtime.errors import InputError
 from vision_transformer import VisionTransformer
 
-from .checkpoints import encode_checkpoint, read_checkpoint
+from . import checkpoints, example_rollout
+from .command_line import run_program
 from .datasets import digits
-from .train import DEFAULT_MODEL, normalise, train_digits
+from .normalise import normalise
+from .training.digits import DEFAULT_MODEL, DIGITS, train_digits
+from .training.files import check_writable, replace_file
 from .variants import find_variant
 
 WEIGHTS = Path("build/vit_digits.safetensors")
@@ -42,14 +50,26 @@ def build_model() -> VisionTransformer:
 
 
 def load_or_train(weights: Path) -> VisionTransformer:
-    """The model with the weights in this file, trained first if there is none."""
-    if not weights.is_file():
-        print(f"training {DEFAULT_MODEL} ...")
-        weights.parent.mkdir(parents=True, exist_ok=True)
-        weights.write_bytes(encode_checkpoint(train_digits(0, lambda done, total: None)))
+    """The model with the weights in this file, trained first if there is none.
+
+    Raises:
+        InputError: if the file is of another model, damaged or, when missing, cannot be written.
+    """
     model = build_model()
-    model.load_state_dict(read_checkpoint(weights).tensors)
-    return model.eval()
+    if not weights.is_file():
+        check_writable(weights)
+        say(f"training {DEFAULT_MODEL} ...")
+        trained = train_digits(0, lambda done, total: None)
+        with replace_file(weights) as stream:
+            stream.write(
+                checkpoints.encode_checkpoint(
+                    trained, find_variant(DEFAULT_MODEL).preprocess, DIGITS
+                )
+            )
+    checkpoint = checkpoints.read_checkpoint(weights)
+    if checkpoint.config not in (None, model.config):
+        raise InputError(f"{weights} is of another model: this example takes {DEFAULT_MODEL}")
+    return checkpoints.build_model(model.config, checkpoint.tensors, weights.name)
 
 
 def cut_patches(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -62,7 +82,11 @@ def cut_patches(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 def draw(
     image: NDArray[np.uint8], patch_size: int, probabilities: NDArray[np.float32], out: Path
 ) -> None:
-    """Saves a picture of the image, its patches and the model's answer."""
+    """Saves a PNG of the image, its patches and the model's answer.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
     from matplotlib.figure import Figure
 
     patches = cut_patches(image, patch_size)
@@ -82,29 +106,64 @@ def draw(
     bars = answer.subplots()
     bars.bar(range(len(probabilities)), probabilities)
     bars.set(xticks=range(len(probabilities)), xlabel="class", ylabel="probability", ylim=(0, 1))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out)
+    with replace_file(out) as stream:
+        figure.savefig(stream, format="png")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--weights", type=Path, default=WEIGHTS)
-    parser.add_argument("--out", type=Path, default=Path("build/example_patches.png"))
-    parser.add_argument("--index", type=int, default=0, help="which held-back digit (default: 0)")
-    arguments = parser.parse_args()
+def classify(weights: Path, index: int, out: Path) -> None:
+    """Prints the model's answer for one held-back digit and draws its patches.
+
+    Raises:
+        InputError: if there is no such digit, the weights do not fit or `out` cannot be written.
+    """
     preprocess = find_variant(DEFAULT_MODEL).preprocess
-    data = digits("evaluation", preprocess).subset([arguments.index])
-    model = load_or_train(arguments.weights)
+    data = digits("evaluation", preprocess)
+    if not 0 <= index < len(data):
+        raise InputError(f"--index is {index}: held-back digits go from 0 to {len(data) - 1}")
+    data = data.subset([index])
+    model = load_or_train(weights)
     image = next(data.batches(1))
     with torch.inference_mode():
         probabilities = model(normalise(image, preprocess)).softmax(dim=-1)[0].numpy()
     best, labels = int(probabilities.argmax()), data.label_list() or []
     print(f"the model says {best} (probability {probabilities[best]:.3f}), the label {labels[0]}")
-    draw(image[0], model.config.patch_size, probabilities, arguments.out)
-    print(f"its patches are drawn in {arguments.out}")
+    draw(image[0], model.config.patch_size, probabilities, out)
+    print(f"its patches are drawn in {out}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m vit.example_usage",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help=f"of {DEFAULT_MODEL}")
+    parser.add_argument("--out", type=Path, default=Path("build/example_patches.png"))
+    parser.add_argument("--index", type=int, default=0, help="which held-back digit (default: 0)")
+    parser.add_argument(
+        "--rollout-weights",
+        type=Path,
+        default=example_rollout.ROLLOUT_WEIGHTS,
+        help="any model that vit.train wrote",
+    )
+    parser.add_argument("--rollout-out", type=Path, default=Path("build/example_rollout.png"))
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    for out in (arguments.out, arguments.rollout_out):
+        check_writable(out)
+    classify(arguments.weights, arguments.index, arguments.out)
+    trained = example_rollout.load_or_train(arguments.rollout_weights)
+    example_rollout.draw_rollout(trained, example_rollout.held_back_parts(), arguments.rollout_out)
+    print(f"where a model looks in photographs is drawn in {arguments.rollout_out}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0 good, 2 bad input, 130 interrupted."""
+    arguments = build_parser().parse_args(argv)
+    return run_program("vit.example_usage", lambda: run(arguments))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,12 +6,12 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from export.onnx_export import OUTPUT_NAME
 from export.passes import PassReport, optimise
 from export.precision.int8 import quantisable
 from export.reference import require_finite
 from runtime.errors import InputError, first_line
 from runtime.images import ImageSet
+from runtime.manifest import LOGITS
 from runtime.preprocess import Preprocess
 
 from ..progress import Update
@@ -51,14 +51,16 @@ _SHARED = 16
 """Equal constants up to this many elements, the shapes among them, are kept once."""
 
 
-def rebuild(model: ir.Model, preprocess: Preprocess) -> tuple[PassReport, ...]:
+def rebuild(
+    model: ir.Model, preprocess: Preprocess, output: str = LOGITS
+) -> tuple[PassReport, ...]:
     """Rewrites what `source.prepare` read, in place: uint8 images in, any batch, plain operators.
 
     Raises:
         InputError: if it cannot be brought into that form.
     """
     try:
-        return _rebuild(model, preprocess)
+        return _rebuild(model, preprocess, output)
     except InputError:
         raise
     except Exception as error:  # a valid file may hold what neither we nor the libraries expect
@@ -69,7 +71,7 @@ def rebuild(model: ir.Model, preprocess: Preprocess) -> tuple[PassReport, ...]:
         ) from error
 
 
-def _rebuild(model: ir.Model, preprocess: Preprocess) -> tuple[PassReport, ...]:
+def _rebuild(model: ir.Model, preprocess: Preprocess, output: str) -> tuple[PassReport, ...]:
     before = model.graph.num_nodes()
     freeze(model)
     require_no_branches(model)
@@ -78,7 +80,7 @@ def _rebuild(model: ir.Model, preprocess: Preprocess) -> tuple[PassReport, ...]:
     reports = [PassReport("freeze shapes, convert opset", before, model.graph.num_nodes())]
     reports += optimise(model, FOREIGN_PASSES)
     take_raw_pixels(model, preprocess)
-    model.graph.outputs[0].name = OUTPUT_NAME
+    model.graph.outputs[0].name = output
     thaw(model)
     common.DeduplicateInitializersPass(size_limit=_SHARED)(model)
     return tuple(reports)

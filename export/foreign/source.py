@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,18 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from runtime.errors import InputError
+from runtime.manifest import FEATURES, LOGITS
 from runtime.preprocess import Preprocess
+from vit.facts import Facts
 
 from .read import digest, read_onnx, require_supported
 from .session import Runner
 
-_HALF, _CROP, _INTERPOLATION = 0.5, 0.9, "bicubic"
+_HALF, _CROP, _INTERPOLATION, _CROP_MODE = 0.5, 0.9, "bicubic", "center"
 """What timm's augreg weights want: assumed where nothing is said."""
+_SAID = ("mean", "std", "interpolation", "crop", "crop_mode")
 _CHANNELS = (1, 3)
+_NOTHING = Facts()
 
 
 @dataclass(frozen=True)
@@ -26,35 +31,48 @@ class ForeignSource:
     """An ONNX file; it stands where a `ModelSource` does.
 
     Attributes:
+        output: "logits" or "features".
         weights: The file's name.
         weights_key: SHA-256 of the file and its external data.
         assumed: What the file does not say.
-        classes: The width of its logits.
+        outputs: The width of its logits or features.
         facts: For the manifest: where the file comes from.
     """
 
     name: str
     file: Path
+    output: str
     preprocess: Preprocess
     weights: str
     weights_key: str
+    labels: tuple[str, ...] | None
     assumed: tuple[str, ...]
-    classes: int
-    facts: dict[str, str]
+    outputs: int
+    facts: Mapping[str, object]
     data: str = "samples"
+    inferred: str = ""
     random: bool = False
     oracle: str = "the original file in ONNX Runtime"
 
+    @property
+    def classes(self) -> int:
+        """0 for features, as for a model without a head."""
+        return self.outputs if self.output == LOGITS else 0
+
 
 def find_foreign_source(
-    path: Path, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
+    path: Path, given: Facts = _NOTHING, output: str | None = None
 ) -> ForeignSource:
     """Reads the file, and runs it once to see what it gives.
 
     Raises:
         InputError: if it cannot be used, saying why and what to do.
     """
+    _require_possible(given, output)
     model, key = prepare(path), digest(path)
+    width = int(model.graph.outputs[0].shape[1])  # type: ignore[index,arg-type]
+    if given.labels is not None and len(given.labels) != width:
+        raise InputError(f"--labels has {len(given.labels)} names, the model {width} outputs")
     assumed: list[str] = []
     facts = {
         "source": "ONNX file",
@@ -65,13 +83,30 @@ def find_foreign_source(
     return ForeignSource(
         name=re.sub(r"[^A-Za-z0-9_-]+", "_", path.stem).strip("_") or "model",
         file=path,
-        preprocess=_preprocess(model.graph.inputs[0], mean, std, assumed),
+        output=output or LOGITS,
+        preprocess=_preprocess(model.graph.inputs[0], given, assumed),
         weights=path.name,
         weights_key=key,
+        labels=given.labels,
         assumed=tuple(assumed),
-        classes=int(model.graph.outputs[0].shape[1]),  # type: ignore[index,arg-type]
+        outputs=width,
         facts=facts,
     )
+
+
+def _require_possible(given: Facts, output: str | None) -> None:
+    """The file has its architecture inside: nothing about it can be said from outside."""
+    if output not in (None, LOGITS, FEATURES):
+        raise InputError(f"unknown output {output!r}: choose from {LOGITS}, {FEATURES}")
+    inside = {
+        "--image-size": given.img_size,
+        "--heads": given.n_heads,
+        "--norm-eps": given.norm_eps,
+        "--activation": given.mlp,
+    }
+    wrong = [name for name, value in inside.items() if value is not None]
+    if wrong:
+        raise InputError(f"{', '.join(wrong)}: fixed in an ONNX file, leave it out with --onnx")
 
 
 def prepare_again(source: ForeignSource) -> ir.Model:
@@ -151,27 +186,27 @@ def _logits(path: Path, results: dict[str, np.ndarray]) -> str:
     )
 
 
-def _preprocess(
-    image: ir.Value,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-    assumed: list[str],
-) -> Preprocess:
+def _preprocess(image: ir.Value, given: Facts, assumed: list[str]) -> Preprocess:
     shape = [int(size) for size in list(image.shape or ())[1:]]  # type: ignore[arg-type]
     if image.dtype == ir.DataType.UINT8:
-        if mean or std:
+        if given.mean or given.std:
             raise InputError("the file takes raw pixels: --mean and --std have nowhere to go")
-        (height, width, channels), default = shape, (0.0, 1.0)
-        assumed.append("normalisation is inside the file")
+        height, width, channels = shape
+        known = replace(given, mean=(0.0,) * channels, std=(1.0,) * channels)
     else:
-        (channels, height, width), default = shape, (_HALF, _HALF)
-        given = (("mean", mean), ("std", std))
-        assumed.extend(f"{name} {','.join([str(_HALF)] * channels)}" for name, v in given if not v)
-    assumed.append(f"crop {_CROP}, {_INTERPOLATION}")
-    means, deviations = ((v,) * channels for v in default)
+        (channels, height, width), known = shape, given
+    usual = Facts(
+        mean=(_HALF,) * channels,
+        std=(_HALF,) * channels,
+        interpolation=_INTERPOLATION,
+        crop=_CROP,
+        crop_mode=_CROP_MODE,
+    )
+    for name in _SAID:
+        if getattr(known, name) is None:
+            assumed.append(f"{name.replace('_', ' ')} {getattr(usual, name)}")
+    fields = {name: getattr(known.or_else(usual), name) for name in _SAID}
     try:
-        return Preprocess(
-            height, width, channels, _CROP, _INTERPOLATION, mean or means, std or deviations
-        )
+        return Preprocess(height, width, channels, **fields)
     except ValueError as error:
-        raise InputError(f"--mean and --std: {error}") from None
+        raise InputError(f"--mean and --std, --crop or --interpolation: {error}") from None

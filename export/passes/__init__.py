@@ -13,6 +13,7 @@ import onnx_ir as ir
 from .attention_scale import FoldAttentionScale
 from .class_token import KeepOnlyClassToken
 from .clean_up import CLEAN_UP
+from .layer_scale import FoldLayerScale
 from .names import NameAfterModules
 
 
@@ -28,6 +29,7 @@ class PassReport:
 PASSES: dict[str, ir.passes.PassBase] = {
     "name after modules": NameAfterModules(),
     "fold attention scale": FoldAttentionScale(),
+    "fold layer scale": FoldLayerScale(),
     "keep only the class token": KeepOnlyClassToken(),
     "clean up": CLEAN_UP,
 }

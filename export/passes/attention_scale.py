@@ -9,9 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from export.graph_edit import add_initializer, array, replace_input
-
-from .linears import Linear, as_linear
+from .linears import linear_of, scale_output
 
 _LAYOUT_OPS = ("Reshape", "Transpose")
 
@@ -32,28 +30,16 @@ def _fold(graph: ir.Graph, node: ir.Node) -> bool:
         return False
     constant = ir.convenience.get_const_tensor(scale)
     origin = _origin(source) if constant is not None and constant.size == 1 else None
-    linear = _linear_before(origin.value) if origin is not None else None
+    linear = linear_of(origin.value) if origin is not None else None
     if constant is None or origin is None or linear is None:
         return False
     width = (linear.weight.shape or [0])[1] // origin.parts
     columns = slice(origin.part * width, (origin.part + 1) * width)
-    factor = np.float32(constant.numpy().item())
-    _scale_columns(graph, linear.node, linear.weight, columns, factor)
-    if linear.bias is not None:
-        _scale_columns(graph, linear.output.producer(), linear.bias, columns, factor)
+    factor = np.array(constant.numpy().item(), dtype=np.float32)
+    scale_output(graph, linear, factor, columns)
     node.outputs[0].replace_all_uses_with(source)
     graph.remove(node, safe=True)
     return True
-
-
-def _scale_columns(
-    graph: ir.Graph, node: ir.Node | None, value: ir.Value, columns: slice, factor: np.float32
-) -> None:
-    """Gives `node` a scaled constant of its own: the exporter lets blocks share equal ones."""
-    assert node is not None
-    data = array(value).copy()
-    data[..., columns] *= factor
-    replace_input(node, value, add_initializer(graph, f"{node.name}/scaled", data))
 
 
 @dataclass(frozen=True)
@@ -79,22 +65,3 @@ def _origin(value: ir.Value) -> _Origin | None:
             return _Origin(value, 0, 1)
         value = source
     return None
-
-
-def _linear_before(value: ir.Value) -> Linear | None:
-    """The Linear whose whole output is `value`, used by one node."""
-    add_or_product = value.producer() if len(list(value.consumers())) == 1 else None
-    if add_or_product is None:
-        return None
-    product = add_or_product
-    if add_or_product.op_type == "Add":
-        producers = [
-            v.producer()
-            for v in add_or_product.inputs
-            if v is not None and v.producer() is not None
-        ]
-        if len(producers) != 1 or producers[0] is None:
-            return None
-        product = producers[0]
-    linear = as_linear(product)
-    return linear if linear is not None and linear.output is value else None

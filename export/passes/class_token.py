@@ -12,6 +12,9 @@ import onnx_ir as ir
 
 from export.graph_edit import add_initializer, describe, replace_input
 
+_ELEMENTWISE = ("Gelu", "Sigmoid", "Tanh")
+_ON_LAST_AXIS = ("LayerNormalization", "Softmax")
+
 Needs = dict[ir.Value, int]
 """Values of which only index 0 along this axis is needed."""
 
@@ -40,22 +43,26 @@ def _find_needs(graph: ir.Graph) -> Needs:
     needs: Needs = {}
     wanted: dict[ir.Value, list[int]] = {}
     for node in reversed(graph):
-        value = node.outputs[0]
-        axes = wanted.get(value, [])
-        if (
-            axes
-            and len(axes) == len(value.uses())
-            and len(set(axes)) == 1
-            and not value.is_graph_output()
-        ):
-            needs[value] = axes[0]
+        axes = {_wanted_axis(value, wanted) for value in node.outputs}
+        axis = axes.pop() if len(axes) == 1 else None
+        if axis is not None:
+            needs.update(dict.fromkeys(node.outputs, axis))
         inputs = _input_axes(node, needs)
         if inputs is None:
-            needs.pop(value, None)
+            for value in node.outputs:
+                needs.pop(value, None)
         for source, axis in (inputs or {}).items():
             # A value that a node uses twice counts once for each use.
             wanted.setdefault(source, []).extend([axis] * sum(v is source for v in node.inputs))
     return needs
+
+
+def _wanted_axis(value: ir.Value, wanted: dict[ir.Value, list[int]]) -> int | None:
+    """The axis along which every use of `value` wants index 0 alone, or None."""
+    axes = wanted.get(value, [])
+    if len(axes) != len(value.uses()) or len(set(axes)) != 1 or value.is_graph_output():
+        return None
+    return axes[0]
 
 
 def _input_axes(node: ir.Node, needs: Needs) -> dict[ir.Value, int] | None:
@@ -64,13 +71,13 @@ def _input_axes(node: ir.Node, needs: Needs) -> dict[ir.Value, int] | None:
     """
     if _gathers_class_token(node):
         return {_first(node): 1}
-    if len(node.outputs) != 1 or node.outputs[0] not in needs:
+    if any(value not in needs for value in node.outputs):
         return None
     axis, rank = needs[node.outputs[0]], len(node.outputs[0].shape or ())
     inputs = [v for v in node.inputs if v is not None]
-    if node.op_type == "Gelu" or (
-        node.op_type in ("LayerNormalization", "Softmax") and axis != rank - 1
-    ):
+    if node.op_type in _ELEMENTWISE or (node.op_type in _ON_LAST_AXIS and axis != rank - 1):
+        return {inputs[0]: axis}
+    if node.op_type == "Split" and node.attributes.get_int("axis", 0) % rank != axis:
         return {inputs[0]: axis}
     if node.op_type in ("Add", "Mul"):
         return _elementwise(inputs, axis, rank)
@@ -135,7 +142,6 @@ def _slice(graph: ir.Graph, value: ir.Value, axis: int, before: ir.Node) -> ir.V
 
 
 def _narrow(graph: ir.Graph, node: ir.Node, axis: int) -> None:
-    value = node.outputs[0]
     if node.op_type == "Reshape" and (old := node.inputs[1]) is not None:
         sizes = ir.convenience.get_const_tensor(old)
         assert sizes is not None
@@ -143,7 +149,8 @@ def _narrow(graph: ir.Graph, node: ir.Node, axis: int) -> None:
         node.replace_input_with(
             1, _constant(graph, f"{node.name}/shape", [*shape[:axis], 1, *shape[axis + 1 :]])
         )
-    value.shape = _with_one(value, axis)
+    for value in node.outputs:
+        value.shape = _with_one(value, axis)
 
 
 def _with_one(value: ir.Value, axis: int) -> ir.Shape:

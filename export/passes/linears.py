@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
+
+from export.graph_edit import add_initializer, array, replace_input
 
 
 @dataclass(frozen=True)
@@ -61,3 +65,41 @@ def _bias(product: ir.Value) -> ir.Value | None:
         if len(others) == 1 and others[0].is_initializer() and len(others[0].shape or ()) == 1
         else None
     )
+
+
+def linear_of(value: ir.Value) -> Linear | None:
+    """The Linear whose whole output is `value`, which one node alone uses."""
+    last = value.producer() if len(list(value.consumers())) == 1 else None
+    if last is not None and last.op_type == "Add":
+        producers = [v.producer() for v in last.inputs if v is not None and v.producer()]
+        last = producers[0] if len(producers) == 1 else None
+    linear = as_linear(last) if last is not None else None
+    return linear if linear is not None and linear.output is value else None
+
+
+ALL = slice(None)
+
+
+def scale_output(
+    graph: ir.Graph, linear: Linear, factor: NDArray[np.float32], columns: slice = ALL
+) -> None:
+    """Multiplies some columns of a Linear's weight and bias; `factor` is a number or one for each.
+
+    The Linear gets constants of its own: the exporter lets blocks share equal ones.
+    """
+    _scale(graph, linear.node, linear.weight, factor, columns)
+    if linear.bias is not None:
+        _scale(graph, linear.output.producer(), linear.bias, factor, columns)
+
+
+def _scale(
+    graph: ir.Graph,
+    node: ir.Node | None,
+    value: ir.Value,
+    factor: NDArray[np.float32],
+    columns: slice,
+) -> None:
+    assert node is not None
+    data = array(value).copy()
+    data[..., columns] *= factor
+    replace_input(node, value, add_initializer(graph, f"{node.name}/scaled", data))

@@ -157,7 +157,7 @@ def test_a_model_whose_int8_collapses_is_refused(
             block.mlp.fc2.weight[:, 0] /= 1000
     path = tmp_path / "outliers.safetensors"
     path.write_bytes(encode_checkpoint(broken))
-    report = export_bundle(request(tmp_path / "out", model=None, weights=path), Display())
+    report = export_bundle(request(tmp_path / "out", model=None, weights=str(path)), Display())
     assert not report.good
     assert [p.partition(":")[0] for p in report.problems] == ["int8"]
     assert not (tmp_path / "out").exists()
@@ -176,5 +176,5 @@ def test_damaged_weights_are_named(digits_model: VisionTransformer, tmp_path: Pa
     path = tmp_path / "nan.safetensors"
     path.write_bytes(encode_checkpoint(broken))
     with pytest.raises(InputError, match="not finite"):
-        export_bundle(request(tmp_path / "out", model=None, weights=path), Display())
+        export_bundle(request(tmp_path / "out", model=None, weights=str(path)), Display())
     assert not (tmp_path / "out").exists()

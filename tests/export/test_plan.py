@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -15,6 +16,7 @@ from export.plan import ExportRequest, make_plan, parse_target
 from export.sources import find_source
 from runtime.errors import BackendError, InputError
 from vit.checkpoints import encode_checkpoint
+from vit.facts import Facts
 from vit.variants import find_variant
 from vit.vision_transformer import VisionTransformer
 
@@ -27,14 +29,21 @@ MODEL = "vit_test_patch8_32"
         ({"model": "resnet50"}, "unknown model 'resnet50'"),
         ({"precisions": ("fp12",)}, "unknown precision 'fp12'"),
         ({"targets": ("tpu",)}, "unknown backend 'tpu'"),
-        ({"weights": Path("none.safetensors")}, "no checkpoint file at none.safetensors"),
+        ({"weights": "none.safetensors"}, "no checkpoint file at none.safetensors"),
         ({"calibration": "nowhere"}, "no image folder and no .npz file at nowhere"),
         ({"max_batch": 0}, "--max-batch 0"),
         ({"calibration_size": 0}, "--calibration-size 0"),
         ({"max_drop": -1.0}, "--max-drop -1.0"),
         ({"method": "median"}, "unknown calibration method 'median'"),
-        ({"mean": (0.5,)}, "--mean and --std"),
-        ({"std": (0.0, 0.0, 0.0)}, "--mean and --std"),
+        ({"given": Facts(mean=(0.5,))}, "--mean, --std"),
+        ({"given": Facts(crop=0.0)}, "crop 0.0 is out of range"),
+        ({"given": Facts(crop_mode="border")}, "crop mode 'border' is none of"),
+        ({"given": Facts(interpolation="nearest")}, "interpolation 'nearest' is none of"),
+        ({"given": Facts(n_heads=7)}, "embed_dim 64 is not a multiple of n_heads 7"),
+        ({"given": Facts(img_size=(30, 32))}, "img_size 30 is not a multiple of patch_size 8"),
+        ({"given": Facts(labels=("cat", "dog"))}, "--labels has 2 names, the model 10 classes"),
+        ({"output": "tokens"}, "unknown output 'tokens'"),
+        ({"given": Facts(std=(0.0, 0.0, 0.0))}, "--mean, --std"),
         ({"calibration": "digits"}, "digits are 8x8"),
     ],
 )
@@ -69,10 +78,10 @@ def test_random_weights_are_said_to_be_random(tmp_path: Path) -> None:
 def test_a_timm_file_brings_its_architecture(model: VisionTransformer, tmp_path: Path) -> None:
     path = tmp_path / "timm.safetensors"
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
-    source = find_source(None, path, None, None, None)
+    source = find_source(None, str(path), None, Facts(), None)
     assert source.name == MODEL
     assert source.config == model.config
-    assert "n_heads 2" in source.assumed
+    assert any(line.startswith("n_heads 2") for line in source.assumed)
     assert any(line.startswith("mean") for line in source.assumed)
 
 
@@ -81,36 +90,53 @@ def test_weights_of_another_variant_are_refused(model: VisionTransformer, tmp_pa
     state = {k: v.contiguous() for k, v in model.state_dict().items()}
     del state["blocks.1.norm1.weight"]
     save_file(state, path)
-    with pytest.raises(InputError, match=r"blocks\.1\.norm1\.weight is missing"):
-        find_source(None, path, None, None, None)
+    with pytest.raises(InputError, match=r"1 missing \(blocks\.1\.norm1\.weight\)"):
+        find_source(None, str(path), None, Facts(), None)
     state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"][:48].contiguous()
     save_file(state, path)
-    with pytest.raises(InputError, match="which no known variant has"):
-        find_source(None, path, None, None, None)
+    with pytest.raises(InputError, match="width 48 and depth 2: give --heads"):
+        find_source(None, str(path), None, Facts(), None)
+
+
+def test_what_an_unknown_size_does_not_tell_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "odd.pth"
+    model = VisionTransformer(img_size=32, patch_size=8, embed_dim=48, depth=1, n_heads=4)
+    torch.save(model.state_dict(), path)
+    with pytest.raises(InputError, match="width 48 and depth 1: give --heads"):
+        find_source(None, str(path), None, Facts(), None)
+    with pytest.raises(InputError, match="give --mean and --std"):
+        find_source(None, str(path), None, Facts(n_heads=4), None)
+    given = Facts(n_heads=4, mean=(0.5,) * 3, std=(0.5,) * 3)
+    source = find_source(None, str(path), None, given, None)
+    assert source.name == "odd"
+    assert source.config == model.config
+    assert "crop 1.0 (nobody says)" in source.assumed
 
 
 def test_own_file_brings_its_architecture(model: VisionTransformer, tmp_path: Path) -> None:
     path = tmp_path / "own.safetensors"
     path.write_bytes(encode_checkpoint(model))
-    assert find_source(None, path, None, (0.1, 0.2, 0.3), None).preprocess.mean == (0.1, 0.2, 0.3)
+    assert find_source(
+        None, str(path), None, Facts(mean=(0.1, 0.2, 0.3)), None
+    ).preprocess.mean == (0.1, 0.2, 0.3)
 
 
 def test_configuration_file_changes_the_variant(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text('{"depth": 3, "img_size": 64}')
-    source = find_source(MODEL, None, path, None, None)
+    source = find_source(MODEL, None, path, Facts(), None)
     assert (source.config.depth, source.preprocess.shape) == (3, (64, 64, 3))
     for bad in ('{"layers": 3}', "{", '{"n_heads": 5}', "[]"):
         path.write_text(bad)
         with pytest.raises(InputError, match="not a configuration"):
-            find_source(MODEL, None, path, None, None)
+            find_source(MODEL, None, path, Facts(), None)
 
 
 class TestData:
     preprocess = find_variant(MODEL).preprocess
 
     def find(self, calibration: str | None, evaluation: str | None = None, classes: int = 10):  # type: ignore[no-untyped-def]
-        return find_data(calibration, evaluation, "samples", self.preprocess, classes, 4, 0)
+        return find_data(calibration, evaluation, "samples", self.preprocess, classes, None, 4, 0)
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -218,5 +244,5 @@ def test_one_folder_spelled_in_two_ways_is_split(tmp_path: Path) -> None:
         Image.fromarray(np.full((40, 40, 3), index, np.uint8)).save(tmp_path / f"{index}.png")
     preprocess = find_variant(MODEL).preprocess
     twice = (str(tmp_path), f"{tmp_path}/../{tmp_path.name}/")
-    data = find_data(*twice, "samples", preprocess, 10, 3, 0)
+    data = find_data(*twice, "samples", preprocess, 10, None, 3, 0)
     assert set(data.calibration.indices).isdisjoint(data.evaluation.indices)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from vision_transformer import VisionTransformer
+from vit.config import ViTConfig
 from vit.variants import VARIANTS
-from vit.vision_transformer import MultiHeadSelfAttention, ViTConfig
+from vit.vision_transformer import MultiHeadSelfAttention
 
 ORIGINAL_ARGUMENTS = [
     "img_size",

@@ -18,6 +18,7 @@ from export.progress import Display
 from runtime import Engine
 from runtime.bundle import Bundle
 from runtime.errors import InputError
+from vit.facts import Facts
 from vit.vision_transformer import VisionTransformer
 
 from .files import OLD_14, write
@@ -34,8 +35,7 @@ def request(file: Path, out: Path) -> ExportRequest:
         onnx=file,
         out=out,
         calibration="digits",
-        mean=(0.5,),
-        std=(0.5,),
+        given=Facts(mean=(0.5,), std=(0.5,)),
         targets=("onnxruntime",),
         max_batch=4,
     )
@@ -69,7 +69,7 @@ def test_a_foreign_file_becomes_a_bundle(
 
 
 def test_a_wrong_rewrite_is_not_let_through(file: Path) -> None:
-    source, original, model = find_foreign_source(file, None, None), prepare(file), prepare(file)
+    source, original, model = find_foreign_source(file), prepare(file), prepare(file)
     rebuild(model, source.preprocess)
     bias = next(v for n, v in model.graph.initializers.items() if n.endswith("fc1.bias"))
     bias.const_value = ir.tensor(array(bias) + 0.01, name=bias.name)

@@ -15,6 +15,7 @@ from export.foreign.source import find_foreign_source, prepare, prepare_again
 from export.plan import ExportRequest, make_plan
 from runtime.__main__ import main
 from runtime.errors import InputError
+from vit.facts import Facts
 from vit.vision_transformer import VisionTransformer
 
 from ..graphs import count
@@ -48,7 +49,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def _use(path: Path) -> None:
-    source = find_foreign_source(path, None, None)
+    source = find_foreign_source(path)
     rebuild(prepare(path), source.preprocess)
 
 
@@ -60,11 +61,19 @@ def refusal(path: Path) -> str:
 
 
 def test_a_plain_file_is_taken(file: Path) -> None:
-    source = find_foreign_source(save(file), None, None)
+    source = find_foreign_source(save(file))
     assert (source.classes, source.preprocess.shape, source.name) == (5, (4, 4, 3), "model")
-    assert "mean 0.5,0.5,0.5" in source.assumed
+    assert "mean (0.5, 0.5, 0.5)" in source.assumed
     assert source.facts["opset"] == "20"
     assert source.facts["sha256"] == source.weights_key
+
+
+def test_an_embedding_is_exported_as_features(file: Path) -> None:
+    source = find_foreign_source(save(file), output="features")
+    assert (source.output, source.outputs, source.classes) == ("features", 5, 0)
+    model = prepare(file)
+    rebuild(model, source.preprocess, source.output)
+    assert model.graph.outputs[0].name == "features"
 
 
 @pytest.mark.parametrize(
@@ -115,14 +124,14 @@ def test_branches_on_the_image_are_refused(file: Path) -> None:
 def test_a_file_that_mixes_images_is_refused(file: Path) -> None:
     """Softmax over the batch is 1 for one image, and something else for three."""
     save(file, "t=ReduceMean<keepdims=0>(x,axes) s=MatMul(t,w) p=Softmax<axis=0>(s) y=Mul(p,s)")
-    source, model = find_foreign_source(file, None, None), prepare(file)
+    source, model = find_foreign_source(file), prepare(file)
     rebuild(model, source.preprocess)
     with pytest.raises(InputError, match="cannot be rewritten"):
         require_same(prepare(file), model, source.preprocess)
 
 
 def test_a_model_without_linears_is_no_vit(file: Path) -> None:
-    source, model = find_foreign_source(save(file), None, None), prepare(file)
+    source, model = find_foreign_source(save(file)), prepare(file)
     rebuild(model, source.preprocess)
     with pytest.raises(InputError, match="a ViT-like model"):
         require_vit(model)
@@ -152,12 +161,12 @@ def external(model: VisionTransformer, tmp_path: Path) -> Path:
 
 
 def test_weights_beside_the_file_are_read_and_hashed(external: Path) -> None:
-    source = find_foreign_source(external, None, None)
+    source = find_foreign_source(external)
     weights = external.parent / "weights.bin"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    assert find_foreign_source(external, None, None).weights_key != source.weights_key
+    assert find_foreign_source(external).weights_key != source.weights_key
     with pytest.raises(InputError, match="changed while"):
         prepare_again(source)
 
@@ -186,10 +195,13 @@ def test_weights_that_are_cut_short_are_refused(external: Path) -> None:
     ("option", "value", "named"),
     [
         ("model", "vit_tiny_patch16_224", "MODEL"),
-        ("weights", Path("w"), "--weights"),
+        ("weights", "w", "--weights"),
         ("config", Path("c"), "--config"),
-        ("mean", (0.5,), "--mean and --std"),
-        ("std", (0.0, 0.0, 0.0), "--mean and --std"),
+        ("given", Facts(mean=(0.5,)), "--mean and --std"),
+        ("given", Facts(std=(0.0, 0.0, 0.0)), "--mean and --std"),
+        ("given", Facts(n_heads=3, img_size=(64, 64)), "--image-size, --heads: fixed"),
+        ("given", Facts(labels=("cat", "dog")), "--labels has 2 names"),
+        ("output", "tokens", "unknown output 'tokens'"),
     ],
 )
 def test_options_that_do_not_go_with_a_file_are_refused(
@@ -212,14 +224,14 @@ def test_the_command_line_says_it_in_one_line(
 
 def test_raw_pixels_are_taken_as_they_are(exported: ir.Model, file: Path) -> None:
     ir.save(exported, file)
-    source = find_foreign_source(file, None, None)
+    source = find_foreign_source(file)
     assert source.preprocess.shape == (32, 32, 3)
     model = prepare(file)
     rebuild(model, source.preprocess)
     assert count(model)["Cast"] == 1
     assert require_same(prepare(file), model, source.preprocess) < 1e-5
     with pytest.raises(InputError, match="nowhere to go"):
-        find_foreign_source(file, (0.5, 0.5, 0.5), None)
+        find_foreign_source(file, Facts(mean=(0.5, 0.5, 0.5)))
 
 
 @pytest.mark.parametrize("padding", [0, 1])
@@ -231,12 +243,13 @@ def test_normalisation_is_folded_only_where_nothing_is_padded(padding: int, file
         "y=ReduceMean<keepdims=0>(c,axes)",
         constants=f"float[5,3,2,2] k={{{kernel}}}, int64[2] axes={{2,3}}",
     )
-    source, model = find_foreign_source(file, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)), prepare(file)
+    facts = Facts(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    source, model = find_foreign_source(file, facts), prepare(file)
     rebuild(model, source.preprocess)
     assert count(model)["Mul"] == padding
     assert require_same(prepare(file), model, source.preprocess) < 1e-5
 
 
 def test_newer_files_say_who_wrote_them(model: VisionTransformer, file: Path) -> None:
-    source = find_foreign_source(write(model, file, NEW_20_DYNAMIC, (3, 32, 32)), None, None)
+    source = find_foreign_source(write(model, file, NEW_20_DYNAMIC, (3, 32, 32)))
     assert source.facts["producer"].startswith("pytorch")

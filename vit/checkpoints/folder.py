@@ -1,0 +1,161 @@
+"""Folders as `save_pretrained` of Hugging Face and timm's hub repositories lay them out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from runtime.errors import InputError
+from vit.facts import Facts
+
+from .checkpoint import RawCheckpoint
+from .formats import read_pickle, read_safetensors
+from .processor import read_processor
+
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_CLIP = ("clip", "clip_vision_model")
+_MODEL_TYPES = ("vit", "deit", "dinov2", "dinov2_with_registers", *_CLIP)
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+}
+_GENERIC_LABEL = "LABEL_0"
+
+
+def read_folder(path: Path) -> RawCheckpoint:
+    """A folder with `config.json`, weights (one file, or shards and their index) and perhaps
+    `preprocessor_config.json`.
+
+    Raises:
+        InputError: if a file is missing or damaged, or the model is none that this project has.
+    """
+    config = read_json(path / CONFIG)
+    facts = timm_facts(config) if "architecture" in config else transformers_facts(path, config)
+    return RawCheckpoint(path.resolve().name, _read_weights(path), facts=facts)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises InputError if the file is missing or is no JSON object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} is missing: give a folder that save_pretrained wrote, or a weights file"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not readable JSON ({str(error)[:200]})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is not a JSON object")
+    return value
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    for name in _WEIGHTS:
+        read = read_safetensors if name.endswith(".safetensors") else read_pickle
+        if (path / name).is_file():
+            return read(path / name).tensors
+        if (path / f"{name}.index.json").is_file():
+            shards = _shards(path / f"{name}.index.json")
+            return {k: t for shard in shards for k, t in read(path / shard).tensors.items()}
+    raise InputError(f"{path} has none of {', '.join(_WEIGHTS)} (or an index of shards)")
+
+
+def _shards(index: Path) -> list[str]:
+    """The files that an index names, each of them beside it."""
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+        raise InputError(f"{index} has no weight_map of names to files")
+    shards = sorted(set(names.values()))
+    for shard in shards:
+        if Path(shard).name != shard or not (index.parent / shard).is_file():
+            raise InputError(f"{index} names the shard {shard[:80]!r}, which is not beside it")
+    return shards
+
+
+def transformers_facts(path: Path, config: dict[str, Any]) -> Facts:
+    """What a transformers configuration and its image processor say."""
+    kind = config.get("model_type")
+    if kind not in _MODEL_TYPES:
+        raise InputError(
+            f"{path / CONFIG} is of model type {kind!r}: supported are {', '.join(_MODEL_TYPES)}"
+        )
+    if kind == "clip":
+        config = {**config, **_object(config.get("vision_config"))}
+    activation = str(config.get("hidden_act", "quick_gelu" if kind in _CLIP else "gelu"))
+    if activation not in _ACTIVATIONS and not config.get("use_swiglu_ffn"):
+        raise InputError(
+            f"{path / CONFIG} has the activation {activation!r}: supported are "
+            f"{', '.join(_ACTIVATIONS)}"
+        )
+    defaults = {"clip": 1e-5, "clip_vision_model": 1e-5, "vit": 1e-12, "deit": 1e-12}
+    processor = read_json(path / PROCESSOR) if (path / PROCESSOR).is_file() else None
+    said = read_processor(processor, path / PROCESSOR) if processor is not None else Facts()
+    size = _size(config.get("image_size", 224))
+    return Facts(
+        native_size=size,
+        n_heads=_number(config, "num_attention_heads", 12),
+        norm_eps=float(config.get("layer_norm_eps", defaults.get(str(kind), 1e-6))),
+        mlp=_ACTIVATIONS.get(activation),
+        labels=_labels(config),
+    ).or_else(said)
+
+
+def timm_facts(config: dict[str, Any]) -> Facts:
+    """What the `config.json` of a timm repository says: preprocessing, and arguments that differ
+    from the architecture's own.
+    """
+    from vit.variants import VARIANTS
+
+    pretrained, arguments = (_object(config.get(k)) for k in ("pretrained_cfg", "model_args"))
+    variant = VARIANTS.get(str(config.get("architecture")))
+    size = arguments.get("img_size") or (pretrained.get("input_size") or [0, 0, 0])[1:]
+    mean, std, crop = (pretrained.get(k) for k in ("mean", "std", "crop_pct"))
+    quick = "quickgelu" in str(config.get("architecture"))
+    return Facts(
+        native_size=_size(size) if size and all(_size(size) or (0,)) else None,
+        n_heads=arguments.get("num_heads") or (variant.config.n_heads if variant else None),
+        mlp="quick_gelu" if quick else None,
+        mean=tuple(map(float, mean)) if mean else None,
+        std=tuple(map(float, std)) if std else None,
+        interpolation=pretrained.get("interpolation"),
+        crop=float(crop) if crop else None,
+        crop_mode=pretrained.get("crop_mode"),
+    )
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _number(config: dict[str, Any], name: str, default: int) -> int:
+    value = config.get(name, default)
+    if type(value) is not int:
+        raise InputError(f"{CONFIG}: {name} is {str(value)[:40]!r}, not a whole number")
+    return value
+
+
+def _size(value: Any) -> tuple[int, int] | None:
+    if type(value) is int:
+        return value, value
+    if isinstance(value, list | tuple) and len(value) == 2 and all(type(v) is int for v in value):
+        return value[0], value[1]
+    return None
+
+
+def _labels(config: dict[str, Any]) -> tuple[str, ...] | None:
+    """Class names in order, unless they are transformers' placeholders."""
+    names = config.get("id2label")
+    if not isinstance(names, dict) or not names or _GENERIC_LABEL in names.values():
+        return None
+    try:
+        return tuple(str(names[str(index)]) for index in range(len(names)))
+    except KeyError:
+        return None

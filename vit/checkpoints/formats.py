@@ -1,0 +1,121 @@
+"""The file formats: tensors by name, nothing executed."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from runtime.errors import InputError, first_line
+from runtime.preprocess import Preprocess
+from runtime.schema import decode
+from vit.config import ViTConfig, config_from_fields
+from vit.facts import Facts
+
+from .checkpoint import RawCheckpoint
+
+CONFIG_KEY, LABELS_KEY, PREPROCESS_KEY = (
+    "vit_edge.config",
+    "vit_edge.labels",
+    "vit_edge.preprocess",
+)
+_WRAPPERS = ("state_dict", "model", "teacher")
+
+
+def read_safetensors(path: Path) -> RawCheckpoint:
+    """Source: safetensors format. This project's files carry their configuration in the header."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(
+            f"{path} is not a whole safetensors file ({error}): download or save it again"
+        ) from None
+    try:
+        return RawCheckpoint(path.name, tensors, *_read_metadata(metadata))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{path}: its header's vit_edge entries are not valid ({str(error)[:200]}): save it "
+            "again with this version"
+        ) from None
+
+
+def _read_metadata(metadata: dict[str, str]) -> tuple[ViTConfig | None, Facts]:
+    config, facts = None, Facts()
+    if CONFIG_KEY in metadata:
+        config = config_from_fields(ViTConfig(), json.loads(metadata[CONFIG_KEY]))
+    if PREPROCESS_KEY in metadata:
+        p = decode(Preprocess, json.loads(metadata[PREPROCESS_KEY]))
+        facts = Facts(
+            (p.height, p.width),
+            mean=p.mean,
+            std=p.std,
+            interpolation=p.interpolation,
+            crop=p.crop,
+            crop_mode=p.crop_mode,
+        )
+    if LABELS_KEY in metadata:
+        labels = decode(tuple[str, ...], json.loads(metadata[LABELS_KEY]), "labels")
+        facts = Facts(**{**vars(facts), "labels": labels})
+    return config, facts
+
+
+def read_pickle(path: Path) -> RawCheckpoint:
+    """A `.pth` of tensors.
+
+    Source: `torch.load(weights_only=True)`, which refuses anything but tensors.
+    """
+    try:
+        value: Any = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{path} is refused: it is damaged, or holds more than tensors, and loading that could "
+            "execute code. Save the state_dict alone, or convert it to safetensors"
+        ) from None
+    except Exception as error:  # damaged bytes make the unpickler raise nearly anything
+        raise InputError(f"{path} is not a whole PyTorch file ({first_line(error)})") from None
+    for key in _WRAPPERS:
+        value = value.get(key, value) if isinstance(value, dict) else value
+    if not isinstance(value, dict) or not all(
+        isinstance(name, str) and isinstance(v, Tensor) for name, v in value.items()
+    ):
+        raise InputError(f"{path} holds no state_dict of tensors")
+    return RawCheckpoint(path.name, dict(value))
+
+
+def read_npz(path: Path) -> RawCheckpoint:
+    """A flat `.npz` of the original JAX code.
+
+    Source: google-research/vision_transformer and big_vision; bfloat16 arrays are kept as raw two
+    bytes.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            tensors = {name: _tensor(file[name]) for name in file.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(
+            f"{path} is not a whole .npz of arrays ({first_line(error)}): download it again"
+        ) from None
+    except (NotImplementedError, RuntimeError, MemoryError, AttributeError) as error:
+        raise InputError(f"{path} cannot be read as an .npz ({first_line(error)})") from None
+    return RawCheckpoint(path.name, tensors)
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    if array.dtype.str == "|V2":
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"an array of type {array.dtype}")
+    return torch.from_numpy(array)

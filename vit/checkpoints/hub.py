@@ -1,0 +1,52 @@
+"""Checkpoints of the Hugging Face hub, through its own client."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from runtime.errors import InputError, first_line
+
+PREFIXES = {"hf:": "", "timm:": "timm/"}
+"""What a name may start with, and what that means in front of a repository."""
+
+_FILES = ["config.json", "preprocessor_config.json", "model*.safetensors", "model*.index.json"]
+_PICKLES = ["config.json", "preprocessor_config.json", "pytorch_model*"]
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def is_hub_name(text: str) -> bool:
+    return text.startswith(tuple(PREFIXES))
+
+
+def fetch(name: str) -> Path:
+    """Downloads what is not in the hub's cache yet, and returns the folder.
+
+    Args:
+        name: `hf:owner/repository` or `timm:model`; `@revision` may follow.
+
+    Raises:
+        InputError: if the name is malformed, the client is not installed, or the repository cannot
+            be had.
+    """
+    prefix = next(p for p in PREFIXES if name.startswith(p))
+    repository, _, revision = (PREFIXES[prefix] + name.removeprefix(prefix)).partition("@")
+    if not _REPOSITORY.fullmatch(repository):
+        raise InputError(f"{name} names no repository: give hf:owner/name or timm:model")
+    try:
+        from huggingface_hub import snapshot_download
+    except ModuleNotFoundError:
+        raise InputError(f"{name} needs huggingface_hub: pip install huggingface_hub") from None
+    try:
+        for files in (_FILES, _PICKLES):
+            folder = Path(
+                snapshot_download(repository, revision=revision or None, allow_patterns=files)
+            )
+            if any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")):
+                return folder
+    except Exception as error:  # network, authorisation and cache errors have no common base
+        raise InputError(
+            f"{name} cannot be fetched ({first_line(error)}): check the name, the network, or give "
+            "a local folder"
+        ) from None
+    raise InputError(f"{name} holds neither safetensors nor a pytorch_model.bin")

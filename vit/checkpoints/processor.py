@@ -1,0 +1,75 @@
+"""The image processors of transformers, as facts about the preprocessing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import InputError
+from vit.facts import Facts
+
+_RESAMPLING = {1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box"}
+"""Pillow's numbers."""
+_RESCALE = 1 / 255
+
+
+def read_processor(config: dict[str, Any], path: Path) -> Facts:
+    """What a `preprocessor_config.json` says.
+
+    Source: transformers `BaseImageProcessor`: resize to a size (which squashes) or a shortest
+    edge, centre crop, rescale, normalise.
+
+    Raises:
+        InputError: for steps that this project's preprocessing has not.
+    """
+    try:
+        return _read(config)
+    except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
+        raise InputError(
+            f"{path}: {error}. Give --mean, --std, --interpolation, --crop and --crop-mode, and "
+            "remove the file"
+        ) from None
+
+
+def _read(config: dict[str, Any]) -> Facts:
+    factor = config.get("rescale_factor", _RESCALE)
+    if not config.get("do_rescale", True) or abs(float(factor) - _RESCALE) > 1e-6:
+        raise ValueError(f"rescale_factor {factor} is not 1/255")
+    normalise = config.get("do_normalize", True)
+    mean, std = (config.get(key) if normalise else None for key in ("image_mean", "image_std"))
+    if normalise and not (mean and std):
+        return Facts(**_geometry(config))
+    count = len(mean) if mean else 3
+    return Facts(
+        **_geometry(config),
+        mean=tuple(map(float, mean or [0.0] * count)),
+        std=tuple(map(float, std or [1.0] * count)),
+    )
+
+
+def _geometry(config: dict[str, Any]) -> dict[str, Any]:
+    resample = config.get("resample", 3)
+    if resample not in _RESAMPLING:
+        raise ValueError(f"resample {resample} is none of {_RESAMPLING}")
+    edge, size = _edge(config.get("size"))
+    crop = _edge(config.get("crop_size"))[1] if config.get("do_center_crop") else None
+    facts: dict[str, Any] = {"interpolation": _RESAMPLING[resample]}
+    if crop is None:
+        mode = "squash" if edge is None else "center"
+        return {**facts, "img_size": size, "crop": 1.0, "crop_mode": mode}
+    if edge is None and size is not None and size[0] == size[1]:
+        facts["crop_mode"], edge = "squash", size[0]
+    share = min(crop) / edge if edge else 1.0
+    return {"crop_mode": "center", **facts, "img_size": crop, "crop": share}
+
+
+def _edge(size: Any) -> tuple[int | None, tuple[int, int] | None]:
+    """The shortest edge, or height and width."""
+    if size is None:
+        return None, None
+    if isinstance(size, dict):
+        if "shortest_edge" in size:
+            edge = int(size["shortest_edge"])
+            return edge, (edge, edge)
+        return None, (int(size["height"]), int(size["width"]))
+    return None, (int(size), int(size))

@@ -1,0 +1,148 @@
+"""An image folder `<class>/<image>` to train on: listed, checked and split, nothing decoded."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from runtime.errors import InputError
+from runtime.images import load_folder
+from runtime.preprocess import Preprocess
+
+HELD_BACK = 0.2
+_READERS = 8
+READ_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class LabelledFiles:
+    """Image files and their classes.
+
+    Attributes:
+        labels: int64 `[len(files)]`, indices into `class_names`.
+        class_names: The class folders' names, sorted.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def subset(self, positions: NDArray[np.int64]) -> LabelledFiles:
+        files = tuple(self.files[p] for p in positions)
+        return LabelledFiles(self.folder, files, self.labels[positions], self.class_names)
+
+    def digest(self) -> str:
+        """Tells one set of files from another by names and sizes; nothing is read."""
+        names = [(f.relative_to(self.folder).as_posix(), f.stat().st_size) for f in self.files]
+        return hashlib.sha256(repr(names).encode()).hexdigest()[:12]
+
+
+def find_files(folder: Path, preprocess: Preprocess) -> LabelledFiles:
+    """Lists a folder of class folders, the rules being those of `runtime.images`.
+
+    Raises:
+        InputError: if the folder is missing, holds anything else, or no class folders.
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no image folder at {folder}")
+    if load_folder(folder, preprocess).class_names is None:
+        raise InputError(f"{folder} has no class folders: training needs <class>/<image>")
+    classes = sorted(c for c in folder.iterdir() if not c.name.startswith("."))
+    inside = [sorted(f for f in c.iterdir() if not f.name.startswith(".")) for c in classes]
+    labels = np.repeat(np.arange(len(classes)), [len(files) for files in inside])
+    names = tuple(c.name for c in classes)
+    return LabelledFiles(folder, tuple(f for files in inside for f in files), labels, names)
+
+
+def check_classes(data: LabelledFiles) -> None:
+    """Raises InputError if there are fewer than two classes, or one without images."""
+    names = data.class_names
+    if len(names) < 2:
+        raise InputError(
+            f"{data.folder} has one class folder ({names[0]}): training needs two or more"
+        )
+    counts = np.bincount(data.labels, minlength=len(names))
+    empty = [name for name, count in zip(names, counts, strict=True) if not count]
+    if empty:
+        raise InputError(
+            f"{data.folder} has no images of class {', '.join(empty)}: add some or remove it"
+        )
+
+
+def hold_back(data: LabelledFiles, seed: int) -> tuple[LabelledFiles, LabelledFiles]:
+    """Training and validation images: a seeded share of every class is held back.
+
+    Raises:
+        InputError: if a class has one image.
+    """
+    training, validation = list[NDArray[np.int64]](), list[NDArray[np.int64]]()
+    for label, name in enumerate(data.class_names):
+        positions = np.flatnonzero(data.labels == label)
+        if len(positions) < 2:
+            raise InputError(
+                f"{data.folder} has one image of class {name}: add some, or give --eval a folder "
+                "of its own"
+            )
+        order = np.random.default_rng([seed, label]).permutation(positions)
+        count = max(1, round(HELD_BACK * len(positions)))
+        validation.append(order[:count])
+        training.append(order[count:])
+    return (
+        data.subset(np.sort(np.concatenate(training))),
+        data.subset(np.sort(np.concatenate(validation))),
+    )
+
+
+def match_classes(data: LabelledFiles, class_names: tuple[str, ...]) -> LabelledFiles:
+    """The same files, labelled by these class names; a class may be without images.
+
+    Raises:
+        InputError: if there are other classes.
+    """
+    unknown = [name for name in data.class_names if name not in class_names]
+    if unknown:
+        raise InputError(
+            f"{data.folder} has classes that are not trained on: {', '.join(unknown[:10])}"
+        )
+    indices = np.array([class_names.index(name) for name in data.class_names], dtype=np.int64)
+    return LabelledFiles(data.folder, data.files, indices[data.labels], class_names)
+
+
+def check_headers(data: LabelledFiles) -> None:
+    """Opens every file, which finds most damage before hours are spent; pixels are not decoded.
+
+    Raises:
+        InputError: naming the first file that is not a readable image.
+    """
+    with ThreadPoolExecutor(_READERS) as pool:
+        errors = list(pool.map(_damage, data.files))
+    bad = [(file, error) for file, error in zip(data.files, errors, strict=True) if error]
+    if bad:
+        others = f", and so {len(bad) - 1} more in {data.folder}" if len(bad) > 1 else ""
+        raise InputError(f"{unreadable(*bad[0])}{others}")
+
+
+def _damage(file: Path) -> Exception | None:
+    """What is wrong with an image file, as far as its header and checksums tell."""
+    try:
+        with Image.open(file) as picture:
+            picture.verify()
+    except READ_ERRORS as error:
+        return error
+    return None
+
+
+def unreadable(file: Path, error: Exception) -> InputError:
+    """The error that names a file."""
+    reason = str(error).replace(str(file), "it")
+    return InputError(f"{file} is not a readable image ({reason}): remove or replace it")

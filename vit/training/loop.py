@@ -1,0 +1,154 @@
+"""Training on a folder: epochs of augmented batches, each followed by a validation and a save."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from runtime.errors import InputError
+from runtime.preprocess import Preprocess
+
+from ..normalise import normalise
+from ..vision_transformer import VisionTransformer
+from .augment import Augmentation, Mixture, mix
+from .folder import READ_ERRORS, LabelledFiles, unreadable
+from .loader import load_batches
+from .recipe import Recipe, learning_rate_at
+from .state import EpochResult, TrainingState
+
+# The first numbers of the seeds of one epoch's choices, so that none repeats another.
+_ORDER, _MIXTURE, _IMAGE = range(3)
+
+StepDone = Callable[[int, int], None]
+"""Called with the batches of this epoch that are done, and their number."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned from, and how."""
+
+    training: LabelledFiles
+    validation: LabelledFiles
+    preprocess: Preprocess
+    augmentation: Augmentation
+    recipe: Recipe
+    seed: int
+
+    @property
+    def batches(self) -> int:
+        """Batches in an epoch."""
+        return math.ceil(len(self.training) / self.recipe.batch)
+
+
+def train_epoch(state: TrainingState, task: Task, on_step: StepDone) -> EpochResult:
+    """One pass over the training images, then one over the validation images.
+
+    Raises:
+        InputError: if an image cannot be decoded, or the loss is not finite; `state` is then not
+            worth keeping.
+    """
+    epoch = len(state.history)
+    generator = np.random.default_rng([_MIXTURE, task.seed, epoch])
+    torch.manual_seed(int(generator.integers(1 << 63)))  # for a model that draws, as dropout does
+    state.model.train()
+    total = 0.0
+    with closing(load_batches(_order(task, epoch), _augmented(task, epoch))) as batches:
+        for done, (positions, images) in enumerate(batches, start=1):
+            loss = _step(state, task, positions, images, generator)
+            _check_finite(loss, epoch, task.recipe)
+            total += loss * len(positions)
+            on_step(done, task.batches)
+    loss, accuracy = evaluate(state.average, task.validation, task.preprocess, task.recipe.batch)
+    _check_finite(loss, epoch, task.recipe)
+    return EpochResult(total / len(task.training), loss, accuracy)
+
+
+def _order(task: Task, epoch: int) -> list[NDArray[np.int64]]:
+    """The epoch's batches, in sizes that differ by one at most: a last batch of a few images would
+    weigh as much as a full one.
+    """
+    generator = np.random.default_rng([_ORDER, task.seed, epoch])
+    return np.array_split(generator.permutation(len(task.training)), task.batches)
+
+
+def _augmented(task: Task, epoch: int) -> Callable[[int], NDArray[np.uint8]]:
+    def read(position: int) -> NDArray[np.uint8]:
+        generator = np.random.default_rng([_IMAGE, task.seed, epoch, position])
+        file = task.training.files[position]
+        try:
+            with Image.open(file) as picture:
+                return task.augmentation(picture, task.preprocess, generator)
+        except READ_ERRORS as error:
+            raise unreadable(file, error) from None
+
+    return read
+
+
+def _step(
+    state: TrainingState,
+    task: Task,
+    positions: NDArray[np.int64],
+    images: NDArray[np.uint8],
+    generator: np.random.Generator,
+) -> float:
+    """One update of weights and average. Returns the loss before it."""
+    recipe, device = task.recipe, state.model.pos_embed.device
+    for group in state.optimiser.param_groups:
+        group["lr"] = learning_rate_at(state.step, recipe.epochs * task.batches, recipe)
+    mixture = mix(normalise(images, task.preprocess).to(device), recipe.mixup, generator)
+    labels = torch.from_numpy(task.training.labels[positions]).to(device)
+    loss = mixed_loss(state.model(mixture.images), labels, mixture, recipe.label_smoothing)
+    state.optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(state.model.parameters(), recipe.max_norm)
+    state.optimiser.step()
+    state.update_average(recipe)
+    state.step += 1
+    return loss.item()
+
+
+def mixed_loss(logits: Tensor, labels: Tensor, mixture: Mixture, smoothing: float) -> Tensor:
+    """Cross-entropy of logits `[B, classes]`, shared out between both labels of a mixed image."""
+    own = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    if mixture.share == 1.0:
+        return own
+    other = F.cross_entropy(logits, labels[mixture.partners], label_smoothing=smoothing)
+    return mixture.share * own + (1 - mixture.share) * other
+
+
+def _check_finite(loss: float, epoch: int, recipe: Recipe) -> None:
+    if not math.isfinite(loss):
+        raise InputError(
+            f"the loss became {loss} in epoch {epoch + 1}: start again with a --learning-rate "
+            f"smaller than {recipe.learning_rate:g}"
+        )
+
+
+@torch.inference_mode()
+def evaluate(
+    model: VisionTransformer, data: LabelledFiles, preprocess: Preprocess, batch: int
+) -> tuple[float, float]:
+    """Mean cross-entropy and top-1 share, the images prepared as a device prepares them.
+
+    Raises:
+        InputError: naming an image that cannot be decoded.
+    """
+    device = model.pos_embed.device
+    order = np.array_split(np.arange(len(data)), math.ceil(len(data) / batch))
+    loss, right = 0.0, 0
+    with closing(load_batches(order, lambda i: preprocess.read(data.files[i]))) as batches:
+        for positions, images in batches:
+            labels = torch.from_numpy(data.labels[positions]).to(device)
+            logits = model(normalise(images, preprocess).to(device))
+            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+            right += int((logits.argmax(dim=1) == labels).sum())
+    return loss / len(data), right / len(data)

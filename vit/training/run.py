@@ -1,0 +1,189 @@
+"""A training on a folder from request to weights: checked first, resumed where one was cut off."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from runtime.display import percent, say
+from runtime.errors import InputError
+from runtime.preprocess import Preprocess
+
+from ..checkpoints import checkpoint_sha256, encode_checkpoint, locate
+from ..config import ViTConfig
+from .augment import AUGMENTATIONS
+from .files import check_writable, replace_file
+from .folder import (
+    LabelledFiles,
+    check_classes,
+    check_headers,
+    find_files,
+    hold_back,
+    match_classes,
+)
+from .loop import Task, train_epoch
+from .plot import plot_history
+from .progress import show_progress
+from .recipe import Recipe
+from .start import find_start, starting_model
+from .state import Settings, TrainingState
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What the user asked for.
+
+    Attributes:
+        model: A variant's name; None with `weights`: what these are.
+        evaluation: Validation images; None holds back a share of `data`.
+        weights: A checkpoint to start from, as `vit.checkpoints.locate` takes it; None starts from
+            scratch.
+        image_size: Height and width of the input; None takes the variant's.
+        augmentation: A row of `AUGMENTATIONS`.
+    """
+
+    model: str | None
+    data: Path
+    evaluation: Path | None
+    weights: str | None
+    image_size: int | None
+    augmentation: str
+    recipe: Recipe
+    seed: int
+    out: Path
+
+    @property
+    def title(self) -> str:
+        return self.model or f"{self.weights}"
+
+    @property
+    def state_file(self) -> Path:
+        return self.out.with_suffix(".unfinished.pt")
+
+    @property
+    def picture(self) -> Path:
+        return self.out.with_suffix(".png")
+
+
+def train_folder(request: TrainRequest) -> None:
+    """Trains, and writes weights and picture. An unfinished training with the same settings is
+    taken up where its last epoch ended, with the same outcome.
+
+    Raises:
+        InputError: for bad settings, data or weights; a state that was saved stays.
+        KeyboardInterrupt: with how to go on as its message.
+    """
+    if request.out.suffix != ".safetensors":
+        raise InputError(f"--out {request.out}: give a name that ends with .safetensors")
+    start = find_start(request.model, request.weights, request.image_size)
+    preprocess = start.preprocess
+    training, validation = _find_images(request, preprocess)
+    model = starting_model(start, training.class_names, request.seed)
+    check_writable(request.out)
+    for data in (training, validation):
+        check_headers(data)
+    task = Task(
+        training,
+        validation,
+        preprocess,
+        AUGMENTATIONS[request.augmentation],
+        request.recipe,
+        request.seed,
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    state = TrainingState.start(model.to(device), request.recipe)
+    settings = _settings(request, model.config, task)
+    if request.state_file.exists():
+        state.resume(request.state_file, settings)
+    _run_epochs(state, task, request, settings)
+    _finish(state, task, request)
+
+
+def _find_images(
+    request: TrainRequest, preprocess: Preprocess
+) -> tuple[LabelledFiles, LabelledFiles]:
+    data = find_files(request.data, preprocess)
+    check_classes(data)
+    if request.evaluation is None:
+        return hold_back(data, request.seed)
+    if request.evaluation.resolve() == request.data.resolve():
+        raise InputError(
+            "--eval is the folder of --data: leave it out, and a share of the images is held back"
+        )
+    return data, match_classes(find_files(request.evaluation, preprocess), data.class_names)
+
+
+def _settings(request: TrainRequest, config: ViTConfig, task: Task) -> Settings:
+    """Everything that the outcome depends on."""
+    names = {"learning_rate": "--learning-rate", "epochs": "--epochs", "batch": "--batch"}
+    weights = "none" if request.weights is None else _describe_weights(request.weights)
+    return {
+        "MODEL": request.model or "as --weights",
+        "--image-size": str(config.img_size),
+        "--data": _describe(task.training),
+        "--eval": "held back" if request.evaluation is None else _describe(task.validation),
+        "--weights": weights,
+        "--augment": request.augmentation,
+        "--seed": str(request.seed),
+        **{names.get(key, key): str(value) for key, value in asdict(request.recipe).items()},
+        "augmentation": str(task.augmentation),
+        "architecture": json.dumps(asdict(config)),
+        "preprocessing": json.dumps(asdict(task.preprocess)),
+    }
+
+
+def _describe(data: LabelledFiles) -> str:
+    return f"{data.folder.resolve().name} ({len(data)} images, {data.digest()})"
+
+
+def _describe_weights(weights: str) -> str:
+    path = locate(weights)
+    return f"{path.name} ({checkpoint_sha256(path)[:12]})"
+
+
+def _run_epochs(
+    state: TrainingState, task: Task, request: TrainRequest, settings: Settings
+) -> None:
+    epochs, done = task.recipe.epochs, len(state.history)
+    say(
+        f"{request.title}: {len(task.training)} training and {len(task.validation)} validation "
+        f"images of {len(task.training.class_names)} classes"
+        + (f"; going on after epoch {done} of {epochs}" if done else "")
+    )
+    try:
+        with show_progress(epochs) as progress:
+            while (epoch := len(state.history)) < epochs:
+                result = train_epoch(state, task, partial(progress.step, epoch))
+                state.history.append(result)
+                state.save(request.state_file, settings)
+                progress.epoch(len(state.history), result)
+    except InputError as error:
+        raise InputError(f"{error}{_kept(request)}") from None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted{_kept(request)}") from None
+
+
+def _kept(request: TrainRequest) -> str:
+    """What is left of a training that stopped."""
+    if not request.state_file.exists():
+        return "; no epoch was finished, so nothing is kept"
+    return (
+        f"; all finished epochs are kept in {request.state_file}: the same command on the same "
+        "images goes on from there, removing the file starts afresh"
+    )
+
+
+def _finish(state: TrainingState, task: Task, request: TrainRequest) -> None:
+    weights = encode_checkpoint(state.average, task.preprocess, task.training.class_names)
+    with replace_file(request.out) as stream:
+        stream.write(weights)
+    title = f"{request.title} on {request.data.resolve().name}"
+    plot_history(state.history, title, request.picture)
+    request.state_file.unlink()
+    say(f"weights: {request.out}\nlosses and accuracy by epoch: {request.picture}")
+    accuracy = state.history[-1].accuracy
+    print(f"top-1 on {len(task.validation)} validation images: {percent(accuracy)}")

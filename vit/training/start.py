@@ -1,0 +1,87 @@
+"""What training starts from: a variant with random weights, or a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from runtime.errors import InputError
+from runtime.preprocess import Preprocess
+
+from ..checkpoints import Checkpoint, build_model, find_architecture, locate, read_checkpoint
+from ..config import ViTConfig
+from ..facts import Facts
+from ..preprocessing import find_preprocess
+from ..variants import find_variant
+from ..vision_transformer import VisionTransformer
+
+
+@dataclass(frozen=True)
+class Start:
+    """An architecture, its preprocessing, and the checkpoint that has them, if there is one.
+
+    `native` and `antialias`: see `vit.checkpoints.build_model`.
+    """
+
+    config: ViTConfig
+    preprocess: Preprocess
+    checkpoint: Checkpoint | None = None
+    native: tuple[int, int] | None = None
+    antialias: bool | None = None
+
+
+def find_start(model: str | None, weights: str | None, image_size: int | None) -> Start:
+    """The variant named `model`, or what the checkpoint `weights` is, at the size asked for.
+
+    Raises:
+        InputError: if the checkpoint cannot be read or is no `model`, or the size does not fit.
+    """
+    given = Facts(img_size=None if image_size is None else (image_size, image_size))
+    variant = None if model is None else find_variant(model)
+    if weights is None:
+        assert variant is not None
+        try:
+            config = given.applied_to(variant.config)
+        except ValueError as error:
+            raise InputError(f"--image-size {image_size}: {error}") from None
+        return Start(config, find_preprocess(given, variant.facts, config)[0])
+    checkpoint = read_checkpoint(locate(weights))
+    found = find_architecture(checkpoint, given, variant)
+    if variant is not None:
+        _require_same(variant.config, found.config, weights)
+    preprocess, _ = find_preprocess(given, found.facts, found.config)
+    return Start(found.config, preprocess, checkpoint, found.native, found.facts.antialias)
+
+
+def _require_same(wanted: ViTConfig, found: ViTConfig, weights: str) -> None:
+    different = [
+        f"{name} {getattr(found, name)}, not {getattr(wanted, name)}"
+        for name in ("embed_dim", "depth", "n_heads", "patch_size", "in_channels", "embedding")
+        if getattr(found, name) != getattr(wanted, name)
+    ]
+    if different:
+        raise InputError(
+            f"{weights} is of another model ({'; '.join(different)}): name the MODEL that it is, "
+            "or none"
+        )
+
+
+def starting_model(start: Start, labels: tuple[str, ...], seed: int) -> VisionTransformer:
+    """A model for these classes. A checkpoint's head stays if it is for as many classes and not
+    for others by name; a new one is zero.
+
+    Raises:
+        InputError: if the checkpoint's tensors do not fit.
+    """
+    torch.manual_seed(seed)
+    config = replace(start.config, num_classes=len(labels))
+    checkpoint = start.checkpoint
+    if checkpoint is None:
+        return VisionTransformer.from_config(config)
+    tensors = dict(checkpoint.tensors)
+    if start.config.num_classes != len(labels) or checkpoint.facts.labels not in (None, labels):
+        # The original code fine-tunes from a zero head: no image is misled by a random one.
+        tensors["head.weight"] = torch.zeros(len(labels), config.feature_dim)
+        tensors["head.bias"] = torch.zeros(len(labels))
+    return build_model(config, tensors, checkpoint.source, start.native, start.antialias)
