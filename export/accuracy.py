@@ -104,7 +104,9 @@ def budget_miss(accuracy: Accuracy, budget: Budget, random_weights: bool) -> str
         )
     if accuracy.drop is not None:
         return _over(accuracy.drop, budget.max_drop, "top-1 drop", "{:.2f} points")
-    return _under(accuracy.agreement, budget.min_agreement, "agreement with PyTorch", "{:.2%}")
+    return _under(
+        accuracy.agreement, budget.min_agreement, "agreement with the reference", "{:.2%}"
+    )
 
 
 def _over(value: float, limit: float | None, what: str, style: str) -> str | None:

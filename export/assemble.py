@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from calibration.onnx_file import weights_file
@@ -81,7 +81,7 @@ def assemble(
         preprocess=plan.source.preprocess,
         labels=plan.data.class_names,
         precisions=precisions,
-        model=_flat(asdict(plan.source.config)),
+        model=_flat(plan.source.facts),
         provenance=_provenance(plan, table),
         tools=tool_versions(),
         files={name: FileEntry("0" * 64, 0) for name in files},

@@ -30,6 +30,9 @@ def attach(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="a named variant (default: vit_digits, trained here)",
     )
     parser.add_argument(
+        "--onnx", type=Path, metavar="FILE", help="an fp32 ViT that another exporter wrote"
+    )
+    parser.add_argument(
         "--weights",
         metavar="W",
         help="checkpoint of timm, torchvision, Hugging Face, the original JAX code or this "
@@ -155,6 +158,7 @@ def run_export(arguments: argparse.Namespace) -> int:
         ) from None
     given = {
         "model": arguments.model,
+        "onnx": arguments.onnx,
         "weights": arguments.weights,
         "config": arguments.config,
         "calibration": arguments.calib,

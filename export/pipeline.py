@@ -1,7 +1,7 @@
 """The main path, top to bottom: from a model to a bundle of proven engines.
 
-    weights -> reference -> ONNX -> calibration table -> for each precision: graphs, accuracy,
-    engines -> bundle
+    weights or ONNX file -> reference, ONNX -> calibration table -> for each precision: graphs,
+    accuracy, engines -> bundle
 
 Each stage fills a folder from its inputs; this file alone knows their order, the cache and the
 display. How a stage does its work is in the module that it calls.
@@ -27,6 +27,8 @@ from runtime.schema import decode, encode
 from .accuracy import Proof, assess, budget_miss, golden_tolerance
 from .assemble import EngineResult, GraphResult, PrecisionResult, assemble
 from .cache import StageCache, open_cache
+from .foreign.rebuild import compute_foreign_reference, rebuild, require_same, require_vit
+from .foreign.source import ForeignSource, prepare_again
 from .measure import how_to_measure, measure_here, measure_logits
 from .onnx_export import export_onnx
 from .package import recover, write_bundle
@@ -37,7 +39,7 @@ from .precision.int8 import sites
 from .progress import Display, Update
 from .reference import compute_reference, load_reference, save_reference
 from .report import Report, make_report, write_report
-from .sources import load_model, make_weights
+from .sources import ModelSource, load_model, make_weights
 
 
 def export_bundle(request: ExportRequest, display: Display) -> Report:
@@ -84,9 +86,28 @@ class _Shared:
 
 
 def _run_shared_stages(plan: Plan, cache: StageCache) -> _Shared:
-    source, data = plan.source, plan.data
+    data = plan.data
     calibration = [data.calibration.origin, data.calibration.indices]
     evaluation = [data.evaluation.origin, data.evaluation.indices, data.evaluation.label_list()]
+    source = plan.source
+    if isinstance(source, ForeignSource):
+        reference, onnx = _start_from_onnx(source, plan, evaluation, cache)
+    else:
+        reference, onnx = _start_from_pytorch(source, plan, evaluation, cache)
+
+    def table_stage(folder: Path, update: Update) -> None:
+        model = ir.load(onnx / "model.onnx")
+        table = collect(model, sites(model.graph), data.calibration, plan.method, update)
+        (folder / "table.json").write_text(table.to_json())
+
+    table = cache.run("calibration", [onnx, plan.method, *calibration], table_stage)
+    return _Shared(reference, onnx, table, evaluation)
+
+
+def _start_from_pytorch(
+    source: ModelSource, plan: Plan, evaluation: Sequence[object], cache: StageCache
+) -> tuple[Path, Path]:
+    """The folders of the reference and of the optimised graph."""
 
     def weights_stage(folder: Path, update: Update) -> None:
         (folder / "model.safetensors").write_bytes(make_weights(source, plan.seed, update))
@@ -100,9 +121,9 @@ def _run_shared_stages(plan: Plan, cache: StageCache) -> _Shared:
 
     def reference_stage(folder: Path, update: Update) -> None:
         logits = compute_reference(
-            load_model(weights_file), source.preprocess, data.evaluation, update
+            load_model(weights_file), source.preprocess, plan.data.evaluation, update
         )
-        save_reference(folder, logits, data.evaluation, plan.seed)
+        save_reference(folder, logits, plan.data.evaluation, plan.seed)
 
     def onnx_stage(folder: Path, update: Update) -> None:
         model = export_onnx(load_model(weights_file), source.preprocess, source.output)
@@ -111,22 +132,36 @@ def _run_shared_stages(plan: Plan, cache: StageCache) -> _Shared:
         (folder / "passes.json").write_text(json.dumps([asdict(p) for p in passes]))
 
     onnx = cache.run("ONNX graph", [weights, source.preprocess, source.output], onnx_stage)
+    inputs = [weights, source.preprocess, plan.seed, *evaluation]
+    return cache.run("PyTorch reference", inputs, reference_stage), onnx
 
-    def table_stage(folder: Path, update: Update) -> None:
-        model = ir.load(onnx / "model.onnx")
-        table = collect(model, sites(model.graph), data.calibration, plan.method, update)
-        (folder / "table.json").write_text(table.to_json())
 
-    return _Shared(
-        reference=cache.run(
-            "PyTorch reference",
-            [weights, source.preprocess, plan.seed, *evaluation],
-            reference_stage,
-        ),
-        onnx=onnx,
-        table=cache.run("calibration", [onnx, plan.method, *calibration], table_stage),
-        evaluation=evaluation,
-    )
+def _start_from_onnx(
+    source: ForeignSource, plan: Plan, evaluation: Sequence[object], cache: StageCache
+) -> tuple[Path, Path]:
+    """The same from somebody else's file, which is its own reference."""
+
+    def file_stage(folder: Path, update: Update) -> None:
+        ir.save(prepare_again(source), folder / "model.onnx")
+
+    original = cache.run("ONNX file", [source.weights_key], file_stage)
+
+    def reference_stage(folder: Path, update: Update) -> None:
+        model = ir.load(original / "model.onnx")
+        logits = compute_foreign_reference(model, source.preprocess, plan.data.evaluation, update)
+        save_reference(folder, logits, plan.data.evaluation, plan.seed)
+
+    def onnx_stage(folder: Path, update: Update) -> None:
+        model, before = ir.load(original / "model.onnx"), ir.load(original / "model.onnx")
+        passes = (*rebuild(model, source.preprocess, source.output), *optimise(model))
+        require_vit(model)
+        require_same(before, model, source.preprocess)
+        ir.save(model, folder / "model.onnx")
+        (folder / "passes.json").write_text(json.dumps([asdict(p) for p in passes]))
+
+    onnx = cache.run("ONNX graph", [original, source.preprocess, source.output], onnx_stage)
+    inputs = [original, source.preprocess, plan.seed, *evaluation]
+    return cache.run("ONNX reference", inputs, reference_stage), onnx
 
 
 def _run_precision(name: str, plan: Plan, shared: _Shared, cache: StageCache) -> PrecisionResult:

@@ -15,6 +15,7 @@ from runtime.manifest import EngineSpec
 from vit.facts import Facts
 
 from .data import ExportData, find_data
+from .foreign.source import ForeignSource, find_foreign_source
 from .onnx_export import INPUT_NAME
 from .package import require_replaceable
 from .precision import DEFAULT_PRECISIONS, find_precision
@@ -29,6 +30,7 @@ class ExportRequest:
     """
 
     model: str | None = None
+    onnx: Path | None = None
     weights: str | None = None
     config: Path | None = None
     given: Facts = Facts()
@@ -65,7 +67,7 @@ class Plan:
     `notes` are for the user to read before the work starts.
     """
 
-    source: ModelSource
+    source: ModelSource | ForeignSource
     data: ExportData
     precisions: tuple[str, ...]
     targets: tuple[Target, ...]
@@ -98,9 +100,7 @@ def make_plan(request: ExportRequest) -> Plan:
         )
     if request.max_drop is not None and not 0 <= request.max_drop <= 100:
         raise InputError(f"--max-drop {request.max_drop}: give percentage points between 0 and 100")
-    source = find_source(
-        request.model, request.weights, request.config, request.given, request.output
-    )
+    source = _find_source(request)
     out = request.out or Path("build") / source.name
     require_replaceable(out)
     targets, notes = _find_targets(request.targets)
@@ -109,7 +109,7 @@ def make_plan(request: ExportRequest) -> Plan:
         request.evaluation,
         source.data,
         source.preprocess,
-        source.config.num_classes,
+        source.classes,
         source.labels,
         request.calibration_size,
         request.seed,
@@ -129,12 +129,22 @@ def make_plan(request: ExportRequest) -> Plan:
     )
 
 
-def _spec(source: ModelSource, max_batch: int) -> EngineSpec:
+def _find_source(request: ExportRequest) -> ModelSource | ForeignSource:
+    if request.onnx is None:
+        return find_source(
+            request.model, request.weights, request.config, request.given, request.output
+        )
+    beside = {"MODEL": request.model, "--weights": request.weights, "--config": request.config}
+    given = [name for name, value in beside.items() if value is not None]
+    if given:
+        raise InputError(f"--onnx brings its own model: leave out {', '.join(given)}")
+    return find_foreign_source(request.onnx, request.given, request.output)
+
+
+def _spec(source: ModelSource | ForeignSource, max_batch: int) -> EngineSpec:
     try:
         batch = (1, min(8, max_batch), max_batch)
-        return EngineSpec(
-            INPUT_NAME, source.output, source.preprocess.shape, source.config.outputs, batch
-        )
+        return EngineSpec(INPUT_NAME, source.output, source.preprocess.shape, source.outputs, batch)
     except ValueError as error:
         raise InputError(f"--max-batch {max_batch}: {error}") from None
 
@@ -163,7 +173,7 @@ def _find_targets(asked: tuple[str, ...] | None) -> tuple[tuple[Target, ...], li
     return tuple(t for t in targets if find_backend(t.backend).needs_engine), []
 
 
-def _describe(source: ModelSource, data: ExportData) -> list[str]:
+def _describe(source: ModelSource | ForeignSource, data: ExportData) -> list[str]:
     weights = (
         "random weights: its classes mean nothing"
         if source.random

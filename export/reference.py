@@ -36,9 +36,13 @@ def compute_reference(
         with torch.inference_mode():
             parts.append(model(normalise(batch, preprocess)).numpy())
         update(min(len(parts) * BATCH, len(images)), len(images))
-    logits = np.concatenate(parts)
+    return require_finite(np.concatenate(parts), "PyTorch's own")
+
+
+def require_finite(logits: NDArray[np.float32], whose: str) -> NDArray[np.float32]:
+    """Raises InputError for logits that are not finite."""
     if not np.isfinite(logits).all():
-        raise InputError("PyTorch's own logits are not finite: the weights are damaged")
+        raise InputError(f"{whose} logits are not finite: the weights are damaged")
     return logits
 
 

@@ -38,6 +38,7 @@ class Report:
     problems: tuple[str, ...]
     engines: tuple[tuple[str, ...], ...]
     passes: tuple[dict[str, Any], ...]
+    oracle: str
     results: tuple[dict[str, Any], ...]
     good: bool
 
@@ -57,6 +58,7 @@ def make_report(plan: Plan, results: list[PrecisionResult], passes: list[dict[st
             for e in result.engines
         ),
         passes=tuple(passes),
+        oracle=plan.source.oracle,
         results=tuple(_numbers(result) for result in results),
         good=good,
     )
@@ -123,9 +125,9 @@ def _markdown(report: Report) -> str:
         f"# {report.title}",
         "\n".join(f"- {line}" for line in lines),
         _table(COLUMNS, report.rows),
-        "Against PyTorch in fp32 on the evaluation images. Drop is in percentage points of top-1, "
-        "its interval is paired. Reference is PyTorch's top-1. The worst error is that of a logit, "
-        "relative to the range of PyTorch's logits.",
+        f"The reference is {report.oracle}, in fp32, on the evaluation images. Drop is in "
+        "percentage points of top-1, its interval is paired. The worst error is that of a logit, "
+        "relative to the range of the reference's logits.",
         _table(MORE_COLUMNS, report.more),
         "## Engines",
         _table(ENGINE_COLUMNS, report.engines) if report.engines else "None were built here.",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,25 @@ class ModelSource:
     @property
     def random(self) -> bool:
         return self.weights == _RANDOM
+
+    @property
+    def classes(self) -> int:
+        return self.config.num_classes
+
+    @property
+    def outputs(self) -> int:
+        """The width of what comes out."""
+        return self.config.outputs
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """For the manifest: the architecture."""
+        return asdict(self.config)
+
+    @property
+    def oracle(self) -> str:
+        """Whose logits are the reference."""
+        return "PyTorch"
 
 
 def find_source(

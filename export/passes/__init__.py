@@ -5,6 +5,7 @@ Each is exact: precision is changed elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -34,10 +35,12 @@ PASSES: dict[str, ir.passes.PassBase] = {
 }
 
 
-def optimise(model: ir.Model) -> tuple[PassReport, ...]:
+def optimise(
+    model: ir.Model, passes: Mapping[str, ir.passes.PassBase] = PASSES
+) -> tuple[PassReport, ...]:
     """Applies every pass to `model` in place."""
     reports = []
-    for name, change in PASSES.items():
+    for name, change in passes.items():
         before = model.graph.num_nodes()
         change(model)
         reports.append(PassReport(name, before, model.graph.num_nodes()))

@@ -4,17 +4,19 @@ block.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 
-from .linears import Linear, linear_of, scale_output
+from .linears import linear_of, scale_output
 
 _LAYOUT_OPS = ("Reshape", "Transpose")
 
 
 class FoldAttentionScale(ir.passes.InPlacePass):
     """`Linear -> Split -> Reshape, Transpose -> Mul(scalar)`: the scalar goes into the Linear's
-    columns of Q.
+    columns of Q. Where Q has a Linear of its own there is no Split, and all of its columns take it.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -27,14 +29,12 @@ def _fold(graph: ir.Graph, node: ir.Node) -> bool:
     if source is None or scale is None:
         return False
     constant = ir.convenience.get_const_tensor(scale)
-    split = _split_before(source)
-    if constant is None or constant.size != 1 or split is None:
+    origin = _origin(source) if constant is not None and constant.size == 1 else None
+    linear = linear_of(origin.value) if origin is not None else None
+    if constant is None or origin is None or linear is None:
         return False
-    linear = _linear_before(split.node)
-    if linear is None:
-        return False
-    width = (linear.weight.shape or [0])[1] // len(split.node.outputs)
-    columns = slice(split.index * width, (split.index + 1) * width)
+    width = (linear.weight.shape or [0])[1] // origin.parts
+    columns = slice(origin.part * width, (origin.part + 1) * width)
     factor = np.array(constant.numpy().item(), dtype=np.float32)
     scale_output(graph, linear, factor, columns)
     node.outputs[0].replace_all_uses_with(source)
@@ -42,25 +42,26 @@ def _fold(graph: ir.Graph, node: ir.Node) -> bool:
     return True
 
 
-class _SplitOutput:
-    def __init__(self, node: ir.Node, index: int) -> None:
-        self.node, self.index = node, index
+@dataclass(frozen=True)
+class _Origin:
+    """Part `part` of `parts` equal ones of the last axis of `value`."""
+
+    value: ir.Value
+    part: int
+    parts: int
 
 
-def _split_before(value: ir.Value) -> _SplitOutput | None:
-    """The equal Split whose output reaches `value` through layout changes alone, used by nothing
-    else on the way.
+def _origin(value: ir.Value) -> _Origin | None:
+    """What reaches `value` through layout changes and at most one equal Split, used by nothing else
+    on the way.
     """
     while (node := value.producer()) is not None and len(list(value.consumers())) == 1:
-        if node.op_type == "Split" and "num_outputs" in node.attributes:
-            return _SplitOutput(node, node.outputs.index(value))
-        if node.op_type not in _LAYOUT_OPS or node.inputs[0] is None:
+        source = node.inputs[0]
+        if source is None:
             return None
-        value = node.inputs[0]
+        if node.op_type == "Split" and "num_outputs" in node.attributes:
+            return _Origin(source, node.outputs.index(value), len(node.outputs))
+        if node.op_type not in _LAYOUT_OPS:
+            return _Origin(value, 0, 1)
+        value = source
     return None
-
-
-def _linear_before(split: ir.Node) -> Linear | None:
-    """The Linear whose whole output is what `split` splits, and nothing else uses."""
-    value = split.inputs[0]
-    return None if value is None else linear_of(value)

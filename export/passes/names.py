@@ -9,7 +9,7 @@ from collections import Counter
 
 import onnx_ir as ir
 
-_SCOPES = "pkg.torch.onnx.name_scopes"
+SCOPES = "pkg.torch.onnx.name_scopes"
 _WRAPPER = "vit"
 _NO_MODULE = "_empty_nn_module_stack"
 
@@ -42,7 +42,7 @@ def _scope(node: ir.Node, before: str) -> str:
     A node that does not say, such as a Split that the exporter made, belongs where the node before
     it does.
     """
-    modules = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))[
+    modules = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))[
         :-1
     ]  # the last one is the operator itself
     if not modules:

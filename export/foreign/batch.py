@@ -1,0 +1,145 @@
+"""Makes the batch of a frozen graph dynamic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from export.graph_edit import add_initializer
+from runtime.errors import InputError, first_line
+
+from .edit import free_name, insert, sizes
+
+_BATCH, _TWO = "batch", 2
+_ADVICE = "its batch of 1 is built in: export it again with a dynamic batch"
+
+Shapes = dict[ir.Value, tuple[int, ...]]
+"""The shapes of values at batch 2; the graph's own are those at batch 1."""
+
+
+def thaw(model: ir.Model) -> None:
+    """From batch 1 to any, in place: constant shapes are rewritten where the batch goes through.
+
+    The walk infers every shape at batch 2; where it differs from that at batch 1, the batch is.
+
+    Raises:
+        InputError: if an operator does not work on two images, or the output has no batch.
+    """
+    graph = model.graph
+    image, output = graph.inputs[0], graph.outputs[0]
+    shapes: Shapes = {image: (_TWO, *sizes(image)[1:])}
+    for node in list(graph):
+        if node.op_type == "Reshape":
+            _thaw_reshape(graph, node, shapes)
+        elif node.op_type == "Concat":
+            _thaw_concat(graph, node, shapes)
+        shapes.update(_infer(model, node, shapes))
+    if shapes.get(output) != (_TWO, *sizes(output)[1:]):
+        raise InputError(f"the output {output.name} does not follow the batch; {_ADVICE}")
+    for value, shape in shapes.items():
+        if len(shape) != len(sizes(value)):
+            raise InputError(f"{value.name} has a shape that only its data tells; {_ADVICE}")
+        value.shape = ir.Shape([_symbol(a, b) for a, b in zip(sizes(value), shape, strict=True)])
+
+
+def _symbol(one: int, two: int) -> int | str:
+    if one == two:
+        return one
+    if two != _TWO * one:
+        raise InputError(f"a tensor grows from {one} to {two} with the batch; {_ADVICE}")
+    return _BATCH if one == 1 else f"{one}*{_BATCH}"
+
+
+def _axis(before: Sequence[int], after: Sequence[int]) -> int | None:
+    """Where the batch is; None where it is not."""
+    return next((i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b), None)
+
+
+def _thaw_reshape(graph: ir.Graph, node: ir.Node, shapes: Shapes) -> None:
+    """The batch's axis is left for the Reshape to find: -1."""
+    source, target = node.inputs[0], sizes(node.outputs[0])
+    axis = _axis(sizes(source), shapes[source]) if source in shapes and source else None
+    if axis is None:
+        return
+    before = sizes(source)[:axis]
+    places = [i for i in range(len(target)) if prod(target[:i]) == prod(before)]
+    if not places:
+        raise InputError(f"{node.name} mixes images; {_ADVICE}")
+    same = axis in places and target[axis] == sizes(source)[axis]
+    place = axis if same else places[0]
+    wanted = np.array([-1 if i == place else n for i, n in enumerate(target)], dtype=np.int64)
+    node.replace_input_with(1, add_initializer(graph, free_name(graph, "shape"), wanted))
+    node.attributes.pop("allowzero", None)
+
+
+def _thaw_concat(graph: ir.Graph, node: ir.Node, shapes: Shapes) -> None:
+    """A constant, as the class token, is repeated for every image."""
+    axes = {
+        axis
+        for v in node.inputs
+        if v in shapes and v and (axis := _axis(sizes(v), shapes[v])) is not None
+    }
+    if len(axes) != 1:
+        return
+    (axis,) = axes
+    for index, value in enumerate(node.inputs):
+        if value is None or value in shapes or sizes(value)[axis] != 1:
+            continue
+        sizes_of = _repeated_shape(graph, node, sizes(value), axis)
+        repeated = insert(node, "Expand", [value, sizes_of], sizes(value))
+        shapes[repeated] = tuple(_TWO if i == axis else n for i, n in enumerate(sizes(value)))
+        node.replace_input_with(index, repeated)
+
+
+def _repeated_shape(
+    graph: ir.Graph, before: ir.Node, shape: tuple[int, ...], axis: int
+) -> ir.Value:
+    """int64 `shape`, with the batch at `axis`."""
+    count = insert(before, "Shape", [graph.inputs[0]], [1], {"start": 0, "end": 1})
+    count.type = ir.TensorType(ir.DataType.INT64)
+    head, tail = (
+        [add_initializer(graph, free_name(graph, "size"), np.array(part, dtype=np.int64))]
+        if part
+        else []
+        for part in (shape[:axis], shape[axis + 1 :])
+    )
+    joined = insert(before, "Concat", [*head, count, *tail], [len(shape)], {"axis": 0})
+    joined.type = ir.TensorType(ir.DataType.INT64)
+    return joined
+
+
+def _infer(model: ir.Model, node: ir.Node, shapes: Shapes) -> Shapes:
+    """The shapes of the outputs of `node` at batch 2; nothing where no image enters."""
+    if not any(value in shapes for value in node.inputs if value is not None):
+        return {}
+    types, data = dict[str, onnx.TypeProto](), dict[str, onnx.TensorProto]()
+    for value in node.inputs:
+        if value is None or value.dtype is None:
+            continue
+        shape = shapes.get(value, sizes(value))
+        name = str(value.name)
+        types[name] = onnx.helper.make_tensor_type_proto(int(value.dtype), shape)
+        if value.is_initializer() and value.dtype == ir.DataType.INT64:
+            assert value.const_value is not None
+            data[name] = onnx.numpy_helper.from_array(value.const_value.numpy(), name)
+    opset = model.opset_imports[""]
+    schema = onnx.defs.get_schema(node.op_type, opset, "")
+    try:
+        found = onnx.shape_inference.infer_node_outputs(
+            schema,
+            ir.to_proto(node),
+            types,
+            data,
+            opset_imports=[onnx.helper.make_opsetid("", opset)],
+        )
+    except onnx.shape_inference.InferenceError as error:
+        raise InputError(f"{node.name}: {first_line(error)}; {_ADVICE}") from None
+    return {
+        value: tuple(d.dim_value for d in found[value.name].tensor_type.shape.dim)
+        for value in node.outputs
+        if value.name in found
+    }

@@ -1,0 +1,114 @@
+"""Fuses LayerNorms that were written as ReduceMean, Sub, Pow, Sqrt, Div and so on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from export.graph_edit import add_initializer
+
+from .edit import free_name, insert, rewire, sizes
+from .evaluate import ELEMENTWISE, Array, constant, scalar, spread
+
+_OPERATORS = ELEMENTWISE | {"ReduceMean"}
+_ROWS = 6
+_TOLERANCE = 1e-9
+
+
+class FuseLayerNorm(ir.passes.InPlacePass):
+    """Whatever computes `scale * (x - mean) / sqrt(variance + epsilon) + bias` over the last axis.
+
+    Scale and bias are read off what the nodes compute for random rows, and checked on others.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        fused = [_fuse(model.graph, node) for node in list(model.graph) if node.op_type == "Sub"]
+        return ir.passes.PassResult(model, modified=any(fused))
+
+
+def _fuse(graph: ir.Graph, deviation: ir.Node) -> bool:
+    """`deviation` is x - mean(x), which every way of writing it has."""
+    x, mean = deviation.inputs
+    shape = sizes(x)
+    reduction = mean.producer() if mean is not None else None
+    if x is None or reduction is None or reduction.op_type != "ReduceMean" or len(shape) < 2:
+        return False
+    if reduction.inputs[0] is not x:
+        return False
+    rows = np.random.default_rng(0).standard_normal((*[1] * (len(shape) - 2), _ROWS, shape[-1]))
+    steps = list(spread(x, rows, _OPERATORS))
+    epsilon = next((e for node, _ in steps if (e := _epsilon(node)) is not None), None)
+    end = _end(rows, steps, epsilon) if epsilon is not None else None
+    if epsilon is None or end is None:
+        return False
+    nodes = [node for node, _ in steps]
+    scale = _value_of(graph, nodes, end.scale, "weight")
+    bias = _value_of(graph, nodes, end.bias, "bias")
+    settings = {"axis": -1, "epsilon": float(epsilon), "stash_type": 1}
+    fused = insert(end.node, "LayerNormalization", [x, scale, bias], shape, settings)
+    rewire(end.node.outputs[0], fused)
+    return True
+
+
+@dataclass(frozen=True)
+class _End:
+    """The last node of a LayerNorm, and what it does to the normalised rows."""
+
+    node: ir.Node
+    scale: Array
+    bias: Array
+
+
+def _end(rows: Array, steps: Sequence[tuple[ir.Node, Array]], epsilon: float) -> _End | None:
+    """The first node that gives normalised rows, or after it the last of those that scale and shift
+    them.
+    """
+    centred = rows - rows.mean(-1, keepdims=True)
+    normal = centred / np.sqrt(rows.var(-1, keepdims=True) + epsilon)
+    end: _End | None = None
+    for node, result in steps:
+        affine = _affine(normal, result) if end is None or _continues(end.node, node) else None
+        if affine is not None:
+            end = _End(node, *affine)
+    return end
+
+
+def _epsilon(node: ir.Node) -> float | None:
+    """What is added to the variance before its root, if `node` takes the root."""
+    root = node.op_type == "Sqrt" or (node.op_type == "Pow" and scalar(node.inputs[1]) == -0.5)
+    value = node.inputs[0]
+    total = value.producer() if root and value is not None else None
+    if total is None or total.op_type != "Add":
+        return None
+    return next((e for v in total.inputs if (e := scalar(v)) is not None), None)
+
+
+def _continues(last: ir.Node, node: ir.Node) -> bool:
+    """Whether `node` is the one user of what `last` gives."""
+    return list(last.outputs[0].consumers()) == [node] and not last.outputs[0].is_graph_output()
+
+
+def _affine(normal: Array, result: Array) -> tuple[Array, Array] | None:
+    """`scale, bias` with `result = scale * normal + bias`, or None."""
+    if result.shape != normal.shape:
+        return None
+    x, y = normal.reshape(_ROWS, -1), result.reshape(_ROWS, -1)
+    highest, lowest, columns = x.argmax(0), x.argmin(0), np.arange(x.shape[1])
+    scale = (y[highest, columns] - y[lowest, columns]) / (x[highest, columns] - x[lowest, columns])
+    bias = y[highest, columns] - scale * x[highest, columns]
+    if not np.allclose(scale * x + bias, y, rtol=0, atol=_TOLERANCE * (1 + np.abs(y).max())):
+        return None
+    return scale, bias
+
+
+def _value_of(graph: ir.Graph, nodes: Sequence[ir.Node], data: Array, part: str) -> ir.Value:
+    """The file's own initializer where it holds these numbers, or else a new one."""
+    wanted = data.astype(np.float32)
+    for value in (value for node in nodes for value in node.inputs):
+        own = constant(value) if value is not None and sizes(value) == wanted.shape else None
+        if value is not None and own is not None and np.allclose(own, data, rtol=1e-6, atol=1e-9):
+            return value
+    return add_initializer(graph, free_name(graph, part), wanted)

@@ -1,0 +1,69 @@
+"""Removes what changes nothing."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from .edit import rewire, sizes
+from .evaluate import constant
+
+_NEUTRAL = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0}
+
+
+class RemoveNoOps(ir.passes.InPlacePass):
+    """Casts to the same type, sums with zeros (an empty attention mask), Dropout, layout changes
+    that change no layout, and guards against NaN behind a Softmax.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        modified = False
+        for node in list(model.graph):
+            kept = _kept(node)
+            if kept is not None and not node.outputs[0].is_graph_output():
+                rewire(node.outputs[0], kept)
+                modified = True
+        return ir.passes.PassResult(model, modified)
+
+
+def _kept(node: ir.Node) -> ir.Value | None:
+    """The input that `node` hands on unchanged."""
+    first = node.inputs[0] if node.inputs else None
+    if first is None:
+        return None
+    same_shape = sizes(first) == sizes(node.outputs[0]) != ()
+    if node.op_type in ("Identity", "Dropout"):
+        return first
+    if node.op_type == "Cast":
+        return first if first.dtype == node.outputs[0].dtype else None
+    if node.op_type in ("Reshape", "Expand"):
+        return first if same_shape else None
+    if node.op_type == "Transpose":
+        perm = list(node.attributes.get_ints("perm", ()))
+        return first if perm and perm == sorted(perm) else None
+    if node.op_type == "Where":
+        return _guarded(node)
+    return _beside_neutral(node) if node.op_type in _NEUTRAL else None
+
+
+def _beside_neutral(node: ir.Node) -> ir.Value | None:
+    sides = [(node.inputs[0], node.inputs[1])]
+    if node.op_type in ("Add", "Mul"):
+        sides.append((node.inputs[1], node.inputs[0]))
+    for value, number in sides:
+        data = constant(number)
+        if value is None or data is None or constant(value) is not None:
+            continue
+        same_shape = sizes(value) == sizes(node.outputs[0])
+        if same_shape and bool((data == _NEUTRAL[node.op_type]).all()):
+            return value
+    return None
+
+
+def _guarded(node: ir.Node) -> ir.Value | None:
+    """`Where(IsNaN(p), 0, p)` is p for a Softmax p of finite scores."""
+    condition, _, value = node.inputs
+    test = condition.producer() if condition is not None else None
+    softmax = value.producer() if value is not None else None
+    if test is None or softmax is None or test.op_type != "IsNaN" or test.inputs[0] is not value:
+        return None
+    return value if softmax.op_type == "Softmax" else None

@@ -1,0 +1,255 @@
+"""Files that cannot be used are refused before any work, by name, and never with a traceback."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from export.foreign.rebuild import rebuild, require_same, require_vit
+from export.foreign.source import find_foreign_source, prepare, prepare_again
+from export.plan import ExportRequest, make_plan
+from runtime.__main__ import main
+from runtime.errors import InputError
+from vit.facts import Facts
+from vit.vision_transformer import VisionTransformer
+
+from ..graphs import count
+from .files import NEW_20_DYNAMIC, OLD_14, write
+
+IMAGE, OUT = "float[batch,3,4,4] x", "float[batch,5] y"
+HEAD = "t=ReduceMean<keepdims=0>(x,axes) y=MatMul(t,w)"
+CONSTANTS = (
+    "int64[2] axes={2,3}, int64[1] zero={0}, float one={1}, uint8 origin={128}, "
+    "float[3,5] w={1,2,3,4,5,6,7,8,9,1,2,3,4,5,6}"
+)
+
+
+def save(
+    path: Path,
+    body: str = HEAD,
+    inputs: str = IMAGE,
+    outputs: str = OUT,
+    constants: str = CONSTANTS,
+    domains: str = "",
+) -> Path:
+    header = f'<ir_version: 9, opset_import: ["": 20{domains}]> g ({inputs}) => ({outputs})'
+    text = f"{header} <{constants}> {{ {body} }}"
+    onnx.save(onnx.parser.parse_model(text), path)
+    return path
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "model.onnx"
+
+
+def _use(path: Path) -> None:
+    source = find_foreign_source(path)
+    rebuild(prepare(path), source.preprocess)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        _use(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_plain_file_is_taken(file: Path) -> None:
+    source = find_foreign_source(save(file))
+    assert (source.classes, source.preprocess.shape, source.name) == (5, (4, 4, 3), "model")
+    assert "mean (0.5, 0.5, 0.5)" in source.assumed
+    assert source.facts["opset"] == "20"
+    assert source.facts["sha256"] == source.weights_key
+
+
+def test_an_embedding_is_exported_as_features(file: Path) -> None:
+    source = find_foreign_source(save(file), output="features")
+    assert (source.output, source.outputs, source.classes) == ("features", 5, 0)
+    model = prepare(file)
+    rebuild(model, source.preprocess, source.output)
+    assert model.graph.outputs[0].name == "features"
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"inputs": "float[batch,3,height,4] x"}, "static height, width"),
+        ({"inputs": "float[7,3,4,4] x", "outputs": "float[7,5] y"}, "7 images at a time"),
+        ({"inputs": "float[batch,4,4,3] x"}, "with 1 or 3 channels"),
+        ({"inputs": "double[batch,3,4,4] x"}, "float32 or uint8 is wanted"),
+        ({"inputs": f"{IMAGE}, float[batch,5] tokens"}, "without tokens"),
+        ({"inputs": "float[batch,3] x", "body": "y=MatMul(x,w)"}, "of four dimensions"),
+        (
+            {"body": "y=ReduceMean<keepdims=0>(x,zero)", "outputs": "float[3,4,4] y"},
+            "gives y [3, 4, 4]",
+        ),
+        (
+            {"body": f"{HEAD} z=Add(y,one)", "outputs": f"{OUT}, float[batch,5] z"},
+            "gives y [1, 5], z [1, 5]",
+        ),
+        (
+            {"body": "t=ReduceMean<keepdims=0>(x,axes) y=vendor.FusedMatMul(t,w)",
+             "domains": ', "vendor": 1'},
+            "outside ONNX (vendor.FusedMatMul)",
+        ),
+        (
+            {"body": "q=QuantizeLinear(x,one,origin) d=DequantizeLinear(q,one,origin) "
+             "t=ReduceMean<keepdims=0>(d,axes) y=MatMul(t,w)"},
+            "quantised already (DequantizeLinear, QuantizeLinear)",
+        ),
+        ({"constants": f"{CONSTANTS}, float16 half={{1}}"}, "in 16 bits (half"),
+        ({"body": "t=ReduceMean<keepdims=0>(x,axes) y=Reshape(t,w)"}, "ONNX Runtime refuses"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_cannot_be_used_is_named(changes: dict[str, str], named: str, file: Path) -> None:
+    assert named in refusal(save(file, **changes))
+
+
+def test_branches_on_the_image_are_refused(file: Path) -> None:
+    body = (
+        "t=ReduceMean<keepdims=0>(x,axes) s=ReduceMax<keepdims=0>(t) c=Greater(s,one) "
+        "f=If(c)<then_branch=g1 () => (float[batch,3] a) { a=Neg(t) }, "
+        "else_branch=g2 () => (float[batch,3] b) { b=Identity(t) }> y=MatMul(f,w)"
+    )
+    assert "control flow that depends on the image (If)" in refusal(save(file, body))
+
+
+def test_a_file_that_mixes_images_is_refused(file: Path) -> None:
+    """Softmax over the batch is 1 for one image, and something else for three."""
+    save(file, "t=ReduceMean<keepdims=0>(x,axes) s=MatMul(t,w) p=Softmax<axis=0>(s) y=Mul(p,s)")
+    source, model = find_foreign_source(file), prepare(file)
+    rebuild(model, source.preprocess)
+    with pytest.raises(InputError, match="cannot be rewritten"):
+        require_same(prepare(file), model, source.preprocess)
+
+
+def test_a_model_without_linears_is_no_vit(file: Path) -> None:
+    source, model = find_foreign_source(save(file)), prepare(file)
+    rebuild(model, source.preprocess)
+    with pytest.raises(InputError, match="a ViT-like model"):
+        require_vit(model)
+
+
+@pytest.mark.parametrize("bytes_kept", [0, 10, 100])
+def test_a_damaged_file_is_refused(bytes_kept: int, file: Path) -> None:
+    file.write_bytes(save(file).read_bytes()[:bytes_kept])
+    assert "ONNX" in refusal(file)
+
+
+def test_files_that_are_no_onnx_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("not a model at all\n" * 20)
+    assert "no ONNX file" in refusal(tmp_path / "missing.onnx")
+    assert "no ONNX file" in refusal(tmp_path)
+    assert "ONNX" in refusal(tmp_path / "text")
+
+
+@pytest.fixture
+def external(model: VisionTransformer, tmp_path: Path) -> Path:
+    """A file whose weights lie beside it."""
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / "folder" / "model.onnx"
+    loaded = onnx.load(write(model, tmp_path / "whole.onnx", OLD_14, (3, 32, 32)))
+    onnx.save(loaded, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    return path
+
+
+def test_weights_beside_the_file_are_read_and_hashed(external: Path) -> None:
+    source = find_foreign_source(external)
+    weights = external.parent / "weights.bin"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert find_foreign_source(external).weights_key != source.weights_key
+    with pytest.raises(InputError, match="changed while"):
+        prepare_again(source)
+
+
+@pytest.mark.parametrize("where", ["../weights.bin", "{outside}/weights.bin", "link", "missing"])
+def test_weights_outside_the_folder_are_refused(where: str, external: Path) -> None:
+    outside = external.parent.parent
+    os.rename(external.parent / "weights.bin", outside / "weights.bin")
+    (external.parent / "link").symlink_to(outside / "weights.bin")
+    proto = onnx.load(external, load_external_data=False)
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = where.format(outside=outside)
+    external.write_bytes(proto.SerializeToString())
+    assert "model.onnx" in refusal(external)
+
+
+def test_weights_that_are_cut_short_are_refused(external: Path) -> None:
+    weights = external.parent / "weights.bin"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "cut short" in refusal(external)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("model", "vit_tiny_patch16_224", "MODEL"),
+        ("weights", "w", "--weights"),
+        ("config", Path("c"), "--config"),
+        ("given", Facts(mean=(0.5,)), "--mean and --std"),
+        ("given", Facts(std=(0.0, 0.0, 0.0)), "--mean and --std"),
+        ("given", Facts(n_heads=3, img_size=(64, 64)), "--image-size, --heads: fixed"),
+        ("given", Facts(labels=("cat", "dog")), "--labels has 2 names"),
+        ("output", "tokens", "unknown output 'tokens'"),
+    ],
+)
+def test_options_that_do_not_go_with_a_file_are_refused(
+    option: str, value: object, named: str, file: Path, tmp_path: Path
+) -> None:
+    options = {"onnx": save(file), "out": tmp_path / "out", option: value}
+    with pytest.raises(InputError) as caught:
+        make_plan(ExportRequest(**options))  # type: ignore[arg-type]
+    assert named in str(caught.value)
+
+
+def test_the_command_line_says_it_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", "--onnx", str(tmp_path / "none.onnx")]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"vit-edge: there is no ONNX file at {tmp_path / 'none.onnx'}"
+    ]
+
+
+def test_raw_pixels_are_taken_as_they_are(exported: ir.Model, file: Path) -> None:
+    ir.save(exported, file)
+    source = find_foreign_source(file)
+    assert source.preprocess.shape == (32, 32, 3)
+    model = prepare(file)
+    rebuild(model, source.preprocess)
+    assert count(model)["Cast"] == 1
+    assert require_same(prepare(file), model, source.preprocess) < 1e-5
+    with pytest.raises(InputError, match="nowhere to go"):
+        find_foreign_source(file, Facts(mean=(0.5, 0.5, 0.5)))
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_normalisation_is_folded_only_where_nothing_is_padded(padding: int, file: Path) -> None:
+    kernel = ",".join(map(str, np.linspace(-1, 1, 5 * 3 * 2 * 2).round(3)))
+    save(
+        file,
+        f"c=Conv<pads=[{padding},{padding},{padding},{padding}]>(x,k) "
+        "y=ReduceMean<keepdims=0>(c,axes)",
+        constants=f"float[5,3,2,2] k={{{kernel}}}, int64[2] axes={{2,3}}",
+    )
+    facts = Facts(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    source, model = find_foreign_source(file, facts), prepare(file)
+    rebuild(model, source.preprocess)
+    assert count(model)["Mul"] == padding
+    assert require_same(prepare(file), model, source.preprocess) < 1e-5
+
+
+def test_newer_files_say_who_wrote_them(model: VisionTransformer, file: Path) -> None:
+    source = find_foreign_source(write(model, file, NEW_20_DYNAMIC, (3, 32, 32)))
+    assert source.facts["producer"].startswith("pytorch")
