@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 from numpy.typing import NDArray
 
+from runtime.backends.onnxruntime import load_library
 from runtime.errors import InputError, first_line
 from runtime.preprocess import Preprocess
 
@@ -25,6 +25,7 @@ class Runner:
         Raises:
             InputError: if ONNX Runtime refuses the model.
         """
+        onnxruntime = load_library()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         if all_values:  # a value that an optimiser fuses away cannot be read
