@@ -5,77 +5,25 @@ The oracles run in fp32 with random weights. Widths and heads are the real ones,
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
 from torch import nn
 
-from vit.checkpoints import build_model, find_architecture, read_checkpoint
-from vit.facts import Facts
-from vit.vision_transformer import VisionTransformer
-
 from ... import oracles
+from .parity import SIZES, difference, load, save, shake, to_jax
 
 TOLERANCE = 1e-5
 DEPTH = 2
-# Width, heads and patch size.
-SIZES = {
-    "Ti/16": (192, 3, 16),
-    "S/16": (384, 6, 16),
-    "B/16": (768, 12, 16),
-    "B/32": (768, 12, 32),
-    "L/16": (1024, 16, 16),
-    "H/14": (1280, 16, 14),
-}
-
-
-def shake(oracle: nn.Module) -> nn.Module:
-    """Moves every parameter, so that a lost bias, LayerNorm or gain shows."""
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in oracle.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return oracle.eval()
-
-
-def load(path: Path, **given: Any) -> VisionTransformer:
-    checkpoint = read_checkpoint(path)
-    found = find_architecture(checkpoint, Facts(**given))
-    weights = (checkpoint.tensors, checkpoint.source, found.native, found.facts.antialias)
-    return build_model(found.config, *weights)
-
-
-def difference(
-    model: VisionTransformer, oracle: Callable[[torch.Tensor], torch.Tensor], *size: int
-) -> float:
-    """Largest difference relative to the largest output."""
-    torch.manual_seed(2)
-    images = torch.randn(2, 3, *size)
-    with torch.inference_mode():
-        got, expected = model(images), oracle(images)
-    assert got.shape == expected.shape
-    return float((got - expected).abs().max() / expected.abs().max())
-
-
-def save(oracle: nn.Module, path: Path) -> Path:
-    state = {name: value.contiguous() for name, value in oracle.state_dict().items()}
-    if path.suffix == ".safetensors":
-        save_file(state, path)
-    else:
-        torch.save({"state_dict": state}, path)
-    return path
 
 
 class TestTimm:
     @pytest.mark.parametrize("size", SIZES)
     def test_plain(self, size: str, tmp_path: Path) -> None:
-        width, heads, patch = SIZES[size]
+        width, heads, patch, _ = SIZES[size]
         oracle = shake(
             oracles.timm().models.VisionTransformer(
                 embed_dim=width, num_heads=heads, patch_size=patch, depth=DEPTH, num_classes=10
@@ -124,7 +72,7 @@ class TestTimm:
 
 @pytest.mark.parametrize("size", ["B/16", "B/32", "L/16"])
 def test_torchvision(size: str, tmp_path: Path) -> None:
-    width, heads, patch = SIZES[size]
+    width, heads, patch, _ = SIZES[size]
     transformer = oracles.torchvision().models.VisionTransformer
     oracle = shake(transformer(224, patch, DEPTH, heads, width, 4 * width, num_classes=10))
     model = load(save(oracle, tmp_path / "torchvision.pth"), n_heads=heads)
@@ -136,7 +84,7 @@ class TestHuggingFace:
 
     @pytest.mark.parametrize("size", SIZES)
     def test_vit(self, size: str, tmp_path: Path) -> None:
-        width, heads, patch = SIZES[size]
+        width, heads, patch, _ = SIZES[size]
         hub = oracles.transformers()
         config = hub.ViTConfig(**self.sizes(width, heads, patch))
         oracle = shake(hub.ViTForImageClassification(config))
@@ -213,53 +161,11 @@ class TestHuggingFace:
         }
 
 
-def to_jax(state: dict[str, torch.Tensor], heads: int) -> dict[str, np.ndarray]:
-    """timm's tensors under the original JAX code's names and in its layout."""
-    arrays, width = {}, state["cls_token"].shape[-1]
-    names = {
-        "patch_embed.proj": "embedding",
-        "norm": "Transformer/encoder_norm",
-        "norm1": "LayerNorm_0",
-        "norm2": "LayerNorm_2",
-        "attn.proj": "MultiHeadDotProductAttention_1/out",
-        "mlp.fc1": "MlpBlock_3/Dense_0",
-        "mlp.fc2": "MlpBlock_3/Dense_1",
-        "head": "head",
-        "pre_logits.fc": "pre_logits",
-    }
-    for name, tensor in state.items():
-        array, (layer, _, kind) = tensor.numpy(), name.rpartition(".")
-        block = ""
-        if layer.startswith("blocks."):
-            _, index, layer = layer.split(".", 2)
-            block = f"Transformer/encoderblock_{index}/"
-        if layer == "attn.qkv":
-            shape = (width, heads, width // heads) if kind == "weight" else (heads, width // heads)
-            for part, piece in zip(("query", "key", "value"), np.split(array, 3), strict=True):
-                target = "kernel" if kind == "weight" else "bias"
-                key = f"{block}MultiHeadDotProductAttention_1/{part}/{target}"
-                arrays[key] = piece.T.reshape(shape)
-        elif name == "cls_token":
-            arrays["cls"] = array
-        elif name == "pos_embed":
-            arrays["Transformer/posembed_input/pos_embedding"] = array
-        elif "norm" in layer:
-            arrays[f"{block}{names[layer]}/{'scale' if kind == 'weight' else kind}"] = array
-        elif kind == "bias":
-            arrays[f"{block}{names[layer]}/bias"] = array
-        else:
-            kernel = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-            if layer == "attn.proj":
-                kernel = kernel.reshape(heads, width // heads, width)
-            arrays[f"{block}{names[layer]}/kernel"] = kernel
-    return arrays
-
-
 @pytest.mark.parametrize("prefix", ["", "opt/target/"])
 @pytest.mark.parametrize("size", SIZES)
 def test_jax(size: str, prefix: str, tmp_path: Path) -> None:
     """timm reads the same `.npz`. Its GELU is the original's here, by tanh."""
-    width, heads, patch = SIZES[size]
+    width, heads, patch, _ = SIZES[size]
     timm = oracles.timm()
     options = {"embed_dim": width, "num_heads": heads, "patch_size": patch, "depth": DEPTH}
     oracle = timm.models.VisionTransformer(

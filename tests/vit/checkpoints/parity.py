@@ -1,0 +1,107 @@
+"""Compares a loaded checkpoint with the implementation that it comes from; for tests and
+benchmarks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from vit.checkpoints import build_model, find_architecture, read_checkpoint
+from vit.facts import Facts
+from vit.vision_transformer import VisionTransformer
+
+# Width, heads, patch size and depth.
+SIZES = {
+    "Ti/16": (192, 3, 16, 12),
+    "S/16": (384, 6, 16, 12),
+    "B/16": (768, 12, 16, 12),
+    "B/32": (768, 12, 32, 12),
+    "L/16": (1024, 16, 16, 24),
+    "H/14": (1280, 16, 14, 32),
+}
+
+
+def shake(oracle: nn.Module) -> nn.Module:
+    """Moves every parameter, so that a lost bias, LayerNorm or gain shows."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in oracle.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return oracle.eval()
+
+
+def load(path: Path, **given: Any) -> VisionTransformer:
+    checkpoint = read_checkpoint(path)
+    found = find_architecture(checkpoint, Facts(**given))
+    weights = (checkpoint.tensors, checkpoint.source, found.native, found.facts.antialias)
+    return build_model(found.config, *weights)
+
+
+def difference(
+    model: VisionTransformer, oracle: Callable[[torch.Tensor], torch.Tensor], *size: int
+) -> float:
+    """Largest difference relative to the largest output."""
+    torch.manual_seed(2)
+    images = torch.randn(2, 3, *size)
+    with torch.inference_mode():
+        got, expected = model(images), oracle(images)
+    assert got.shape == expected.shape
+    return float((got - expected).abs().max() / expected.abs().max())
+
+
+def save(oracle: nn.Module, path: Path) -> Path:
+    state = {name: value.contiguous() for name, value in oracle.state_dict().items()}
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"state_dict": state}, path)
+    return path
+
+
+def to_jax(state: dict[str, torch.Tensor], heads: int) -> dict[str, np.ndarray]:
+    """timm's tensors under the original JAX code's names and in its layout."""
+    arrays, width = {}, state["cls_token"].shape[-1]
+    names = {
+        "patch_embed.proj": "embedding",
+        "norm": "Transformer/encoder_norm",
+        "norm1": "LayerNorm_0",
+        "norm2": "LayerNorm_2",
+        "attn.proj": "MultiHeadDotProductAttention_1/out",
+        "mlp.fc1": "MlpBlock_3/Dense_0",
+        "mlp.fc2": "MlpBlock_3/Dense_1",
+        "head": "head",
+        "pre_logits.fc": "pre_logits",
+    }
+    for name, tensor in state.items():
+        array, (layer, _, kind) = tensor.numpy(), name.rpartition(".")
+        block = ""
+        if layer.startswith("blocks."):
+            _, index, layer = layer.split(".", 2)
+            block = f"Transformer/encoderblock_{index}/"
+        if layer == "attn.qkv":
+            shape = (width, heads, width // heads) if kind == "weight" else (heads, width // heads)
+            for part, piece in zip(("query", "key", "value"), np.split(array, 3), strict=True):
+                target = "kernel" if kind == "weight" else "bias"
+                key = f"{block}MultiHeadDotProductAttention_1/{part}/{target}"
+                arrays[key] = piece.T.reshape(shape)
+        elif name == "cls_token":
+            arrays["cls"] = array
+        elif name == "pos_embed":
+            arrays["Transformer/posembed_input/pos_embedding"] = array
+        elif "norm" in layer:
+            arrays[f"{block}{names[layer]}/{'scale' if kind == 'weight' else kind}"] = array
+        elif kind == "bias":
+            arrays[f"{block}{names[layer]}/bias"] = array
+        else:
+            kernel = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+            if layer == "attn.proj":
+                kernel = kernel.reshape(heads, width // heads, width)
+            arrays[f"{block}{names[layer]}/kernel"] = kernel
+    return arrays
