@@ -12,13 +12,14 @@ comma  := ,
 # Options of `make export`, `check` and `compare`: see the README.
 MODEL      ?=
 WEIGHTS    ?=
+ONNX       ?=
 DATA       ?=
 PRECISIONS ?=
 TARGETS    ?=
 OUT        ?=
 BUNDLE     ?= $(or $(OUT),build/$(or $(MODEL),vit_digits))
 
-ARGUMENTS = $(MODEL) $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
+ARGUMENTS = $(MODEL) $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(ONNX),--onnx "$(ONNX)") \
 	$(if $(DATA),--calib "$(DATA)" --eval "$(DATA)") $(if $(OUT),--out "$(OUT)") \
 	$(foreach p,$(PRECISIONS),--precision $(p)) $(foreach t,$(TARGETS),--target $(t))
 
@@ -27,7 +28,7 @@ ARGUMENTS = $(MODEL) $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
-	@echo "  variables: MODEL WEIGHTS DATA PRECISIONS TARGETS OUT PYTHON TORCH_INDEX"
+	@echo "  variables: MODEL WEIGHTS ONNX DATA PRECISIONS TARGETS OUT PYTHON TORCH_INDEX"
 
 setup: $(READY) ## install everything into .venv
 

@@ -88,7 +88,7 @@ def _label_with_classes(
     assert images.labels is not None
     if images.labels.min() < 0 or images.labels.max() >= classes:
         raise InputError(
-            f"{images.source} has labels up to {images.labels.max()}, the model has {classes} "
-            "classes"
+            f"{images.source} has labels from {images.labels.min()} to {images.labels.max()}, the "
+            f"model's {classes} classes are 0 to {classes - 1}"
         )
     return images, names or known

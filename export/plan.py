@@ -1,6 +1,6 @@
 """From what the user asked for to what will be done.
 
-All bad input is found here, before any work.
+All bad input that shows without decoding every picture is found here, before any work.
 """
 
 from __future__ import annotations
@@ -93,11 +93,12 @@ def make_plan(request: ExportRequest) -> Plan:
         raise InputError(
             f"unknown calibration method {request.method!r}: choose from {', '.join(METHODS)}"
         )
-    if request.calibration_size < 1 or not 0 <= request.seed < 1 << 63:
-        raise InputError(
-            f"--calibration-size {request.calibration_size} and --seed {request.seed}: give "
-            "positive ones"
-        )
+    if request.calibration_size < 1:
+        raise InputError(f"--calibration-size {request.calibration_size}: give at least 1")
+    if not 0 <= request.seed < 1 << 63:
+        raise InputError(f"--seed {request.seed}: give a number from 0 to 2^63 - 1")
+    if request.max_batch < 1:
+        raise InputError(f"--max-batch {request.max_batch}: give at least 1")
     if request.max_drop is not None and not 0 <= request.max_drop <= 100:
         raise InputError(f"--max-drop {request.max_drop}: give percentage points between 0 and 100")
     source = _find_source(request)

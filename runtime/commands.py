@@ -22,6 +22,7 @@ from .manifest import FEATURES
 from .rows import COLUMNS, Measurement, Row, measure_bundle, row_cells
 
 Parsers = argparse._SubParsersAction  # argparse has no public name for it
+GRAPH_COLUMNS = ("precision", "for", "file", "agreement", "cosine", "measured on")
 CHECK_COLUMNS = ("precision", "backend", "top1", "reference_top1", "agreement", "cosine", "status")
 
 
@@ -118,11 +119,18 @@ def run_inspect(arguments: argparse.Namespace) -> int:
 def _show_precisions(bundle: Bundle) -> None:
     precisions = bundle.manifest.precisions
     graphs = [
-        (name, kind, g.file, percent(g.accuracy.agreement), g.accuracy.measured_on)
+        (
+            name,
+            kind,
+            g.file,
+            percent(g.accuracy.agreement),
+            f"{g.accuracy.cosine:.6f}",
+            g.accuracy.measured_on,
+        )
         for name, entry in precisions.items()
         for kind, g in entry.graphs.items()
     ]
-    print_table("graphs", ("precision", "for", "file", "agreement", "measured on"), graphs)
+    print_table("graphs", GRAPH_COLUMNS, graphs)
     engines = []
     for name, entry in precisions.items():
         for e in entry.engines:

@@ -49,7 +49,7 @@ class DeviceCache:
     def _load(self) -> _Index:
         try:
             return decode(_Index, json.loads((self.folder / _INDEX).read_text()))
-        except (OSError, ValueError, SchemaError):
+        except (OSError, ValueError, SchemaError, RecursionError):
             return _Index()
 
     def _store(self, index: _Index) -> None:
@@ -60,9 +60,12 @@ class DeviceCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             descriptor, temporary = tempfile.mkstemp(dir=self.folder)
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(data)
-            os.replace(temporary, self.folder / name)
+            try:
+                with os.fdopen(descriptor, "wb") as stream:
+                    stream.write(data)
+                os.replace(temporary, self.folder / name)
+            except OSError:
+                os.unlink(temporary)  # a full disk shall not fill up with halves
         except OSError:
             pass
 

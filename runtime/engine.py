@@ -18,7 +18,7 @@ from .backends import Session
 from .bundle import Bundle
 from .candidates import Candidate, list_candidates, open_session
 from .device_cache import DeviceCache
-from .errors import BackendError, EngineError, InputError, SelfCheckError
+from .errors import CLOSED, BackendError, EngineError, InputError, SelfCheckError
 from .manifest import EngineSpec, Manifest
 from .preprocess import Preprocess
 from .selfcheck import require_golden
@@ -140,7 +140,7 @@ class Engine:
         """
         session = self._session
         if session is None:
-            raise EngineError("the engine is closed: load it again")
+            raise EngineError(CLOSED)
         if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
             kind = frames.dtype if isinstance(frames, np.ndarray) else type(frames).__name__
             raise InputError(

@@ -37,6 +37,9 @@ class SelfCheckError(VitEdgeError):
     exit_code = 1
 
 
+CLOSED = "the engine is closed: load it again"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of another library's message, or its type where it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -12,11 +12,13 @@ import sys
 import time
 from pathlib import Path
 
-from runtime import Engine, VitEdgeError
+from runtime import Engine, InputError, VitEdgeError
 
 
 def watch(bundle: Path, folder: Path) -> None:
     """Prints the class of each picture. Raises VitEdgeError if the bundle or a picture is bad."""
+    if not folder.is_dir():
+        raise InputError(f"there is no folder of pictures at {folder}")
     with Engine.load(bundle) as engine:
         print(f"{engine.info.precision} on {engine.info.backend}, {engine.info.device}")
         for path in sorted(folder.iterdir()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError
+from .errors import InputError, first_line
 from .preprocess import Preprocess
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -147,6 +148,13 @@ def _image_files(folder: Path) -> list[Path]:
     return files
 
 
+_DAMAGE = (
+    OSError, ValueError, KeyError, EOFError, TypeError, NotImplementedError, RuntimeError,
+    MemoryError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What numpy raises for an archive that is none, or is damaged somewhere."""
+
+
 def load_npz(path: Path, preprocess: Preprocess) -> ImageSet:
     """An `.npz` with `images` uint8 `[N, height, width, channels]` and optional `labels` int `[N]`.
 
@@ -157,8 +165,11 @@ def load_npz(path: Path, preprocess: Preprocess) -> ImageSet:
         with np.load(path, allow_pickle=False) as arrays:
             images = arrays["images"]
             labels = arrays.get("labels")
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not an .npz file with uint8 `images` ({error})") from None
+    except _DAMAGE as error:
+        reason = first_line(error)
+        raise InputError(f"{path} is not an .npz file with uint8 `images` ({reason})") from None
+    if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray | None):
+        raise InputError(f"{path}: `images` or `labels` is no array, but some other file")
     if images.dtype != np.uint8 or images.shape[1:] != preprocess.shape or not len(images):
         raise InputError(
             f"{path}: `images` is {images.dtype} {list(images.shape)}, the model takes uint8 [N, "

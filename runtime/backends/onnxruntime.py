@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BackendError, EngineError, first_line
+from ..errors import CLOSED, BackendError, EngineError, first_line
 from ..manifest import EngineSpec
 from .base import NONE, BuildOptions, External
 
@@ -102,8 +102,11 @@ class OnnxRuntimeSession:
         self._input, self._outputs = spec.input_name, [spec.output_name]
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        session = self._session  # another thread may close it meanwhile
+        if session is None:
+            raise EngineError(CLOSED)
         try:
-            scores: NDArray[np.float32] = self._session.run(self._outputs, {self._input: images})[0]
+            scores: NDArray[np.float32] = session.run(self._outputs, {self._input: images})[0]
         except Exception as error:  # as above
             raise EngineError(f"ONNX Runtime failed: {first_line(error)}") from None
         return scores

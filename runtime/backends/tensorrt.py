@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BackendError, EngineError, InputError
+from ..errors import CLOSED, BackendError, EngineError, InputError
 from ..manifest import EngineSpec
 from . import cuda
 from .base import NONE, BuildOptions, External
@@ -193,6 +193,8 @@ class TensorRTSession:
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         with self._lock:
+            if self._context is None:
+                raise EngineError(CLOSED)
             host_in = self._host_in.array[: len(images)]
             host_out = self._host_out.array[: len(images)]
             np.copyto(host_in, images)

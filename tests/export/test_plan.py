@@ -224,7 +224,7 @@ class TestData:
     def test_labels_beyond_the_model_are_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "data.npz"
         np.savez(path, images=np.zeros((4, 32, 32, 3), np.uint8), labels=np.array([0, 1, 2, 10]))
-        with pytest.raises(InputError, match="labels up to 10"):
+        with pytest.raises(InputError, match="labels from 0 to 10"):
             self.find("samples", str(path))
 
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +152,38 @@ def test_an_unexpected_error_is_one_line_and_exit_3(
     assert status == 3
     assert "ZeroDivisionError: surprise" in err
     assert "Traceback" not in err
+
+
+def cli(bundle: Path, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "runtime", arguments[0], str(bundle), *arguments[1:]]
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def test_a_full_disk_behind_the_output_is_said(bundle_source: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = cli(bundle_source, "inspect", stdout=full)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["vit-edge: no space left (standard output)"]
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(bundle_source: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = cli(bundle_source, "inspect", stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_batch_beyond_memory_is_said(bundle_source: Path) -> None:
+    done = cli(bundle_source, "compare", "--batch", "1000000000000", stdout=subprocess.DEVNULL)
+    assert done.returncode == 2
+    assert "not enough memory" in done.stderr
+
+
+def test_inspect_says_what_was_inferred_and_assumed(
+    bundle_source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(bundle_source)]) == 0
+    text = capsys.readouterr().out
+    assert "vit-edge checkpoint: width 64, depth 4" in text
+    assert "mean 0.5 (as vit_digits)" in text

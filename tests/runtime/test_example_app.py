@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime.example_app import main
+from runtime.errors import InputError
+from runtime.example_app import main, watch
 
 
 def test_each_picture_gets_a_class(
@@ -31,3 +32,8 @@ def test_a_missing_bundle_is_one_line(
     monkeypatch.setattr("sys.argv", ["app", str(tmp_path / "none"), str(tmp_path)])
     assert main() == 2
     assert "there is no bundle at" in capsys.readouterr().err
+
+
+def test_a_missing_folder_is_named(bundle_source: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no folder of pictures"):
+        watch(bundle_source, tmp_path / "none")
