@@ -68,7 +68,7 @@ def attach(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--calibration-size", type=int, metavar="N", help="calibration images (default: 128)"
     )
     parser.add_argument(
-        "--calibration-method", metavar="M", help="minmax, percentile or mse (default)"
+        "--calibration-method", metavar="M", help="search (default), minmax, percentile, mse"
     )
     parser.add_argument("--seed", type=int, metavar="N", help="default: 0")
     _add_facts(parser)
@@ -117,8 +117,8 @@ def parse_size(text: str) -> tuple[int, int]:
 def read_labels(path: Path) -> tuple[str, ...]:
     """Class names from a text file, a line each, or a JSON list. Raises InputError."""
     try:
-        text = path.read_text(encoding="utf-8")
-        names = json.loads(text) if path.suffix == ".json" else text.splitlines()
+        text = path.read_text(encoding="utf-8-sig")
+        names = json.loads(text) if path.suffix == ".json" else text.rstrip().split("\n")
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"--labels {path} cannot be read ({error})") from None
     if not isinstance(names, list) or not all(isinstance(n, str) and n.strip() for n in names):

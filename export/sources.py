@@ -22,6 +22,7 @@ from vit.checkpoints import (
     fit,
     locate,
     read_checkpoint,
+    require_variant,
 )
 from vit.config import ViTConfig
 from vit.facts import Facts
@@ -163,7 +164,13 @@ def _from_file(
     checkpoint = read_checkpoint(path)
     named = find_variant(name) if name is not None else None
     found = find_architecture(checkpoint, given.or_else(facts_in(fields)), named)
+    if name is not None:
+        require_variant(name, found.config, checkpoint.source)
     architecture = apply_fields(found.config, fields, config)
+    if architecture.depth != found.config.depth:
+        raise InputError(
+            f"{config}: depth is {architecture.depth}, the weights have {found.config.depth} blocks"
+        )
     fit(architecture, checkpoint.tensors, checkpoint.source, found.native, found.facts.antialias)
     preprocess, assumed = find_preprocess(given, found.facts, architecture)
     like = name or found.variant

@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "box")
-CROP_MODES = ("center", "squash")
+CROP_MODES = ("center", "center_floor", "squash")
 MODES = {1: "L", 3: "RGB"}
+MIN_CROP = 0.05
 _MAX_PIXELS = 1 << 27
+_MAX_MEAN = 100.0
+_STD_RANGE = (1e-3, 100.0)
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,10 @@ class Preprocess:
     """Resize, centre crop and colour conversion.
 
     The picture is scaled so that the central `crop` (0 < crop <= 1) of it is the model's input:
-    with `crop_mode` "center" its shorter side is, its shape kept, as timm's evaluation transform
-    does; with "squash" each side is by itself, as transformers' ViT processor does. `mean` and
-    `std` are on the 0-1 scale, one per channel.
+    with `crop_mode` "center" its shorter side is, its shape kept, as timm and torchvision do;
+    "center_floor" is the same but for an odd rest, whose larger half transformers leaves on the
+    right and at the bottom; with "squash" each side is scaled by itself, as transformers' ViT
+    processor does. `mean` and `std` are on the 0-1 scale, one per channel.
     """
 
     height: int
@@ -52,10 +57,10 @@ class Preprocess:
             raise ValueError(
                 f"interpolation {self.interpolation!r} is none of {', '.join(INTERPOLATIONS)}"
             )
-        if not (0 < self.height <= 1 << 16 and 0 < self.width <= 1 << 16 and 0 < self.crop <= 1):
-            raise ValueError(
-                f"height {self.height}, width {self.width} or crop {self.crop} is out of range"
-            )
+        if not (0 < self.height <= 1 << 16 and 0 < self.width <= 1 << 16):
+            raise ValueError(f"height {self.height} or width {self.width} is out of range")
+        if not MIN_CROP <= self.crop <= 1:
+            raise ValueError(f"crop {self.crop} is not between {MIN_CROP} and 1")
         if (
             self.channels not in MODES
             or len(self.mean) != self.channels
@@ -66,10 +71,10 @@ class Preprocess:
                 "deviations: "
                 "give 1 or 3 channels and a value for each"
             )
-        if not all(math.isfinite(value) for value in (*self.mean, *self.std)):
-            raise ValueError(f"mean {self.mean} or std {self.std} is not finite")
-        if not all(deviation > 0 for deviation in self.std):
-            raise ValueError(f"std {self.std} is not positive")
+        if not all(abs(value) <= _MAX_MEAN for value in self.mean):
+            raise ValueError(f"mean {self.mean} is not on the 0-1 scale")
+        if not all(_STD_RANGE[0] <= deviation <= _STD_RANGE[1] for deviation in self.std):
+            raise ValueError(f"std {self.std} is not positive and on the 0-1 scale")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -90,19 +95,31 @@ class Preprocess:
             raise ValueError(f"{picture.width}x{picture.height} pixels are too long and thin")
         if size != picture.size:
             picture = picture.resize(size, Image.Resampling[self.interpolation.upper()])
-        left, top = (size[0] - self.width) // 2, (size[1] - self.height) // 2
+        left, top = self._offset(size[0] - self.width), self._offset(size[1] - self.height)
         picture = picture.crop((left, top, left + self.width, top + self.height))
         return np.asarray(picture, dtype=np.uint8).reshape(self.shape)
 
     def _scaled(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height before the crop."""
-        scales = self.width / width, self.height / height
-        if self.crop_mode == "center":
-            scales = (max(scales), max(scales))
-        return (
-            max(self.width, round(width * scales[0] / self.crop)),
-            max(self.height, round(height * scales[1] / self.crop)),
-        )
+        """Width and height before the crop.
+
+        Source: timm `create_transform`, torchvision `Resize`, transformers
+        `get_resize_output_image_size`: the shorter side is rounded down, and the longer one made
+        from it; timm rounds both to the nearest where the input is not square.
+        """
+        sides = (self.width, self.height)
+        wide, high = (max(s, math.floor(s / self.crop + _ROUNDING)) for s in sides)
+        if self.crop_mode == "squash":
+            return wide, high
+        if wide != high:
+            scale = max(wide / width, high / height)
+            return max(self.width, round(width * scale)), max(self.height, round(height * scale))
+        if width <= height:
+            return wide, int(wide * height / width)
+        return int(high * width / height), high
+
+    def _offset(self, rest: int) -> int:
+        """How much of `rest` pixels is cut off on the left or at the top."""
+        return rest // 2 if self.crop_mode == "center_floor" else round(rest / 2)
 
     def read(self, path: Path) -> NDArray[np.uint8]:
         """Reads an image file into uint8 `[height, width, channels]`.

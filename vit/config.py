@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-MAX_SIZE = 1 << 16
+MAX_SIZE, MAX_DEPTH = 1 << 16, 1 << 10
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu")
 MLPS = (*ACTIVATIONS, "swiglu")
 POOLS = ("class_token", "mean", "mean_then_norm", "class_token_and_mean", "class_and_distillation")
@@ -100,7 +100,7 @@ class ViTConfig:
     readout: ReadoutOptions = ReadoutOptions()
 
     def __post_init__(self) -> None:
-        if isinstance(self.img_size, tuple) and len(set(self.img_size)) == 1 < len(self.img_size):
+        if isinstance(self.img_size, tuple) and self.img_size[1:] == self.img_size[:1]:
             object.__setattr__(self, "img_size", self.img_size[0])  # one form for squares
         _require_sizes(self)
         _require_options(self)
@@ -165,8 +165,10 @@ def _require_sizes(config: ViTConfig) -> None:
         if name == "mlp_ratio":
             if not 0 < value <= MAX_SIZE or config.mlp_dim < 1:
                 raise ValueError(f"mlp_ratio is {value}, which gives no hidden layer")
-        elif name != "qkv_bias" and not smallest <= value <= MAX_SIZE:
-            raise ValueError(f"{name} is {value}, it must be between {smallest} and {MAX_SIZE}")
+        elif name != "qkv_bias":
+            largest = MAX_DEPTH if name == "depth" else MAX_SIZE
+            if not smallest <= value <= largest:
+                raise ValueError(f"{name} is {value}, it must be between {smallest} and {largest}")
 
 
 def _require_options(config: ViTConfig) -> None:

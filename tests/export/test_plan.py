@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 
@@ -36,7 +37,9 @@ MODEL = "vit_test_patch8_32"
         ({"max_drop": -1.0}, "--max-drop -1.0"),
         ({"method": "median"}, "unknown calibration method 'median'"),
         ({"given": Facts(mean=(0.5,))}, "--mean, --std"),
-        ({"given": Facts(crop=0.0)}, "crop 0.0 is out of range"),
+        ({"given": Facts(crop=0.0)}, "crop 0.0 is not between"),
+        ({"given": Facts(mean=(1e308, 0.5, 0.5))}, "is not on the 0-1 scale"),
+        ({"given": Facts(std=(1e-320, 1.0, 1.0))}, "is not positive and on the 0-1 scale"),
         ({"given": Facts(crop_mode="border")}, "crop mode 'border' is none of"),
         ({"given": Facts(interpolation="nearest")}, "interpolation 'nearest' is none of"),
         ({"given": Facts(n_heads=7)}, "embed_dim 64 is not a multiple of n_heads 7"),
@@ -111,6 +114,30 @@ def test_what_an_unknown_size_does_not_tell_is_asked_for(tmp_path: Path) -> None
     assert source.name == "odd"
     assert source.config == model.config
     assert "crop 1.0 (nobody says)" in source.assumed
+
+
+def test_a_model_that_the_weights_are_not_is_refused(
+    model: VisionTransformer, tmp_path: Path
+) -> None:
+    path = tmp_path / "timm.pth"
+    torch.save(model.state_dict(), path)
+    with pytest.raises(InputError, match="of another model than vit_base_patch16_224"):
+        find_source("vit_base_patch16_224", str(path), None, Facts(n_heads=2), None)
+    config = tmp_path / "config.json"
+    config.write_text('{"depth": 1000}')
+    with pytest.raises(InputError, match="depth is 1000, the weights have 2 blocks"):
+        find_source(None, str(path), config, Facts(), None)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "module._orig_mod.", "net."])
+def test_what_frameworks_put_before_names_is_passed_over(
+    prefix: str, model: VisionTransformer, tmp_path: Path
+) -> None:
+    path = tmp_path / "timm.PTH"
+    state = {prefix + name: value for name, value in model.state_dict().items()}
+    options = argparse.Namespace(epochs=3)
+    torch.save({"state_dict": state, "args": options}, path)
+    assert find_source(None, str(path), None, Facts(), None).config == model.config
 
 
 def test_own_file_brings_its_architecture(model: VisionTransformer, tmp_path: Path) -> None:

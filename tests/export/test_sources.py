@@ -78,7 +78,7 @@ def clip_folder(folder: Path) -> Path:
         (torchvision_file, 12, 1000, IMAGENET, (0.875, "bilinear", "center")),
         (jax_file, 3, 1000, HALF, (1.0, "bilinear", "squash")),
         (vit_folder, 3, 5, HALF, (1.0, "bilinear", "squash")),
-        (clip_folder, 3, 24, CLIP, (1.0, "bicubic", "center")),
+        (clip_folder, 3, 24, CLIP, (1.0, "bicubic", "center_floor")),
     ],
 )
 def test_nothing_but_data_is_needed(

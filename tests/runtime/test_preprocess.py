@@ -26,15 +26,6 @@ def test_any_picture_becomes_the_models_shape(size: tuple[int, int]) -> None:
     assert frame.dtype == np.uint8
 
 
-def test_it_is_the_evaluation_transform_of_timm() -> None:
-    """Shorter side to size / crop, then the centre: Pillow's own calls in that order."""
-    picture = gradient(640, 427)
-    resized = picture.resize((round(640 * 256 / 427), 256), Image.Resampling.BICUBIC)
-    left, top = (resized.width - 224) // 2, (resized.height - 224) // 2
-    expected = np.asarray(resized.crop((left, top, left + 224, top + 224)))
-    np.testing.assert_array_equal(SQUARE(picture), expected)
-
-
 def test_a_picture_of_the_right_size_is_untouched() -> None:
     exact = dataclasses.replace(SQUARE, crop=1.0)
     picture = gradient(224, 224)

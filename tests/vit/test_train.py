@@ -241,7 +241,7 @@ def test_weights_of_another_model_are_refused(
     weights.write_bytes(encode_checkpoint(model))
     assert train("--data", folder, "--weights", weights) == 2
     assert (
-        "is of another model (depth 4, not 2; n_heads 4, not 2; patch_size 4, not 8"
+        "another model than vit_test_patch8_32 (depth 4, not 2; n_heads 4, not 2"
         in capsys.readouterr().err
     )
 

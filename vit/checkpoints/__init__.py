@@ -4,7 +4,7 @@ them, brought to one naming and proven to fit.
     read_checkpoint (formats, folder, names) -> find_architecture -> build_model
 """
 
-from .architecture import Architecture, find_architecture
+from .architecture import Architecture, find_architecture, require_variant
 from .checkpoint import Checkpoint
 from .model import build_model, encode_checkpoint, fit
 from .sources import SOURCES, checkpoint_sha256, locate, read_checkpoint
@@ -20,4 +20,5 @@ __all__ = [
     "fit",
     "locate",
     "read_checkpoint",
+    "require_variant",
 ]

@@ -64,6 +64,8 @@ def find_architecture(
     facts, assumed = resolve(_witnesses(checkpoint, shapes, given, named, same_size))
     try:
         config, native = _complete(checkpoint, shapes, facts)
+    except InputError:
+        raise
     except (ValueError, IndexError, ZeroDivisionError) as error:
         raise InputError(
             f"{checkpoint.source} has shapes that make no ViT ({error}): is it whole, and a ViT?"
@@ -192,7 +194,27 @@ def _readout(shapes: Shapes, facts: Facts) -> ReadoutOptions:
     else:
         pool = "class_token" if "cls_token" in shapes else "mean"
     kind = "linear" if "norm_pre.weight" in shapes else "tanh"
-    return ReadoutOptions(facts.pool or pool, size, kind)
+    asked = facts.pool or pool
+    if asked == "mean" and "fc_norm.weight" in shapes:
+        asked = "mean_then_norm"
+    if asked == "class_token" and pool.startswith("class_"):
+        asked = pool  # the head's width says more than the word
+    return ReadoutOptions(asked, size, kind)
+
+
+def require_variant(name: str, config: ViTConfig, source: str) -> None:
+    """Raises InputError if a checkpoint's architecture is not that of the variant `name`."""
+    wanted = VARIANTS[name].config
+    different = [
+        f"{field} {getattr(config, field)}, not {getattr(wanted, field)}"
+        for field in ("embed_dim", "depth", "n_heads", "patch_size", "in_channels", "embedding")
+        if getattr(config, field) != getattr(wanted, field)
+    ]
+    if different:
+        raise InputError(
+            f"{source} is of another model than {name} ({'; '.join(different)}): name the MODEL "
+            "that it is, or none"
+        )
 
 
 def _native_grid(

@@ -38,7 +38,12 @@ def read_folder(path: Path) -> RawCheckpoint:
         InputError: if a file is missing or damaged, or the model is none that this project has.
     """
     config = read_json(path / CONFIG)
-    facts = timm_facts(config) if "architecture" in config else transformers_facts(path, config)
+    try:
+        facts = timm_facts(config) if "architecture" in config else transformers_facts(path, config)
+    except InputError:
+        raise
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"{path / CONFIG} cannot be used: {str(error)[:200]}") from None
     return RawCheckpoint(path.resolve().name, _read_weights(path), facts=facts)
 
 
@@ -110,25 +115,43 @@ def transformers_facts(path: Path, config: dict[str, Any]) -> Facts:
 
 def timm_facts(config: dict[str, Any]) -> Facts:
     """What the `config.json` of a timm repository says: preprocessing, and arguments that differ
-    from the architecture's own.
+    from the architecture's own. Older ones have no group `pretrained_cfg`.
     """
     from vit.variants import VARIANTS
 
-    pretrained, arguments = (_object(config.get(k)) for k in ("pretrained_cfg", "model_args"))
+    arguments = _object(config.get("model_args"))
+    pretrained = {**config, **_object(config.get("pretrained_cfg"))}
     variant = VARIANTS.get(str(config.get("architecture")))
-    size = arguments.get("img_size") or (pretrained.get("input_size") or [0, 0, 0])[1:]
+    size = _size(arguments.get("img_size")) or _size((pretrained.get("input_size") or [])[1:])
     mean, std, crop = (pretrained.get(k) for k in ("mean", "std", "crop_pct"))
-    quick = "quickgelu" in str(config.get("architecture"))
     return Facts(
-        native_size=_size(size) if size and all(_size(size) or (0,)) else None,
+        native_size=size,
         n_heads=arguments.get("num_heads") or (variant.config.n_heads if variant else None),
-        mlp="quick_gelu" if quick else None,
+        mlp=_timm_activation(config, arguments),
+        pool=_timm_pool(arguments.get("global_pool", config.get("global_pool"))),
         mean=tuple(map(float, mean)) if mean else None,
         std=tuple(map(float, std)) if std else None,
         interpolation=pretrained.get("interpolation"),
         crop=float(crop) if crop else None,
         crop_mode=pretrained.get("crop_mode"),
     )
+
+
+def _timm_activation(config: dict[str, Any], arguments: dict[str, Any]) -> str | None:
+    activation = arguments.get("act_layer")
+    if activation is None:
+        return "quick_gelu" if "quickgelu" in str(config.get("architecture")) else None
+    if activation not in ("gelu", "gelu_tanh", "quick_gelu", "silu"):
+        raise ValueError(f"act_layer {str(activation)[:40]!r} is none that this project has")
+    return None if activation == "silu" else str(activation)  # of a gated MLP, which shapes tell
+
+
+def _timm_pool(pool: Any) -> str | None:
+    """`architecture` sees to it that a norm after the mean is one."""
+    known = {None: None, "": None, "token": "class_token", "avg": "mean"}
+    if pool not in known:
+        raise ValueError(f"global_pool {str(pool)[:40]!r} is none that this project has")
+    return known[pool]
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import pickle
 import zipfile
@@ -28,7 +29,7 @@ CONFIG_KEY, LABELS_KEY, PREPROCESS_KEY = (
     "vit_edge.labels",
     "vit_edge.preprocess",
 )
-_WRAPPERS = ("state_dict", "model", "teacher")
+_WRAPPERS = ("state_dict", "model", "teacher", "state_dict_ema")
 
 
 def read_safetensors(path: Path) -> RawCheckpoint:
@@ -76,9 +77,11 @@ def read_pickle(path: Path) -> RawCheckpoint:
     Source: `torch.load(weights_only=True)`, which refuses anything but tensors.
     """
     try:
-        value: Any = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
+        # Many a training saves its options along; a Namespace is plain data.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            value: Any = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
     except pickle.UnpicklingError:
         raise InputError(
             f"{path} is refused: it is damaged, or holds more than tensors, and loading that could "

@@ -24,7 +24,7 @@ def read_processor(config: dict[str, Any], path: Path) -> Facts:
     """
     try:
         return _read(config)
-    except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, OverflowError, ZeroDivisionError) as error:
         raise InputError(
             f"{path}: {error}. Give --mean, --std, --interpolation, --crop and --crop-mode, and "
             "remove the file"
@@ -48,19 +48,34 @@ def _read(config: dict[str, Any]) -> Facts:
 
 
 def _geometry(config: dict[str, Any]) -> dict[str, Any]:
+    _require_known_steps(config)
     resample = config.get("resample", 3)
     if resample not in _RESAMPLING:
-        raise ValueError(f"resample {resample} is none of {_RESAMPLING}")
+        raise ValueError(f"resample {str(resample)[:20]!r} is none of {_RESAMPLING}")
     edge, size = _edge(config.get("size"))
     crop = _edge(config.get("crop_size"))[1] if config.get("do_center_crop") else None
     facts: dict[str, Any] = {"interpolation": _RESAMPLING[resample]}
     if crop is None:
-        mode = "squash" if edge is None else "center"
+        mode = "squash" if edge is None else "center_floor"
         return {**facts, "img_size": size, "crop": 1.0, "crop_mode": mode}
-    if edge is None and size is not None and size[0] == size[1]:
-        facts["crop_mode"], edge = "squash", size[0]
-    share = min(crop) / edge if edge else 1.0
-    return {"crop_mode": "center", **facts, "img_size": crop, "crop": share}
+    if edge is not None:
+        return {**facts, "img_size": crop, "crop": min(crop) / edge, "crop_mode": "center_floor"}
+    if size is None:
+        raise ValueError("a crop, but no size to resize to")
+    shares = crop[0] / size[0], crop[1] / size[1]
+    if abs(shares[0] - shares[1]) > 1e-6:
+        raise ValueError(f"the crop {crop} is of another shape than the size {size}")
+    return {**facts, "img_size": crop, "crop": shares[0], "crop_mode": "squash"}
+
+
+def _require_known_steps(config: dict[str, Any]) -> None:
+    if config.get("do_resize") is False:
+        raise ValueError("do_resize is false: pictures would have to come in the right size")
+    if config.get("do_center_crop") and "crop_size" not in config:
+        raise ValueError("do_center_crop without a crop_size")
+    for step in ("do_pad", "offset", "do_reduce_labels"):
+        if config.get(step):
+            raise ValueError(f"{step} is no step of this project's preprocessing")
 
 
 def _edge(size: Any) -> tuple[int | None, tuple[int, int] | None]:
@@ -69,7 +84,11 @@ def _edge(size: Any) -> tuple[int | None, tuple[int, int] | None]:
         return None, None
     if isinstance(size, dict):
         if "shortest_edge" in size:
+            if size.get("longest_edge"):
+                raise ValueError("size has a longest_edge")
             edge = int(size["shortest_edge"])
             return edge, (edge, edge)
+        if "height" not in size or "width" not in size:
+            raise ValueError(f"size {str(size)[:60]} has neither shortest_edge nor 'height'")
         return None, (int(size["height"]), int(size["width"]))
     return None, (int(size), int(size))

@@ -59,8 +59,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     path = locate(str(path))
     if path.is_dir():
         return to_canonical(read_folder(path))
-    if path.suffix not in SOURCES:
+    suffix = path.suffix.lower()
+    if suffix not in SOURCES:
         raise InputError(
             f"{path} has the unknown suffix {path.suffix!r}: give one of {', '.join(SOURCES)}"
         )
-    return to_canonical(SOURCES[path.suffix](path))
+    return to_canonical(SOURCES[suffix](path))

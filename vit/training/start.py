@@ -9,7 +9,14 @@ import torch
 from runtime.errors import InputError
 from runtime.preprocess import Preprocess
 
-from ..checkpoints import Checkpoint, build_model, find_architecture, locate, read_checkpoint
+from ..checkpoints import (
+    Checkpoint,
+    build_model,
+    find_architecture,
+    locate,
+    read_checkpoint,
+    require_variant,
+)
 from ..config import ViTConfig
 from ..facts import Facts
 from ..preprocessing import find_preprocess
@@ -48,23 +55,10 @@ def find_start(model: str | None, weights: str | None, image_size: int | None) -
         return Start(config, find_preprocess(given, variant.facts, config)[0])
     checkpoint = read_checkpoint(locate(weights))
     found = find_architecture(checkpoint, given, variant)
-    if variant is not None:
-        _require_same(variant.config, found.config, weights)
+    if model is not None:
+        require_variant(model, found.config, weights)
     preprocess, _ = find_preprocess(given, found.facts, found.config)
     return Start(found.config, preprocess, checkpoint, found.native, found.facts.antialias)
-
-
-def _require_same(wanted: ViTConfig, found: ViTConfig, weights: str) -> None:
-    different = [
-        f"{name} {getattr(found, name)}, not {getattr(wanted, name)}"
-        for name in ("embed_dim", "depth", "n_heads", "patch_size", "in_channels", "embedding")
-        if getattr(found, name) != getattr(wanted, name)
-    ]
-    if different:
-        raise InputError(
-            f"{weights} is of another model ({'; '.join(different)}): name the MODEL that it is, "
-            "or none"
-        )
 
 
 def starting_model(start: Start, labels: tuple[str, ...], seed: int) -> VisionTransformer:

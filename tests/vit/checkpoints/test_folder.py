@@ -67,12 +67,12 @@ def test_the_processor_that_transformers_writes_is_understood(folder: Path) -> N
     ("changes", "expected"),
     [
         ({"size": {"shortest_edge": 256}, "crop_size": 224, "do_center_crop": True},
-         {"img_size": (224, 224), "crop": 0.875, "crop_mode": "center"}),
+         {"img_size": (224, 224), "crop": 0.875, "crop_mode": "center_floor"}),
         ({"size": {"height": 256, "width": 256}, "crop_size": {"height": 224, "width": 224},
           "do_center_crop": True},
          {"img_size": (224, 224), "crop": 0.875, "crop_mode": "squash"}),
         ({"size": 384}, {"img_size": (384, 384), "crop": 1.0, "crop_mode": "squash"}),
-        ({"size": {"shortest_edge": 64}}, {"img_size": (64, 64), "crop_mode": "center"}),
+        ({"size": {"shortest_edge": 64}}, {"img_size": (64, 64), "crop_mode": "center_floor"}),
         ({"do_normalize": False}, {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}),
     ],
 )  # fmt: skip
@@ -94,8 +94,14 @@ def test_processors(folder: Path, changes: dict[str, Any], expected: dict[str, A
         ("config.json", '{"model_type": "vit", "num_attention_heads": "2"}', "'2', not a whole"),
         ("config.json", '{"model_type": "vit", "num_attention_heads": 3}', "embed_dim 32 is not"),
         ("preprocessor_config.json", '{"rescale_factor": 1}', "rescale_factor 1 is not 1/255"),
-        ("preprocessor_config.json", '{"resample": 9}', "resample 9"),
+        ("preprocessor_config.json", '{"resample": 9}', "resample '9'"),
         ("preprocessor_config.json", '{"size": {"longest": 3}, "resample": 2}', "'height'"),
+        ("preprocessor_config.json", '{"size": Infinity}', "preprocessor_config"),
+        ("preprocessor_config.json", '{"do_resize": false}', "do_resize is false"),
+        ("preprocessor_config.json", '{"do_center_crop": true}', "without a crop_size"),
+        ("preprocessor_config.json", '{"do_pad": true}', "do_pad is no step"),
+        ("config.json", '{"model_type": "vit", "layer_norm_eps": null}', "cannot be used"),
+        ("config.json", '{"model_type": "vit", "layer_norm_eps": [1]}', "cannot be used"),
         ("model.safetensors", None, r"none of model\.safetensors"),
         ("model.safetensors", "", "not a whole safetensors file"),
     ],
@@ -117,7 +123,7 @@ def test_shards_outside_the_folder_are_refused(folder: Path) -> None:
             read_checkpoint(folder)
 
 
-def timm_repository(folder: Path, model: VisionTransformer) -> Path:
+def timm_repository(folder: Path, model: VisionTransformer, **changes: object) -> Path:
     folder.mkdir(parents=True)
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     save_file(state, folder / "model.safetensors", {"format": "pt"})
@@ -126,7 +132,7 @@ def timm_repository(folder: Path, model: VisionTransformer) -> Path:
         "crop_mode": "squash", "mean": IMAGENET[0], "std": IMAGENET[1],
     }  # fmt: skip
     config = {"architecture": "vit_test_patch8_32", "num_classes": 10, "pretrained_cfg": pretrained}
-    write_json(folder / "config.json", config)
+    write_json(folder / "config.json", {**config, **changes})
     return folder
 
 
@@ -139,6 +145,35 @@ def test_timms_config_brings_preprocessing_and_heads(
     assert (found.facts.mean, found.facts.std) == IMAGENET
     assert (found.facts.crop, found.facts.crop_mode) == (0.8, "squash")
     assert not any(line.startswith(("n_heads", "mean", "crop")) for line in found.assumed)
+
+
+def test_timms_pool_activation_and_flat_form_are_read(
+    model: VisionTransformer, tmp_path: Path
+) -> None:
+    arguments = {"act_layer": "gelu_tanh", "global_pool": "avg"}
+    flat = {"pretrained_cfg": None, "mean": IMAGENET[0], "std": IMAGENET[1], "crop_pct": 0.8}
+    folder = timm_repository(tmp_path / "a", model, model_args=arguments, **flat)
+    found = find_architecture(read_checkpoint(folder), Facts())
+    assert (found.config.block.mlp, found.config.readout.pool) == ("gelu_tanh", "mean")
+    assert (found.facts.mean, found.facts.crop) == (IMAGENET[0], 0.8)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"global_pool": "map"},
+        {"model_args": {"act_layer": "relu"}},
+        {"pretrained_cfg": {"crop_pct": "x"}},
+        {"pretrained_cfg": {"mean": [[1]]}},
+        {"pretrained_cfg": {"std": 5}},
+        {"pretrained_cfg": {"mean": [None, None, None]}},
+    ],
+)
+def test_a_timm_config_that_cannot_be_used_is_named(
+    changes: dict[str, object], model: VisionTransformer, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"config\.json cannot be used"):
+        read_checkpoint(timm_repository(tmp_path / "a", model, **changes))
 
 
 class TestHub:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from vit.facts import Facts
 
+_WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|model\.|net\.|backbone\.)+")
+"""What training frameworks put before every name."""
 PART = "#"
 """`name#k` is part k of tensor `name`: queries, keys and values are parts of `qkv`."""
 
@@ -55,7 +57,8 @@ class Naming:
         """The model's name for `name`; None for what is ignored; `name` itself if no rule knows
         it.
         """
-        short = next((name[len(p) :] for p in self.prefixes if name.startswith(p)), name)
+        short = _WRAPPERS.sub("", name, count=1)
+        short = next((short[len(p) :] for p in self.prefixes if short.startswith(p)), short)
         if any(re.fullmatch(pattern, short) for pattern in self.ignored):
             return None
         for pattern, replacement in self.rules:

@@ -28,9 +28,10 @@ def _conventions(tensors: Mapping[str, Tensor]) -> Facts:
     """DINOv2 has LayerScale, DeiT a distillation token; ViT's processor squashes."""
     facts = Facts(norm_eps=1e-12, mlp="gelu", antialias=False)
     if "blocks.0.ls1.gamma" in tensors:
-        return pictures(IMAGENET, "bicubic", 0.875).or_else(replace(facts, norm_eps=1e-6))
+        found = pictures(IMAGENET, "bicubic", 0.875, "center_floor")
+        return found.or_else(replace(facts, norm_eps=1e-6))
     if "dist_token" in tensors:
-        return pictures(IMAGENET, "bicubic", 0.875).or_else(facts)
+        return pictures(IMAGENET, "bicubic", 0.875, "squash").or_else(facts)
     return pictures(HALF, "bilinear", 1.0, "squash").or_else(facts)
 
 
@@ -86,7 +87,7 @@ CLIP_NAMES = Naming(
         (rf"classifier\.{_WB}", r"head.\1"),
     ),
     ignored=(r"embeddings\.position_ids", r"text_model\..*", r"text_projection\..*", "logit_scale"),
-    conventions=lambda tensors: pictures(CLIP, "bicubic", 1.0).or_else(
+    conventions=lambda tensors: pictures(CLIP, "bicubic", 1.0, "center_floor").or_else(
         Facts(norm_eps=1e-5, mlp="quick_gelu", antialias=False)
     ),
 )

@@ -30,7 +30,6 @@ def _conventions(tensors: Mapping[str, Tensor]) -> Facts:
 TIMM_NAMES = Naming(
     name="timm",
     mark=r"patch_embed\.proj\.weight",
-    prefixes=("module.", "_orig_mod.", "backbone."),
     rules=(
         (r"register_tokens", "reg_token"),
         (r"(blocks\.\d+)\.mlp\.w12\.(weight|bias)", r"\1.mlp.fc1.\2"),

@@ -12,7 +12,6 @@ _WB = r"(weight|bias)"
 TORCHVISION_NAMES = Naming(
     name="torchvision",
     mark=r"conv_proj\.weight",
-    prefixes=("module.", "_orig_mod."),
     rules=(
         (r"class_token", "cls_token"),
         (r"encoder\.pos_embedding", "pos_embed"),
