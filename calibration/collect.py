@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
@@ -11,9 +12,19 @@ from runtime.backends.onnxruntime import add_external_weights, load_library
 from runtime.errors import InputError
 from runtime.images import ImageSet
 
-from .observers import METHODS, Observer
+from .observers import METHODS, MinMax, Observer, require_method
 from .onnx_file import graph_digest, to_bytes
+from .samples import Samples, SiteSampler
 from .table import CalibrationTable, Provenance
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the calibration images told: ranges and peaks, and rows of what Linears read."""
+
+    table: CalibrationTable
+    samples: Samples
+
 
 _BATCH = 4
 
@@ -24,28 +35,29 @@ def collect(
     images: ImageSet,
     method: str,
     on_images: Callable[[int, int], None],
-) -> CalibrationTable:
-    """Observes the tensors `sites` with `method`, and the peak of every floating-point activation.
+) -> Calibration:
+    """Observes the tensors `sites` with `method`, keeps samples of them, and the peak of every
+    floating-point activation.
 
     Args:
         model: The optimised fp32 graph, uint8 `[batch, height, width, channels]` in.
         sites: Names of the tensors that will be quantised.
         images: Calibration images; their labels are not used.
-        method: A key of `METHODS`.
+        method: A key of `METHODS`, or `SEARCH`: ranges are searched later, on the samples.
         on_images: Is told images done and images in all.
 
     Raises:
         InputError: if there are no images, the method is unknown, or an activation is not finite.
     """
-    if method not in METHODS:
-        raise InputError(f"unknown calibration method {method!r}: choose from {', '.join(METHODS)}")
+    require_method(method)
     if not len(images):
         raise InputError(f"{images.source} has no images to calibrate with")
     observed = model.clone()
     peaks = _observe_peaks(observed.graph)
     _observe_sites(observed.graph, sites)
     session = _open(observed)
-    observers: dict[str, Observer] = {site: METHODS[method]() for site in sites}
+    observers: dict[str, Observer] = {site: METHODS.get(method, MinMax)() for site in sites}
+    samplers = {site: SiteSampler(len(images)) for site in sites}
     largest = dict.fromkeys(peaks, 0.0)
     done = 0
     for batch in images.batches(_BATCH):
@@ -55,6 +67,7 @@ def collect(
         for site, value in zip(sites, values[len(peaks) :], strict=True):
             try:
                 observers[site].update(value)
+                samplers[site].update(value, done)
             except ValueError as error:
                 raise InputError(f"{site}: {error}") from None
         done += len(batch)
@@ -62,7 +75,11 @@ def collect(
     provenance = Provenance(
         graph_digest(model), images.digest(), images.source, len(images), method
     )
-    return CalibrationTable(provenance, {site: o.amax() for site, o in observers.items()}, largest)
+    ranges = {site: observer.amax() for site, observer in observers.items()}
+    return Calibration(
+        CalibrationTable(provenance, ranges, largest),
+        {site: sampler.result() for site, sampler in samplers.items()},
+    )
 
 
 def _observe_peaks(graph: ir.Graph) -> dict[str, str]:

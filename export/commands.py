@@ -68,7 +68,9 @@ def attach(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--calibration-size", type=int, metavar="N", help="calibration images (default: 128)"
     )
     parser.add_argument(
-        "--calibration-method", metavar="M", help="search (default), minmax, percentile, mse"
+        "--calibration-method",
+        metavar="M",
+        help="search (default), or minmax, percentile, entropy, mse",
     )
     parser.add_argument("--seed", type=int, metavar="N", help="default: 0")
     _add_facts(parser)

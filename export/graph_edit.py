@@ -20,6 +20,15 @@ def add_initializer(graph: ir.Graph, name: str, data: NDArray[np.generic]) -> ir
     return value
 
 
+def free_initializer_name(graph: ir.Graph, stem: str) -> str:
+    """`stem`, or with a number where the graph has one of that name already."""
+    name, number = stem, 1
+    while name in graph.initializers:
+        number += 1
+        name = f"{stem}_{number}"
+    return name
+
+
 def describe(
     value: ir.Value, name: str | None, shape: ir.Shape | None, dtype: ir.DataType
 ) -> ir.Value:

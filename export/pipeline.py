@@ -16,8 +16,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from calibration.collect import collect
+from calibration.collect import Calibration, collect
 from calibration.onnx_file import graph_digest, read_onnx, save_onnx
+from calibration.samples import load_samples, save_samples
 from calibration.table import read_table
 from runtime.backends import BuildOptions, find_backend
 from runtime.device_cache import DeviceCache
@@ -35,8 +36,8 @@ from .package import recover, write_bundle
 from .passes import optimise
 from .plan import ExportRequest, Plan, Target, make_plan
 from .precision import find_precision
-from .precision.int8 import sites
 from .progress import Display, Update
+from .quantise.sites import find_sites
 from .reference import compute_reference, load_reference, save_reference
 from .report import Report, make_report, write_report
 from .sources import ModelSource, load_model, make_weights
@@ -97,8 +98,10 @@ def _run_shared_stages(plan: Plan, cache: StageCache) -> _Shared:
 
     def table_stage(folder: Path, update: Update) -> None:
         model = ir.load(onnx / "model.onnx")
-        table = collect(model, sites(model.graph), data.calibration, plan.method, update)
-        (folder / "table.json").write_text(table.to_json())
+        sites = [site.name for site in find_sites(model.graph)]
+        found = collect(model, sites, data.calibration, plan.method, update)
+        (folder / "table.json").write_text(found.table.to_json())
+        save_samples(folder, found.samples)
 
     table = cache.run("calibration", [onnx, plan.method, *calibration], table_stage)
     return _Shared(reference, onnx, table, evaluation)
@@ -195,7 +198,8 @@ def _lower(name: str, shared: _Shared, cache: StageCache) -> Path:
     def graph_stage(folder: Path, update: Update) -> None:
         model, table = ir.load(shared.onnx / "model.onnx"), read_table(shared.table / "table.json")
         table.require(graph_digest(model))
-        graphs, files = precision.lower(model, table), dict[int, str]()
+        calibration = Calibration(table, load_samples(shared.table))
+        graphs, files = precision.lower(model, calibration), dict[int, str]()
         for kind, graph in graphs.items():
             if id(graph) not in files:
                 files[id(graph)] = f"{name}.{kind}.onnx" if files else f"{name}.onnx"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from calibration.observers import DEFAULT_METHOD, METHODS
+from calibration.observers import DEFAULT_METHOD, require_method
 from runtime.backends import BACKENDS, BuildOptions, find_backend
 from runtime.errors import BackendError, InputError
 from runtime.manifest import EngineSpec
@@ -89,10 +89,7 @@ def make_plan(request: ExportRequest) -> Plan:
     """
     for precision in request.precisions:
         find_precision(precision)
-    if request.method not in METHODS:
-        raise InputError(
-            f"unknown calibration method {request.method!r}: choose from {', '.join(METHODS)}"
-        )
+    require_method(request.method)
     if request.calibration_size < 1:
         raise InputError(f"--calibration-size {request.calibration_size}: give at least 1")
     if not 0 <= request.seed < 1 << 63:

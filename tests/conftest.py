@@ -10,13 +10,13 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from calibration.collect import collect
+from calibration.collect import Calibration
+from calibration.observers import DEFAULT_METHOD
 from calibration.table import CalibrationTable
 from export.onnx_export import export_onnx
 from export.passes import optimise
 from export.pipeline import export_bundle
 from export.plan import ExportRequest
-from export.precision.int8 import sites
 from export.progress import Display
 from runtime.images import ImageSet
 from vit.checkpoints import encode_checkpoint
@@ -24,6 +24,8 @@ from vit.datasets import digits, samples
 from vit.train import train_digits
 from vit.variants import Variant, find_variant
 from vit.vision_transformer import VisionTransformer
+
+from .calibrate import calibrate
 
 MODEL = "vit_test_patch8_32"
 
@@ -71,9 +73,14 @@ def optimised(exported: ir.Model) -> ir.Model:
 
 
 @pytest.fixture(scope="session")
-def table(optimised: ir.Model, variant: Variant) -> CalibrationTable:
+def calibration(optimised: ir.Model, variant: Variant) -> Calibration:
     images = samples("calibration", variant.preprocess).subset(range(32))
-    return collect(optimised, sites(optimised.graph), images, "mse", lambda done, total: None)
+    return calibrate(optimised, images, DEFAULT_METHOD)
+
+
+@pytest.fixture(scope="session")
+def table(calibration: Calibration) -> CalibrationTable:
+    return calibration.table
 
 
 @pytest.fixture(scope="session")

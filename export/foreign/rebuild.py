@@ -7,7 +7,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from export.passes import PassReport, optimise
-from export.precision.int8 import quantisable
+from export.quantise.sites import quantisable
 from export.reference import require_finite
 from runtime.errors import InputError, first_line
 from runtime.images import ImageSet

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import onnx_ir as ir
 
-from calibration.table import CalibrationTable
+from calibration.collect import Calibration
 
 Graphs = dict[str, ir.Model]
 """The graph for each kind of backend, "cpu" and "gpu"; the same object where one graph serves both.
@@ -46,5 +46,5 @@ class Precision(Protocol):
     @property
     def budget(self) -> Budget: ...
 
-    def lower(self, model: ir.Model, table: CalibrationTable) -> Graphs:
+    def lower(self, model: ir.Model, calibration: Calibration) -> Graphs:
         """New graphs; `model` is left as it is."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from calibration.collect import Calibration
 from calibration.table import CalibrationTable
 
 from .base import Budget, Graphs
@@ -28,8 +29,8 @@ class FP16:
         max_logit_error=None, max_drop=0.2, min_agreement=0.995, min_cosine=0.999
     )
 
-    def lower(self, model: ir.Model, table: CalibrationTable) -> Graphs:
-        lowered = to_fp16(model.clone(), table, self.headroom)
+    def lower(self, model: ir.Model, calibration: Calibration) -> Graphs:
+        lowered = to_fp16(model.clone(), calibration.table, self.headroom)
         return {"cpu": lowered, "gpu": lowered}
 
 

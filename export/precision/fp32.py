@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from calibration.table import CalibrationTable
+from calibration.collect import Calibration
 
 from .base import Budget, Graphs
 
@@ -19,5 +19,5 @@ class FP32:
         max_logit_error=1e-3, max_drop=None, min_agreement=None, min_cosine=None
     )
 
-    def lower(self, model: ir.Model, table: CalibrationTable) -> Graphs:
+    def lower(self, model: ir.Model, calibration: Calibration) -> Graphs:
         return {"cpu": model, "gpu": model}

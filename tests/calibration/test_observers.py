@@ -55,6 +55,17 @@ def test_mse_finds_the_best_range() -> None:
     assert quantisation_error(values, observer.amax()) <= 1.02 * best
 
 
+def test_entropy_keeps_the_bulk_and_drops_rare_outliers() -> None:
+    values = activations(3, 200_000)
+    plain = METHODS["entropy"]()
+    plain.update(values)
+    assert 2.5 < plain.amax() <= np.abs(values).max() * 1.01
+    values[:3] = 500
+    clipped = METHODS["entropy"]()
+    clipped.update(values)
+    assert clipped.amax() < 50
+
+
 def test_mse_beats_minmax_with_outliers() -> None:
     values = activations(2, 400_000)
     values[0] = 20

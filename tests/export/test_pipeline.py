@@ -142,10 +142,9 @@ def test_a_missed_budget_ships_nothing_and_says_why(
     assert "NOT shipped" in (tmp_path / "out.report" / "report.md").read_text()
 
 
-def test_a_model_whose_int8_collapses_is_refused(
-    digits_model: VisionTransformer, tmp_path: Path
-) -> None:
-    """Outliers in one channel of fc2's input, undone by its weights, are fatal in INT8 alone."""
+@pytest.fixture
+def outliers(digits_model: VisionTransformer, tmp_path: Path) -> Path:
+    """One channel of fc2's input is far off, undone by its weights: fatal in plain INT8."""
     import copy
 
     import torch
@@ -157,10 +156,23 @@ def test_a_model_whose_int8_collapses_is_refused(
             block.mlp.fc2.weight[:, 0] /= 1000
     path = tmp_path / "outliers.safetensors"
     path.write_bytes(encode_checkpoint(broken))
-    report = export_bundle(request(tmp_path / "out", model=None, weights=str(path)), Display())
+    return path
+
+
+def test_a_model_whose_int8_collapses_is_refused(outliers: Path, tmp_path: Path) -> None:
+    plain = request(tmp_path / "out", model=None, weights=str(outliers), method="mse")
+    report = export_bundle(plain, Display())
     assert not report.good
     assert [p.partition(":")[0] for p in report.problems] == ["int8"]
     assert not (tmp_path / "out").exists()
+
+
+def test_the_search_saves_it(outliers: Path, tmp_path: Path) -> None:
+    report = export_bundle(request(tmp_path / "out", model=None, weights=str(outliers)), Display())
+    assert report.good
+    accuracy = Bundle.open(tmp_path / "out").manifest.precisions["int8"].graphs["cpu"].accuracy
+    assert accuracy.agreement is not None
+    assert accuracy.agreement >= 0.995
 
 
 def test_damaged_weights_are_named(digits_model: VisionTransformer, tmp_path: Path) -> None:

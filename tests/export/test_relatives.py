@@ -6,12 +6,11 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from calibration.collect import collect
+from calibration.observers import DEFAULT_METHOD
 from export.onnx_export import export_onnx
 from export.passes import optimise
 from export.passes.linears import find_linears
 from export.precision import PRECISIONS
-from export.precision.int8 import sites
 from runtime.backends import BACKENDS, BuildOptions
 from runtime.manifest import EngineSpec
 from runtime.preprocess import Preprocess
@@ -21,6 +20,7 @@ from vit.facts import IMAGENET
 from vit.train import normalise
 from vit.vision_transformer import VisionTransformer
 
+from ..calibrate import calibrate
 from .graphs import relative_error, run
 
 RELATIVES = {
@@ -110,8 +110,8 @@ def test_engines_are_built_in_every_precision(name: str) -> None:
     graph = export_onnx(model, preprocess, "out")
     optimise(graph)
     images = samples("calibration", preprocess).subset(range(8))
-    table = collect(graph, sites(graph.graph), images, "mse", lambda done, total: None)
+    calibration = calibrate(graph, images, DEFAULT_METHOD)
     spec = EngineSpec("images", "out", preprocess.shape, model.config.outputs, (1, 2, 4))
     for precision in PRECISIONS.values():
-        lowered = ir.to_proto(precision.lower(graph, table)["gpu"]).SerializeToString()
+        lowered = ir.to_proto(precision.lower(graph, calibration)["gpu"]).SerializeToString()
         assert len(backend.compile(lowered, spec, BuildOptions())) > 10_000

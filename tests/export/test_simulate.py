@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from calibration.collect import Calibration
 from calibration.table import CalibrationTable
 from export.accuracy import Reference, assess, budget_miss
 from export.precision import PRECISIONS
@@ -112,7 +113,7 @@ def test_our_fp16_survives_the_same_layer_norm(
     """Calibration sees the peak, and an island keeps it in fp32."""
     huge = scale_residual(optimised, 1e5)
     wide = dataclasses.replace(table, peak={**table.peak, "scaled": 3e5})
-    lowered = PRECISIONS["fp16"].lower(huge, wide)["gpu"]
+    lowered = PRECISIONS["fp16"].lower(huge, Calibration(wide, {}))["gpu"]
     accuracy = assess(
         run(simulate(lowered), frames), Reference(run(huge, frames), None, np.arange(6)), "here"
     )

@@ -15,7 +15,7 @@ from export.foreign.session import Runner
 from export.foreign.source import find_foreign_source, prepare
 from export.passes import optimise
 from export.passes.linears import find_linears
-from export.precision.int8 import quantisable
+from export.quantise.sites import quantisable
 from tests import oracles
 from vit.vision_transformer import VisionTransformer
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import onnx_ir as ir
 
-from calibration.table import CalibrationTable
+from calibration.collect import Calibration
 from export.precision.fp16 import FP16
 from export.simulate import simulate
 
@@ -16,8 +16,8 @@ def types_of(model: ir.Model) -> dict[str, ir.DataType | None]:
     return {str(node.name): node.outputs[0].dtype for node in model.graph}
 
 
-def test_all_but_layer_norms_is_fp16(optimised: ir.Model, table: CalibrationTable) -> None:
-    lowered = FP16().lower(optimised, table)["gpu"]
+def test_all_but_layer_norms_is_fp16(optimised: ir.Model, calibration: Calibration) -> None:
+    lowered = FP16().lower(optimised, calibration)["gpu"]
     for node in lowered.graph:
         if node.op_type in ("MatMul", "Gelu", "Softmax", "Conv", "Add"):
             assert node.outputs[0].dtype == ir.DataType.FLOAT16, node.name
@@ -27,30 +27,35 @@ def test_all_but_layer_norms_is_fp16(optimised: ir.Model, table: CalibrationTabl
     assert lowered.graph.outputs[0].name == "logits"
 
 
-def test_fp16_stays_close(optimised: ir.Model, table: CalibrationTable, frames: np.ndarray) -> None:
-    lowered = FP16().lower(optimised, table)["gpu"]
+def test_fp16_stays_close(
+    optimised: ir.Model, calibration: Calibration, frames: np.ndarray
+) -> None:
+    lowered = FP16().lower(optimised, calibration)["gpu"]
     expected = run(optimised, frames)
     assert relative_error(run(lowered, frames), expected) < 3e-3
     assert relative_error(run(simulate(lowered), frames), expected) < 3e-3
 
 
-def test_lowering_leaves_the_fp32_graph_alone(optimised: ir.Model, table: CalibrationTable) -> None:
+def test_lowering_leaves_the_fp32_graph_alone(
+    optimised: ir.Model, calibration: Calibration
+) -> None:
     before = ir.to_proto(optimised).SerializeToString()
-    FP16().lower(optimised, table)
+    FP16().lower(optimised, calibration)
     assert ir.to_proto(optimised).SerializeToString() == before
 
 
-def test_weights_are_stored_in_fp16_once(optimised: ir.Model, table: CalibrationTable) -> None:
-    lowered = FP16().lower(optimised, table)["gpu"]
+def test_weights_are_stored_in_fp16_once(optimised: ir.Model, calibration: Calibration) -> None:
+    lowered = FP16().lower(optimised, calibration)["gpu"]
     size, before = (len(ir.to_proto(m).SerializeToString()) for m in (lowered, optimised))
     assert size < 0.6 * before
 
 
 def test_tensors_beyond_the_headroom_become_islands(
-    optimised: ir.Model, table: CalibrationTable, frames: np.ndarray
+    optimised: ir.Model, calibration: Calibration, frames: np.ndarray
 ) -> None:
     name = "blocks.0.mlp.fc1/MatMul"
-    wide = dataclasses.replace(table, peak={**table.peak, name: 10_000.0})
+    table = calibration.table
+    wide = Calibration(dataclasses.replace(table, peak={**table.peak, name: 10_000.0}), {})
     lowered = FP16().lower(optimised, wide)["gpu"]
     types = types_of(lowered)
     assert types[name] == ir.DataType.FLOAT

@@ -5,19 +5,20 @@ import onnx_ir as ir
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibration.table import CalibrationTable
+from calibration.collect import Calibration
 from export.graph_edit import array
 from export.precision import PRECISIONS
-from export.precision.int8 import INT8, representable_scale
+from export.precision.int8 import INT8
+from export.quantise.grid import representable_scale
 from export.simulate import simulate
 
 from ..graphs import count, relative_error, run
 
 
 def test_only_the_blocks_linears_are_quantised(
-    optimised: ir.Model, table: CalibrationTable
+    optimised: ir.Model, calibration: Calibration
 ) -> None:
-    for kind, lowered in INT8().lower(optimised, table).items():
+    for kind, lowered in INT8().lower(optimised, calibration).items():
         assert count(lowered)["QuantizeLinear"] == 8, kind
         assert count(lowered)["DequantizeLinear"] == 16, kind
         for node in lowered.graph:
@@ -26,17 +27,19 @@ def test_only_the_blocks_linears_are_quantised(
                 assert users == {"MatMul"}, node.name
 
 
-def test_residual_stream_carries_no_quantiser(optimised: ir.Model, table: CalibrationTable) -> None:
-    lowered = INT8().lower(optimised, table)["cpu"]
+def test_residual_stream_carries_no_quantiser(
+    optimised: ir.Model, calibration: Calibration
+) -> None:
+    lowered = INT8().lower(optimised, calibration)["cpu"]
     quantised = {str(n.inputs[0].name) for n in lowered.graph if n.op_type == "QuantizeLinear"}
     residual = {f"blocks.{block}/{add}" for block in range(2) for add in ("Add", "Add_2")}
     assert not quantised & (residual | {"Add"})
 
 
 def test_activations_and_weights_are_symmetric(
-    optimised: ir.Model, table: CalibrationTable
+    optimised: ir.Model, calibration: Calibration
 ) -> None:
-    lowered = INT8().lower(optimised, table)["cpu"]
+    lowered = INT8().lower(optimised, calibration)["cpu"]
     for node in lowered.graph:
         if node.op_type == "DequantizeLinear":
             zero_point = node.inputs[2]
@@ -49,9 +52,9 @@ def test_activations_and_weights_are_symmetric(
 
 
 def test_cpu_and_gpu_graphs_hold_the_same_integers(
-    optimised: ir.Model, table: CalibrationTable
+    optimised: ir.Model, calibration: Calibration
 ) -> None:
-    graphs = INT8().lower(optimised, table)
+    graphs = INT8().lower(optimised, calibration)
     names = [n for n in graphs["cpu"].graph.initializers if n.endswith("@int8")]
     assert len(names) == 8
     for name in names:
@@ -60,9 +63,9 @@ def test_cpu_and_gpu_graphs_hold_the_same_integers(
 
 
 def test_int8_stays_close_on_both(
-    optimised: ir.Model, table: CalibrationTable, frames: np.ndarray
+    optimised: ir.Model, calibration: Calibration, frames: np.ndarray
 ) -> None:
-    graphs, expected = INT8().lower(optimised, table), run(optimised, frames)
+    graphs, expected = INT8().lower(optimised, calibration), run(optimised, frames)
     assert relative_error(run(graphs["cpu"], frames), expected) < 0.05
     assert relative_error(run(simulate(graphs["gpu"]), frames), expected) < 0.05
     assert count(graphs["gpu"])["Cast"] > count(graphs["cpu"])["Cast"]
@@ -78,9 +81,9 @@ def test_scales_are_fp16_numbers_that_reach_the_range(amax: float) -> None:
 
 
 def test_no_precision_changes_the_graph_it_is_given(
-    optimised: ir.Model, table: CalibrationTable
+    optimised: ir.Model, calibration: Calibration
 ) -> None:
     before = ir.to_proto(optimised).SerializeToString()
     for precision in PRECISIONS.values():
-        precision.lower(optimised, table)
+        precision.lower(optimised, calibration)
     assert ir.to_proto(optimised).SerializeToString() == before

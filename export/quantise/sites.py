@@ -1,0 +1,159 @@
+"""Where a ViT is quantised: the inputs of its Linears, and what each could be scaled by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from export.graph_edit import add_initializer, array, free_initializer_name, replace_input
+from export.passes.linears import Linear, find_linears, linear_of, scale_output
+
+MIN_SIZE = 16
+"""Products smaller than this gain nothing from INT8 (ModelOpt's rule)."""
+_HEADS = [0, 2, 1, 3]
+"""Between `[B, N, heads, d]` and `[B, heads, N, d]`: channels stay where they are."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """An activation `[..., K]` and the Linears that read it."""
+
+    activation: ir.Value
+    linears: tuple[Linear, ...]
+
+    @property
+    def name(self) -> str:
+        return str(self.activation.name)
+
+    @property
+    def weights(self) -> NDArray[np.float32]:
+        """float32 `[K, N]`: all Linears side by side."""
+        return np.concatenate([array(linear.weight) for linear in self.linears], axis=1)
+
+
+def quantisable(graph: ir.Graph) -> list[Linear]:
+    """The Linears that quantisation is for."""
+    return [linear for linear in find_linears(graph) if min(array(linear.weight).shape) >= MIN_SIZE]
+
+
+def find_sites(graph: ir.Graph) -> list[Site]:
+    """The activations to quantise, each once, in graph order."""
+    groups: dict[ir.Value, list[Linear]] = {}
+    for linear in quantisable(graph):
+        groups.setdefault(linear.activation, []).append(linear)
+    return [Site(activation, tuple(linears)) for activation, linears in groups.items()]
+
+
+class Source:
+    """What makes an activation, where its channels can be scaled exactly."""
+
+    def scale(self, graph: ir.Graph, factor: NDArray[np.float32]) -> None:
+        """Multiplies channel k of the activation by `factor[k]`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class NormSource(Source):
+    """A LayerNormalization: its gain and bias are scaled."""
+
+    node: ir.Node
+
+    def scale(self, graph: ir.Graph, factor: NDArray[np.float32]) -> None:
+        for value in self.node.inputs[1:]:
+            if value is not None:
+                scaled = array(value) * factor
+                name = free_initializer_name(graph, f"{self.node.name}/smoothed")
+                replace_input(self.node, value, add_initializer(graph, name, scaled))
+
+
+@dataclass(frozen=True)
+class LinearSource(Source):
+    """Columns of a Linear on whose outputs the activation depends channel by channel: values, which
+    attention only mixes over tokens, or the up branch of a gated MLP.
+    """
+
+    linear: Linear
+    columns: slice
+
+    def scale(self, graph: ir.Graph, factor: NDArray[np.float32]) -> None:
+        scale_output(graph, self.linear, factor, self.columns)
+
+
+def find_source(site: Site) -> Source | None:
+    """What could be scaled in exchange for the site's weights; None if nothing, as behind a GELU,
+    or if somebody else reads the activation too.
+    """
+    readers = {linear.node for linear in site.linears}
+    if set(site.activation.consumers()) != readers or site.activation.is_graph_output():
+        return None
+    node = site.activation.producer()
+    if node is not None and node.op_type == "LayerNormalization":
+        return NormSource(node)
+    width = array(site.linears[0].weight).shape[0]
+    for value in _candidates(site.activation):
+        source = _columns(value)
+        if source is not None and _width(source) == width:
+            return source
+    return None
+
+
+def _candidates(activation: ir.Value) -> Sequence[ir.Value]:
+    """Values of which the activation is a channel-wise linear function."""
+    node = _behind_layout(activation)
+    if node is None:
+        return ()
+    if node.op_type == "MatMul":  # attention weights times values
+        values = node.inputs[1]
+        return () if values is None else (values,)
+    if node.op_type == "Mul":  # a gate times the up branch
+        return [v for v in node.inputs if v is not None and not v.is_initializer()]
+    return ()
+
+
+def _behind_layout(value: ir.Value) -> ir.Node | None:
+    """The node that computes `value`, layout changes passed over; None if others read it too."""
+    node = value.producer()
+    while node is not None and _keeps_channels(node):
+        before = node.inputs[0]
+        if before is None or len(list(before.consumers())) != 1:
+            return None
+        node = before.producer()
+    return node
+
+
+def _keeps_channels(node: ir.Node) -> bool:
+    if node.op_type == "Transpose":
+        return list(node.attributes["perm"].as_ints()) == _HEADS
+    return node.op_type == "Reshape"
+
+
+def _columns(value: ir.Value) -> LinearSource | None:
+    """The Linear, or the part of an equal Split of one, that is `value` but for its layout."""
+    while len(list(value.consumers())) == 1 and (node := value.producer()) is not None:
+        if node.op_type == "Split" and "num_outputs" in node.attributes:
+            return _part(node, node.outputs.index(value))
+        if not _keeps_channels(node):
+            linear = linear_of(value)
+            return None if linear is None else LinearSource(linear, slice(None))
+        before = node.inputs[0]
+        if before is None:
+            return None
+        value = before
+    return None
+
+
+def _part(split: ir.Node, index: int) -> LinearSource | None:
+    whole = split.inputs[0]
+    linear = None if whole is None else linear_of(whole)
+    if linear is None:
+        return None
+    width = array(linear.weight).shape[1] // len(split.outputs)
+    return LinearSource(linear, slice(index * width, (index + 1) * width))
+
+
+def _width(source: LinearSource) -> int:
+    return int(array(source.linear.weight)[:, source.columns].shape[1])

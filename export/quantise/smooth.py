@@ -1,0 +1,80 @@
+"""Moves the outliers of an activation into the weights that read it.
+
+Source: G. Xiao et al., "SmoothQuant", arXiv 2211.10438, equation 4: channel k of the activation is
+divided by s_k = max |x_k|^alpha / max |w_k|^(1 - alpha), row k of the weights multiplied. Here
+alpha is searched for each site, by the error of the Linears' outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from calibration.samples import SiteSamples
+
+from .grid import Floats, best_range, fake_quantise, representable_scale, thin_out
+
+ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+"""More levels the channels of the calibration images so far that other images leave the range."""
+MIN_GAIN = 1.5
+"""How much smaller the squared error must become: what is not an outlier is better left alone."""
+MIN_GAIN_OF_VALUES = 3.0
+"""The same for attention's outputs, whose range differs most from image to image."""
+_TINY = np.float32(1e-5)
+_MAX_FACTOR = np.float32(1e4)
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """What the search chose for a site.
+
+    Attributes:
+        alpha: None where nothing is moved.
+        factor: float32 `[K]`, the s_k.
+        error, plain_error: Of the outputs, relative, with and without it.
+    """
+
+    alpha: float | None
+    factor: Floats
+    error: float
+    plain_error: float
+
+
+def search(samples: SiteSamples, weight: Floats, min_gain: float = MIN_GAIN) -> Smoothing:
+    """The alpha with the least output error for the Linears `weight` `[K, N]`; none if that is not
+    `min_gain` times less than without.
+    """
+    rows = thin_out(samples.rows)
+    plain = np.ones(weight.shape[0], np.float32)
+    outputs = rows @ weight
+    plain_error = _error(rows, weight, outputs)
+    best = Smoothing(None, plain, plain_error, plain_error)
+    for alpha in ALPHAS:
+        factor = smoothing_factor(samples.channel_amax, weight, alpha)
+        error = _error(rows / factor, weight * factor[:, None], outputs)
+        if error < best.error:
+            best = Smoothing(alpha, factor, error, plain_error)
+    if best.error * min_gain > plain_error:
+        return Smoothing(None, plain, plain_error, plain_error)
+    return best
+
+
+def smoothing_factor(channel_amax: Floats, weight: Floats, alpha: float) -> Floats:
+    """s_k, such that the largest magnitude of all channels stays what it was: what fitted into 16
+    bits still does.
+    """
+    largest, rows = np.maximum(channel_amax, _TINY), np.abs(weight).max(axis=1)
+    factor = largest**alpha / np.maximum(rows, _TINY) ** (1 - alpha)
+    factor *= (largest / factor).max() / largest.max()
+    clipped: Floats = np.clip(factor, 1 / _MAX_FACTOR, _MAX_FACTOR).astype(np.float32)
+    return clipped
+
+
+def _error(rows: Floats, weight: Floats, outputs: Floats) -> float:
+    """Relative squared error of the outputs when both are quantised."""
+    amax = best_range(rows, (weight**2).sum(axis=1))
+    quantised = fake_quantise(rows, representable_scale(np.array(amax)))
+    scales = representable_scale(np.abs(weight).max(axis=0))
+    difference = quantised @ fake_quantise(weight, scales) - outputs
+    return float((difference**2).mean() / max(float((outputs**2).mean()), 1e-30))

@@ -1,0 +1,143 @@
+"""Smoothing is exact, and takes outliers out of INT8."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+
+from calibration.collect import Calibration
+from calibration.observers import DEFAULT_METHOD
+from calibration.samples import SiteSamples
+from export.onnx_export import export_onnx
+from export.passes import optimise
+from export.precision.int8 import INT8
+from export.quantise.linears import smooth
+from export.quantise.sites import LinearSource, NormSource, find_sites, find_source
+from export.quantise.smooth import search
+from runtime.preprocess import Preprocess
+from vit.config import BlockOptions
+from vit.datasets import samples
+from vit.facts import HALF
+from vit.vision_transformer import VisionTransformer
+
+from ...calibrate import calibrate
+from ..graphs import relative_error, run
+from ..test_relatives import shaken
+
+PREPROCESS = Preprocess(32, 32, 3, 1.0, "bicubic", *HALF)
+
+
+def with_outliers(model: VisionTransformer, strength: float) -> VisionTransformer:
+    """The same function, but some channels behind each LayerNorm are that much larger."""
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        for block in changed.blocks:
+            for norm, linear in ((block.norm1, block.attn.qkv), (block.norm2, block.mlp.fc1)):
+                gain = torch.ones_like(norm.weight)
+                gain[::17] = strength
+                norm.weight.mul_(gain)
+                norm.bias.mul_(gain)
+                linear.weight.div_(gain)
+    return changed
+
+
+def exported(model: VisionTransformer) -> ir.Model:
+    graph = export_onnx(model, PREPROCESS, "logits")
+    optimise(graph)
+    return graph
+
+
+@pytest.fixture(scope="module")
+def outliers(model: VisionTransformer) -> ir.Model:
+    return exported(with_outliers(model, 60.0))
+
+
+@pytest.fixture(scope="module")
+def observed(outliers: ir.Model) -> Calibration:
+    images = samples("calibration", PREPROCESS).subset(range(32))
+    return calibrate(outliers, images, DEFAULT_METHOD)
+
+
+def test_sites_know_what_they_could_be_scaled_by(optimised: ir.Model) -> None:
+    kinds = [type(find_source(site)) for site in find_sites(optimised.graph)]
+    assert kinds == [NormSource, LinearSource, NormSource, type(None)] * 2
+
+
+def test_the_up_branch_of_a_gated_mlp_can_be_scaled_too() -> None:
+    graph = exported(shaken(block=BlockOptions(mlp="swiglu")))
+    sources = [find_source(site) for site in find_sites(graph.graph)]
+    up = sources[3]
+    assert isinstance(up, LinearSource)
+    assert (up.columns.start, up.columns.stop) == (256, 512)
+
+
+@pytest.mark.parametrize("mlp", ["gelu", "swiglu"])
+def test_scaling_channels_and_rows_changes_no_logit(mlp: str, frames: np.ndarray) -> None:
+    graph = exported(shaken(block=BlockOptions(mlp=mlp)))
+    before = run(graph, frames)
+    generator, scaled = np.random.default_rng(0), 0
+    for site in find_sites(graph.graph):
+        source = find_source(site)
+        if source is None:
+            continue
+        factor = np.exp(generator.uniform(-2, 2, site.weights.shape[0])).astype(np.float32)
+        source.scale(graph.graph, 1 / factor)
+        for linear in find_site(graph, site.name).linears:
+            weight = linear.weight.const_value
+            assert weight is not None
+            linear.weight.const_value = ir.tensor(weight.numpy() * factor[:, None])
+        scaled += 1
+    assert scaled == (8 if mlp == "swiglu" else 6)
+    assert relative_error(run(graph, frames), before) < 1e-5
+
+
+def find_site(graph: ir.Model, name: str):  # type: ignore[no-untyped-def]
+    return next(site for site in find_sites(graph.graph) if site.name == name)
+
+
+def test_outliers_move_and_the_graph_computes_the_same(
+    outliers: ir.Model, observed: Calibration, frames: np.ndarray
+) -> None:
+    graph = outliers.clone()
+    before = run(graph, frames)
+    for site in find_sites(graph.graph):
+        seen = observed.samples[site.name]
+        rows = smooth(graph.graph, site, seen)
+        assert np.abs(rows).max() <= 1.001 * np.abs(seen.channel_amax).max()
+        if isinstance(find_source(site), NormSource):
+            spread = [np.abs(r).max(axis=0).max() / np.median(np.abs(r)) for r in (rows, seen.rows)]
+            assert spread[0] < 0.5 * spread[1], site.name
+    assert relative_error(run(graph, frames), before) < 1e-5
+
+
+def test_int8_of_a_model_with_outliers_is_as_good_as_without(
+    model: VisionTransformer, outliers: ir.Model, observed: Calibration
+) -> None:
+    frames = next(samples("calibration", PREPROCESS).batches(32))
+    expected = run(exported(model), frames)
+    plain = calibrate(outliers, samples("calibration", PREPROCESS).subset(range(32)), "minmax")
+    errors = {
+        name: relative_error(run(INT8().lower(outliers, found)["cpu"], frames), expected)
+        for name, found in (("search", observed), ("minmax", plain))
+    }
+    assert errors["search"] < 0.03
+    assert errors["minmax"] > 3 * errors["search"]
+
+
+def test_what_has_no_outliers_is_left_alone() -> None:
+    rows = np.random.default_rng(0).standard_normal((300, 32)).astype(np.float32)
+    weight = np.random.default_rng(1).standard_normal((32, 16)).astype(np.float32)
+    found = search(SiteSamples(rows, np.abs(rows).max(axis=0)), weight)
+    assert found.alpha is None
+    assert (found.factor == 1).all()
+
+
+def test_an_activation_that_others_read_is_not_scaled(optimised: ir.Model) -> None:
+    graph = ir.from_proto(ir.to_proto(optimised))
+    site = find_sites(graph.graph)[0]
+    graph.graph.append(ir.node("Identity", [site.activation]))
+    assert find_source(site) is None
