@@ -181,7 +181,7 @@ def _run_precision(name: str, plan: Plan, shared: _Shared, cache: StageCache) ->
     problem = next((miss for miss in misses if miss), None)
     if problem:
         return PrecisionResult(name, graphs, (), None, problem)
-    p50 = _measure_latency(name, graphs["cpu"].file, plan, cache)
+    p50 = _measure_latency(name, graphs["cpu"].file, plan, cache) if "cpu" in graphs else None
     try:
         engines = tuple(_build(name, graphs["gpu"].file, t, plan, cache) for t in plan.targets)
     except EngineError as error:

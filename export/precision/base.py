@@ -10,7 +10,8 @@ import onnx_ir as ir
 from calibration.collect import Calibration
 
 Graphs = dict[str, ir.Model]
-"""The graph for each kind of backend, "cpu" and "gpu"; the same object where one graph serves both.
+"""The graph for each kind of backend, "cpu" and "gpu"; the same object where one graph serves both,
+and none for a kind that cannot run the precision.
 """
 
 

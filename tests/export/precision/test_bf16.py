@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from calibration.collect import Calibration
+from export.pipeline import export_bundle
+from export.plan import ExportRequest
+from export.precision.bf16 import BF16
+from export.precision.fp16 import FP16
+from export.progress import Display
+from export.simulate import simulate
+from runtime.bundle import Bundle
+from runtime.engine import Engine
+from runtime.errors import BackendError
+
+from ..graphs import relative_error, run
+
+
+def test_all_but_layer_norms_is_bf16_and_only_gpus_get_it(
+    optimised: ir.Model, calibration: Calibration
+) -> None:
+    graphs = BF16().lower(optimised, calibration)
+    assert list(graphs) == ["gpu"]
+    for node in graphs["gpu"].graph:
+        if node.op_type in ("MatMul", "Gelu", "Softmax", "Conv", "Add"):
+            assert node.outputs[0].dtype == ir.DataType.BFLOAT16, node.name
+        if node.op_type == "LayerNormalization":
+            assert node.outputs[0].dtype == ir.DataType.FLOAT, node.name
+    assert graphs["gpu"].graph.outputs[0].dtype == ir.DataType.FLOAT
+
+
+def test_simulation_shows_the_coarser_mantissa(
+    optimised: ir.Model, calibration: Calibration, frames: np.ndarray
+) -> None:
+    expected = run(optimised, frames)
+    coarse, fine = (
+        relative_error(run(simulate(p.lower(optimised, calibration)["gpu"]), frames), expected)
+        for p in (BF16(), FP16())
+    )
+    assert 2 * fine < coarse < 0.05
+
+
+def test_bundle_has_its_proof_and_says_that_no_cpu_runs_it(
+    digits_weights: Path, tmp_path: Path
+) -> None:
+    request = ExportRequest(
+        weights=str(digits_weights),
+        precisions=("fp32", "bf16"),
+        targets=("onnxruntime",),
+        out=tmp_path / "out",
+        max_batch=4,
+    )
+    assert export_bundle(request, Display()).good
+    graphs = Bundle.open(tmp_path / "out").manifest.precisions["bf16"].graphs
+    assert list(graphs) == ["gpu"]
+    assert "simulated" in graphs["gpu"].accuracy.measured_on
+    with Engine.load(tmp_path / "out", backend="onnxruntime") as engine:
+        assert engine.info.precision == "fp32"
+    with pytest.raises(BackendError, match="nothing in"):
+        Engine.load(tmp_path / "out", precision="bf16", backend="onnxruntime")
