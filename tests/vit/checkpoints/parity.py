@@ -65,6 +65,25 @@ def save(oracle: nn.Module, path: Path) -> Path:
     return path
 
 
+BIG_VISION = {
+    "Transformer/posembed_input/pos_embedding": "pos_embedding",
+    "MultiHeadDotProductAttention_1": "MultiHeadDotProductAttention_0",
+    "LayerNorm_2": "LayerNorm_1",
+    "MlpBlock_3": "MlpBlock_0",
+}
+"""What big_vision calls otherwise."""
+
+
+def to_big_vision(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same arrays under big_vision's names."""
+    renamed = {}
+    for name, array in arrays.items():
+        for old, new in BIG_VISION.items():
+            name = name.replace(old, new)
+        renamed[f"params/{name}"] = array
+    return renamed
+
+
 def to_jax(state: dict[str, torch.Tensor], heads: int) -> dict[str, np.ndarray]:
     """timm's tensors under the original JAX code's names and in its layout."""
     arrays, width = {}, state["cls_token"].shape[-1]

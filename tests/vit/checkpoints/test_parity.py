@@ -14,7 +14,7 @@ import pytest
 from torch import nn
 
 from ... import oracles
-from .parity import SIZES, difference, load, save, shake, to_jax
+from .parity import SIZES, difference, load, save, shake, to_big_vision, to_jax
 
 TOLERANCE = 1e-5
 DEPTH = 2
@@ -174,6 +174,20 @@ def test_jax(size: str, prefix: str, tmp_path: Path) -> None:
     path = tmp_path / "jax.npz"
     arrays = to_jax(shake(oracle).state_dict(), heads)
     np.savez(path, **{prefix + name: array for name, array in arrays.items()})
+    shake(oracle)
+    oracle.load_pretrained(str(path))
+    assert difference(load(path), oracle, 224, 224) < TOLERANCE
+
+
+def test_big_vision(tmp_path: Path) -> None:
+    """The JAX code's successor, read by timm too."""
+    timm = oracles.timm()
+    options = {"embed_dim": 192, "num_heads": 3, "patch_size": 16, "depth": DEPTH}
+    oracle = timm.models.VisionTransformer(
+        **options, num_classes=10, act_layer=partial(nn.GELU, approximate="tanh")
+    )
+    path = tmp_path / "big_vision.npz"
+    np.savez(path, **to_big_vision(to_jax(shake(oracle).state_dict(), 3)))
     shake(oracle)
     oracle.load_pretrained(str(path))
     assert difference(load(path), oracle, 224, 224) < TOLERANCE
