@@ -32,7 +32,7 @@ from runtime.manifest import EngineSpec
 from runtime.metrics import measure
 from tests.calibrate import calibrate
 from vit.datasets import DATASETS
-from vit.train import train_digits
+from vit.training.digits import train_digits
 from vit.variants import Variant, find_variant
 from vit.vision_transformer import VisionTransformer
 

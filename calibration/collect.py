@@ -8,11 +8,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from runtime.backends.onnxruntime import add_external_weights, load_library
+from runtime.backends.onnxruntime import open_inference
 from runtime.errors import InputError
 from runtime.images import ImageSet
 
-from .observers import METHODS, MinMax, Observer, require_method
+from .observers import METHODS, SEARCH, Observer, require_method
 from .onnx_file import graph_digest, to_bytes
 from .samples import Samples, SiteSampler
 from .table import CalibrationTable, Provenance
@@ -20,7 +20,7 @@ from .table import CalibrationTable, Provenance
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the calibration images told: ranges and peaks, and rows of what Linears read."""
+    """What the calibration images told: ranges and peaks; for `SEARCH`, rows of the sites too."""
 
     table: CalibrationTable
     samples: Samples
@@ -36,14 +36,13 @@ def collect(
     method: str,
     on_images: Callable[[int, int], None],
 ) -> Calibration:
-    """Observes the tensors `sites` with `method`, keeps samples of them, and the peak of every
-    floating-point activation.
+    """Observes the tensors `sites` with `method`, and the peak of every floating-point activation.
 
     Args:
         model: The optimised fp32 graph, uint8 `[batch, height, width, channels]` in.
         sites: Names of the tensors that will be quantised.
         images: Calibration images; their labels are not used.
-        method: A key of `METHODS`, or `SEARCH`: ranges are searched later, on the samples.
+        method: A key of `METHODS`, or `SEARCH`: ranges are searched later, on samples.
         on_images: Is told images done and images in all.
 
     Raises:
@@ -56,8 +55,10 @@ def collect(
     peaks = _observe_peaks(observed.graph)
     _observe_sites(observed.graph, sites)
     session = _open(observed)
-    observers: dict[str, Observer] = {site: METHODS.get(method, MinMax)() for site in sites}
-    samplers = {site: SiteSampler(len(images)) for site in sites}
+    samplers = {site: SiteSampler(len(images)) for site in sites if method == SEARCH}
+    observers: dict[str, Observer] = {
+        site: samplers[site] if method == SEARCH else METHODS[method]() for site in sites
+    }
     largest = dict.fromkeys(peaks, 0.0)
     done = 0
     for batch in images.batches(_BATCH):
@@ -67,7 +68,6 @@ def collect(
         for site, value in zip(sites, values[len(peaks) :], strict=True):
             try:
                 observers[site].update(value)
-                samplers[site].update(value, done)
             except ValueError as error:
                 raise InputError(f"{site}: {error}") from None
         done += len(batch)
@@ -109,9 +109,5 @@ def _observe_sites(graph: ir.Graph, sites: Sequence[str]) -> None:
 
 
 def _open(model: ir.Model) -> Any:
-    onnxruntime = load_library()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
     content = to_bytes(model)
-    add_external_weights(options, content.external)
-    return onnxruntime.InferenceSession(content.graph, options, providers=["CPUExecutionProvider"])
+    return open_inference(content.graph, content.external)

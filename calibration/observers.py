@@ -46,7 +46,11 @@ class MinMax:
 
 
 def _largest(magnitudes: NDArray[np.float32]) -> float:
-    largest = float(magnitudes.max())
+    return require_finite(float(magnitudes.max()))
+
+
+def require_finite(largest: float) -> float:
+    """`largest`, the greatest magnitude of activations. Raises ValueError if it is not finite."""
     if not np.isfinite(largest):
         raise ValueError("activations are not finite: fp32 overflows on a calibration image")
     return largest

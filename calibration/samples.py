@@ -1,8 +1,8 @@
 """Rows of activations, kept for the algorithms that need more than a range.
 
 A row is what one token gives a Linear: float32 `[K]`. Of every image the same number of tokens is
-kept, the first (the class token) and others drawn by the image's own number, so that neither batch
-size nor the order of images changes anything. On disk, a file for each site; reading maps them.
+kept, the first (the class token) and others drawn by the image's place in the set, so that batch
+size changes nothing. On disk, a file for each site; reading maps them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from .observers import require_finite
+
 Rows = NDArray[np.float32]
 
 MAX_ROWS = 2048
-"""For each site; twice as many change the outcome by less than another set of images does."""
+"""For each site."""
 _INDEX = "samples.json"
 
 
@@ -39,25 +41,35 @@ Samples = Mapping[str, SiteSamples]
 
 
 class SiteSampler:
-    """Gathers the samples of one site."""
+    """Gathers the samples of one site; an `Observer` whose range is the largest magnitude."""
 
     def __init__(self, images: int) -> None:
         self._tokens = max(1, MAX_ROWS // max(1, images))
-        self._kept: dict[int, Rows] = {}
+        self._seen = 0
+        self._kept: list[Rows] = []
         self._amax: Rows | None = None
 
-    def update(self, values: Rows, first: int) -> None:
-        """`values` float32 `[images, ..., K]`, of which the first image has the number `first`."""
+    def update(self, values: Rows) -> None:
+        """`values` float32 `[images, ..., K]`, the next images of the set.
+
+        Raises:
+            ValueError: if they are not finite.
+        """
         tokens = values.reshape(len(values), -1, values.shape[-1])
         largest = np.abs(tokens).max(axis=(0, 1))
+        require_finite(float(largest.max()))
         self._amax = largest if self._amax is None else np.maximum(self._amax, largest)
-        for offset, rows in enumerate(tokens):
-            self._kept[first + offset] = rows[_choose(len(rows), self._tokens, first + offset)]
+        for number, rows in enumerate(tokens[: max(0, MAX_ROWS - self._seen)], self._seen):
+            self._kept.append(rows[_choose(len(rows), self._tokens, number)])
+        self._seen += len(tokens)
+
+    def amax(self) -> float:
+        assert self._amax is not None
+        return float(self._amax.max())
 
     def result(self) -> SiteSamples:
         assert self._amax is not None
-        rows = np.concatenate([self._kept[number] for number in sorted(self._kept)])
-        return SiteSamples(rows[:MAX_ROWS], self._amax)
+        return SiteSamples(np.concatenate(self._kept), self._amax)
 
 
 def _choose(tokens: int, wanted: int, image: int) -> NDArray[np.int64]:

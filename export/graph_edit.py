@@ -14,19 +14,14 @@ def array(value: ir.Value) -> NDArray[np.float32]:
 
 
 def add_initializer(graph: ir.Graph, name: str, data: NDArray[np.generic]) -> ir.Value:
-    """Adds a constant to the graph."""
-    value = ir.val(name, const_value=ir.tensor(data, name=name))
-    graph.register_initializer(value)
-    return value
-
-
-def free_initializer_name(graph: ir.Graph, stem: str) -> str:
-    """`stem`, or with a number where the graph has one of that name already."""
-    name, number = stem, 1
+    """Adds a constant, under that name or, where the graph has one of it already, with a number."""
+    stem, number = name, 1
     while name in graph.initializers:
         number += 1
         name = f"{stem}_{number}"
-    return name
+    value = ir.val(name, const_value=ir.tensor(data, name=name))
+    graph.register_initializer(value)
+    return value
 
 
 def describe(

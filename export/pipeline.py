@@ -33,7 +33,7 @@ from .foreign.source import ForeignSource, prepare_again
 from .measure import how_to_measure, measure_here, measure_logits
 from .onnx_export import export_onnx
 from .package import recover, write_bundle
-from .passes import optimise
+from .passes import PassReport, optimise
 from .plan import ExportRequest, Plan, Target, make_plan
 from .precision import find_precision
 from .progress import Display, Update
@@ -131,12 +131,16 @@ def _start_from_pytorch(
     def onnx_stage(folder: Path, update: Update) -> None:
         model = export_onnx(load_model(weights_file), source.preprocess, source.output)
         passes = optimise(model)
-        save_onnx(model, folder / "model.onnx")
-        (folder / "passes.json").write_text(json.dumps([asdict(p) for p in passes]))
+        _save_graph(model, passes, folder)
 
     onnx = cache.run("ONNX graph", [weights, source.preprocess, source.output], onnx_stage)
     inputs = [weights, source.preprocess, plan.seed, *evaluation]
     return cache.run("PyTorch reference", inputs, reference_stage), onnx
+
+
+def _save_graph(model: ir.Model, passes: Sequence[PassReport], folder: Path) -> None:
+    save_onnx(model, folder / "model.onnx")
+    (folder / "passes.json").write_text(json.dumps([asdict(p) for p in passes]))
 
 
 def _start_from_onnx(
@@ -159,8 +163,7 @@ def _start_from_onnx(
         passes = (*rebuild(model, source.preprocess, source.output), *optimise(model))
         require_vit(model)
         require_same(before, model, source.preprocess)
-        ir.save(model, folder / "model.onnx")
-        (folder / "passes.json").write_text(json.dumps([asdict(p) for p in passes]))
+        _save_graph(model, passes, folder)
 
     onnx = cache.run("ONNX graph", [original, source.preprocess, source.output], onnx_stage)
     inputs = [original, source.preprocess, plan.seed, *evaluation]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from runtime.errors import InputError
 from runtime.images import ImageSet
 from runtime.preprocess import Preprocess
-from vit.train import normalise
+from vit.normalise import normalise
 from vit.vision_transformer import VisionTransformer
 
 from .accuracy import Reference

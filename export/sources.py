@@ -27,7 +27,7 @@ from vit.checkpoints import (
 from vit.config import ViTConfig
 from vit.facts import Facts
 from vit.preprocessing import find_preprocess
-from vit.train import DEFAULT_MODEL, train_digits
+from vit.training.digits import DEFAULT_MODEL, train_digits
 from vit.variants import VARIANTS, Variant, find_variant
 from vit.vision_transformer import VisionTransformer
 

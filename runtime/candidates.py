@@ -114,8 +114,8 @@ def build_engine(
     return blob
 
 
-def open_session(candidate: Candidate, bundle: Bundle, cache: DeviceCache) -> Session:
-    """Opens a candidate, building its engine first where there is none."""
+def load_or_build(candidate: Candidate, bundle: Bundle, cache: DeviceCache) -> Blob:
+    """What to open; an engine is built first where there is none."""
     blob = load_blob(candidate, bundle, cache)
     if blob is None:
         _log.warning(
@@ -123,4 +123,14 @@ def open_session(candidate: Candidate, bundle: Bundle, cache: DeviceCache) -> Se
             candidate,
         )
         blob = Blob(build_engine(candidate, bundle, cache, BuildOptions()))
+    return blob
+
+
+def open_blob(candidate: Candidate, blob: Blob, bundle: Bundle) -> Session:
+    """Opens what `load_or_build` gave."""
     return candidate.backend.open(blob.data, bundle.manifest.spec, blob.external)
+
+
+def open_session(candidate: Candidate, bundle: Bundle, cache: DeviceCache) -> Session:
+    """Opens a candidate, building its engine first where there is none."""
+    return open_blob(candidate, load_or_build(candidate, bundle, cache), bundle)

@@ -97,8 +97,17 @@ def sample(images: ImageSet, count: int, seed: int) -> ImageSet:
     )
 
 
-def load_folder(path: Path, preprocess: Preprocess) -> ImageSet:
-    """A folder of images, or of one folder of images per class.
+@dataclass(frozen=True)
+class FolderListing:
+    """Image files in order; where folders are classes, labels int64 `[len(files)]` and names."""
+
+    files: tuple[Path, ...]
+    labels: NDArray[np.int64] | None
+    class_names: tuple[str, ...] | None
+
+
+def list_folder(path: Path) -> FolderListing:
+    """A folder of images, or of one folder of images per class; no image is opened.
 
     Hidden files are passed over; any other file that is not an image is an error, because a folder
     that is not what its user thinks it is makes a calibration that is not what they think it is.
@@ -125,15 +134,25 @@ def load_folder(path: Path, preprocess: Preprocess) -> ImageSet:
     ]
     if not found:
         raise InputError(f"{path} holds no images ({', '.join(EXTENSIONS)})")
-    files = [file for file, _ in found]
-    labels = np.array([k for _, k in found], dtype=np.int64) if classes else None
-    names = tuple(c.name for c in classes) if classes else None
+    files = tuple(file for file, _ in found)
+    if not classes:
+        return FolderListing(files, None, None)
+    labels = np.array([k for _, k in found], dtype=np.int64)
+    return FolderListing(files, labels, tuple(c.name for c in classes))
+
+
+def load_folder(path: Path, preprocess: Preprocess) -> ImageSet:
+    """The images that `list_folder` finds, decoded on demand. Raises InputError as it does."""
+    found = list_folder(path)
     stats = [
-        (str(f.relative_to(path)), s.st_size, s.st_mtime_ns) for f in files for s in [f.stat()]
+        (str(f.relative_to(path)), s.st_size, s.st_mtime_ns)
+        for f in found.files
+        for s in [f.stat()]
     ]
     origin = hashlib.sha256(repr((preprocess, stats)).encode()).hexdigest()
-    read = lambda i: preprocess.read(files[i])  # noqa: E731 (a closure over two names)
-    return ImageSet(f"folder {path.name}", origin, read, tuple(range(len(files))), labels, names)
+    read = lambda i: preprocess.read(found.files[i])  # noqa: E731 (a closure over two names)
+    indices = tuple(range(len(found.files)))
+    return ImageSet(f"folder {path.name}", origin, read, indices, found.labels, found.class_names)
 
 
 def _image_files(folder: Path) -> list[Path]:

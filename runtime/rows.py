@@ -10,7 +10,7 @@ import numpy as np
 
 from .backends import BACKENDS
 from .bundle import Bundle, GoldenSamples
-from .candidates import Candidate, list_candidates, load_blob, open_session
+from .candidates import Candidate, list_candidates, load_or_build, open_blob
 from .device_cache import DeviceCache
 from .display import mebibytes, percent, say
 from .engine import run_batches
@@ -94,7 +94,9 @@ def _measure(
 ) -> Iterator[Row]:
     spec = bundle.manifest.spec
     graph = bundle.manifest.precisions[candidate.precision].graphs[candidate.backend.graph]
-    session = open_session(candidate, bundle, cache)
+    blob = load_or_build(candidate, bundle, cache)
+    session, size = open_blob(candidate, blob, bundle), blob.size
+    del blob
     try:
         metrics = run_golden(lambda images: run_batches(session, spec, images), golden)
         problem = miss(metrics, graph)
@@ -107,7 +109,7 @@ def _measure(
             reference_top1=metrics.reference_top1,
             agreement=None if spec.output_name == FEATURES else metrics.agreement,
             cosine=metrics.cosine,
-            bytes=0 if (blob := load_blob(candidate, bundle, cache)) is None else blob.size,
+            bytes=size,
         )
         if batches is None:
             yield row

@@ -21,7 +21,7 @@ from export.progress import Display
 from runtime.images import ImageSet
 from vit.checkpoints import encode_checkpoint
 from vit.datasets import digits, samples
-from vit.train import train_digits
+from vit.training.digits import train_digits
 from vit.variants import Variant, find_variant
 from vit.vision_transformer import VisionTransformer
 

@@ -23,15 +23,12 @@ from runtime.errors import InputError
 from .checkpoints import encode_checkpoint
 from .command_line import run_program
 from .datasets import digits
-from .normalise import normalise
 from .training.augment import AUGMENTATIONS
 from .training.digits import DEFAULT_MODEL, DIGITS, top1, train_digits
 from .training.files import check_writable, replace_file
 from .training.recipe import RECIPES
 from .training.run import TrainRequest, train_folder
 from .variants import VARIANTS, find_variant
-
-__all__ = ["DEFAULT_MODEL", "main", "normalise", "train_digits"]
 
 _ONLY_WITH_DATA = ("eval", "weights", "epochs", "batch", "learning_rate", "image_size", "augment")
 _DEFAULT_AUGMENTATION = "photographs"

@@ -13,6 +13,7 @@ from runtime.errors import InputError, first_line
 from runtime.images import ImageSet
 from runtime.manifest import LOGITS
 from runtime.preprocess import Preprocess
+from vit.normalise import normalise
 
 from ..progress import Update
 from .attention import WriteAttention
@@ -26,7 +27,7 @@ from .no_ops import RemoveNoOps
 from .raw_pixels import take_raw_pixels
 from .read import require_no_branches
 from .scopes import FindModules, NameWeights
-from .session import Runner, normalise
+from .session import Runner
 from .version import convert
 
 FOREIGN_PASSES: dict[str, ir.passes.PassBase] = {
@@ -124,7 +125,7 @@ def run_original(
     raw = original.graph.inputs[0].dtype == ir.DataType.UINT8
     parts = []
     for image in images:
-        pixels = image[None] if raw else normalise(image[None], preprocess)
+        pixels = image[None] if raw else normalise(image[None], preprocess).numpy()
         (logits,) = run(pixels).values()
         parts.append(logits)
     return np.concatenate(parts).astype(np.float32)

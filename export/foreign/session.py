@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from runtime.backends.onnxruntime import load_library
 from runtime.errors import InputError, first_line
-from runtime.preprocess import Preprocess
 
 Array = NDArray[np.generic]
 
@@ -60,11 +59,3 @@ def _serialise(model: ir.Model, all_values: Sequence[ir.Value]) -> bytes:
         onnx.ValueInfoProto(name=v.name) for v in all_values if v.name not in known
     )
     return bytes(proto.SerializeToString())
-
-
-def normalise(batch: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.float32]:
-    """uint8 `[B, H, W, C]` to normalised float32 `[B, C, H, W]`."""
-    mean, std = (np.array(v, dtype=np.float32) for v in (preprocess.mean, preprocess.std))
-    return np.ascontiguousarray(
-        ((batch.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2)
-    )

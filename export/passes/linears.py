@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.graph_edit import add_initializer, array, free_initializer_name, replace_input
+from export.graph_edit import add_initializer, array, replace_input
 
 
 @dataclass(frozen=True)
@@ -102,5 +102,4 @@ def _scale(
     assert node is not None
     data = array(value).copy()
     data[..., columns] *= factor
-    name = free_initializer_name(graph, f"{node.name}/scaled")
-    replace_input(node, value, add_initializer(graph, name, data))
+    replace_input(node, value, add_initializer(graph, f"{node.name}/scaled", data))

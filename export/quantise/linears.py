@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from calibration.samples import Samples, SiteSamples
-from export.graph_edit import add_initializer, array, free_initializer_name, replace_input
+from export.graph_edit import add_initializer, array, replace_input
 from export.passes.linears import Linear
 
 from .grid import Floats, best_range, fake_quantise, representable_scale, to_integers, weight_scales
@@ -40,7 +40,8 @@ def quantise(graph: ir.Graph, samples: Samples) -> None:
             weight = array(linear.weight)
             scales = weight_scales(weight, np.diag(moments).astype(np.float32))
             integers = round_weights(weight, scales, moments)
-            _correct_bias(graph, linear, rows @ weight - quantised @ (integers * scales))
+            if linear.bias is not None:
+                _correct_bias(graph, linear, rows @ weight - quantised @ (integers * scales))
             linear.node.replace_input_with(0, dequantised)
             quantise_weight(graph, linear, integers, scales)
 
@@ -70,7 +71,7 @@ def smooth(graph: ir.Graph, site: Site, samples: SiteSamples) -> Floats:
         return rows
     source.scale(graph, (1 / found.factor).astype(np.float32))
     for linear in site.linears:
-        name = free_initializer_name(graph, f"{linear.weight.name}/smoothed")
+        name = f"{linear.weight.name}/smoothed"
         scaled = array(linear.weight) * found.factor[:, None]
         replace_input(linear.node, linear.weight, add_initializer(graph, name, scaled))
     return np.ascontiguousarray(rows / found.factor)
@@ -82,8 +83,8 @@ def _correct_bias(graph: ir.Graph, linear: Linear, lost: Floats) -> None:
     Source: M. Nagel et al., "Data-Free Quantization", arXiv 1906.04721, section 4.2.
     """
     add = linear.output.producer()
-    if linear.bias is None or add is None:
-        return
-    name = free_initializer_name(graph, f"{linear.bias.name}/corrected")
+    assert linear.bias is not None
+    assert add is not None
     corrected = array(linear.bias) + lost.mean(axis=0)
+    name = f"{linear.bias.name}/corrected"
     replace_input(add, linear.bias, add_initializer(graph, name, corrected))

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.graph_edit import add_initializer, describe, free_initializer_name, replace_input
+from export.graph_edit import add_initializer, describe, replace_input
 from export.passes.linears import Linear
 
 from .grid import Floats
@@ -38,10 +38,7 @@ def quantise_weight(graph: ir.Graph, linear: Linear, integers: Floats, scales: F
         "/scale": scales,
         "/zero_point": np.zeros(scales.shape, np.int8),
     }
-    inputs = [
-        add_initializer(graph, free_initializer_name(graph, name + suffix), data)
-        for suffix, data in parts.items()
-    ]
+    inputs = [add_initializer(graph, name + suffix, data) for suffix, data in parts.items()]
     node = ir.node("DequantizeLinear", inputs, {"axis": 1}, name=f"{name}/DequantizeLinear")
     graph.insert_before(linear.node, node)
     shape = linear.weight.shape

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.graph_edit import add_initializer, array, free_initializer_name, replace_input
+from export.graph_edit import add_initializer, array, replace_input
 from export.passes.linears import Linear, find_linears, linear_of, scale_output
 
 MIN_SIZE = 16
@@ -48,16 +49,15 @@ def find_sites(graph: ir.Graph) -> list[Site]:
     return [Site(activation, tuple(linears)) for activation, linears in groups.items()]
 
 
-class Source:
+class Source(Protocol):
     """What makes an activation, where its channels can be scaled exactly."""
 
     def scale(self, graph: ir.Graph, factor: NDArray[np.float32]) -> None:
         """Multiplies channel k of the activation by `factor[k]`."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class NormSource(Source):
+class NormSource:
     """A LayerNormalization: its gain and bias are scaled."""
 
     node: ir.Node
@@ -66,12 +66,12 @@ class NormSource(Source):
         for value in self.node.inputs[1:]:
             if value is not None:
                 scaled = array(value) * factor
-                name = free_initializer_name(graph, f"{self.node.name}/smoothed")
+                name = f"{self.node.name}/smoothed"
                 replace_input(self.node, value, add_initializer(graph, name, scaled))
 
 
 @dataclass(frozen=True)
-class LinearSource(Source):
+class LinearSource:
     """Columns of a Linear on whose outputs the activation depends channel by channel: values, which
     attention only mixes over tokens, or the up branch of a gated MLP.
     """

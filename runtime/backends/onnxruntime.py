@@ -67,12 +67,10 @@ class OnnxRuntime:
         return onnx
 
     def open(self, blob: bytes, spec: EngineSpec, external: External = NONE) -> OnnxRuntimeSession:
-        library = load_library()
-        options = library.SessionOptions()
-        options.log_severity_level = 3
-        add_external_weights(options, external)
         try:
-            session = library.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
+            session = open_inference(blob, external)
+        except BackendError:  # what is missing is no fault of the graph
+            raise
         except Exception as error:  # its exception types are private, and differ between releases
             raise EngineError(
                 f"ONNX Runtime {self.version()} refuses the graph: {first_line(error)}"
@@ -80,7 +78,16 @@ class OnnxRuntime:
         return OnnxRuntimeSession(session, spec)
 
 
-def add_external_weights(options: Any, external: External) -> None:
+def open_inference(blob: bytes, external: External = NONE) -> Any:
+    """An `InferenceSession` of the graph on the CPU."""
+    library = load_library()
+    options = library.SessionOptions()
+    options.log_severity_level = 3
+    _add_external_weights(options, external)
+    return library.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
+
+
+def _add_external_weights(options: Any, external: External) -> None:
     """Hands over the contents of the files that a graph names, so that none is opened by name.
 
     Raises:

@@ -14,7 +14,7 @@ VALUES = np.random.default_rng(0).standard_normal((7, 20, 6)).astype(np.float32)
 def gather(values: np.ndarray, batch: int) -> module.SiteSamples:
     sampler = SiteSampler(len(values))
     for start in range(0, len(values), batch):
-        sampler.update(values[start : start + batch], start)
+        sampler.update(values[start : start + batch])
     return sampler.result()
 
 

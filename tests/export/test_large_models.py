@@ -17,7 +17,7 @@ from runtime.bundle import Bundle
 from runtime.engine import Engine
 from runtime.errors import BundleError
 from vit.checkpoints import encode_checkpoint
-from vit.train import normalise
+from vit.normalise import normalise
 from vit.variants import find_variant
 from vit.vision_transformer import VisionTransformer
 

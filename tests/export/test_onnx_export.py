@@ -9,7 +9,7 @@ import torch
 
 from export.onnx_export import RawPixels, export_onnx
 from runtime.images import ImageSet
-from vit.train import normalise
+from vit.normalise import normalise
 from vit.variants import Variant
 from vit.vision_transformer import VisionTransformer
 

@@ -17,7 +17,7 @@ from runtime.preprocess import Preprocess
 from vit.config import BlockOptions, EmbeddingOptions, ReadoutOptions, ViTConfig
 from vit.datasets import samples
 from vit.facts import IMAGENET
-from vit.train import normalise
+from vit.normalise import normalise
 from vit.vision_transformer import VisionTransformer
 
 from ..calibrate import calibrate

@@ -27,9 +27,7 @@ RECIPE = RECIPES["from scratch"]
 
 
 def test_a_share_of_every_class_is_held_back_and_no_image_is_in_both(tmp_path: Path) -> None:
-    data = find_files(
-        write_classes(tmp_path / "d", {"red": 20, "blue": 10, "green": 2}), VARIANT.preprocess
-    )
+    data = find_files(write_classes(tmp_path / "d", {"red": 20, "blue": 10, "green": 2}))
     training, validation = hold_back(data, 0)
     assert np.bincount(validation.labels).tolist() == [2, 1, 4]
     assert sorted(training.files + validation.files) == sorted(data.files)
@@ -41,7 +39,7 @@ def test_a_share_of_every_class_is_held_back_and_no_image_is_in_both(tmp_path: P
 
 
 def check_and_split(folder: Path) -> None:
-    data = find_files(folder, VARIANT.preprocess)
+    data = find_files(folder)
     check_classes(data)
     hold_back(data, 0)
 
@@ -64,11 +62,11 @@ def test_folders_that_cannot_be_learned_from_are_named(
 def test_plain_images_have_no_classes(tmp_path: Path) -> None:
     write_classes(tmp_path / "d", {"red": 3})
     with pytest.raises(InputError, match="no class folders"):
-        find_files(tmp_path / "d" / "red", VARIANT.preprocess)
+        find_files(tmp_path / "d" / "red")
 
 
 def test_evaluation_classes_go_by_their_names(tmp_path: Path) -> None:
-    held = find_files(write_classes(tmp_path / "h", {"red": 1, "green": 1}), VARIANT.preprocess)
+    held = find_files(write_classes(tmp_path / "h", {"red": 1, "green": 1}))
     assert match_classes(held, ("blue", "green", "red")).labels.tolist() == [1, 2]
     with pytest.raises(InputError, match="not trained on: green"):
         match_classes(held, ("blue", "red"))
@@ -176,7 +174,7 @@ def test_batches_come_in_order_and_few_are_decoded_ahead() -> None:
 
 
 def test_evaluation_counts_every_image_once(tmp_path: Path) -> None:
-    data = find_files(write_classes(tmp_path / "d", {"red": 5, "blue": 8}), VARIANT.preprocess)
+    data = find_files(write_classes(tmp_path / "d", {"red": 5, "blue": 8}))
     torch.manual_seed(0)
     model = VisionTransformer.from_config(VARIANT.config).eval()
     one, many = (evaluate(model, data, VARIANT.preprocess, batch) for batch in (1, 6))

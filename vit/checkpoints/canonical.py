@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -69,11 +68,10 @@ def find_naming(raw: RawCheckpoint) -> Naming:
     )
 
 
-def listed(items: Iterable[str], separator: str = ", ") -> str:
+def listed(items: list[str]) -> str:
     """The first ten, and how many more there are."""
-    items = list(items)
     more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return separator.join(items[:_SHOWN]) + more
+    return ", ".join(items[:_SHOWN]) + more
 
 
 def _require_numbers(name: str, tensor: Tensor, source: str) -> None:

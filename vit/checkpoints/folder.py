@@ -10,6 +10,7 @@ from torch import Tensor
 
 from runtime.errors import InputError
 from vit.facts import Facts
+from vit.variants import VARIANTS
 
 from .checkpoint import RawCheckpoint
 from .formats import read_pickle, read_safetensors
@@ -117,8 +118,6 @@ def timm_facts(config: dict[str, Any]) -> Facts:
     """What the `config.json` of a timm repository says: preprocessing, and arguments that differ
     from the architecture's own. Older ones have no group `pretrained_cfg`.
     """
-    from vit.variants import VARIANTS
-
     arguments = _object(config.get("model_args"))
     pretrained = {**config, **_object(config.get("pretrained_cfg"))}
     variant = VARIANTS.get(str(config.get("architecture")))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import torch
 from safetensors.torch import save
@@ -39,9 +39,9 @@ def build_model(
     Raises:
         InputError: if tensors are missing, unexpected or of another shape.
     """
-    fitted = fit(config, tensors, source, native, antialias)
-    model = _without_weights(config).to_empty(device="cpu")
-    model.load_state_dict(fitted)
+    model = _without_weights(config)
+    fitted = _fit(model, tensors, source, native, antialias)
+    model.to_empty(device="cpu").load_state_dict(fitted)
     return model.eval()
 
 
@@ -57,12 +57,22 @@ def fit(
     Raises:
         InputError: as `build_model`.
     """
-    fitted = dict(tensors)
+    return _fit(_without_weights(config), tensors, source, native, antialias)
+
+
+def _fit(
+    model: VisionTransformer,
+    tensors: Mapping[str, Tensor],
+    source: str,
+    native: tuple[int, int] | None,
+    antialias: bool | None,
+) -> dict[str, Tensor]:
+    config, fitted = model.config, dict(tensors)
     if not config.num_classes:
         fitted = {n: t for n, t in fitted.items() if not n.startswith("head.")}
     if "pos_embed" in fitted and fitted["pos_embed"].ndim == 3:
         fitted = fit_positions(fitted, config, native or config.grid, antialias is not False)
-    wanted = {name: value.shape for name, value in _without_weights(config).state_dict().items()}
+    wanted = {name: value.shape for name, value in model.state_dict().items()}
     missing = [name for name in wanted if name not in fitted]
     unexpected = [name for name in fitted if name not in wanted]
     misshapen = [
@@ -92,11 +102,6 @@ def _explain(source: str, missing: list[str], unexpected: list[str], misshapen: 
     else:
         remedy = "it has parts that no ViT here has: remove them if the model works without them"
     return f"{source} does not fit the model: {found}. {remedy}"
-
-
-def without_head(config: ViTConfig) -> ViTConfig:
-    """The architecture that gives features."""
-    return replace(config, num_classes=0)
 
 
 def encode_checkpoint(

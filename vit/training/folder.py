@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from runtime.errors import InputError
-from runtime.images import load_folder
-from runtime.preprocess import Preprocess
+from runtime.images import list_folder
 
 HELD_BACK = 0.2
 _READERS = 8
@@ -47,21 +46,18 @@ class LabelledFiles:
         return hashlib.sha256(repr(names).encode()).hexdigest()[:12]
 
 
-def find_files(folder: Path, preprocess: Preprocess) -> LabelledFiles:
-    """Lists a folder of class folders, the rules being those of `runtime.images`.
+def find_files(folder: Path) -> LabelledFiles:
+    """Lists a folder of class folders.
 
     Raises:
         InputError: if the folder is missing, holds anything else, or no class folders.
     """
     if not folder.is_dir():
         raise InputError(f"there is no image folder at {folder}")
-    if load_folder(folder, preprocess).class_names is None:
+    found = list_folder(folder)
+    if found.labels is None or found.class_names is None:
         raise InputError(f"{folder} has no class folders: training needs <class>/<image>")
-    classes = sorted(c for c in folder.iterdir() if not c.name.startswith("."))
-    inside = [sorted(f for f in c.iterdir() if not f.name.startswith(".")) for c in classes]
-    labels = np.repeat(np.arange(len(classes)), [len(files) for files in inside])
-    names = tuple(c.name for c in classes)
-    return LabelledFiles(folder, tuple(f for files in inside for f in files), labels, names)
+    return LabelledFiles(folder, found.files, found.labels, found.class_names)
 
 
 def check_classes(data: LabelledFiles) -> None:

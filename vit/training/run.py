@@ -11,7 +11,6 @@ import torch
 
 from runtime.display import percent, say
 from runtime.errors import InputError
-from runtime.preprocess import Preprocess
 
 from ..checkpoints import checkpoint_sha256, encode_checkpoint, locate
 from ..config import ViTConfig
@@ -81,7 +80,7 @@ def train_folder(request: TrainRequest) -> None:
         raise InputError(f"--out {request.out}: give a name that ends with .safetensors")
     start = find_start(request.model, request.weights, request.image_size)
     preprocess = start.preprocess
-    training, validation = _find_images(request, preprocess)
+    training, validation = _find_images(request)
     model = starting_model(start, training.class_names, request.seed)
     check_writable(request.out)
     for data in (training, validation):
@@ -103,10 +102,8 @@ def train_folder(request: TrainRequest) -> None:
     _finish(state, task, request)
 
 
-def _find_images(
-    request: TrainRequest, preprocess: Preprocess
-) -> tuple[LabelledFiles, LabelledFiles]:
-    data = find_files(request.data, preprocess)
+def _find_images(request: TrainRequest) -> tuple[LabelledFiles, LabelledFiles]:
+    data = find_files(request.data)
     check_classes(data)
     if request.evaluation is None:
         return hold_back(data, request.seed)
@@ -114,7 +111,7 @@ def _find_images(
         raise InputError(
             "--eval is the folder of --data: leave it out, and a share of the images is held back"
         )
-    return data, match_classes(find_files(request.evaluation, preprocess), data.class_names)
+    return data, match_classes(find_files(request.evaluation), data.class_names)
 
 
 def _settings(request: TrainRequest, config: ViTConfig, task: Task) -> Settings:

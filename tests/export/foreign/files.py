@@ -47,15 +47,6 @@ class Output(nn.Module):
         return result
 
 
-def shake(model: nn.Module) -> nn.Module:
-    """Random biases and LayerNorms too, so that a lost one shows."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model.eval()
-
-
 def write(model: nn.Module, path: Path, exporter: Exporter, shape: tuple[int, ...]) -> Path:
     """Exports for images `[B, *shape]`, weights beside the file where the exporter likes that."""
     example = torch.zeros((2 if exporter.dynamic else 1, *shape))

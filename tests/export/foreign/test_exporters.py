@@ -19,6 +19,7 @@ from export.quantise.sites import quantisable
 from tests import oracles
 from vit.vision_transformer import VisionTransformer
 
+from ...vit.checkpoints.parity import shake
 from ..graphs import count, relative_error, run
 from .files import (
     NEW_18,
@@ -30,7 +31,6 @@ from .files import (
     OLD_17_DYNAMIC,
     Exporter,
     Output,
-    shake,
     write,
 )
 
