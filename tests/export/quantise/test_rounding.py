@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from export.quantise import rounding
 from export.quantise.grid import (
     best_range,
     fake_quantise,
@@ -37,6 +38,16 @@ def test_integers_stay_on_the_grid_and_near_the_weights() -> None:
     np.testing.assert_array_equal(integers, np.rint(integers))
     assert np.abs(integers).max() <= 127
     assert np.abs(integers - weight / scales).max() < 20
+
+
+def test_working_in_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = correlated(400, 160), RNG.standard_normal((160, 8)).astype(np.float32)
+    scales, moments = np.full(8, 0.2, np.float32), x.T.astype(np.float64) @ x / len(x)
+    results = []
+    for block in (32, 160):
+        monkeypatch.setattr(rounding, "_BLOCK", block)
+        results.append(round_weights(weight, scales, moments))
+    assert (results[0] == results[1]).mean() > 0.99
 
 
 def test_channels_that_never_vary_are_rounded_to_the_nearest() -> None:
