@@ -35,9 +35,8 @@ from .onnx_export import export_onnx
 from .package import recover, write_bundle
 from .passes import PassReport, optimise
 from .plan import ExportRequest, Plan, Target, make_plan
-from .precision import find_precision
+from .precision import find_precision, tensors_to_observe
 from .progress import Display, Update
-from .quantise.sites import find_sites
 from .reference import compute_reference, load_reference, save_reference
 from .report import Report, make_report, write_report
 from .sources import ModelSource, load_model, make_weights
@@ -98,8 +97,8 @@ def _run_shared_stages(plan: Plan, cache: StageCache) -> _Shared:
 
     def table_stage(folder: Path, update: Update) -> None:
         model = ir.load(onnx / "model.onnx")
-        sites = [site.name for site in find_sites(model.graph)]
-        found = collect(model, sites, data.calibration, plan.method, update)
+        tensors = tensors_to_observe(model.graph, map(find_precision, plan.precisions))
+        found = collect(model, tensors, data.calibration, plan.method, update)
         (folder / "table.json").write_text(found.table.to_json())
         save_samples(folder, found.samples)
 

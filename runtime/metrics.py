@@ -61,6 +61,23 @@ def image_centred(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return wide - wide.mean(axis=0, keepdims=True) if len(wide) > 1 else wide
 
 
+def divergence(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+    """Mean Kullback-Leibler divergence of the probabilities from the reference's, in nats; infinite
+    for logits that are not finite.
+    """
+    if not np.isfinite(logits).all():
+        return float("inf")
+    expected, got = _log_softmax(reference), _log_softmax(logits)
+    return float((np.exp(expected) * (expected - got)).sum(axis=1).mean())
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    wide = logits.astype(np.float64)
+    wide = wide - wide.max(axis=1, keepdims=True)
+    result: NDArray[np.float64] = wide - np.log(np.exp(wide).sum(axis=1, keepdims=True))
+    return result
+
+
 def _mean_cosine(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
     a, b = image_centred(logits), image_centred(reference)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from calibration.collect import Calibration, collect
-from export.quantise.sites import find_sites
+from export.precision import find_precision, tensors_to_observe
 from runtime.images import ImageSet
 
 
-def calibrate(model: ir.Model, images: ImageSet, method: str) -> Calibration:
-    sites = [site.name for site in find_sites(model.graph)]
-    return collect(model, sites, images, method, lambda done, total: None)
+def calibrate(
+    model: ir.Model, images: ImageSet, method: str, precisions: tuple[str, ...] = ("int8",)
+) -> Calibration:
+    """What the precisions of these names need to know of `model`."""
+    tensors = tensors_to_observe(model.graph, map(find_precision, precisions))
+    return collect(model, tensors, images, method, lambda done, total: None)

@@ -17,6 +17,7 @@ from export.onnx_export import export_onnx
 from export.passes import optimise
 from export.pipeline import export_bundle
 from export.plan import ExportRequest
+from export.precision import PRECISIONS
 from export.progress import Display
 from runtime.images import ImageSet
 from vit.checkpoints import encode_checkpoint
@@ -75,7 +76,7 @@ def optimised(exported: ir.Model) -> ir.Model:
 @pytest.fixture(scope="session")
 def calibration(optimised: ir.Model, variant: Variant) -> Calibration:
     images = samples("calibration", variant.preprocess).subset(range(32))
-    return calibrate(optimised, images, DEFAULT_METHOD)
+    return calibrate(optimised, images, DEFAULT_METHOD, tuple(PRECISIONS))
 
 
 @pytest.fixture(scope="session")

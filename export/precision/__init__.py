@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
 from runtime.errors import InputError
 
 from .base import Budget, Graphs, Precision
 from .bf16 import BF16
+from .fp8 import FP8, FP8Attention
 from .fp16 import FP16
 from .fp32 import FP32
-from .int8 import INT8
+from .int4 import INT4
+from .int8 import INT8, INT8Attention, Mixed
+from .quantised import QuantisedPrecision
 
-__all__ = ["DEFAULT_PRECISIONS", "PRECISIONS", "Budget", "Graphs", "Precision", "find_precision"]
+__all__ = [
+    "DEFAULT_PRECISIONS",
+    "PRECISIONS",
+    "Budget",
+    "Graphs",
+    "Precision",
+    "QuantisedPrecision",
+    "find_precision",
+    "tensors_to_observe",
+]
 
 PRECISIONS: dict[str, Precision] = {
     "fp32": FP32(),
     "fp16": FP16(),
     "bf16": BF16(),
     "int8": INT8(),
+    "int8_attention": INT8Attention(),
+    "mixed": Mixed(),
+    "fp8": FP8(),
+    "fp8_attention": FP8Attention(),
+    "int4": INT4(),
 }
 DEFAULT_PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -26,3 +47,8 @@ def find_precision(name: str) -> Precision:
     if name not in PRECISIONS:
         raise InputError(f"unknown precision {name!r}: choose from {', '.join(PRECISIONS)}")
     return PRECISIONS[name]
+
+
+def tensors_to_observe(graph: ir.Graph, precisions: Iterable[Precision]) -> tuple[str, ...]:
+    """The tensors of the optimised fp32 graph that calibration has to sample for all of these."""
+    return tuple(dict.fromkeys(name for p in precisions for name in p.observes(graph)))

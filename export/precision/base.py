@@ -41,11 +41,21 @@ class Budget:
         return replace(self, max_drop=max_drop)
 
 
+SIXTEEN_BIT = Budget(max_logit_error=None, max_drop=0.2, min_agreement=0.995, min_cosine=0.999)
+EIGHT_BIT = Budget(
+    max_logit_error=None, max_drop=0.5, min_agreement=0.985, min_cosine=0.99, users_drop=True
+)
+"""Of 8 bits and fewer."""
+
+
 class Precision(Protocol):
     """A lowering of the optimised fp32 graph. A frozen dataclass: its fields are its options."""
 
     @property
     def budget(self) -> Budget: ...
+
+    def observes(self, graph: ir.Graph) -> tuple[str, ...]:
+        """The tensors of the optimised graph that calibration has to sample, beside the peaks."""
 
     def lower(self, model: ir.Model, calibration: Calibration) -> Graphs:
         """New graphs; `model` is left as it is."""

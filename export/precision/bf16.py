@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from calibration.collect import Calibration
 
-from .base import Budget, Graphs
+from .base import SIXTEEN_BIT, Budget, Graphs
 from .cast import cast_to
 
 
@@ -21,9 +21,11 @@ class BF16:
     graph for CPUs, and the one for GPUs is measured as a simulation.
     """
 
-    budget: Budget = Budget(
-        max_logit_error=None, max_drop=0.2, min_agreement=0.995, min_cosine=0.999
-    )
+    budget: Budget = SIXTEEN_BIT
+
+    def observes(self, graph: ir.Graph) -> tuple[str, ...]:
+        """See `export.precision.base.Precision`."""
+        return ()
 
     def lower(self, model: ir.Model, calibration: Calibration) -> Graphs:
         lowered = model.clone()

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from calibration.collect import Calibration
 from calibration.table import CalibrationTable
 
-from .base import Budget, Graphs
+from .base import SIXTEEN_BIT, Budget, Graphs
 from .cast import cast_to
 
 FP16_MAX = 65504.0
@@ -25,9 +25,11 @@ class FP16:
     """
 
     headroom: float = 8.0
-    budget: Budget = Budget(
-        max_logit_error=None, max_drop=0.2, min_agreement=0.995, min_cosine=0.999
-    )
+    budget: Budget = SIXTEEN_BIT
+
+    def observes(self, graph: ir.Graph) -> tuple[str, ...]:
+        """See `export.precision.base.Precision`."""
+        return ()
 
     def lower(self, model: ir.Model, calibration: Calibration) -> Graphs:
         lowered = to_fp16(model.clone(), calibration.table, self.headroom)

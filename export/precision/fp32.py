@@ -19,5 +19,9 @@ class FP32:
         max_logit_error=1e-3, max_drop=None, min_agreement=None, min_cosine=None
     )
 
+    def observes(self, graph: ir.Graph) -> tuple[str, ...]:
+        """See `export.precision.base.Precision`."""
+        return ()
+
     def lower(self, model: ir.Model, calibration: Calibration) -> Graphs:
         return {"cpu": model, "gpu": model}

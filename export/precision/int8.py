@@ -4,35 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import onnx_ir as ir
+from export.quantise.attention import AttentionScheme
+from export.quantise.grid import INT8_GRID
+from export.quantise.scheme import Scheme
 
-from calibration.collect import Calibration
-from calibration.observers import SEARCH
-from export.quantise.linears import quantise, quantise_by_table
-
-from .base import Budget, Graphs
-from .fp16 import FP16, to_fp16
+from .base import EIGHT_BIT, SIXTEEN_BIT, Budget
+from .quantised import QuantisedPrecision
 
 
 @dataclass(frozen=True)
-class INT8:
-    """See `export.precision.base.Precision`.
+class INT8(QuantisedPrecision):
+    """W8A8. Where it misses its budget, the most sensitive Linears are left in 16 or 32 bits."""
 
-    Only the inputs and weights of the blocks' Linears carry Q/DQ: never the residual stream, whose
-    outliers would destroy the model. Patch embedding and head, a hundredth of the work, stay as
-    they are. Around the Linears is fp32 for CPUs and fp16 for GPUs; the integers are the same in
-    both.
+    scheme: Scheme = Scheme(INT8_GRID, INT8_GRID)
+    budget: Budget = EIGHT_BIT
+
+
+@dataclass(frozen=True)
+class Mixed(INT8):
+    """INT8 in as many Linears as a 16-bit precision's budget allows."""
+
+    budget: Budget = SIXTEEN_BIT
+
+
+@dataclass(frozen=True)
+class INT8Attention(INT8):
+    """INT8 in attention's two products too, where TensorRT fuses them: for GPUs alone, because CPU
+    engines have no such kernel.
     """
 
-    around: FP16 = FP16()
-    budget: Budget = Budget(
-        max_logit_error=None, max_drop=0.5, min_agreement=0.985, min_cosine=0.99, users_drop=True
-    )
-
-    def lower(self, model: ir.Model, calibration: Calibration) -> Graphs:
-        quantised, table = model.clone(), calibration.table
-        if table.provenance.method == SEARCH:
-            quantise(quantised.graph, calibration.samples)
-        else:
-            quantise_by_table(quantised.graph, table.amax)
-        return {"cpu": quantised, "gpu": to_fp16(quantised.clone(), table, self.around.headroom)}
+    kinds: tuple[str, ...] = ("gpu",)
+    attention: AttentionScheme | None = AttentionScheme(INT8_GRID)

@@ -1,8 +1,15 @@
-"""The INT8 grid: symmetric, scales that fp16 can hold, and the range with the least error."""
+"""Grids of numbers that a quantised type has, all symmetric, and the scales that lose the least on
+them.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol
+
+import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibration.observers import INT8_MAX
@@ -18,26 +25,71 @@ _WEIGHT_RATIOS = np.linspace(0.76, 1.0, 9)
 _SEARCH_ROWS = 384
 
 
-def representable_scale(amax: Floats) -> Floats:
-    """`amax / 127`, rounded up to a value that fp16 has: the fp32 and the fp16 graph then hold the
-    same integers.
+class Grid(Protocol):
+    """What a type can hold, in units of the scale.
+
+    Attributes:
+        dtype: The ONNX type of the numbers.
+        largest: The largest of them.
     """
-    wanted = np.maximum(amax.astype(np.float32) / INT8_MAX, np.finfo(np.float16).smallest_subnormal)
+
+    @property
+    def dtype(self) -> ir.DataType: ...
+
+    @property
+    def largest(self) -> float: ...
+
+    def round(self, values: Floats) -> Floats:
+        """The nearest numbers, values beyond the largest clipped; still float32."""
+
+
+@dataclass(frozen=True)
+class IntegerGrid:
+    """Integers from -largest to largest."""
+
+    dtype: ir.DataType
+    largest: float
+
+    def round(self, values: Floats) -> Floats:
+        """See `Grid`."""
+        integers: Floats = np.clip(np.rint(values), -self.largest, self.largest)
+        return integers
+
+
+@dataclass(frozen=True)
+class Float8Grid:
+    """E4M3 without infinities. Source: P. Micikevicius et al., arXiv 2209.05433."""
+
+    dtype: ir.DataType = ir.DataType.FLOAT8E4M3FN
+    largest: float = 448.0
+
+    def round(self, values: Floats) -> Floats:
+        """See `Grid`."""
+        clipped = np.clip(values, -self.largest, self.largest)  # beyond them there is only NaN
+        rounded: Floats = clipped.astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+        return rounded
+
+
+INT8_GRID = IntegerGrid(ir.DataType.INT8, float(INT8_MAX))
+INT4_GRID = IntegerGrid(ir.DataType.INT4, 7.0)
+FP8_GRID = Float8Grid()
+
+
+def representable_scale(amax: Floats, grid: Grid = INT8_GRID) -> Floats:
+    """`amax / grid.largest`, rounded up to a value that fp16 has: the fp32 and the fp16 graph then
+    hold the same numbers.
+    """
+    wanted = amax.astype(np.float32) / np.float32(grid.largest)
+    wanted = np.maximum(wanted, np.finfo(np.float16).smallest_subnormal)
     scale = wanted.astype(np.float16)
     too_small = scale.astype(np.float32) < wanted
     up = np.nextafter(scale, np.float16(np.inf), dtype=np.float16)
     return np.where(too_small, up, scale).astype(np.float32)
 
 
-def to_integers(values: Floats, scale: Floats) -> Floats:
-    """Rounded and clipped, still in fp32."""
-    integers: Floats = np.clip(np.rint(values / scale), -INT8_MAX, INT8_MAX)
-    return integers
-
-
-def fake_quantise(values: Floats, scale: Floats) -> Floats:
+def fake_quantise(values: Floats, scale: Floats, grid: Grid = INT8_GRID) -> Floats:
     """What a QuantizeLinear and DequantizeLinear make of `values`."""
-    return to_integers(values, scale) * scale
+    return grid.round(values / scale) * scale
 
 
 def thin_out(rows: Floats) -> Floats:
@@ -45,7 +97,7 @@ def thin_out(rows: Floats) -> Floats:
     return np.ascontiguousarray(rows[:: max(1, len(rows) // _SEARCH_ROWS)])
 
 
-def best_range(rows: Floats, importance: Floats) -> np.float32:
+def best_range(rows: Floats, importance: Floats, grid: Grid = INT8_GRID) -> np.float32:
     """The magnitude to represent at most: least squared error over `rows` `[rows, K]`, channel k
     weighted by `importance[k]`, what its errors do to the outputs; and some headroom.
     """
@@ -54,22 +106,41 @@ def best_range(rows: Floats, importance: Floats) -> np.float32:
         return np.float32(0)
     few, errors = thin_out(rows), []
     for ratio in _RATIOS:
-        scale = representable_scale(np.array(largest * ratio))
-        lost = fake_quantise(few, scale) - few
+        scale = representable_scale(np.array(largest * ratio), grid)
+        lost = fake_quantise(few, scale, grid) - few
         errors.append(float(np.einsum("rk,rk->k", lost, lost) @ importance))
     return np.float32(HEADROOM * largest * _RATIOS[int(np.argmin(errors))])
 
 
-def weight_scales(weight: Floats, importance: Floats) -> Floats:
-    """A scale for each output channel of `weight` `[K, N]`: least squared error, input channel k
-    weighted by `importance[k]`, its mean square.
+def plain_scales(weight: Floats, grid: Grid, block: int | None) -> Floats:
+    """Scales `[N]` of `weight` `[K, N]` that clip nothing; with a block, `[K / block, N]`."""
+    return representable_scale(np.abs(in_blocks(weight, block)).max(axis=-2), grid)
+
+
+def weight_scales(weight: Floats, importance: Floats, grid: Grid, block: int | None) -> Floats:
+    """Scales as `plain_scales` has them, but with the least squared error, input channel k weighted
+    by `importance[k]`, its mean square.
     """
-    largest = np.abs(weight).max(axis=0)
-    best = representable_scale(largest)
-    least = importance @ (fake_quantise(weight, best) - weight) ** 2
-    for ratio in _WEIGHT_RATIOS[:-1]:
-        scale = representable_scale(largest * np.float32(ratio))
-        error = importance @ (fake_quantise(weight, scale) - weight) ** 2
-        better = error < least
-        best, least = np.where(better, scale, best), np.where(better, error, least)
+    parts, weights = in_blocks(weight, block), in_blocks(importance[:, None], block)
+    largest = np.abs(parts).max(axis=-2)
+    best: Floats = np.empty_like(largest)
+    least = np.full_like(largest, np.inf)
+    for ratio in _WEIGHT_RATIOS[::-1]:
+        scale = representable_scale(largest * np.float32(ratio), grid)
+        lost = fake_quantise(parts, scale[..., None, :], grid) - parts
+        error = (weights * lost**2).sum(axis=-2)
+        best = np.where(error < least, scale, best)
+        least = np.minimum(error, least)
     return best
+
+
+def in_blocks(weight: Floats, block: int | None) -> Floats:
+    """`weight` `[K, N]` as `[K / block, block, N]`, where there are blocks."""
+    return weight if block is None else weight.reshape(-1, block, weight.shape[1])
+
+
+def for_each_weight(scales: Floats, shape: tuple[int, ...]) -> Floats:
+    """`scales` `[N]` or `[K / block, N]` as `[K, N]`: each weight's own."""
+    if scales.ndim == 1:
+        return np.broadcast_to(scales, shape)
+    return np.repeat(scales, shape[0] // len(scales), axis=0)

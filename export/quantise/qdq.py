@@ -12,17 +12,20 @@ from numpy.typing import NDArray
 from export.graph_edit import add_initializer, describe, replace_input
 from export.passes.linears import Linear
 
-from .grid import Floats
+from .grid import Floats, Grid
+
+BLOCKS_OPSET = 21
+"""The opset from which DequantizeLinear knows 4 bits and blocks."""
 
 
-def quantise_activation(graph: ir.Graph, value: ir.Value, scale: Floats) -> ir.Value:
-    """What the Linears read in place of `value`; `scale` is a number."""
+def quantise_activation(graph: ir.Graph, value: ir.Value, scale: Floats, grid: Grid) -> ir.Value:
+    """What reads `value` quantised; `scale` is a number."""
     name = str(value.name)
     step = add_initializer(graph, f"{name}/scale", scale.reshape(()))
-    zero = add_initializer(graph, f"{name}/zero_point", np.zeros((), np.int8))
+    zero = _add_numbers(graph, f"{name}/zero_point", np.zeros((), np.float32), grid)
     quantise = ir.node("QuantizeLinear", [value, step, zero], name=f"{name}/QuantizeLinear")
-    integers = describe(quantise.outputs[0], quantise.name, value.shape, ir.DataType.INT8)
-    inputs = [integers, step, zero]
+    numbers = describe(quantise.outputs[0], quantise.name, value.shape, grid.dtype)
+    inputs = [numbers, step, zero]
     dequantise = ir.node("DequantizeLinear", inputs, name=f"{name}/DequantizeLinear")
     producer = value.producer()
     assert producer is not None
@@ -30,16 +33,21 @@ def quantise_activation(graph: ir.Graph, value: ir.Value, scale: Floats) -> ir.V
     return describe(dequantise.outputs[0], dequantise.name, value.shape, ir.DataType.FLOAT)
 
 
-def quantise_weight(graph: ir.Graph, linear: Linear, integers: Floats, scales: Floats) -> None:
-    """The Linear reads `integers` `[K, N]` as INT8 with a scale for each of the N outputs."""
+def quantise_weight(
+    graph: ir.Graph, linear: Linear, numbers: Floats, scales: Floats, grid: Grid
+) -> None:
+    """The Linear reads `numbers` `[K, N]` of `grid`, with a scale for each of the N outputs, or for
+    each block of input channels too.
+    """
     name = str(linear.weight.name)
-    parts: dict[str, NDArray[np.generic]] = {
-        "@int8": integers.astype(np.int8),
-        "/scale": scales,
-        "/zero_point": np.zeros(scales.shape, np.int8),
-    }
-    inputs = [add_initializer(graph, name + suffix, data) for suffix, data in parts.items()]
-    node = ir.node("DequantizeLinear", inputs, {"axis": 1}, name=f"{name}/DequantizeLinear")
+    zeros = np.zeros(scales.shape, np.float32)
+    inputs = [
+        _add_numbers(graph, f"{name}@{grid.dtype.name.lower()}", numbers, grid),
+        add_initializer(graph, f"{name}/scale", scales),
+        _add_numbers(graph, f"{name}/zero_point", zeros, grid),
+    ]
+    attributes = {"axis": 1} if scales.ndim == 1 else _blocks(graph, len(numbers) // len(scales))
+    node = ir.node("DequantizeLinear", inputs, attributes, name=f"{name}/DequantizeLinear")
     graph.insert_before(linear.node, node)
     shape = linear.weight.shape
     replace_input(
@@ -47,3 +55,13 @@ def quantise_weight(graph: ir.Graph, linear: Linear, integers: Floats, scales: F
         linear.weight,
         describe(node.outputs[0], node.name, shape, ir.DataType.FLOAT),
     )
+
+
+def _blocks(graph: ir.Graph, size: int) -> dict[str, int]:
+    graph.opset_imports[""] = max(graph.opset_imports[""], BLOCKS_OPSET)
+    return {"axis": 0, "block_size": size}
+
+
+def _add_numbers(graph: ir.Graph, name: str, numbers: Floats, grid: Grid) -> ir.Value:
+    data: NDArray[np.generic] = numbers.astype(grid.dtype.numpy())
+    return add_initializer(graph, name, data)

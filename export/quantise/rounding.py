@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from .grid import Floats, to_integers
+from .grid import INT8_GRID, Floats, Grid, for_each_weight
 
 _DAMPING = 0.01
 _BLOCK = 128
@@ -19,29 +19,31 @@ _BLOCK = 128
 Moments = NDArray[np.float64]
 
 
-def round_weights(weight: Floats, scales: Floats, moments: Moments) -> Floats:
-    """Integers, in fp32, for `weight` `[K, N]` with a scale for each output.
+def round_weights(
+    weight: Floats, scales: Floats, moments: Moments, grid: Grid = INT8_GRID
+) -> Floats:
+    """Numbers of `grid`, in fp32, for `weight` `[K, N]`.
 
     Args:
         weight: What the outputs should be made of.
-        scales: float32 `[N]`.
+        scales: float32 `[N]`, or `[K / block, N]`.
         moments: float64 `[K, K]`, the mean of x x^T over the inputs as they are quantised.
+        grid: What the weights are rounded to.
     """
     order = np.argsort(-np.diag(moments), kind="stable")  # the channels that matter most go first
     factor = _inverse_factor(moments[np.ix_(order, order)])
-    left = weight[order].astype(np.float64)
-    integers = np.empty_like(left)
+    left, steps = weight[order].astype(np.float64), for_each_weight(scales, weight.shape)[order]
+    rounded = np.empty_like(left)
     for start in range(0, len(left), _BLOCK):
         stop = min(start + _BLOCK, len(left))
         passed_on = np.empty((stop - start, left.shape[1]))
         for k in range(start, stop):
-            row = left[k].astype(np.float32)
-            integers[k] = to_integers(row, scales)
-            passed_on[k - start] = (left[k] - integers[k] * scales) / factor[k, k]
+            rounded[k] = grid.round(left[k].astype(np.float32) / steps[k])
+            passed_on[k - start] = (left[k] - rounded[k] * steps[k]) / factor[k, k]
             left[k:stop] -= np.outer(factor[k, k:stop], passed_on[k - start])
         left[stop:] -= factor[start:stop, stop:].T @ passed_on
     result = np.empty(weight.shape, np.float32)
-    result[order] = integers
+    result[order] = rounded
     return result
 
 

@@ -95,7 +95,7 @@ def find_source(site: Site) -> Source | None:
         return NormSource(node)
     width = array(site.linears[0].weight).shape[0]
     for value in _candidates(site.activation):
-        source = _columns(value)
+        source = columns_of(value)
         if source is not None and _width(source) == width:
             return source
     return None
@@ -103,7 +103,7 @@ def find_source(site: Site) -> Source | None:
 
 def _candidates(activation: ir.Value) -> Sequence[ir.Value]:
     """Values of which the activation is a channel-wise linear function."""
-    node = _behind_layout(activation)
+    node = behind_layout(activation)
     if node is None:
         return ()
     if node.op_type == "MatMul":  # attention weights times values
@@ -114,7 +114,7 @@ def _candidates(activation: ir.Value) -> Sequence[ir.Value]:
     return ()
 
 
-def _behind_layout(value: ir.Value) -> ir.Node | None:
+def behind_layout(value: ir.Value) -> ir.Node | None:
     """The node that computes `value`, layout changes passed over; None if others read it too."""
     node = value.producer()
     while node is not None and _keeps_channels(node):
@@ -131,7 +131,7 @@ def _keeps_channels(node: ir.Node) -> bool:
     return node.op_type == "Reshape"
 
 
-def _columns(value: ir.Value) -> LinearSource | None:
+def columns_of(value: ir.Value) -> LinearSource | None:
     """The Linear, or the part of an equal Split of one, that is `value` but for its layout."""
     while len(list(value.consumers())) == 1 and (node := value.producer()) is not None:
         if node.op_type == "Split" and "num_outputs" in node.attributes:

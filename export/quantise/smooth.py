@@ -13,7 +13,15 @@ import numpy as np
 
 from calibration.samples import SiteSamples
 
-from .grid import Floats, best_range, fake_quantise, representable_scale, thin_out
+from .grid import (
+    Floats,
+    best_range,
+    fake_quantise,
+    for_each_weight,
+    representable_scale,
+    thin_out,
+)
+from .scheme import Scheme
 
 ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 """More levels the channels of the calibration images so far that other images leave the range."""
@@ -41,18 +49,20 @@ class Smoothing:
     plain_error: float
 
 
-def search(samples: SiteSamples, weight: Floats, min_gain: float = MIN_GAIN) -> Smoothing:
+def search(
+    samples: SiteSamples, weight: Floats, scheme: Scheme, min_gain: float = MIN_GAIN
+) -> Smoothing:
     """The alpha with the least output error for the Linears `weight` `[K, N]`; none if that is not
     `min_gain` times less than without.
     """
     rows = thin_out(samples.rows)
     plain = np.ones(weight.shape[0], np.float32)
     outputs = rows @ weight
-    plain_error = _error(rows, weight, outputs)
+    plain_error = _error(rows, weight, outputs, scheme)
     best = Smoothing(None, plain, plain_error, plain_error)
     for alpha in ALPHAS:
         factor = smoothing_factor(samples.channel_amax, weight, alpha)
-        error = _error(rows / factor, weight * factor[:, None], outputs)
+        error = _error(rows / factor, weight * factor[:, None], outputs, scheme)
         if error < best.error:
             best = Smoothing(alpha, factor, error, plain_error)
     if best.error * min_gain > plain_error:
@@ -71,10 +81,12 @@ def smoothing_factor(channel_amax: Floats, weight: Floats, alpha: float) -> Floa
     return clipped
 
 
-def _error(rows: Floats, weight: Floats, outputs: Floats) -> float:
+def _error(rows: Floats, weight: Floats, outputs: Floats, scheme: Scheme) -> float:
     """Relative squared error of the outputs when both are quantised."""
-    amax = best_range(rows, (weight**2).sum(axis=1))
-    quantised = fake_quantise(rows, representable_scale(np.array(amax)))
-    scales = representable_scale(np.abs(weight).max(axis=0))
-    difference = quantised @ fake_quantise(weight, scales) - outputs
+    quantised, scales = rows, for_each_weight(scheme.plain_scales(weight), weight.shape)
+    if scheme.activations is not None:
+        amax = best_range(rows, (weight**2).sum(axis=1), scheme.activations)
+        scale = representable_scale(np.array(amax), scheme.activations)
+        quantised = fake_quantise(rows, scale, scheme.activations)
+    difference = quantised @ fake_quantise(weight, scales, scheme.weights) - outputs
     return float((difference**2).mean() / max(float((outputs**2).mean()), 1e-30))

@@ -8,6 +8,7 @@ import pytest
 from calibration import collect as module
 from calibration.collect import collect
 from calibration.table import CalibrationTable, read_table
+from export.quantise.attention import attention_tensors
 from export.quantise.sites import find_sites
 from runtime.errors import InputError
 from runtime.images import ImageSet
@@ -19,8 +20,11 @@ def ignore(done: int, total: int) -> None: ...
 
 
 def test_each_linear_input_is_calibrated_once(optimised: ir.Model, table: CalibrationTable) -> None:
-    assert len(table.amax) == 8  # two blocks of qkv, proj, fc1 and fc2
-    assert table.amax.keys() == {site.name for site in find_sites(optimised.graph)}
+    sites = {site.name for site in find_sites(optimised.graph)}
+    assert len(sites) == 8  # two blocks of qkv, proj, fc1 and fc2
+    attention = set(attention_tensors(optimised.graph))
+    assert len(attention) == 8  # two blocks of Q, K, V and the attention weights
+    assert table.amax.keys() == sites | attention
     assert all(0 < table.amax[name] <= table.peak[name] * 1.001 for name in table.amax)
 
 

@@ -5,10 +5,10 @@ import pytest
 
 from export.quantise import rounding
 from export.quantise.grid import (
+    INT8_GRID,
     best_range,
     fake_quantise,
     representable_scale,
-    to_integers,
     weight_scales,
 )
 from export.quantise.rounding import round_weights
@@ -25,7 +25,7 @@ def correlated(rows: int, channels: int) -> np.ndarray:
 def test_errors_cancel_in_the_outputs(levels: int) -> None:
     x, weight = correlated(500, 96), RNG.standard_normal((96, 24)).astype(np.float32)
     scales = (np.abs(weight).max(axis=0) / levels).astype(np.float32)
-    nearest = to_integers(weight, scales) * scales
+    nearest = fake_quantise(weight, scales)
     rounded = round_weights(weight, scales, x.T.astype(np.float64) @ x / len(x)) * scales
     errors = [((x @ (w - weight)) ** 2).mean() for w in (rounded, nearest)]
     assert errors[0] < 0.7 * errors[1]
@@ -54,7 +54,7 @@ def test_channels_that_never_vary_are_rounded_to_the_nearest() -> None:
     weight = RNG.standard_normal((32, 4)).astype(np.float32)
     scales = representable_scale(np.abs(weight).max(axis=0))
     integers = round_weights(weight, scales, np.zeros((32, 32)))
-    np.testing.assert_array_equal(integers, to_integers(weight, scales))
+    np.testing.assert_array_equal(integers, INT8_GRID.round(weight / scales))
 
 
 def test_a_range_follows_what_matters_to_the_outputs() -> None:
@@ -73,7 +73,7 @@ def test_nothing_but_zeros_has_a_range_too() -> None:
 def test_weight_scales_are_no_worse_than_the_largest_weight_gives() -> None:
     weight = RNG.standard_t(3, (200, 12)).astype(np.float32)
     importance = RNG.random(200).astype(np.float32)
-    searched = weight_scales(weight, importance)
+    searched = weight_scales(weight, importance, INT8_GRID, None)
     plain = representable_scale(np.abs(weight).max(axis=0))
     errors = [importance @ (fake_quantise(weight, s) - weight) ** 2 for s in (searched, plain)]
     assert (errors[0] <= errors[1]).all()

@@ -106,7 +106,7 @@ def test_outliers_move_and_the_graph_computes_the_same(
     before = run(graph, frames)
     for site in find_sites(graph.graph):
         seen = observed.samples[site.name]
-        rows = smooth(graph.graph, site, seen)
+        rows = smooth(graph.graph, site, seen, INT8().scheme).rows
         assert np.abs(rows).max() <= 1.001 * np.abs(seen.channel_amax).max()
         if isinstance(find_source(site), NormSource):
             spread = [np.abs(r).max(axis=0).max() / np.median(np.abs(r)) for r in (rows, seen.rows)]
@@ -131,7 +131,7 @@ def test_int8_of_a_model_with_outliers_is_as_good_as_without(
 def test_what_has_no_outliers_is_left_alone() -> None:
     rows = np.random.default_rng(0).standard_normal((300, 32)).astype(np.float32)
     weight = np.random.default_rng(1).standard_normal((32, 16)).astype(np.float32)
-    found = search(SiteSamples(rows, np.abs(rows).max(axis=0)), weight)
+    found = search(SiteSamples(rows, np.abs(rows).max(axis=0)), weight, INT8().scheme)
     assert found.alpha is None
     assert (found.factor == 1).all()
 
