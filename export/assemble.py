@@ -22,6 +22,9 @@ from runtime.manifest import (
 
 from .cache import tool_versions
 from .plan import Plan, Target
+from .quantise.explanation import SiteExplanation
+from .search import Raised, rank
+from .sensitivity import Sensitivity
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,34 @@ class EngineResult:
 
 
 @dataclass(frozen=True)
+class Quantising:
+    """What the search for a quantised precision found: the folder of its graphs, what it did to
+    each site, and what each part does to the outputs.
+    """
+
+    graphs: Path
+    explanation: tuple[SiteExplanation, ...]
+    sensitivities: tuple[Sensitivity, ...]
+
+    @property
+    def ranking(self) -> tuple[Sensitivity, ...]:
+        """The order in which parts are raised."""
+        return rank(self.sensitivities)
+
+
+@dataclass(frozen=True)
 class PrecisionResult:
-    """A precision as far as it came: `problem` says why it is not good, None if it is."""
+    """A precision as far as it came: `problem` says why it is not good, None if it is; `raised` is
+    what had to stay in higher precision, None if nothing.
+    """
 
     name: str
     graphs: Mapping[str, GraphResult]
-    engines: tuple[EngineResult, ...]
-    p50_ms: float | None
     problem: str | None
+    quantising: Quantising | None = None
+    raised: Raised | None = None
+    p50_ms: float | None = None
+    engines: tuple[EngineResult, ...] = ()
 
 
 def assemble(
@@ -115,7 +138,9 @@ def _entry(result: PrecisionResult, files: dict[str, Path]) -> PrecisionEntry:
         engines.append(
             EngineEntry(name, engine.target.backend, engine.version, engine.compute_capabilities)
         )
-    return PrecisionEntry(graphs, tuple(engines))
+    raised = result.raised
+    units, reason = (raised.units, raised.reason) if raised else ((), "")
+    return PrecisionEntry(graphs, tuple(engines), units, reason)
 
 
 def _provenance(plan: Plan, table: CalibrationTable) -> dict[str, str]:

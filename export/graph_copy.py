@@ -73,8 +73,8 @@ def _input(
 ) -> ir.Value | None:
     if value is None:
         return None
-    if value.name in reads:
-        return reads[value.name]
+    if (given := reads.get(str(value.name))) is not None:
+        return given
     if value not in copied:
         assert value.is_initializer()
         name = f"{value.name}{label}"

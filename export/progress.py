@@ -11,6 +11,10 @@ Update = Callable[[int, int], None]
 """Called with steps done and steps in all."""
 
 
+def ignore(done: int, total: int) -> None:
+    """The `Update` of those who do not watch."""
+
+
 class Display:
     """Prints to standard error."""
 

@@ -4,6 +4,7 @@ bundle.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from runtime.display import mebibytes, percent, print_table
 from runtime.schema import encode
 
 from .assemble import PrecisionResult
+from .explain import ABOUT, draw, explain
+from .explain import COLUMNS as EXPLAINED
 from .plan import Plan
 
 SHIPPED, HELD_BACK, MISSED = "shipped", "held back", "MISSED"
@@ -36,6 +39,8 @@ class Report:
     rows: tuple[tuple[str, ...], ...]
     more: tuple[tuple[str, ...], ...]
     problems: tuple[str, ...]
+    repairs: tuple[str, ...]
+    explanations: dict[str, tuple[tuple[str, ...], ...]]
     engines: tuple[tuple[str, ...], ...]
     passes: tuple[dict[str, Any], ...]
     oracle: str
@@ -52,6 +57,13 @@ def make_report(plan: Plan, results: list[PrecisionResult], passes: list[dict[st
         rows=tuple(row for result in results for row in _rows(result, good)),
         more=tuple(row for result in results for row in _more(result)),
         problems=tuple(f"{result.name}: {result.problem}" for result in results if result.problem),
+        repairs=tuple(
+            f"{result.name}: left {', '.join(result.raised.units)} in higher precision: "
+            f"{result.raised.reason}"
+            for result in results
+            if result.raised
+        ),
+        explanations={r.name: tuple(explain(r)) for r in results if r.quantising},
         engines=tuple(
             (result.name, str(e.target), e.version, _size(e.file), "built; not run here")
             for result in results
@@ -75,6 +87,8 @@ def _rows(result: PrecisionResult, good: bool) -> list[tuple[str, ...]]:
         drop = "-" if a.drop is None else f"{a.drop:+.2f}"
         p50 = f"{result.p50_ms:.3f} ms" if result.p50_ms is not None and kind == "cpu" else "-"
         status = MISSED if result.problem else SHIPPED if good else HELD_BACK
+        if result.raised:
+            status += f", {len(result.raised.units)} parts raised"
         numbers = (percent(a.top1), drop, percent(a.agreement), f"{a.cosine:.6f}")
         rows.append((result.name, kind, *numbers, mebibytes(graph.size), p50, status))
     return rows
@@ -91,9 +105,13 @@ def _more(result: PrecisionResult) -> list[tuple[str, ...]]:
 
 
 def _numbers(result: PrecisionResult) -> dict[str, Any]:
+    q = result.quantising
     return {
         "precision": result.name,
         "problem": result.problem,
+        "raised": asdict(result.raised) if result.raised else None,
+        "sensitivities": [asdict(s) for s in q.sensitivities] if q else [],
+        "explanation": [asdict(site) for site in q.explanation] if q else [],
         "p50_ms": result.p50_ms,
         "graphs": {kind: asdict(graph.accuracy) for kind, graph in result.graphs.items()},
         "engines": [{"target": str(e.target), "version": e.version} for e in result.engines],
@@ -105,21 +123,31 @@ def show_report(report: Report) -> None:
     print_table(report.title, COLUMNS, report.rows)
     if report.engines:
         print_table("engines", ENGINE_COLUMNS, report.engines)
+    for repair in report.repairs:
+        print(f"repaired  {repair}")
     for problem in report.problems:
         print(f"MISSED  {problem}")
 
 
-def write_report(report: Report, out: Path) -> Path:
+def write_report(report: Report, results: Sequence[PrecisionResult], out: Path) -> Path:
     """Writes `<bundle>.report/`, which exists for failed exports too, and returns it."""
     folder = out.parent / f"{out.name}.report"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(encode(report))
     (folder / "report.md").write_text(_markdown(report))
+    for result in results:
+        if result.quantising is not None:
+            draw(result, folder / _picture(result.name))
     return folder
 
 
+def _picture(name: str) -> str:
+    return f"{name}.quantisation.png"
+
+
 def _markdown(report: Report) -> str:
-    lines = [*report.notes, *(f"MISSED {problem}" for problem in report.problems)]
+    lines = [*report.notes, *(f"repaired {repair}" for repair in report.repairs)]
+    lines += [f"MISSED {problem}" for problem in report.problems]
     passes = [(p["name"], str(p["nodes_before"]), str(p["nodes_after"])) for p in report.passes]
     parts = [
         f"# {report.title}",
@@ -131,10 +159,20 @@ def _markdown(report: Report) -> str:
         _table(MORE_COLUMNS, report.more),
         "## Engines",
         _table(ENGINE_COLUMNS, report.engines) if report.engines else "None were built here.",
+        *_explained(report),
         "## Passes",
         _table(("pass", "nodes before", "nodes after"), passes),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _explained(report: Report) -> list[str]:
+    """A section for each quantised precision."""
+    parts = []
+    for name, rows in report.explanations.items():
+        picture = f"![what quantisation does to each part]({_picture(name)})"
+        parts += [f"## {name}, part by part", ABOUT, _table(EXPLAINED, rows), picture]
+    return parts
 
 
 def _table(columns: tuple[str, ...], rows: Any) -> str:

@@ -10,7 +10,7 @@ from .errors import BundleError
 from .preprocess import Preprocess
 from .schema import SchemaError, decode
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST, MANIFEST_DIGEST = "manifest.json", "manifest.sha256"
 GOLDEN, CALIBRATION = "golden.npz", "calibration.json"
 LOGITS, FEATURES = "logits", "features"
@@ -115,10 +115,16 @@ class Graph:
 
 @dataclass(frozen=True)
 class PrecisionEntry:
-    """`graphs` maps the kind of backend ("cpu", "gpu") to the graph that serves it."""
+    """`graphs` maps the kind of backend ("cpu", "gpu") to the graph that serves it.
+
+    `raised` are the parts that a quantised precision leaves in 16 or 32 bits so that its budget
+    holds, `reason` says why in words; empty where all are quantised.
+    """
 
     graphs: dict[str, Graph]
     engines: tuple[EngineEntry, ...]
+    raised: tuple[str, ...]
+    reason: str
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import json
 import math
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -88,3 +89,14 @@ def _expect(fits: bool, value: Any, what: str, where: str) -> None:
 def encode(value: Any) -> str:
     """Dataclasses to canonical JSON: sorted keys, two-space indent, a final newline."""
     return json.dumps(dataclasses.asdict(value), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def encode_all(values: Iterable[Any]) -> str:
+    """Dataclasses to a JSON list, likewise."""
+    found = [dataclasses.asdict(value) for value in values]
+    return json.dumps(found, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def decode_all(cls: type[T], text: str) -> tuple[T, ...]:
+    """What `encode_all` wrote. Raises SchemaError as `decode` does."""
+    return tuple(decode(cls, value) for value in json.loads(text))

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from calibration.collect import Calibration
 from calibration.observers import SEARCH
 from calibration.table import CalibrationTable
+from export.progress import Update, ignore
 from export.quantise.attention import (
     AttentionScheme,
     attention_tensors,
@@ -68,7 +69,15 @@ class QuantisedPrecision:
         sites = tuple(site.name for site in find_sites(graph))
         return sites if self.attention is None else (*sites, *attention_tensors(graph))
 
-    def quantise(self, model: ir.Model, calibration: Calibration) -> Quantised:
+    @property
+    def title(self) -> str:
+        """What is quantised how; precisions that differ in their budgets alone have the same."""
+        kind = self.scheme.weights.name
+        return kind if self.attention is None else f"{kind} with attention"
+
+    def quantise(
+        self, model: ir.Model, calibration: Calibration, update: Update = ignore
+    ) -> Quantised:
         """Decides about smoothing, ranges and rounding: all that takes time.
 
         Raises:
@@ -77,13 +86,18 @@ class QuantisedPrecision:
         if calibration.table.provenance.method != SEARCH:
             return self._quantise_by_table(model.clone(), calibration)
         exact = model.clone()
-        smoothed = smooth_all(exact.graph, calibration.samples, self.scheme)
+        smoothed = smooth_all(
+            exact.graph,
+            calibration.samples,
+            self.scheme,
+            lambda done, total: update(done, 2 * total),
+        )
         scaling: dict[str, Floats] = {}
         if self.attention is not None:
             scaling |= balance_all(exact.graph, calibration, self.attention)
             scaling |= scaling_of_values(exact.graph, smoothed)
         lowered = exact.clone()
-        explanation = quantise(lowered.graph, calibration.samples, smoothed, self.scheme)
+        explanation = quantise(lowered.graph, calibration.samples, smoothed, self.scheme, update)
         if self.attention is not None:
             quantise_attention(lowered.graph, calibration, scaling, self.attention)
         return Quantised(exact, lowered, explanation)

@@ -29,9 +29,13 @@ class Grid(Protocol):
     """What a type can hold, in units of the scale.
 
     Attributes:
+        name: For people.
         dtype: The ONNX type of the numbers.
         largest: The largest of them.
     """
+
+    @property
+    def name(self) -> str: ...
 
     @property
     def dtype(self) -> ir.DataType: ...
@@ -47,6 +51,7 @@ class Grid(Protocol):
 class IntegerGrid:
     """Integers from -largest to largest."""
 
+    name: str
     dtype: ir.DataType
     largest: float
 
@@ -60,6 +65,7 @@ class IntegerGrid:
 class Float8Grid:
     """E4M3 without infinities. Source: P. Micikevicius et al., arXiv 2209.05433."""
 
+    name: str = "fp8"
     dtype: ir.DataType = ir.DataType.FLOAT8E4M3FN
     largest: float = 448.0
 
@@ -70,8 +76,8 @@ class Float8Grid:
         return rounded
 
 
-INT8_GRID = IntegerGrid(ir.DataType.INT8, float(INT8_MAX))
-INT4_GRID = IntegerGrid(ir.DataType.INT4, 7.0)
+INT8_GRID = IntegerGrid("int8", ir.DataType.INT8, float(INT8_MAX))
+INT4_GRID = IntegerGrid("int4", ir.DataType.INT4, 7.0)
 FP8_GRID = Float8Grid()
 
 
@@ -84,7 +90,8 @@ def representable_scale(amax: Floats, grid: Grid = INT8_GRID) -> Floats:
     scale = wanted.astype(np.float16)
     too_small = scale.astype(np.float32) < wanted
     up = np.nextafter(scale, np.float16(np.inf), dtype=np.float16)
-    return np.where(too_small, up, scale).astype(np.float32)
+    result: Floats = np.where(too_small, up, scale).astype(np.float32)
+    return result
 
 
 def fake_quantise(values: Floats, scale: Floats, grid: Grid = INT8_GRID) -> Floats:

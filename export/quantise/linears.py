@@ -13,6 +13,7 @@ import onnx_ir as ir
 from calibration.samples import Samples, SiteSamples
 from export.graph_edit import add_initializer, array, replace_input
 from export.passes.linears import Linear
+from export.progress import Update
 
 from .explanation import SiteExplanation, describe_channels, sqnr_db
 from .grid import Floats, best_range, fake_quantise, for_each_weight, representable_scale
@@ -41,15 +42,26 @@ class Smoothed:
     factor: Floats | None = None
 
 
-def smooth_all(graph: ir.Graph, samples: Samples, scheme: Scheme) -> dict[str, Smoothed]:
-    """Smooths every site in place, which changes no output; returns the sites by name."""
-    return {
-        site.name: smooth(graph, site, samples[site.name], scheme) for site in find_sites(graph)
-    }
+def smooth_all(
+    graph: ir.Graph, samples: Samples, scheme: Scheme, update: Update
+) -> dict[str, Smoothed]:
+    """Smooths every site in place, which changes no output; returns the sites by name.
+
+    `update` is told sites done and sites in all.
+    """
+    sites, done = find_sites(graph), dict[str, Smoothed]()
+    for site in sites:
+        done[site.name] = smooth(graph, site, samples[site.name], scheme)
+        update(len(done), len(sites))
+    return done
 
 
 def quantise(
-    graph: ir.Graph, samples: Samples, smoothed: Mapping[str, Smoothed], scheme: Scheme
+    graph: ir.Graph,
+    samples: Samples,
+    smoothed: Mapping[str, Smoothed],
+    scheme: Scheme,
+    update: Update,
 ) -> tuple[SiteExplanation, ...]:
     """Puts Q/DQ on every quantisable Linear, in place; Linears that share an input share its Q/DQ.
 
@@ -58,11 +70,14 @@ def quantise(
         samples: What its sites saw in calibration, before that.
         smoothed: What `smooth_all` returned.
         scheme: The grids.
+        update: Is told sites done and sites in all.
     """
-    return tuple(
-        _quantise_site(graph, site, samples[site.name], smoothed[site.name], scheme)
-        for site in find_sites(graph)
-    )
+    sites, done = find_sites(graph), list[SiteExplanation]()
+    for site in sites:
+        seen = samples[site.name]
+        done.append(_quantise_site(graph, site, seen, smoothed[site.name], scheme))
+        update(len(done), len(sites))
+    return tuple(done)
 
 
 def _quantise_site(

@@ -42,7 +42,7 @@ def quantise_weight(
     name = str(linear.weight.name)
     zeros = np.zeros(scales.shape, np.float32)
     inputs = [
-        _add_numbers(graph, f"{name}@{grid.dtype.name.lower()}", numbers, grid),
+        _add_numbers(graph, f"{name}@{grid.name}", numbers, grid),
         add_initializer(graph, f"{name}/scale", scales),
         _add_numbers(graph, f"{name}/zero_point", zeros, grid),
     ]

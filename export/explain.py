@@ -1,0 +1,122 @@
+"""Explains a quantised precision: a row for each of its parts, and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .assemble import PrecisionResult
+from .quantise.explanation import SiteExplanation
+
+COLUMNS = (
+    "part",
+    "input's largest channel",
+    "median channel",
+    "alpha",
+    "largest, smoothed",
+    "median, smoothed",
+    "SQNR",
+    "error alone",
+    "rank",
+    "",
+)
+ABOUT = (
+    "The channels are those of the input, by their largest magnitude over the calibration images, "
+    "before and after smoothing with SmoothQuant's alpha. SQNR is the signal-to-quantisation-noise "
+    "ratio of the outputs on calibration samples. The error alone is what the model's outputs lose "
+    "(root mean square, relative to what tells images apart) when only this part is quantised; "
+    "rank 1 loses the most for the work that it saves, and is the first to be raised."
+)
+RAISED = "raised"
+
+
+def explain(result: PrecisionResult) -> list[tuple[str, ...]]:
+    """The rows of a quantised precision, in graph order, under `COLUMNS`."""
+    if result.quantising is None:
+        return []
+    about = _by_module(result.quantising.explanation)
+    ranks = {s.unit: place for place, s in enumerate(result.quantising.ranking, 1)}
+    raised = result.raised.units if result.raised else ()
+    rows = []
+    for s in result.quantising.sensitivities:
+        site = about.get(s.unit.split(" + ")[0])
+        end = (f"{s.error:.5f}", str(ranks[s.unit]), RAISED if s.unit in raised else "")
+        rows.append((s.unit, *(_cells(site) if site else ("-",) * 6), *end))
+    return rows
+
+
+def _by_module(explanation: Sequence[SiteExplanation]) -> dict[str, SiteExplanation]:
+    return {module: site for site in explanation for module in site.sqnr_db}
+
+
+def _cells(site: SiteExplanation) -> tuple[str, ...]:
+    moved = site.alpha is not None
+    return (
+        f"{site.before.largest:.3g}",
+        f"{site.before.median:.3g}",
+        f"{site.alpha:.1f}" if site.alpha is not None else "-",
+        f"{site.after.largest:.3g}" if moved else "-",
+        f"{site.after.median:.3g}" if moved else "-",
+        ", ".join(f"{db:.1f} dB" for db in site.sqnr_db.values()),
+    )
+
+
+def draw(result: PrecisionResult, path: Path) -> None:
+    """Draws SQNR, activation ranges and sensitivities as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    assert result.quantising is not None
+    explanation = result.quantising.explanation
+    figure = Figure(figsize=(11, 11 if explanation else 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(3 if explanation else 1, 1, squeeze=False)[:, 0]
+    if explanation:
+        _draw_ranges(panels[0], explanation)
+        _draw_sqnr(panels[1], explanation)
+    _draw_sensitivities(panels[-1], result)
+    figure.suptitle(f"{result.name}: what quantisation does to each part")
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def _draw_ranges(axes: Any, explanation: Sequence[SiteExplanation]) -> None:
+    place = np.arange(len(explanation))
+    names = [" + ".join(site.sqnr_db) for site in explanation]
+    for shift, colour, label in ((-0.15, "tab:red", "before"), (0.15, "tab:blue", "after")):
+        channels = [getattr(site, label) for site in explanation]
+        low, high = ([getattr(c, end) for c in channels] for end in ("median", "largest"))
+        axes.vlines(place + shift, low, high, colors=colour, label=f"{label} smoothing")
+        axes.plot(place + shift, high, "_", color=colour)
+        axes.plot(place + shift, low, ".", color=colour)
+    axes.set(yscale="log", ylabel="magnitude", title="Input channels: median (dot) to largest")
+    axes.legend()
+    _name(axes, names)
+
+
+def _draw_sqnr(axes: Any, explanation: Sequence[SiteExplanation]) -> None:
+    found = {name: db for site in explanation for name, db in site.sqnr_db.items()}
+    axes.bar(range(len(found)), found.values(), color="tab:green")
+    axes.set(ylabel="dB", title="Signal-to-quantisation-noise ratio of the outputs")
+    _name(axes, list(found))
+
+
+def _draw_sensitivities(axes: Any, result: PrecisionResult) -> None:
+    assert result.quantising is not None
+    ranking = result.quantising.ranking
+    raised = result.raised.units if result.raised else ()
+    colours = ["tab:red" if s.unit in raised else "tab:blue" for s in ranking]
+    axes.bar(range(len(ranking)), [s.error for s in ranking], color=colours)
+    title = "Error of the outputs when one part alone is quantised, in the order of raising"
+    axes.set(yscale="log", ylabel="relative error", title=title)
+    if raised:
+        axes.bar([0], [0], color="tab:red", label="raised")
+        axes.legend()
+    _name(axes, [s.unit for s in ranking])
+
+
+def _name(axes: Any, names: Sequence[str]) -> None:
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6 if len(names) > 30 else 8)
+    axes.margins(x=0.01)

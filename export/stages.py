@@ -1,0 +1,199 @@
+"""The stages of one precision. Each fills a folder from its inputs, once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from calibration.collect import Calibration
+from calibration.onnx_file import graph_digest, read_onnx, save_onnx
+from calibration.samples import load_samples
+from calibration.table import read_table
+from runtime.backends import BuildOptions, find_backend
+from runtime.device_cache import DeviceCache
+from runtime.schema import decode, decode_all, encode, encode_all
+
+from .accuracy import Proof, assess, budget_miss, golden_tolerance
+from .assemble import EngineResult, GraphResult, Quantising
+from .cache import StageCache
+from .measure import how_to_measure, measure_here, measure_logits
+from .plan import Plan, Target
+from .precision import Graphs, QuantisedPrecision, find_precision
+from .progress import Update
+from .quantise.explanation import SiteExplanation
+from .quantise.units import find_units, raise_units
+from .reference import load_reference
+from .sensitivity import Sensitivity, images_for, measure_sensitivity
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Folders of the stages that all precisions build on, and how the data enters a stage's key."""
+
+    reference: Path
+    onnx: Path
+    table: Path
+    calibration: Sequence[object]
+    evaluation: Sequence[object]
+
+    def load_calibrated(self) -> tuple[ir.Model, Calibration]:
+        """The optimised graph, and what calibration told of it."""
+        model, table = ir.load(self.onnx / "model.onnx"), read_table(self.table / "table.json")
+        table.require(graph_digest(model))
+        return model, Calibration(table, load_samples(self.table))
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A precision's graphs with certain units raised, and what misses its budget."""
+
+    graphs: dict[str, GraphResult]
+    miss: str | None
+
+
+@dataclass(frozen=True)
+class PrecisionStages:
+    """The stages of the precision `name`."""
+
+    name: str
+    plan: Plan
+    shared: Shared
+    cache: StageCache
+
+    def quantise(self) -> Quantising | None:
+        """Searches smoothing, ranges and rounding, and measures each part's effect; None for a
+        precision that is not quantised.
+        """
+        precision, shared = find_precision(self.name), self.shared
+        if not isinstance(precision, QuantisedPrecision):
+            return None
+
+        def search_stage(folder: Path, update: Update) -> None:
+            quantised = precision.quantise(*shared.load_calibrated(), update)
+            save_onnx(quantised.exact, folder / "exact.onnx")
+            save_onnx(quantised.lowered, folder / "lowered.onnx")
+            (folder / "explanation.json").write_text(encode_all(quantised.explanation))
+
+        inputs = [shared.onnx, shared.table, precision.scheme, precision.attention]
+        title = precision.title
+        graphs = self.cache.run(f"{title} search", inputs, search_stage)
+        effects = self._sensitivity(title, graphs)
+        return Quantising(
+            graphs,
+            decode_all(SiteExplanation, (graphs / "explanation.json").read_text()),
+            decode_all(Sensitivity, (effects / "sensitivity.json").read_text()),
+        )
+
+    def _sensitivity(self, title: str, graphs: Path) -> Path:
+        def sensitivity_stage(folder: Path, update: Update) -> None:
+            exact, lowered = _load_pair(graphs)
+            units, images = find_units(exact.graph, lowered.graph), self.plan.data.calibration
+            few = images.subset(range(min(images_for(units), len(images))))
+            found = measure_sensitivity(exact, lowered, units, few, update)
+            (folder / "sensitivity.json").write_text(encode_all(found))
+
+        inputs = [graphs, *self.shared.calibration]
+        return self.cache.run(f"{title} sensitivity", inputs, sensitivity_stage)
+
+    def attempt(self, quantising: Quantising | None, raised: tuple[str, ...]) -> Attempt:
+        """Lowers with the units named in `raised` left in higher precision, and proves."""
+        lowered = self._lower(quantising, raised)
+        wanted = json.loads((lowered / "graphs.json").read_text())
+        proofs = {
+            (file, how): self._prove(lowered / file, how)
+            for file, how in dict.fromkeys(map(tuple, wanted.values()))
+        }
+        graphs = {kind: proofs[tuple(key)] for kind, key in wanted.items()}
+        budget, random = find_precision(self.name).budget, self.plan.source.random
+        budget = budget.with_max_drop(self.plan.max_drop)
+        misses = [budget_miss(graph.accuracy, budget, random) for graph in graphs.values()]
+        return Attempt(graphs, next((miss for miss in misses if miss), None))
+
+    def _lower(self, quantising: Quantising | None, raised: tuple[str, ...]) -> Path:
+        """The folder with the graphs; `graphs.json` says which serves what, and how to measure."""
+        precision, shared = find_precision(self.name), self.shared
+
+        def graph_stage(folder: Path, update: Update) -> None:
+            if quantising is None or not isinstance(precision, QuantisedPrecision):
+                graphs = precision.lower(*shared.load_calibrated())
+            else:
+                exact, lowered = _load_pair(quantising.graphs)
+                raise_units(exact, lowered, find_units(exact.graph, lowered.graph), raised)
+                graphs = precision.finish(lowered, read_table(shared.table / "table.json"))
+            _save_graphs(self.name, graphs, folder)
+
+        before = [] if quantising is None else [quantising.graphs]
+        inputs = [shared.onnx, shared.table, *before, precision, raised]
+        title = f"{self.name} graph, {len(raised)} parts raised" if raised else f"{self.name} graph"
+        return self.cache.run(title, inputs, graph_stage)
+
+    def _prove(self, file: Path, how: str) -> GraphResult:
+        """Measures a graph against the reference on the evaluation images."""
+        data, spec = self.plan.data, self.plan.spec
+
+        def accuracy_stage(folder: Path, update: Update) -> None:
+            reference = load_reference(
+                self.shared.reference, data.evaluation, self.plan.source.output
+            )
+            measured = measure_logits(file, how, spec, data.evaluation, update)
+            accuracy = assess(measured.logits, reference, measured.measured_on)
+            proof = Proof(accuracy, golden_tolerance(measured.logits, reference))
+            (folder / "proof.json").write_text(encode(proof))
+
+        inputs = [file.parent, file.name, self.shared.reference, spec, *self.shared.evaluation]
+        folder = self.cache.run(f"{file.stem} accuracy, {how}", inputs, accuracy_stage)
+        proof = decode(Proof, json.loads((folder / "proof.json").read_text()))
+        return GraphResult(file, proof.accuracy, proof.rms_tolerance)
+
+    def measure_latency(self, file: Path) -> float:
+        """The median in milliseconds at batch 1 on this machine."""
+        spec = self.plan.spec
+
+        def latency_stage(folder: Path, update: Update) -> None:
+            latency = measure_here(file, spec, self.plan.data.evaluation)
+            (folder / "latency.json").write_text(encode(latency))
+
+        inputs = [file.parent, file.name, spec]
+        folder = self.cache.run(f"{self.name} latency", inputs, latency_stage)
+        return float(json.loads((folder / "latency.json").read_text())["p50_ms"])
+
+    def build(self, onnx: Path, target: Target) -> EngineResult:
+        """An engine of the graph in the file `onnx`."""
+        backend, spec = find_backend(target.backend), self.plan.spec
+        options = BuildOptions(
+            compute_capabilities=target.compute_capabilities,
+            timing_cache=DeviceCache.of("builds").timing_cache(backend.name),
+        )
+        built_for = backend.built_for(options)
+
+        def engine_stage(folder: Path, update: Update) -> None:
+            content = read_onnx(onnx)
+            told = replace(
+                options,
+                external=content.external,
+                progress=lambda what, done, total: update(done, total),
+            )
+            (folder / "engine").write_bytes(backend.compile(content.graph, spec, told))
+
+        inputs = [onnx.parent, onnx.name, target, built_for, spec]
+        folder = self.cache.run(f"{self.name} engine {target}", inputs, engine_stage)
+        return EngineResult(folder / "engine", target, backend.version(), built_for)
+
+
+def _load_pair(graphs: Path) -> tuple[ir.Model, ir.Model]:
+    """The graph before and after quantisation."""
+    return ir.load(graphs / "exact.onnx"), ir.load(graphs / "lowered.onnx")
+
+
+def _save_graphs(name: str, graphs: Graphs, folder: Path) -> None:
+    files = dict[int, str]()
+    for kind, graph in graphs.items():
+        if id(graph) not in files:
+            files[id(graph)] = f"{name}.{kind}.onnx" if files else f"{name}.onnx"
+            save_onnx(graph, folder / files[id(graph)])
+    wanted = {k: [files[id(graph)], how_to_measure(graph, k)] for k, graph in graphs.items()}
+    (folder / "graphs.json").write_text(json.dumps(wanted))

@@ -1,0 +1,87 @@
+"""The beginning of the road: the reference and the optimised fp32 graph, of weights or of somebody
+else's ONNX file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import onnx_ir as ir
+
+from calibration.onnx_file import save_onnx
+
+from .cache import StageCache
+from .foreign.rebuild import compute_foreign_reference, rebuild, require_same, require_vit
+from .foreign.source import ForeignSource, prepare_again
+from .onnx_export import export_onnx
+from .passes import PassReport, optimise
+from .plan import Plan
+from .progress import Update
+from .reference import compute_reference, save_reference
+from .sources import ModelSource, load_model, make_weights
+
+
+def start_from_pytorch(
+    source: ModelSource, plan: Plan, evaluation: Sequence[object], cache: StageCache
+) -> tuple[Path, Path]:
+    """The folders of the reference and of the optimised graph."""
+
+    def weights_stage(folder: Path, update: Update) -> None:
+        (folder / "model.safetensors").write_bytes(make_weights(source, plan.seed, update))
+
+    weights = cache.run(
+        "weights",
+        [source.config, source.weights, source.weights_key, source.antialias, plan.seed],
+        weights_stage,
+    )
+    weights_file = weights / "model.safetensors"
+
+    def reference_stage(folder: Path, update: Update) -> None:
+        logits = compute_reference(
+            load_model(weights_file), source.preprocess, plan.data.evaluation, update
+        )
+        save_reference(folder, logits, plan.data.evaluation, plan.seed)
+
+    def onnx_stage(folder: Path, update: Update) -> None:
+        model = export_onnx(load_model(weights_file), source.preprocess, source.output)
+        passes = optimise(model)
+        _save_graph(model, passes, folder)
+
+    onnx = cache.run("ONNX graph", [weights, source.preprocess, source.output], onnx_stage)
+    inputs = [weights, source.preprocess, plan.seed, *evaluation]
+    return cache.run("PyTorch reference", inputs, reference_stage), onnx
+
+
+def _save_graph(model: ir.Model, passes: Sequence[PassReport], folder: Path) -> None:
+    save_onnx(model, folder / "model.onnx")
+    (folder / "passes.json").write_text(json.dumps([asdict(p) for p in passes]))
+
+
+def start_from_onnx(
+    source: ForeignSource, plan: Plan, evaluation: Sequence[object], cache: StageCache
+) -> tuple[Path, Path]:
+    """The same from somebody else's file, which is its own reference."""
+
+    def file_stage(folder: Path, update: Update) -> None:
+        ir.save(prepare_again(source), folder / "model.onnx")
+
+    original = cache.run("ONNX file", [source.weights_key], file_stage)
+
+    def reference_stage(folder: Path, update: Update) -> None:
+        model = ir.load(original / "model.onnx")
+        logits = compute_foreign_reference(model, source.preprocess, plan.data.evaluation, update)
+        save_reference(folder, logits, plan.data.evaluation, plan.seed)
+
+    def onnx_stage(folder: Path, update: Update) -> None:
+        model, before = ir.load(original / "model.onnx"), ir.load(original / "model.onnx")
+        passes = (*rebuild(model, source.preprocess, source.output), *optimise(model))
+        require_vit(model)
+        require_same(before, model, source.preprocess)
+        _save_graph(model, passes, folder)
+
+    onnx = cache.run("ONNX graph", [original, source.preprocess, source.output], onnx_stage)
+    inputs = [original, source.preprocess, plan.seed, *evaluation]
+    return cache.run("ONNX reference", inputs, reference_stage), onnx
