@@ -15,7 +15,7 @@ from runtime.images import ImageSet
 from .observers import METHODS, SEARCH, Observer, require_method
 from .onnx_file import graph_digest, to_bytes
 from .samples import Samples, SiteSampler
-from .table import CalibrationTable, Provenance
+from .table import CalibrationTable, Origin, Provenance
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ def collect(
     sites: Sequence[str],
     images: ImageSet,
     method: str,
+    origin: Origin,
     on_images: Callable[[int, int], None],
 ) -> Calibration:
     """Observes the tensors `sites` with `method`, and the peak of every floating-point activation.
@@ -43,6 +44,7 @@ def collect(
         sites: Names of the tensors that will be quantised.
         images: Calibration images; their labels are not used.
         method: A key of `METHODS`, or `SEARCH`: ranges are searched later, on samples.
+        origin: What the model is made of; part of the table.
         on_images: Is told images done and images in all.
 
     Raises:
@@ -72,14 +74,18 @@ def collect(
                 raise InputError(f"{site}: {error}") from None
         done += len(batch)
         on_images(done, len(images))
-    provenance = Provenance(
-        graph_digest(model), images.digest(), images.source, len(images), method
-    )
+    provenance = provenance_of(model, images, method, origin)
     ranges = {site: observer.amax() for site, observer in observers.items()}
     return Calibration(
         CalibrationTable(provenance, ranges, largest),
         {site: sampler.result() for site, sampler in samplers.items()},
     )
+
+
+def provenance_of(model: ir.Model, images: ImageSet, method: str, origin: Origin) -> Provenance:
+    """What a table made of these belongs to."""
+    digest = graph_digest(model)
+    return Provenance(origin, digest, images.digest(), images.source, len(images), method)
 
 
 def _observe_peaks(graph: ir.Graph) -> dict[str, str]:

@@ -11,14 +11,45 @@ from runtime.schema import SchemaError, decode, encode
 
 
 @dataclass(frozen=True)
-class Provenance:
-    """What a table belongs to. `graph` and `data` are SHA-256; `images` is how many were seen."""
+class Origin:
+    """What a model is made of, by SHA-256: its weights, and the preprocessing of its images."""
 
+    weights: str
+    preprocess: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a table belongs to.
+
+    Attributes:
+        origin: The model.
+        graph: SHA-256 of the optimised fp32 graph that was observed.
+        data: SHA-256 of the images; `data_source` and `images` say which and how many in words.
+        method: The calibration method.
+    """
+
+    origin: Origin
     graph: str
     data: str
     data_source: str
     images: int
     method: str
+
+    def differences(self, other: Provenance) -> tuple[str, ...]:
+        """What this table was made of and what `other` is, for all that is not the same."""
+        pairs = {
+            "weights": (self.origin.weights, other.origin.weights),
+            "preprocessing": (self.origin.preprocess, other.origin.preprocess),
+            "images": (self.data, other.data),
+            "method": (self.method, other.method),
+            "graph": (self.graph, other.graph),
+        }
+        return tuple(
+            f"{what} {made[:12]}, here {here[:12]}"
+            for what, (made, here) in pairs.items()
+            if made != here
+        )
 
 
 @dataclass(frozen=True)
@@ -39,13 +70,13 @@ class CalibrationTable:
     def to_json(self) -> str:
         return encode(self)
 
-    def require(self, graph: str) -> None:
-        """Raises InputError if the table was made of another graph than this SHA-256."""
-        if self.provenance.graph != graph:
+    def require(self, expected: Provenance) -> None:
+        """Raises InputError, which names what differs, if the table belongs to something else."""
+        differences = self.provenance.differences(expected)
+        if differences:
             raise InputError(
-                f"the calibration table was made for graph {self.provenance.graph[:12]}, this "
-                f"one is {graph[:12]}: "
-                "weights, preprocessing or export differ; calibrate again"
+                f"the calibration table belongs to something else: it was made for "
+                f"{'; '.join(differences)}. Calibrate again"
             )
 
 

@@ -153,6 +153,8 @@ def _provenance(plan: Plan, table: CalibrationTable) -> dict[str, str]:
         "seed": str(plan.seed),
         "calibration": f"{observed.images} images of {observed.data_source}, {observed.method}",
         "calibration data sha256": observed.data,
+        "calibrated weights sha256": observed.origin.weights,
+        "calibrated preprocessing sha256": observed.origin.preprocess,
         "calibrated graph sha256": observed.graph,
         "evaluation": f"{len(evaluation)} images of {evaluation.source}",
     }

@@ -76,6 +76,11 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
+def content_digest(folder: Path) -> str:
+    """SHA-256 over all that a finished stage's folder holds."""
+    return file_sha256(folder / _HASHES)
+
+
 class StageCache:
     """Folders of finished stages, under one lock. Make one with `open_cache`."""
 

@@ -92,7 +92,7 @@ def _draw_ranges(axes: Any, explanation: Sequence[SiteExplanation]) -> None:
         axes.plot(place + shift, high, "_", color=colour)
         axes.plot(place + shift, low, ".", color=colour)
     axes.set(yscale="log", ylabel="magnitude", title="Input channels: median (dot) to largest")
-    axes.legend()
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
     _name(axes, names)
 
 
@@ -110,7 +110,7 @@ def _draw_sensitivities(axes: Any, result: PrecisionResult) -> None:
     colours = ["tab:red" if s.unit in raised else "tab:blue" for s in ranking]
     axes.bar(range(len(ranking)), [s.error for s in ranking], color=colours)
     title = "Error of the outputs when one part alone is quantised, in the order of raising"
-    axes.set(yscale="log", ylabel="relative error", title=title)
+    axes.set(ylabel="relative error", title=title)
     if raised:
         axes.bar([0], [0], color="tab:red", label="raised")
         axes.legend()

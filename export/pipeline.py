@@ -29,7 +29,7 @@ from .precision import find_precision, tensors_to_observe
 from .progress import Display, Update
 from .report import Report, make_report, write_report
 from .search import search_raised
-from .stages import PrecisionStages, Shared
+from .stages import PrecisionStages, Shared, origin_of
 from .start import start_from_onnx, start_from_pytorch
 
 
@@ -49,11 +49,17 @@ def export_bundle(request: ExportRequest, display: Display) -> Report:
         recover(plan.out)
         shared = _run_shared_stages(plan, cache)
         results = [_run_precision(name, plan, shared, cache) for name in plan.precisions]
-        report = make_report(plan, results, json.loads((shared.onnx / "passes.json").read_text()))
+        report = make_report(
+            plan, results, json.loads((shared.start.onnx / "passes.json").read_text())
+        )
         if report.good:
             table_file = shared.table / "table.json"
             manifest, files = assemble(
-                plan, results, read_table(table_file), shared.reference / "golden.npz", table_file
+                plan,
+                results,
+                read_table(table_file),
+                shared.start.reference / "golden.npz",
+                table_file,
             )
             with display.stage("bundle"):
                 write_bundle(plan.out, manifest, files)
@@ -72,20 +78,23 @@ def _run_shared_stages(plan: Plan, cache: StageCache) -> Shared:
     evaluation = [data.evaluation.origin, data.evaluation.indices, data.evaluation.label_list()]
     source = plan.source
     if isinstance(source, ForeignSource):
-        reference, onnx = start_from_onnx(source, plan, evaluation, cache)
+        start = start_from_onnx(source, plan, evaluation, cache)
     else:
-        reference, onnx = start_from_pytorch(source, plan, evaluation, cache)
+        start = start_from_pytorch(source, plan, evaluation, cache)
 
-    model = ir.load(onnx / "model.onnx")
+    model = ir.load(start.onnx / "model.onnx")
     tensors = tensors_to_observe(model.graph, map(find_precision, plan.precisions))
 
     def table_stage(folder: Path, update: Update) -> None:
-        found = collect(model, tensors, data.calibration, plan.method, update)
+        origin = origin_of(plan, start)
+        found = collect(model, tensors, data.calibration, plan.method, origin, update)
         (folder / "table.json").write_text(found.table.to_json())
         save_samples(folder, found.samples)
 
-    table = cache.run("calibration", [onnx, tensors, plan.method, *calibration], table_stage)
-    return Shared(reference, onnx, table, calibration, evaluation)
+    table = cache.run(
+        "calibration", [start.weights, start.onnx, tensors, plan.method, *calibration], table_stage
+    )
+    return Shared(start, table, calibration, evaluation)
 
 
 def _run_precision(name: str, plan: Plan, shared: Shared, cache: StageCache) -> PrecisionResult:

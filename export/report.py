@@ -16,6 +16,7 @@ from .assemble import PrecisionResult
 from .explain import ABOUT, draw, explain
 from .explain import COLUMNS as EXPLAINED
 from .plan import Plan
+from .search import count_parts
 
 SHIPPED, HELD_BACK, MISSED = "shipped", "held back", "MISSED"
 COLUMNS = ("precision", "for", "top-1", "drop", "agreement", "cosine", "size", "p50 here", "status")
@@ -88,7 +89,7 @@ def _rows(result: PrecisionResult, good: bool) -> list[tuple[str, ...]]:
         p50 = f"{result.p50_ms:.3f} ms" if result.p50_ms is not None and kind == "cpu" else "-"
         status = MISSED if result.problem else SHIPPED if good else HELD_BACK
         if result.raised:
-            status += f", {len(result.raised.units)} parts raised"
+            status += f", {count_parts(result.raised.units)} raised"
         numbers = (percent(a.top1), drop, percent(a.agreement), f"{a.cosine:.6f}")
         rows.append((result.name, kind, *numbers, mebibytes(graph.size), p50, status))
     return rows
@@ -135,6 +136,8 @@ def write_report(report: Report, results: Sequence[PrecisionResult], out: Path) 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(encode(report))
     (folder / "report.md").write_text(_markdown(report))
+    for old in folder.glob(_picture("*")):
+        old.unlink()
     for result in results:
         if result.quantising is not None:
             draw(result, folder / _picture(result.name))

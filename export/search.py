@@ -34,6 +34,11 @@ def rank(sensitivities: Sequence[Sensitivity]) -> tuple[Sensitivity, ...]:
     return tuple(sorted(sensitivities, key=lambda s: -(s.error**2) / max(s.cost, 1)))
 
 
+def count_parts(units: Sequence[str]) -> str:
+    """`1 part`, `2 parts`."""
+    return f"{len(units)} part{'' if len(units) == 1 else 's'}"
+
+
 def search_raised(sensitivities: Sequence[Sensitivity], miss: str, prove: Prove) -> Raised | None:
     """The fewest units, in the order of `rank`, that have to be raised.
 

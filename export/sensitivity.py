@@ -105,6 +105,8 @@ def growing_graph(exact: ir.Model, lowered: ir.Model, units: Sequence[Unit]) -> 
             if value.name in writers:
                 number = writers[value.name]
                 growth.append(value, number, units[number])
+    outputs = exact.graph.outputs[0].shape
+    grown.graph.outputs[0].shape = ir.Shape([1 + len(units), *(outputs or [None, None])[1:]])
     return grown
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,17 +10,17 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from calibration.collect import Calibration
-from calibration.onnx_file import graph_digest, read_onnx, save_onnx
+from calibration.collect import Calibration, provenance_of
+from calibration.onnx_file import read_onnx, save_onnx
 from calibration.samples import load_samples
-from calibration.table import read_table
+from calibration.table import Origin, read_table
 from runtime.backends import BuildOptions, find_backend
 from runtime.device_cache import DeviceCache
 from runtime.schema import decode, decode_all, encode, encode_all
 
 from .accuracy import Proof, assess, budget_miss, golden_tolerance
 from .assemble import EngineResult, GraphResult, Quantising
-from .cache import StageCache
+from .cache import StageCache, content_digest
 from .measure import how_to_measure, measure_here, measure_logits
 from .plan import Plan, Target
 from .precision import Graphs, QuantisedPrecision, find_precision
@@ -27,24 +28,33 @@ from .progress import Update
 from .quantise.explanation import SiteExplanation
 from .quantise.units import find_units, raise_units
 from .reference import load_reference
+from .search import count_parts
 from .sensitivity import Sensitivity, images_for, measure_sensitivity
+from .start import Start
 
 
 @dataclass(frozen=True)
 class Shared:
     """Folders of the stages that all precisions build on, and how the data enters a stage's key."""
 
-    reference: Path
-    onnx: Path
+    start: Start
     table: Path
     calibration: Sequence[object]
     evaluation: Sequence[object]
 
-    def load_calibrated(self) -> tuple[ir.Model, Calibration]:
+    def load_calibrated(self, plan: Plan) -> tuple[ir.Model, Calibration]:
         """The optimised graph, and what calibration told of it."""
-        model, table = ir.load(self.onnx / "model.onnx"), read_table(self.table / "table.json")
-        table.require(graph_digest(model))
+        table = read_table(self.table / "table.json")
+        model = ir.load(self.start.onnx / "model.onnx")
+        images, origin = plan.data.calibration, origin_of(plan, self.start)
+        table.require(provenance_of(model, images, plan.method, origin))
         return model, Calibration(table, load_samples(self.table))
+
+
+def origin_of(plan: Plan, start: Start) -> Origin:
+    """What the model is made of, by hash."""
+    preprocess = hashlib.sha256(encode(plan.source.preprocess).encode()).hexdigest()
+    return Origin(content_digest(start.weights), preprocess)
 
 
 @dataclass(frozen=True)
@@ -73,12 +83,12 @@ class PrecisionStages:
             return None
 
         def search_stage(folder: Path, update: Update) -> None:
-            quantised = precision.quantise(*shared.load_calibrated(), update)
+            quantised = precision.quantise(*shared.load_calibrated(self.plan), update)
             save_onnx(quantised.exact, folder / "exact.onnx")
             save_onnx(quantised.lowered, folder / "lowered.onnx")
             (folder / "explanation.json").write_text(encode_all(quantised.explanation))
 
-        inputs = [shared.onnx, shared.table, precision.scheme, precision.attention]
+        inputs = [shared.start.onnx, shared.table, precision.scheme, precision.attention]
         title = precision.title
         graphs = self.cache.run(f"{title} search", inputs, search_stage)
         effects = self._sensitivity(title, graphs)
@@ -119,7 +129,7 @@ class PrecisionStages:
 
         def graph_stage(folder: Path, update: Update) -> None:
             if quantising is None or not isinstance(precision, QuantisedPrecision):
-                graphs = precision.lower(*shared.load_calibrated())
+                graphs = precision.lower(*shared.load_calibrated(self.plan))
             else:
                 exact, lowered = _load_pair(quantising.graphs)
                 raise_units(exact, lowered, find_units(exact.graph, lowered.graph), raised)
@@ -127,24 +137,29 @@ class PrecisionStages:
             _save_graphs(self.name, graphs, folder)
 
         before = [] if quantising is None else [quantising.graphs]
-        inputs = [shared.onnx, shared.table, *before, precision, raised]
-        title = f"{self.name} graph, {len(raised)} parts raised" if raised else f"{self.name} graph"
+        inputs = [shared.start.onnx, shared.table, *before, precision, raised]
+        title = f"{self.name} graph" + (f", {count_parts(raised)} raised" if raised else "")
         return self.cache.run(title, inputs, graph_stage)
 
     def _prove(self, file: Path, how: str) -> GraphResult:
         """Measures a graph against the reference on the evaluation images."""
         data, spec = self.plan.data, self.plan.spec
+        reference = self.shared.start.reference
 
         def accuracy_stage(folder: Path, update: Update) -> None:
-            reference = load_reference(
-                self.shared.reference, data.evaluation, self.plan.source.output
-            )
+            expected = load_reference(reference, data.evaluation, self.plan.source.output)
             measured = measure_logits(file, how, spec, data.evaluation, update)
-            accuracy = assess(measured.logits, reference, measured.measured_on)
-            proof = Proof(accuracy, golden_tolerance(measured.logits, reference))
+            accuracy = assess(measured.logits, expected, measured.measured_on)
+            proof = Proof(accuracy, golden_tolerance(measured.logits, expected))
             (folder / "proof.json").write_text(encode(proof))
 
-        inputs = [file.parent, file.name, self.shared.reference, spec, *self.shared.evaluation]
+        inputs = [
+            file.parent,
+            file.name,
+            self.shared.start.reference,
+            spec,
+            *self.shared.evaluation,
+        ]
         folder = self.cache.run(f"{file.stem} accuracy, {how}", inputs, accuracy_stage)
         proof = decode(Proof, json.loads((folder / "proof.json").read_text()))
         return GraphResult(file, proof.accuracy, proof.rms_tolerance)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import onnx_ir as ir
@@ -24,10 +24,19 @@ from .reference import compute_reference, save_reference
 from .sources import ModelSource, load_model, make_weights
 
 
+@dataclass(frozen=True)
+class Start:
+    """Folders: of the weights as they came, of the reference, and of the optimised graph."""
+
+    weights: Path
+    reference: Path
+    onnx: Path
+
+
 def start_from_pytorch(
     source: ModelSource, plan: Plan, evaluation: Sequence[object], cache: StageCache
-) -> tuple[Path, Path]:
-    """The folders of the reference and of the optimised graph."""
+) -> Start:
+    """Reads, trains or draws the weights."""
 
     def weights_stage(folder: Path, update: Update) -> None:
         (folder / "model.safetensors").write_bytes(make_weights(source, plan.seed, update))
@@ -52,7 +61,7 @@ def start_from_pytorch(
 
     onnx = cache.run("ONNX graph", [weights, source.preprocess, source.output], onnx_stage)
     inputs = [weights, source.preprocess, plan.seed, *evaluation]
-    return cache.run("PyTorch reference", inputs, reference_stage), onnx
+    return Start(weights, cache.run("PyTorch reference", inputs, reference_stage), onnx)
 
 
 def _save_graph(model: ir.Model, passes: Sequence[PassReport], folder: Path) -> None:
@@ -62,7 +71,7 @@ def _save_graph(model: ir.Model, passes: Sequence[PassReport], folder: Path) -> 
 
 def start_from_onnx(
     source: ForeignSource, plan: Plan, evaluation: Sequence[object], cache: StageCache
-) -> tuple[Path, Path]:
+) -> Start:
     """The same from somebody else's file, which is its own reference."""
 
     def file_stage(folder: Path, update: Update) -> None:
@@ -84,4 +93,4 @@ def start_from_onnx(
 
     onnx = cache.run("ONNX graph", [original, source.preprocess, source.output], onnx_stage)
     inputs = [original, source.preprocess, plan.seed, *evaluation]
-    return cache.run("ONNX reference", inputs, reference_stage), onnx
+    return Start(original, cache.run("ONNX reference", inputs, reference_stage), onnx)

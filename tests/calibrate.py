@@ -5,8 +5,11 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from calibration.collect import Calibration, collect
+from calibration.table import Origin
 from export.precision import find_precision, tensors_to_observe
 from runtime.images import ImageSet
+
+ORIGIN = Origin("0" * 64, "1" * 64)
 
 
 def calibrate(
@@ -14,4 +17,4 @@ def calibrate(
 ) -> Calibration:
     """What the precisions of these names need to know of `model`."""
     tensors = tensors_to_observe(model.graph, map(find_precision, precisions))
-    return collect(model, tensors, images, method, lambda done, total: None)
+    return collect(model, tensors, images, method, ORIGIN, lambda done, total: None)

@@ -125,15 +125,15 @@ def balance_all(graph: ir.Graph, calibration: Calibration, scheme: AttentionSche
     done: dict[str, Floats] = {}
     for attention in find_attentions(graph):
         q, k = (_channels(value) for value in attention.operands[:2])
-        source_q, source_k = _source(q), _source(k)
         samples = [calibration.samples.get(str(value.name)) for value in (q, k)]
         factor = _balance(samples[0], samples[1], scheme.grid)
-        if factor is None or source_q is None or source_k is None:
+        if factor is None or _source(q) is None or _source(k) is None:
             continue
-        inverse = np.reciprocal(factor)
-        source_q.scale(graph, factor)
-        source_k.scale(graph, inverse)
-        done |= {str(q.name): factor, str(k.name): inverse}
+        for value, scale in ((q, factor), (k, np.reciprocal(factor))):
+            source = _source(value)  # anew: Q's scaling gave the Linear that both share new weights
+            assert source is not None
+            source.scale(graph, scale)
+            done[str(value.name)] = scale
     return done
 
 

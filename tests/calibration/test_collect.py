@@ -1,19 +1,21 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
 
 from calibration import collect as module
-from calibration.collect import collect
+from calibration.collect import collect, provenance_of
 from calibration.table import CalibrationTable, read_table
 from export.quantise.attention import attention_tensors
 from export.quantise.sites import find_sites
 from runtime.errors import InputError
 from runtime.images import ImageSet
 
-from ..calibrate import calibrate
+from ..calibrate import ORIGIN, calibrate
 
 
 def ignore(done: int, total: int) -> None: ...
@@ -30,7 +32,7 @@ def test_each_linear_input_is_calibrated_once(optimised: ir.Model, table: Calibr
 
 def test_peaks_are_the_largest_magnitudes(optimised: ir.Model, photographs: ImageSet) -> None:
     few = photographs.subset(range(5))
-    table = collect(optimised, [], few, "minmax", ignore).table
+    table = collect(optimised, [], few, "minmax", ORIGIN, ignore).table
     name = "blocks.0/Add_2"
     observed = ir.from_proto(ir.to_proto(optimised))
     observed.graph.outputs.extend(v for n in observed.graph for v in n.outputs if v.name == name)
@@ -66,15 +68,39 @@ def test_table_survives_its_file(table: CalibrationTable, tmp_path: object) -> N
         read_table(path)
 
 
-def test_table_of_another_graph_is_refused(table: CalibrationTable) -> None:
-    with pytest.raises(InputError, match="calibrate again"):
-        table.require("0" * 64)
+@pytest.mark.parametrize(
+    ("field", "named"),
+    [("graph", "graph"), ("data", "images"), ("method", "method")],
+)
+def test_a_table_of_something_else_is_refused_by_what_differs(
+    table: CalibrationTable, field: str, named: str
+) -> None:
+    other = replace(table.provenance, **{field: "f" * 64})
+    with pytest.raises(InputError, match=rf"made for {named} \S+, here ffffffffffff\. Calibrate"):
+        table.require(other)
+
+
+@pytest.mark.parametrize(("field", "named"), [("weights", "weights"), ("preprocess", "preproc")])
+def test_a_table_of_another_model_is_refused_by_what_differs(
+    table: CalibrationTable, field: str, named: str
+) -> None:
+    origin = replace(table.provenance.origin, **{field: "f" * 64})
+    with pytest.raises(InputError, match=named):
+        table.require(replace(table.provenance, origin=origin))
+
+
+def test_a_table_knows_its_own_model_and_images(optimised: ir.Model, photographs: ImageSet) -> None:
+    few = photographs.subset(range(3))
+    table = calibrate(optimised, few, "minmax").table
+    table.require(provenance_of(optimised, few, "minmax", ORIGIN))
+    with pytest.raises(InputError, match="images"):
+        table.require(provenance_of(optimised, photographs.subset([5, 6]), "minmax", ORIGIN))
 
 
 def test_bad_requests_are_named(optimised: ir.Model, photographs: ImageSet) -> None:
     with pytest.raises(InputError, match="unknown calibration method 'median'"):
-        collect(optimised, [], photographs, "median", ignore)
+        collect(optimised, [], photographs, "median", ORIGIN, ignore)
     with pytest.raises(InputError, match="no images"):
-        collect(optimised, [], photographs.subset([]), "minmax", ignore)
+        collect(optimised, [], photographs.subset([]), "minmax", ORIGIN, ignore)
     with pytest.raises(InputError, match="nonsense"):
-        collect(optimised, ["nonsense"], photographs, "minmax", ignore)
+        collect(optimised, ["nonsense"], photographs, "minmax", ORIGIN, ignore)

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from calibration.collect import Calibration
+from export.precision import find_precision
+from export.precision.quantised import Quantised
+from export.quantise.units import find_units, raise_units
+
+from ..graphs import count, relative_error, run
+
+
+@pytest.fixture
+def quantised(optimised: ir.Model, calibration: Calibration) -> Quantised:
+    precision = find_precision("int8_attention")
+    return precision.quantise(optimised, calibration)  # type: ignore[attr-defined,no-any-return]
+
+
+def test_units_are_the_linears_of_an_input_and_the_attentions(quantised: Quantised) -> None:
+    units = find_units(quantised.exact.graph, quantised.lowered.graph)
+    parts = ("attn.qkv", "attn", "attn.proj", "mlp.fc1", "mlp.fc2")
+    assert [u.name for u in units] == [f"blocks.{b}.{part}" for b in range(2) for part in parts]
+    assert all(unit.cost > 0 for unit in units)
+
+
+def test_what_is_not_quantised_is_no_unit(optimised: ir.Model, calibration: Calibration) -> None:
+    plain = find_precision("int8").quantise(optimised, calibration)  # type: ignore[attr-defined]
+    assert len(find_units(plain.exact.graph, plain.lowered.graph)) == 8
+
+
+def test_all_raised_is_the_exact_graph(quantised: Quantised, frames: np.ndarray) -> None:
+    units = find_units(quantised.exact.graph, quantised.lowered.graph)
+    raise_units(quantised.exact, quantised.lowered, units, [unit.name for unit in units])
+    assert count(quantised.lowered) == count(quantised.exact)
+    names = [[node.name for node in m.graph] for m in (quantised.lowered, quantised.exact)]
+    assert sorted(map(str, names[0])) == sorted(map(str, names[1]))
+    np.testing.assert_array_equal(run(quantised.lowered, frames), run(quantised.exact, frames))
+
+
+def test_one_raised_leaves_the_others_quantised(
+    quantised: Quantised, optimised: ir.Model, frames: np.ndarray
+) -> None:
+    units = find_units(quantised.exact.graph, quantised.lowered.graph)
+    before = count(quantised.lowered)["QuantizeLinear"]
+    raise_units(quantised.exact, quantised.lowered, units, ["blocks.1.mlp.fc2"])
+    assert count(quantised.lowered)["QuantizeLinear"] == before - 1
+    names = {str(node.name) for node in quantised.lowered.graph if node.op_type == "MatMul"}
+    assert "blocks.1.mlp.fc2/MatMul" in names
+    assert relative_error(run(quantised.lowered, frames), run(optimised, frames)) < 0.1
