@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from export.graph_edit import describe
+from export.graph_edit import describe, register
 
 
 def find_value(graph: ir.Graph, name: str) -> ir.Value:
@@ -77,9 +77,11 @@ def _input(
         return given
     if value not in copied:
         assert value.is_initializer()
-        name = f"{value.name}{label}"
-        copied[value] = ir.Value(
-            name=name, shape=value.shape, type=value.type, const_value=value.const_value
+        constant = ir.Value(
+            name=f"{value.name}{label}",
+            shape=value.shape,
+            type=value.type,
+            const_value=value.const_value,
         )
-        target.register_initializer(copied[value])
+        copied[value] = register(target, constant)
     return copied[value]

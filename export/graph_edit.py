@@ -15,13 +15,17 @@ def array(value: ir.Value) -> NDArray[np.float32]:
 
 def add_initializer(graph: ir.Graph, name: str, data: NDArray[np.generic]) -> ir.Value:
     """Adds a constant, under that name or, where the graph has one of it already, with a number."""
-    stem, number = name, 1
-    while name in graph.initializers:
+    return register(graph, ir.val(name, const_value=ir.tensor(data, name=name)))
+
+
+def register(graph: ir.Graph, constant: ir.Value) -> ir.Value:
+    """Adds a constant, numbered where the graph has one of its name already, and returns it."""
+    stem, number = constant.name, 1
+    while constant.name in graph.initializers:
         number += 1
-        name = f"{stem}_{number}"
-    value = ir.val(name, const_value=ir.tensor(data, name=name))
-    graph.register_initializer(value)
-    return value
+        constant.name = f"{stem}_{number}"
+    graph.register_initializer(constant)
+    return constant
 
 
 def describe(

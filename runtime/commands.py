@@ -138,6 +138,9 @@ def _show_precisions(bundle: Bundle) -> None:
             capabilities = ", ".join(e.compute_capabilities) or "the library's default"
             engines.append((name, e.file, size, f"{e.backend} {e.version}", capabilities))
     print_table("engines", ("precision", "file", "size", "built by", "for"), engines)
+    for name, entry in precisions.items():
+        if entry.raised:
+            print(f"{name} leaves {', '.join(entry.raised)} in higher precision: {entry.reason}")
 
 
 def _stored_rows(bundle: Bundle) -> list[Row]:

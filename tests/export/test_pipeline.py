@@ -98,7 +98,7 @@ def test_second_export_does_no_stage_again(
     lines = capsys.readouterr().err.splitlines()
     ran = [line for line in lines if line.endswith(" s")]
     assert [line.partition(":")[0] for line in ran] == ["bundle"]
-    assert len([line for line in lines if line.endswith("unchanged")]) == 11
+    assert len([line for line in lines if line.endswith("unchanged")]) == 13
 
 
 def test_new_calibration_images_change_the_table_and_not_the_weights(
@@ -159,12 +159,55 @@ def outliers(digits_model: VisionTransformer, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_model_whose_int8_collapses_is_refused(outliers: Path, tmp_path: Path) -> None:
-    plain = request(tmp_path / "out", model=None, weights=str(outliers), method="mse")
+def test_a_model_whose_plain_int8_collapses_is_repaired(outliers: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    plain = request(out, model=None, weights=str(outliers), method="mse")
     report = export_bundle(plain, Display())
-    assert not report.good
-    assert [p.partition(":")[0] for p in report.problems] == ["int8"]
-    assert not (tmp_path / "out").exists()
+    assert report.good
+    entry = Bundle.open(out).manifest.precisions["int8"]
+    assert entry.raised
+    assert all(name.endswith("mlp.fc2") for name in entry.raised)
+    assert "over the budget" in entry.reason
+    for graph in entry.graphs.values():
+        assert (graph.accuracy.drop or 0) <= 0.5
+    text = (out.parent / "out.report" / "report.md").read_text()
+    assert f"left {', '.join(entry.raised)} in higher precision" in text
+    assert f"{len(entry.raised)} part" in report.rows[-1][-1]
+
+
+def test_mixed_keeps_what_int8_loses_and_shares_its_search(
+    outliers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, names = tmp_path / "out", ("int8", "mixed")
+    changes = {"model": None, "weights": str(outliers), "method": "mse", "max_drop": 100.0}
+    assert export_bundle(request(out, precisions=names, **changes), Display()).good
+    assert capsys.readouterr().err.count("int8 search: unchanged") == 1
+    entries = Bundle.open(out).manifest.precisions
+    assert entries["int8"].raised == ()  # the user allows any drop
+    assert entries["mixed"].raised
+    drops = [entries[name].graphs["cpu"].accuracy.drop or 0 for name in names]
+    assert drops[1] <= 0.2 < drops[0]
+
+
+def test_the_report_explains_every_part(bundle_source: Path) -> None:
+    folder = bundle_source.parent / f"{bundle_source.name}.report"
+    text = (folder / "report.md").read_text()
+    assert "## int8, part by part" in text
+    rows = [line for line in text.splitlines() if line.startswith("| blocks.")]
+    assert len(rows) == 16
+    assert all(" dB |" in row for row in rows)
+    ranks = sorted(int(row.split("|")[-3]) for row in rows)
+    assert ranks == list(range(1, 17))
+    assert (folder / "int8.quantisation.png").stat().st_size > 10_000
+    numbers = json.loads((folder / "report.json").read_text())["results"]
+    assert len(next(r for r in numbers if r["precision"] == "int8")["sensitivities"]) == 16
+
+
+def test_pictures_of_precisions_that_are_gone_go_too(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for names in (("fp32", "int8"), ("fp32",)):
+        assert export_bundle(request(out, precisions=names), Display()).good
+    assert not list((tmp_path / "out.report").glob("*.png"))
 
 
 def test_the_search_saves_it(outliers: Path, tmp_path: Path) -> None:
