@@ -7,7 +7,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -23,6 +22,8 @@ costs more than a coarser grid.
 _RATIOS = np.geomspace(0.02, 1.0, 48)
 _WEIGHT_RATIOS = np.linspace(0.76, 1.0, 9)
 _SEARCH_ROWS = 384
+_SMALLEST_EXPONENT, _MANTISSA_BITS = np.uint32(127 - 6), np.uint32(3)
+"""Of E4M3; the exponent with the bias that float32 has."""
 
 
 class Grid(Protocol):
@@ -70,9 +71,11 @@ class Float8Grid:
     largest: float = 448.0
 
     def round(self, values: Floats) -> Floats:
-        """See `Grid`."""
+        """See `Grid`. By float32's own bits: converting there and back takes ten times as long."""
         clipped = np.clip(values, -self.largest, self.largest)  # beyond them there is only NaN
-        rounded: Floats = clipped.astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+        exponent = np.maximum(clipped.view(np.uint32) >> 23 & 0xFF, _SMALLEST_EXPONENT)
+        step = (exponent - _MANTISSA_BITS << 23).view(np.float32)
+        rounded: Floats = np.rint(clipped / step) * step
         return rounded
 
 
