@@ -1,0 +1,184 @@
+"""One graph that holds a lowering and the fp32 graph cut into pieces at the residual stream.
+
+Each piece gets what the lowering has at the cut before it ("teacher forcing"), so that what it
+makes of it tells the error of that stretch alone, whatever came in. The sums that statistics need
+are computed in the graph: of a ViT-B's activations only numbers for each channel leave it, and
+memory stays that of one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from export.graph_edit import add_initializer, array, describe
+
+from .stream import Probe, Tap
+
+PREFIX = "fp32:"
+CLIPPED = 127.5
+"""Steps from zero at which an INT8 quantiser clips."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A graph output float32 `[6, channels]`: sums over images and tokens of the expected value,
+    its square, the error, its square, their product, and the square of the stream.
+
+    Attributes:
+        name: The tensor in the fp32 graph.
+        rows: How many values of a channel one image has.
+    """
+
+    name: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Forced:
+    """The graph. Its outputs: the lowering's logits, then the watches, then for each quantiser
+    (named by the tensor that it reads) float32 `[2]`, its largest input in steps and the share that
+    is clipped.
+    """
+
+    model: ir.Model
+    watches: tuple[Watch, ...]
+    quantisers: tuple[str, ...]
+
+
+def force(
+    lowered: ir.Model, fp32: ir.Model, taps: Sequence[Tap], probes: Sequence[Probe]
+) -> Forced:
+    """Joins both graphs. `lowered` computes in fp32 (see `export.simulate`) and has every tap."""
+    model = lowered.clone()
+    graph, logits = model.graph, model.graph.outputs[0]
+    quantisers = [n for n in graph if n.op_type == "QuantizeLinear" and _is_scalar(n.inputs[1])]
+    theirs = {str(v.name): v for node in graph for v in node.outputs}
+    ours, expected = _add_pieces(graph, fp32)
+    given = {str(tap.value.name): seen_by_users(theirs, str(tap.value.name)) for tap in taps}
+    for name, value in given.items():
+        ours[name].replace_all_uses_with(value)
+    sums = _Sums(graph)
+    watches = [_watch_tap(sums, tap, given, ours) for tap in taps]
+    for probe in probes:
+        name = str(probe.value.name)
+        if name in theirs:
+            watches.append(sums.add(probe.value, theirs[name], ours[name], None))
+    watches.append(sums.add(logits, logits, expected, None))
+    for node in quantisers:
+        _add_range(graph, node)
+    return Forced(model, tuple(watches), tuple(str(_first(n).name) for n in quantisers))
+
+
+def seen_by_users(values: Mapping[str, ir.Value], name: str) -> ir.Value:
+    """The tensor as those that read it see it: rounded, where 16 bits are simulated."""
+    return values.get(f"{name}@widened", values[name])
+
+
+def _watch_tap(
+    sums: _Sums, tap: Tap, given: Mapping[str, ir.Value], ours: Mapping[str, ir.Value]
+) -> Watch:
+    name = str(tap.value.name)
+    if tap.incoming is None:
+        return sums.add(tap.value, given[name], ours[name], None)
+    incoming = str(tap.incoming.name)
+    return sums.add(tap.value, given[name], ours[name], given.get(incoming, ours[incoming]))
+
+
+def _add_pieces(graph: ir.Graph, fp32: ir.Model) -> tuple[dict[str, ir.Value], ir.Value]:
+    """Moves a copy of the fp32 graph into `graph`, every name prefixed, reading the same images.
+
+    Returns its tensors by their names in the fp32 graph, and its output.
+    """
+    pieces = fp32.clone().graph
+    images, output = pieces.inputs[0], pieces.outputs[0]
+    images.replace_all_uses_with(graph.inputs[0])
+    pieces.outputs.clear()
+    for name in list(pieces.initializers):
+        value = pieces.initializers.pop(name)
+        value.name = f"{PREFIX}{name}"
+        graph.register_initializer(value)
+    tensors = {}
+    for node in list(pieces):
+        pieces.remove(node)
+        node.name = f"{PREFIX}{node.name}"
+        for value in node.outputs:
+            tensors[str(value.name)] = value
+            value.name = f"{PREFIX}{value.name}"
+        graph.append(node)
+    return tensors, output
+
+
+class _Sums:
+    """Appends the sums of watched tensors to a graph, as outputs."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._count = 0
+        self._first = add_initializer(graph, "watch/first", np.array([0], np.int64))
+
+    def add(
+        self, value: ir.Value, seen: ir.Value, expected: ir.Value, stream: ir.Value | None
+    ) -> Watch:
+        """`value` is the tensor in the fp32 graph, `stream` what its branch was added to."""
+        shape = value.shape or ir.Shape([])
+        axes = np.arange(len(shape) - 1, dtype=np.int64)
+        over = add_initializer(self._graph, f"watch/{self._count}/axes", axes)
+        error = self._node("Sub", seen, expected)
+        branch = expected if stream is None else self._node("Sub", expected, stream)
+        parts = [
+            self._node("ReduceSum", branch, over),
+            self._node("ReduceSumSquare", branch, over),
+            self._node("ReduceSum", error, over),
+            self._node("ReduceSumSquare", error, over),
+            self._node("ReduceSum", self._node("Mul", branch, error), over),
+            self._node("ReduceSumSquare", expected if stream is None else stream, over),
+        ]
+        rows = ir.node("Concat", [self._with_axis(p) for p in parts], {"axis": 0})
+        self._graph.append(rows)
+        name = f"watch:{self._count}"
+        output = describe(rows.outputs[0], name, ir.Shape([6, shape[-1]]), ir.DataType.FLOAT)
+        self._graph.outputs.append(output)
+        self._count += 1
+        sizes = [size for size in shape[1:-1] if isinstance(size, int)]
+        return Watch(str(value.name), int(np.prod(sizes)))
+
+    def _with_axis(self, value: ir.Value) -> ir.Value:
+        return self._node("Unsqueeze", value, self._first)
+
+    def _node(self, op_type: str, *inputs: ir.Value) -> ir.Value:
+        options = {"keepdims": 0} if op_type.startswith("Reduce") else {}
+        node = ir.node(op_type, inputs, options)
+        self._graph.append(node)
+        return node.outputs[0]
+
+
+def _add_range(graph: ir.Graph, quantise: ir.Node) -> None:
+    """Appends how far a quantiser's input goes, as an output."""
+    value, scale = quantise.inputs[:2]
+    limit = add_initializer(graph, f"{value and value.name}/limit", np.array(CLIPPED, np.float32))
+    steps = ir.node("Div", [value, scale])
+    magnitude = ir.node("Abs", steps.outputs)
+    beyond = ir.node("Greater", [magnitude.outputs[0], limit])
+    number = ir.node("Cast", beyond.outputs, {"to": ir.DataType.FLOAT})
+    share = ir.node("ReduceMean", number.outputs, {"keepdims": 0})
+    largest = ir.node("ReduceMax", magnitude.outputs, {"keepdims": 0})
+    axis = graph.initializers["watch/first"]
+    rows = [ir.node("Unsqueeze", [n.outputs[0], axis]) for n in (largest, share)]
+    both = ir.node("Concat", [n.outputs[0] for n in rows], {"axis": 0})
+    graph.extend([steps, magnitude, beyond, number, share, largest, *rows, both])
+    name = f"range:{quantise.name}"
+    graph.outputs.append(describe(both.outputs[0], name, ir.Shape([2]), ir.DataType.FLOAT))
+
+
+def _is_scalar(scale: ir.Value | None) -> bool:
+    return scale is not None and scale.is_initializer() and array(scale).size == 1
+
+
+def _first(node: ir.Node) -> ir.Value:
+    value = node.inputs[0]
+    assert value is not None
+    return value
