@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from export.graph_edit import add_initializer, array, describe
 
-from .stream import Probe, Tap
+from .places import OUTPUT, Place
 
 PREFIX = "fp32:"
 CLIPPED = 127.5
@@ -24,53 +24,46 @@ CLIPPED = 127.5
 
 
 @dataclass(frozen=True)
-class Watch:
-    """A graph output float32 `[6, channels]`: sums over images and tokens of the expected value,
-    its square, the error, its square, their product, and the square of the stream.
+class Forced:
+    """The joined graph.
+
+    Its outputs: the lowering's logits; for each place float32 `[6, channels]`, sums over images and
+    tokens of the expected branch, its square, the error, its square, their product, and the square
+    of the stream; for each quantiser float32 `[2]`, its largest input in steps and the share of
+    inputs that it clips.
 
     Attributes:
-        name: The tensor in the fp32 graph.
-        rows: How many values of a channel one image has.
-    """
-
-    name: str
-    rows: int
-
-
-@dataclass(frozen=True)
-class Forced:
-    """The graph. Its outputs: the lowering's logits, then the watches, then for each quantiser
-    (named by the tensor that it reads) float32 `[2]`, its largest input in steps and the share that
-    is clipped.
+        places: Those that the lowering has.
+        quantisers: The tensors that they read, as the lowering names them.
     """
 
     model: ir.Model
-    watches: tuple[Watch, ...]
+    places: tuple[Place, ...]
     quantisers: tuple[str, ...]
 
 
-def force(
-    lowered: ir.Model, fp32: ir.Model, taps: Sequence[Tap], probes: Sequence[Probe]
-) -> Forced:
-    """Joins both graphs. `lowered` computes in fp32 (see `export.simulate`) and has every tap."""
+def force(lowered: ir.Model, fp32: ir.Model, places: Sequence[Place]) -> Forced:
+    """Joins both graphs. `lowered` computes in fp32 (see `export.simulate`) and can be cut."""
     model = lowered.clone()
-    graph, logits = model.graph, model.graph.outputs[0]
+    graph = model.graph
     quantisers = [n for n in graph if n.op_type == "QuantizeLinear" and _is_scalar(n.inputs[1])]
     theirs = {str(v.name): v for node in graph for v in node.outputs}
-    ours, expected = _add_pieces(graph, fp32)
-    given = {str(tap.value.name): seen_by_users(theirs, str(tap.value.name)) for tap in taps}
+    ours = _add_pieces(graph, fp32)
+    given = {place.name: seen_by_users(theirs, place.name) for place in places if place.cut}
     for name, value in given.items():
         ours[name].replace_all_uses_with(value)
     sums = _Sums(graph)
-    watches = [_watch_tap(sums, tap, given, ours) for tap in taps]
-    for probe in probes:
-        name = str(probe.value.name)
-        if name in theirs:
-            watches.append(sums.add(probe.value, theirs[name], ours[name], None))
-    watches.append(sums.add(logits, logits, expected, None))
+    watched = tuple(p for p in places if p.kind == OUTPUT or p.name in theirs)
+    for place in watched:
+        seen = graph.outputs[0] if place.kind == OUTPUT else given.get(place.name)
+        stream = None
+        if place.incoming is not None:
+            incoming = str(place.incoming.name)
+            stream = given.get(incoming, ours[incoming])
+        sums.add(place, seen or theirs[place.name], ours[place.name], stream)
     for node in quantisers:
         _add_range(graph, node)
-    return Forced(model, tuple(watches), tuple(str(_first(n).name) for n in quantisers))
+    return Forced(model, watched, tuple(str(n.inputs[0] and n.inputs[0].name) for n in quantisers))
 
 
 def seen_by_users(values: Mapping[str, ir.Value], name: str) -> ir.Value:
@@ -78,24 +71,13 @@ def seen_by_users(values: Mapping[str, ir.Value], name: str) -> ir.Value:
     return values.get(f"{name}@widened", values[name])
 
 
-def _watch_tap(
-    sums: _Sums, tap: Tap, given: Mapping[str, ir.Value], ours: Mapping[str, ir.Value]
-) -> Watch:
-    name = str(tap.value.name)
-    if tap.incoming is None:
-        return sums.add(tap.value, given[name], ours[name], None)
-    incoming = str(tap.incoming.name)
-    return sums.add(tap.value, given[name], ours[name], given.get(incoming, ours[incoming]))
-
-
-def _add_pieces(graph: ir.Graph, fp32: ir.Model) -> tuple[dict[str, ir.Value], ir.Value]:
+def _add_pieces(graph: ir.Graph, fp32: ir.Model) -> dict[str, ir.Value]:
     """Moves a copy of the fp32 graph into `graph`, every name prefixed, reading the same images.
 
-    Returns its tensors by their names in the fp32 graph, and its output.
+    Returns its tensors by their names in the fp32 graph.
     """
     pieces = fp32.clone().graph
-    images, output = pieces.inputs[0], pieces.outputs[0]
-    images.replace_all_uses_with(graph.inputs[0])
+    pieces.inputs[0].replace_all_uses_with(graph.inputs[0])
     pieces.outputs.clear()
     for name in list(pieces.initializers):
         value = pieces.initializers.pop(name)
@@ -109,11 +91,11 @@ def _add_pieces(graph: ir.Graph, fp32: ir.Model) -> tuple[dict[str, ir.Value], i
             tensors[str(value.name)] = value
             value.name = f"{PREFIX}{value.name}"
         graph.append(node)
-    return tensors, output
+    return tensors
 
 
 class _Sums:
-    """Appends the sums of watched tensors to a graph, as outputs."""
+    """Appends the sums of places to a graph, as outputs."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
@@ -121,10 +103,10 @@ class _Sums:
         self._first = add_initializer(graph, "watch/first", np.array([0], np.int64))
 
     def add(
-        self, value: ir.Value, seen: ir.Value, expected: ir.Value, stream: ir.Value | None
-    ) -> Watch:
-        """`value` is the tensor in the fp32 graph, `stream` what its branch was added to."""
-        shape = value.shape or ir.Shape([])
+        self, place: Place, seen: ir.Value, expected: ir.Value, stream: ir.Value | None
+    ) -> None:
+        """`stream` is what the place's branch was added to."""
+        shape = place.value.shape or ir.Shape([])
         axes = np.arange(len(shape) - 1, dtype=np.int64)
         over = add_initializer(self._graph, f"watch/{self._count}/axes", axes)
         error = self._node("Sub", seen, expected)
@@ -137,16 +119,14 @@ class _Sums:
             self._node("ReduceSum", self._node("Mul", branch, error), over),
             self._node("ReduceSumSquare", expected if stream is None else stream, over),
         ]
-        rows = ir.node("Concat", [self._with_axis(p) for p in parts], {"axis": 0})
+        rows = ir.node("Concat", [self._as_row(part) for part in parts], {"axis": 0})
         self._graph.append(rows)
         name = f"watch:{self._count}"
-        output = describe(rows.outputs[0], name, ir.Shape([6, shape[-1]]), ir.DataType.FLOAT)
-        self._graph.outputs.append(output)
+        result = describe(rows.outputs[0], name, ir.Shape([6, shape[-1]]), ir.DataType.FLOAT)
+        self._graph.outputs.append(result)
         self._count += 1
-        sizes = [size for size in shape[1:-1] if isinstance(size, int)]
-        return Watch(str(value.name), int(np.prod(sizes)))
 
-    def _with_axis(self, value: ir.Value) -> ir.Value:
+    def _as_row(self, value: ir.Value) -> ir.Value:
         return self._node("Unsqueeze", value, self._first)
 
     def _node(self, op_type: str, *inputs: ir.Value) -> ir.Value:
@@ -158,9 +138,8 @@ class _Sums:
 
 def _add_range(graph: ir.Graph, quantise: ir.Node) -> None:
     """Appends how far a quantiser's input goes, as an output."""
-    value, scale = quantise.inputs[:2]
-    limit = add_initializer(graph, f"{value and value.name}/limit", np.array(CLIPPED, np.float32))
-    steps = ir.node("Div", [value, scale])
+    limit = add_initializer(graph, f"{quantise.name}/limit", np.array(CLIPPED, np.float32))
+    steps = ir.node("Div", quantise.inputs[:2])
     magnitude = ir.node("Abs", steps.outputs)
     beyond = ir.node("Greater", [magnitude.outputs[0], limit])
     number = ir.node("Cast", beyond.outputs, {"to": ir.DataType.FLOAT})
@@ -176,9 +155,3 @@ def _add_range(graph: ir.Graph, quantise: ir.Node) -> None:
 
 def _is_scalar(scale: ir.Value | None) -> bool:
     return scale is not None and scale.is_initializer() and array(scale).size == 1
-
-
-def _first(node: ir.Node) -> ir.Value:
-    value = node.inputs[0]
-    assert value is not None
-    return value
