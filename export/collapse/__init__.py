@@ -1,4 +1,4 @@
-"""Catches a lowering that has collapsed, whatever the cause: overflow, wrong scales, lost layers."""
+"""Catches a collapsed lowering, whatever the cause: overflow, wrong scales, lost layers."""
 
 from __future__ import annotations
 

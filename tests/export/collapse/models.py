@@ -103,3 +103,14 @@ def with_outliers(model: VisionTransformer) -> VisionTransformer:
                 norm.bias.mul_(gain)
                 linear.weight.div_(gain)
     return changed
+
+
+def with_large_stream(model: VisionTransformer, factor: float) -> VisionTransformer:
+    """The same function, but for the epsilons; the residual stream is `factor` times larger."""
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        for key, parameter in changed.named_parameters():
+            joins = key.endswith(("_token", "pos_embed")) or ".proj." in key or ".fc2." in key
+            if joins:
+                parameter.mul_(factor)
+    return changed

@@ -1,0 +1,69 @@
+"""Builds models and lowers them, each once, for all tests of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import onnx_ir as ir
+
+from calibration.collect import Calibration
+from export.collapse import LIMITS, Limits
+from export.precision import PRECISIONS
+from export.precision.cast import cast_to
+from export.simulate import has_sixteen_bit, simulate
+from vit.vision_transformer import VisionTransformer
+
+from ...calibrate import calibrate
+from ..graphs import run
+from .models import Built, build, digits_preprocess, random_model, with_large_stream
+
+IMAGES = 16
+STREAMS = {"large": 1000.0, "huge": 1e5}
+ALL_FP16 = "all fp16"
+
+
+class Workshop:
+    """Models by name: "digits", those with random weights, and those with a large stream."""
+
+    def __init__(self, digits: Callable[[], VisionTransformer]) -> None:
+        self._digits = digits
+        self.built = cache(self._build)
+        self.calibration = cache(self._calibrate)
+        self.sound = cache(self._lower_sound)
+
+    def _build(self, name: str) -> Built:
+        if name == "digits":
+            return build(self._digits(), digits_preprocess(), IMAGES)
+        model, preprocess = random_model("plain" if name in STREAMS else name, seed=0)
+        if name in STREAMS:
+            model = with_large_stream(model, STREAMS[name])
+        return build(model, preprocess, IMAGES)
+
+    def _calibrate(self, name: str, method: str = "search") -> Calibration:
+        built = self.built(name)
+        return calibrate(built.fp32, built.calibration, method)
+
+    def _lower_sound(self, name: str, graph: str) -> ir.Model:
+        return self.lower(name, graph, self.built(name).fp32)
+
+    def lower(self, name: str, graph: str, fp32: ir.Model) -> ir.Model:
+        """A precision's graph, or its graph for GPUs (".gpu"), by the sound model's calibration."""
+        if graph == ALL_FP16:
+            lowered = fp32.clone()
+            cast_to(lowered.graph, ir.DataType.FLOAT16, lambda node: False)
+            return lowered
+        precision, _, kind = graph.partition(".")
+        graphs = PRECISIONS[precision].lower(fp32, self.calibration(name))
+        return graphs.get(kind or "cpu", graphs["gpu"])
+
+
+def limits_of(graph: str) -> Limits:
+    return LIMITS["fp16" if graph == ALL_FP16 else graph.partition(".")[0]]
+
+
+def answers(model: ir.Model, built: Built) -> np.ndarray:
+    """What the graph makes of the images, its 16-bit numerics simulated."""
+    frames = next(built.images.batches(len(built.images)))
+    return run(simulate(model) if has_sixteen_bit(model) else model, frames)
