@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .check import find_faults
+from .check import find_export_faults, find_faults
 from .fault import Fault
 from .limits import LIMITS, Limits
 
-__all__ = ["LIMITS", "Fault", "Limits", "find_faults"]
+__all__ = ["LIMITS", "Fault", "Limits", "find_export_faults", "find_faults"]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from calibration.onnx_file import to_bytes
 from export.graph_edit import add_initializer, describe
-from runtime.backends.onnxruntime import open_inference
 from runtime.images import ImageSet
 
 from .fault import FINITE, Fault
 from .moments import Observed
+from .running import outputs
 
 _ONE = 1
 """Images at a time: every activation is summed up."""
@@ -33,10 +32,7 @@ def first_not_finite(lowered: ir.Model, observed: Observed, images: ImageSet) ->
 def _locate(lowered: ir.Model, images: ImageSet) -> str | None:
     model = lowered.clone()
     names = _watch_all(model.graph)
-    content = to_bytes(model)
-    session = open_inference(content.graph, content.external)
-    for batch in images.batches(_ONE):
-        numbers = session.run(None, {model.graph.inputs[0].name: batch})
+    for numbers in outputs(model, images, _ONE):
         for name, number in zip(names, numbers, strict=True):
             if not np.isfinite(number).all():
                 return name.partition("@")[0]

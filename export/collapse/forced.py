@@ -19,8 +19,13 @@ from export.graph_edit import add_initializer, array, describe
 from .places import OUTPUT, Place
 
 PREFIX = "fp32:"
-CLIPPED = 127.5
-"""Steps from zero at which an INT8 quantiser clips."""
+GRID_ENDS = {
+    ir.DataType.INT8: 127.5,
+    ir.DataType.UINT8: 255.5,
+    ir.DataType.INT4: 7.5,
+    ir.DataType.FLOAT8E4M3FN: 464.0,
+}
+"""In steps from zero: what a quantiser of this type clips."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,8 @@ class Forced:
 
     Its outputs: the lowering's logits; for each place float32 `[6, channels]`, sums over images and
     tokens of the expected branch, its square, the error, its square, their product, and the square
-    of the stream; for each quantiser float32 `[2]`, its largest input in steps and the share of
-    inputs that it clips.
+    of the stream; for each quantiser float32 `[2]`, its largest input relative to the end
+    of its grid, and the share of inputs that it clips.
 
     Attributes:
         places: Those that the lowering has.
@@ -46,7 +51,7 @@ def force(lowered: ir.Model, fp32: ir.Model, places: Sequence[Place]) -> Forced:
     """Joins both graphs. `lowered` computes in fp32 (see `export.simulate`) and can be cut."""
     model = lowered.clone()
     graph = model.graph
-    quantisers = [n for n in graph if n.op_type == "QuantizeLinear" and _is_scalar(n.inputs[1])]
+    quantisers = [node for node in graph if _has_range(node)]
     theirs = {str(v.name): v for node in graph for v in node.outputs}
     ours = _add_pieces(graph, fp32)
     given = {place.name: seen_by_users(theirs, place.name) for place in places if place.cut}
@@ -136,22 +141,32 @@ class _Sums:
         return node.outputs[0]
 
 
+def _has_range(node: ir.Node) -> bool:
+    return (
+        node.op_type == "QuantizeLinear"
+        and node.outputs[0].dtype in GRID_ENDS
+        and node.inputs[1] is not None
+        and node.inputs[1].is_initializer()
+        and array(node.inputs[1]).size == 1
+    )
+
+
 def _add_range(graph: ir.Graph, quantise: ir.Node) -> None:
     """Appends how far a quantiser's input goes, as an output."""
-    limit = add_initializer(graph, f"{quantise.name}/limit", np.array(CLIPPED, np.float32))
-    steps = ir.node("Div", quantise.inputs[:2])
-    magnitude = ir.node("Abs", steps.outputs)
-    beyond = ir.node("Greater", [magnitude.outputs[0], limit])
+    value, scale, dtype = quantise.inputs[0], quantise.inputs[1], quantise.outputs[0].dtype
+    assert scale is not None
+    assert dtype is not None
+    reach = array(scale).astype(np.float32).reshape(()) * np.float32(GRID_ENDS[dtype])
+    end = add_initializer(graph, f"{quantise.name}/end", reach)
+    magnitude = ir.node("Abs", [value])
+    beyond = ir.node("Greater", [magnitude.outputs[0], end])
     number = ir.node("Cast", beyond.outputs, {"to": ir.DataType.FLOAT})
     share = ir.node("ReduceMean", number.outputs, {"keepdims": 0})
     largest = ir.node("ReduceMax", magnitude.outputs, {"keepdims": 0})
+    relative = ir.node("Div", [largest.outputs[0], end])
     axis = graph.initializers["watch/first"]
-    rows = [ir.node("Unsqueeze", [n.outputs[0], axis]) for n in (largest, share)]
+    rows = [ir.node("Unsqueeze", [n.outputs[0], axis]) for n in (relative, share)]
     both = ir.node("Concat", [n.outputs[0] for n in rows], {"axis": 0})
-    graph.extend([steps, magnitude, beyond, number, share, largest, *rows, both])
+    graph.extend([magnitude, beyond, number, share, largest, relative, *rows, both])
     name = f"range:{quantise.name}"
     graph.outputs.append(describe(both.outputs[0], name, ir.Shape([2]), ir.DataType.FLOAT))
-
-
-def _is_scalar(scale: ir.Value | None) -> bool:
-    return scale is not None and scale.is_initializer() and array(scale).size == 1

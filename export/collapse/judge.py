@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from .fault import LOCAL, Fault
-from .limits import FEW_STEPS, MANY_CLIPPED, Limits
+from .limits import LITTLE_USED, MANY_CLIPPED, Limits, Stretch
 from .moments import Moments, Range
-from .places import BRANCH, LINEAR, Place
+from .places import BRANCH, EMBEDDING, OUTPUT, Place
 
 
 def judge(place: Place, found: Moments, reads: Range | None, limits: Limits) -> Fault | None:
@@ -19,26 +19,28 @@ def judge(place: Place, found: Moments, reads: Range | None, limits: Limits) -> 
         reads: What the quantiser before its last Linear saw, where there is one.
         limits: Of the precision.
     """
-    if place.kind == BRANCH:
-        what = _inexact(found, limits, limits.branch)
-    elif place.kind == LINEAR:
-        what = _inexact(found, limits, limits.linear)
-    else:
+    if place.kind in (EMBEDDING, OUTPUT):
         what = _over("relative error", found.relative_error(), limits.exact)
+        allowed = limits.of_linear(place.tokens)
+    else:
+        of_kind = limits.of_branch if place.kind == BRANCH else limits.of_linear
+        allowed = of_kind(place.tokens)
+        what = _inexact(found, allowed)
     if what is None:
         return None
-    return Fault(LOCAL, place.module, place.name, what + _cause(found, reads, limits))
+    return Fault(LOCAL, place.module, place.name, what + _cause(found, reads, allowed))
 
 
-def _inexact(found: Moments, limits: Limits, error: float) -> str | None:
+def _inexact(found: Moments, allowed: Stretch) -> str | None:
     """The first measure that is over its limit, the most telling one first."""
-    worst = _worst_gain(found)
+    off = _off(found)
+    worst = int(np.argmax(off))
     return (
-        _over("all of it is scaled wrongly, by", abs(found.gain() - 1), limits.gain)
-        or _over("a constant shift of", found.shift(), limits.shift)
-        or _over(f"channel {worst} is scaled wrongly, by", _off(found)[worst], limits.channel_gain)
-        or _over("relative error", found.relative_error(), error)
-        or _over("relative error of a channel", found.channel_errors().max(), limits.channel)
+        _over("all of it is scaled wrongly, by", abs(found.gain() - 1), allowed.gain)
+        or _over("a constant shift of", found.shift(), allowed.shift)
+        or _over(f"channel {worst} is scaled wrongly, by", off[worst], allowed.channel_gain)
+        or _over("relative error", found.relative_error(), allowed.error)
+        or _over("relative error of a channel", found.channel_errors().max(), allowed.channel)
     )
 
 
@@ -46,24 +48,20 @@ def _over(what: str, value: float, limit: float) -> str | None:
     return None if value <= limit else f"{what} {value:.2g}, over the limit of {limit:.2g}"
 
 
-def _worst_gain(found: Moments) -> int:
-    return int(np.argmax(_off(found)))
-
-
 def _off(found: Moments) -> np.ndarray:
     off: np.ndarray = np.abs(found.channel_gains() - 1)
     return off
 
 
-def _cause(found: Moments, reads: Range | None, limits: Limits) -> str:
+def _cause(found: Moments, reads: Range | None, allowed: Stretch) -> str:
     if reads is not None and reads.clipped > MANY_CLIPPED:
         return (
             f"; {reads.clipped:.0%} of what its Linear reads is clipped: a range that is too small,"
             " from a stale or foreign calibration table"
         )
-    if reads is not None and reads.largest < FEW_STEPS:
+    if reads is not None and reads.largest < LITTLE_USED:
         return (
-            f"; what its Linear reads uses {reads.largest:.0f} of 127 steps: a range that is too "
+            f"; what its Linear reads uses {reads.largest:.0%} of its grid: a range that is too "
             "large, for outliers or from a foreign calibration table"
         )
     gain, error = found.gain(), found.relative_error()
@@ -74,7 +72,7 @@ def _cause(found: Moments, reads: Range | None, limits: Limits) -> str:
         return f"; it comes out {gain:.3g} times as large: a wrong scale"
     if found.shift() > 0.8 * error:
         return "; most of it is a constant: a lost bias or a wrong zero point"
-    wrong = int((_off(found) > limits.channel_gain).sum())
+    wrong = int((_off(found) > allowed.channel_gain).sum())
     if 0 < wrong <= max(1, len(found.error) // 16):
         return f"; {wrong} of {len(found.error)} channels are to blame: a scale of their own"
     return ""

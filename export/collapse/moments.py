@@ -8,16 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.onnx_file import to_bytes
-from runtime.backends.onnxruntime import open_inference
 from runtime.images import ImageSet
 
 from .forced import Forced
 from .places import Place
+from .running import outputs
 
 Floats = NDArray[np.float64]
 
-BATCH = 4
 QUIET = 0.1
 """Part of the mean signal that counts as signal in every channel, so that an error in a channel
 that says nothing is not blown up.
@@ -81,7 +79,9 @@ class Moments:
 
 @dataclass(frozen=True)
 class Range:
-    """How far a quantiser's input went, in steps of its grid, and the share that it clipped."""
+    """How far a quantiser's input went, relative to the end of its grid, and the share that it
+    clipped.
+    """
 
     largest: float
     clipped: float
@@ -104,16 +104,16 @@ class Observed:
 
 
 def observe(forced: Forced, images: ImageSet) -> Observed:
-    """Runs the joined graph over the images."""
-    content = to_bytes(forced.model)
-    session = open_inference(content.graph, content.external)
-    del content
-    name, places = forced.model.graph.inputs[0].name, len(forced.places)
+    """Runs the joined graph over the images.
+
+    Raises:
+        EngineError: if it does not run.
+    """
+    places = len(forced.places)
     logits: list[NDArray[np.float32]] = []
     totals = [np.zeros(()) for _ in forced.places]
     ranges: list[Floats] = []
-    for batch in images.batches(BATCH):
-        first, *rest = session.run(None, {name: batch})
+    for first, *rest in outputs(forced.model, images):
         logits.append(first)
         totals = [a + b.astype(np.float64) for a, b in zip(totals, rest[:places], strict=True)]
         ranges.append(np.array(rest[places:], np.float64).reshape(-1, 2))
@@ -132,12 +132,11 @@ def moments(place: Place, sums: Floats, images: int, rounding: float) -> Moments
         place: Where.
         sums: float64 `[6, channels]`.
         images: How many were seen.
-        rounding: By how much of it the stream may be rounded, relative to the error that a branch
-            may have; 0 where the type is fp32.
+        rounding: The part of the stream that counts as signal, see
+            `export.collapse.limits.Limits.rounding`.
     """
-    tokens = [size for size in (place.value.shape or ())[1:-1] if isinstance(size, int)]
     kept = sums if place.fixed is None else sums[:, place.fixed]
-    expected, square, error, error_square, product, stream = kept / (images * np.prod(tokens))
+    expected, square, error, error_square, product, stream = kept / (images * place.tokens)
     return Moments(expected, square, error, error_square, product, rounding**2 * stream)
 
 

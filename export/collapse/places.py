@@ -47,6 +47,12 @@ class Place:
         return str(self.value.name)
 
     @property
+    def tokens(self) -> int:
+        """Rows that one image has."""
+        sizes = [size for size in (self.value.shape or ())[1:-1] if isinstance(size, int)]
+        return int(np.prod(sizes))
+
+    @property
     def cut(self) -> bool:
         return self.kind in (EMBEDDING, BRANCH)
 

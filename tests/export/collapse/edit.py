@@ -25,6 +25,8 @@ def change_input(model: ir.Model, node: ir.Node, index: int, change: Change) -> 
     new = np.asarray(change(old.copy())).astype(old.dtype)
     replacement = add_initializer(model.graph, f"{node.name}/{index}/broken", new)
     node.replace_input_with(index, replacement)
+    if not value.uses():
+        del model.graph.initializers[str(value.name)]
 
 
 def change_weight(model: ir.Model, linear: str, change: Change) -> None:

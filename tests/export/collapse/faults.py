@@ -144,8 +144,7 @@ LAYERS = [
     _before("average", "fp16", "blocks.0", g.blocks_swapped, 0, 3),
     _before("plain", "int8", "blocks.1.attn.qkv", g.bias_dropped, "blocks.1.attn.qkv"),
     _before("CLIP", "int8", "blocks.0.attn", g.bias_dropped, "blocks.0.attn.proj"),
-    _before("DINOv2", "int8", "blocks.2.mlp.fc1", g.bias_dropped, "blocks.2.mlp.fc1"),
-    _before("digits", "int8.gpu", "blocks.3.mlp", g.bias_dropped, "blocks.3.mlp.fc2"),
+    _before("CLIP", "int8", "blocks.2.mlp.fc1", g.bias_dropped, "blocks.2.mlp.fc1"),
     _before("average", "int8", "blocks.1.attn", g.weight_transposed, "blocks.1.attn.proj"),
     _before("QK norm", "int8", "blocks.2.attn", g.rows_rolled, "blocks.2.attn.proj", 16),
     _before("plain", "fp16", "blocks.0.mlp", g.rows_rolled, "blocks.0.mlp.fc2", 1),
@@ -179,7 +178,7 @@ ACTIVATIONS = [
     ),
     _before("plain", "int8", "blocks.0.mlp.fc1", g.epsilon_wrong, "blocks.0.norm2", 0.9),
     _before("QK norm", "fp16", "blocks.1.attn.qkv", g.epsilon_wrong, "blocks.1.norm1", 1e-1),
-    _before("QK norm", "int8", "blocks.2.attn", g.norm_gain_dropped, "blocks.2.attn.q_norm"),
+    _before("QK norm", "fp16", "blocks.2.attn", g.norm_gain_dropped, "blocks.2.attn.q_norm"),
     _before("plain", "int8", "blocks.3.attn.qkv", g.norm_gain_dropped, "blocks.3.norm1"),
     _before("layer scale", "int8", "blocks.0.mlp.fc1", g.norm_bias_dropped, "blocks.0.norm2"),
     _before("digits", "int8", "output", g.norm_gain_dropped, "norm"),
@@ -228,17 +227,17 @@ SCALES = [
     _seen("average", "int8.gpu", "blocks.1", q.dequantiser_scale, GELU.format(1), 0.5),
     _seen("CLIP", "int8", "blocks.3", q.quantiser_scale, N1.format(3), 1.25),
     _seen("DINOv2", "int8", "blocks.2", q.quantiser_scale, ATTENDED.format(2), 2),
-    _after("digits", "int8", "blocks.0", q.scales_swapped, N1.format(0), GELU.format(3)),
-    _after("plain", "int8", "blocks.1", q.scales_swapped, N1.format(1), ATTENDED.format(1)),
-    _seen("plain", "int8", "blocks.0", q.activation_zero_point, N1.format(0), 16),
-    _seen("QK norm", "int8", "blocks.1", q.activation_zero_point, GELU.format(1), -64),
+    _after("CLIP", "int8", "blocks.0", q.scales_swapped, N1.format(0), "blocks.3.mlp.act/Mul_2"),
+    _after("layer scale", "int8", "blocks.1", q.scales_swapped, N1.format(1), ATTENDED.format(1)),
+    _seen("plain", "int8", "blocks.0", q.activation_zero_point, N1.format(0), 100),
+    _seen("QK norm", "int8", "blocks.1", q.activation_zero_point, GELU.format(1), 64),
     _seen("digits", "int8", "blocks.1", q.dequantiser_zero_point, N1.format(1), 8),
     _seen("average", "int8", "blocks.2", q.dequantiser_zero_point, N2.format(2), 4),
     _seen("plain", "int8", "blocks.0", q.scale_not_constant, N1.format(0)),
 ]
 WEIGHTS = [
     _after("plain", "int8", "blocks.1.attn.qkv", q.weight_column_scale, "blocks.1.attn.qkv", 5, 4),
-    _after("digits", "int8", "blocks.2.mlp.fc1", q.weight_column_scale, "blocks.2.mlp.fc1", 99, 4),
+    _after("QK norm", "int8", "blocks.2.mlp.fc1", q.weight_column_scale, "blocks.2.mlp.fc1", 99, 8),
     _after("CLIP", "int8", "blocks.0.mlp", q.weight_column_scale, "blocks.0.mlp.fc2", 10, 4),
     _after(
         "average", "int8.gpu", "blocks.3.attn", q.weight_column_scale, "blocks.3.attn.proj", 2, 0.25
@@ -250,8 +249,8 @@ WEIGHTS = [
     _after(
         "plain", "int8", "blocks.0.attn.qkv", q.weight_scale, "blocks.0.attn.qkv", q.one_for_all
     ),
-    _seen("plain", "int8", "blocks.1", q.weight_zero_point, "blocks.1.attn.qkv", 1),
-    _seen("CLIP", "int8", "blocks.2", q.weight_zero_point, "blocks.2.mlp.fc1", 3),
+    _seen("plain", "int8", "blocks.1", q.weight_zero_point, "blocks.1.mlp.fc2", 20),
+    _seen("CLIP", "int8", "blocks.2", q.weight_zero_point, "blocks.2.mlp.fc2", 10),
     _after("plain", "int8", "blocks.0.attn", q.integers, "blocks.0.attn.proj", q.transposed),
     _after("digits", "int8", "blocks.1.mlp.fc1", q.integers, "blocks.1.mlp.fc1", q.next_rows),
     _after("average", "int8", "blocks.2.mlp", q.integers, "blocks.2.mlp.fc2", q.next_rows),
@@ -263,21 +262,33 @@ WEIGHTS = [
     _after("QK norm", "int8", "blocks.3.mlp", q.integers, "blocks.3.mlp.fc2", q.seven_bits_wrapped),
     _after("DINOv2", "int8", "blocks.0.attn", q.integers, "blocks.0.attn.proj", q.block_transposed),
     _after("plain", "int8", "blocks.2.attn.qkv", g.bias_dropped, "blocks.2.attn.qkv"),
-    _after("digits", "int8", "blocks.0.mlp", g.bias_dropped, "blocks.0.mlp.fc2"),
+    _after("CLIP", "int8", "blocks.0.mlp", g.bias_dropped, "blocks.0.mlp.fc2"),
     _after("plain", "int8", "blocks.1.attn.qkv", q.smoothing_forgotten, "blocks.1.norm1", 4),
     _after("average", "int8", "blocks.0.mlp.fc1", q.smoothing_forgotten, "blocks.0.norm2", 2),
 ]
 STREAM = [
     _seen("large", "int8", "blocks.1", q.stream_quantised, "blocks.1/Add", 3000.0),
     _seen("plain", "int8", "blocks.0", q.stream_quantised, "blocks.0/Add_2", 60.0),
-    _seen("digits", "int8", "blocks.2", q.residual_side_quantised, "blocks.2/Add", 60.0),
-    _seen("CLIP", "int8", "blocks.3", q.residual_side_quantised, "blocks.3/Add_2", 60.0),
+    _seen("large", "int8", "blocks.1", q.residual_side_quantised, "blocks.2/Add", 6000.0),
+    _seen("CLIP", "int8", "blocks.3", q.residual_side_quantised, "blocks.3/Add_2", 80.0),
 ]
 SIXTEEN_BITS = [
     _case("large", "fp16", BEFORE_LOWERING, (STRUCTURE, "blocks.0"), q.decompose_layer_norms),
-    _case("large", "all fp16", BEFORE_LOWERING, (STRUCTURE, "blocks.0"), q.decompose_layer_norms),
+    _case(
+        "large", "all fp16", BEFORE_LOWERING, (FINITE, "blocks.0.norm1"), q.decompose_layer_norms
+    ),
+    _case("huge", "all fp16", AFTER_LOWERING, (FINITE, ""), q.nothing),
+    _case(
+        "digits",
+        "fp16",
+        BEFORE_LOWERING,
+        (FINITE, "blocks.1.mlp"),
+        q.overflowing,
+        "blocks.1.mlp.fc1",
+        1e5,
+    ),
     _before("plain", "fp16", "blocks.1.mlp.fc1", q.mantissa_cut, "blocks.1.mlp.fc1", 5),
-    _before("digits", "bf16", "blocks.2.attn", q.mantissa_cut, "blocks.2.attn.proj", 3),
+    _before("plain", "bf16", "blocks.2.attn", q.mantissa_cut, "blocks.2.attn.proj", 2),
     _before("plain", "fp16", "blocks.0.mlp.fc1", q.underflowing, "blocks.0.mlp.fc1", 1e7),
     _before("average", "fp16", "blocks.2.attn", q.underflowing, "blocks.2.attn.proj", 1e7),
 ]
@@ -293,4 +304,3 @@ CASES = [
     *STREAM,
     *SIXTEEN_BITS,
 ]
-OVERFLOWS = [("huge", "all fp16", FINITE), ("large", "all fp16", FINITE)]

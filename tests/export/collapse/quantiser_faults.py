@@ -216,3 +216,12 @@ def underflowing(model: ir.Model, linear: str, factor: float) -> None:
     value = insert_before(model, users[0][0], "Mul", [node.outputs[0], back], f"{linear}/large")
     for user, index in users:
         user.replace_input_with(index, value)
+
+
+def overflowing(model: ir.Model, linear: str, factor: float) -> None:
+    """A Linear's weight made too large for fp16, and its output small again."""
+    underflowing(model, linear, 1 / factor)
+
+
+def nothing(model: ir.Model) -> None:
+    """The lowering itself is the fault: fp16 without an island, where the stream is too large."""

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from calibration.collect import Calibration
+from calibration.observers import DEFAULT_METHOD
 from export.collapse import LIMITS, Limits
 from export.precision import PRECISIONS
 from export.precision.cast import cast_to
@@ -17,15 +18,18 @@ from vit.vision_transformer import VisionTransformer
 
 from ...calibrate import calibrate
 from ..graphs import run
-from .models import Built, build, digits_preprocess, random_model, with_large_stream
+from .models import Built, build, digits_preprocess, random_model, with_large_stream, with_outliers
 
 IMAGES = 16
 STREAMS = {"large": 1000.0, "huge": 1e5}
 ALL_FP16 = "all fp16"
+OUTLIERS = "outliers"
 
 
 class Workshop:
-    """Models by name: "digits", those with random weights, and those with a large stream."""
+    """Models by name: "digits", trained; a key of `CONFIGS`, with random weights of seed 0;
+    `STREAMS`. Another seed or outliers are asked for as "CLIP, 1" and "CLIP, outliers".
+    """
 
     def __init__(self, digits: Callable[[], VisionTransformer]) -> None:
         self._digits = digits
@@ -34,28 +38,35 @@ class Workshop:
         self.sound = cache(self._lower_sound)
 
     def _build(self, name: str) -> Built:
-        if name == "digits":
-            return build(self._digits(), digits_preprocess(), IMAGES)
-        model, preprocess = random_model("plain" if name in STREAMS else name, seed=0)
-        if name in STREAMS:
-            model = with_large_stream(model, STREAMS[name])
+        base, _, change = name.partition(", ")
+        if base == "digits":
+            model, preprocess = self._digits(), digits_preprocess()
+        else:
+            seed = int(change) if change.isdigit() else 0
+            model, preprocess = random_model("plain" if base in STREAMS else base, seed)
+        if base in STREAMS:
+            model = with_large_stream(model, STREAMS[base])
+        if change == OUTLIERS:
+            model = with_outliers(model)
         return build(model, preprocess, IMAGES)
 
-    def _calibrate(self, name: str, method: str = "search") -> Calibration:
+    def _calibrate(self, name: str, method: str = DEFAULT_METHOD) -> Calibration:
         built = self.built(name)
         return calibrate(built.fp32, built.calibration, method)
 
     def _lower_sound(self, name: str, graph: str) -> ir.Model:
         return self.lower(name, graph, self.built(name).fp32)
 
-    def lower(self, name: str, graph: str, fp32: ir.Model) -> ir.Model:
+    def lower(
+        self, name: str, graph: str, fp32: ir.Model, method: str = DEFAULT_METHOD
+    ) -> ir.Model:
         """A precision's graph, or its graph for GPUs (".gpu"), by the sound model's calibration."""
         if graph == ALL_FP16:
             lowered = fp32.clone()
             cast_to(lowered.graph, ir.DataType.FLOAT16, lambda node: False)
             return lowered
         precision, _, kind = graph.partition(".")
-        graphs = PRECISIONS[precision].lower(fp32, self.calibration(name))
+        graphs = PRECISIONS[precision].lower(fp32, self.calibration(name, method))
         return graphs.get(kind or "cpu", graphs["gpu"])
 
 
