@@ -115,7 +115,8 @@ def observe(forced: Forced, images: ImageSet) -> Observed:
     ranges: list[Floats] = []
     for first, *rest in outputs(forced.model, images):
         logits.append(first)
-        totals = [a + b.astype(np.float64) for a, b in zip(totals, rest[:places], strict=True)]
+        with np.errstate(invalid="ignore"):  # what is not finite is looked for afterwards
+            totals = [a + b.astype(np.float64) for a, b in zip(totals, rest, strict=False)]
         ranges.append(np.array(rest[places:], np.float64).reshape(-1, 2))
     return Observed(
         np.concatenate(logits),

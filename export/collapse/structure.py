@@ -80,7 +80,8 @@ def check_grids(lowered: ir.Graph) -> Iterator[Fault]:
         problem = _grid_problem(node)
         if problem is not None:
             tensor = str(node.inputs[0] and node.inputs[0].name)
-            yield Fault(STRUCTURE, tensor.rpartition("/")[0] or tensor, tensor, problem)
+            module = str(node.name).partition("/")[0].removesuffix(".weight")
+            yield Fault(STRUCTURE, module, tensor, problem)
 
 
 def _grid_problem(node: ir.Node) -> str | None:

@@ -227,7 +227,7 @@ SCALES = [
     _seen("average", "int8.gpu", "blocks.1", q.dequantiser_scale, GELU.format(1), 0.5),
     _seen("CLIP", "int8", "blocks.3", q.quantiser_scale, N1.format(3), 1.25),
     _seen("DINOv2", "int8", "blocks.2", q.quantiser_scale, ATTENDED.format(2), 2),
-    _after("CLIP", "int8", "blocks.0", q.scales_swapped, N1.format(0), "blocks.3.mlp.act/Mul_2"),
+    _after("layer scale", "int8", "blocks.2", q.scales_swapped, N2.format(2), ATTENDED.format(2)),
     _after("layer scale", "int8", "blocks.1", q.scales_swapped, N1.format(1), ATTENDED.format(1)),
     _seen("plain", "int8", "blocks.0", q.activation_zero_point, N1.format(0), 100),
     _seen("QK norm", "int8", "blocks.1", q.activation_zero_point, GELU.format(1), 64),
@@ -274,9 +274,7 @@ STREAM = [
 ]
 SIXTEEN_BITS = [
     _case("large", "fp16", BEFORE_LOWERING, (STRUCTURE, "blocks.0"), q.decompose_layer_norms),
-    _case(
-        "large", "all fp16", BEFORE_LOWERING, (FINITE, "blocks.0.norm1"), q.decompose_layer_norms
-    ),
+    _before("large", "all fp16", "blocks.0.attn.qkv", q.decompose_layer_norms),
     _case("huge", "all fp16", AFTER_LOWERING, (FINITE, ""), q.nothing),
     _case(
         "digits",
