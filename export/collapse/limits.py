@@ -96,8 +96,8 @@ LIMITS: dict[str, Limits] = {
     "int8": Limits(
         exact=2e-3,
         linear=Stretch(6e-2, 2.5e-1, 1e-2, 1.2e-1, 2e-2),
-        branch=Stretch(1.2e-1, 5e-1, 4e-2, 3e-1, 6e-2),
-        one_token=3.0,
+        branch=Stretch(1.5e-1, 5e-1, 1.2e-1, 3.5e-1, 6e-2),
+        one_token=2.5,
         answers=2.5e-1,
         stream=FP16_STEP,
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,8 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
+from export.collapse.running import answers
+from export.graph_edit import array
 from export.onnx_export import export_onnx
 from export.passes import optimise
 from export.reference import compute_reference
@@ -114,3 +117,17 @@ def with_large_stream(model: VisionTransformer, factor: float) -> VisionTransfor
             if joins:
                 parameter.mul_(factor)
     return changed
+
+
+def reseeded(built: Built, seed: int) -> Built:
+    """The same architecture with other weights, without the time of an export.
+
+    The graph stands for PyTorch: its export is not what is looked at.
+    """
+    fp32, generator = built.fp32.clone(), np.random.default_rng(seed)
+    for value in fp32.graph.initializers.values():
+        if value.dtype == ir.DataType.FLOAT and array(value).size > 1:
+            data = array(value)
+            noise = generator.standard_normal(data.shape) * (0.7 * data.std() + 0.02)
+            value.const_value = ir.tensor((data + noise).astype(np.float32), name=value.name)
+    return dataclasses.replace(built, fp32=fp32, reference=answers(fp32, built.images))
