@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .fault import LOCAL, Fault
-from .limits import LITTLE_USED, MANY_CLIPPED, Limits, Stretch
+from .limits import CLIPPING, FAR_BEYOND, LITTLE_USED, MANY_CLIPPED, Limits, Stretch
 from .moments import Moments, Range
 from .places import BRANCH, EMBEDDING, OUTPUT, Place
 
@@ -19,16 +19,23 @@ def judge(place: Place, found: Moments, reads: Range | None, limits: Limits) -> 
         reads: What the quantiser before its last Linear saw, where there is one.
         limits: Of the precision.
     """
+    allowed = _allowed(place, reads, limits)
     if place.kind in (EMBEDDING, OUTPUT):
         what = _over("relative error", found.relative_error(), limits.exact)
-        allowed = limits.of_linear(place.tokens)
     else:
-        of_kind = limits.of_branch if place.kind == BRANCH else limits.of_linear
-        allowed = of_kind(place.tokens)
         what = _inexact(found, allowed)
     if what is None:
         return None
     return Fault(LOCAL, place.module, place.name, what + _cause(found, reads, allowed))
+
+
+def _allowed(place: Place, reads: Range | None, limits: Limits) -> Stretch:
+    allowed = limits.branch if place.kind == BRANCH else limits.linear
+    if place.tokens == 1:
+        allowed = allowed.times(limits.one_token)
+    if reads is not None and reads.largest > FAR_BEYOND:
+        allowed = allowed.times(CLIPPING)
+    return allowed
 
 
 def _inexact(found: Moments, allowed: Stretch) -> str | None:

@@ -122,7 +122,7 @@ EMBEDDING = [
     _before("DINOv2", "int8", "embedding", g.constant_zeroed, "reg_token"),
     _before("plain", "int8", "embedding", g.constant_zeroed, "cls_token"),
     _before("digits", "fp16", "embedding", g.constant_zeroed, "pos_embed"),
-    _before("average", "int8.gpu", "embedding", g.positions_shifted),
+    _before("average", "fp16", "embedding", g.positions_shifted),
     _before("CLIP", "int8", "embedding", g.norm_gain_dropped, "norm_pre"),
 ]
 LAYERS = [
@@ -179,7 +179,7 @@ ACTIVATIONS = [
     _before("plain", "int8", "blocks.0.mlp.fc1", g.epsilon_wrong, "blocks.0.norm2", 0.9),
     _before("QK norm", "fp16", "blocks.1.attn.qkv", g.epsilon_wrong, "blocks.1.norm1", 1e-1),
     _before("QK norm", "fp16", "blocks.2.attn", g.norm_gain_dropped, "blocks.2.attn.q_norm"),
-    _before("plain", "int8", "blocks.3.attn.qkv", g.norm_gain_dropped, "blocks.3.norm1"),
+    _before("plain", "fp16", "blocks.3.attn.qkv", g.norm_gain_dropped, "blocks.3.norm1"),
     _before("layer scale", "int8", "blocks.0.mlp.fc1", g.norm_bias_dropped, "blocks.0.norm2"),
     _before("digits", "int8", "output", g.norm_gain_dropped, "norm"),
 ]
@@ -227,7 +227,7 @@ SCALES = [
     _seen("average", "int8.gpu", "blocks.1", q.dequantiser_scale, GELU.format(1), 0.5),
     _seen("CLIP", "int8", "blocks.3", q.quantiser_scale, N1.format(3), 1.25),
     _seen("DINOv2", "int8", "blocks.2", q.quantiser_scale, ATTENDED.format(2), 2),
-    _after("layer scale", "int8", "blocks.2", q.scales_swapped, N2.format(2), ATTENDED.format(2)),
+    _after("QK norm", "int8", "blocks.0", q.scales_swapped, N2.format(0), GELU.format(0)),
     _after("layer scale", "int8", "blocks.1", q.scales_swapped, N1.format(1), ATTENDED.format(1)),
     _seen("plain", "int8", "blocks.0", q.activation_zero_point, N1.format(0), 100),
     _seen("QK norm", "int8", "blocks.1", q.activation_zero_point, GELU.format(1), 64),
@@ -267,15 +267,15 @@ WEIGHTS = [
     _after("average", "int8", "blocks.0.mlp.fc1", q.smoothing_forgotten, "blocks.0.norm2", 2),
 ]
 STREAM = [
-    _seen("large", "int8", "blocks.1", q.stream_quantised, "blocks.1/Add", 3000.0),
+    _seen("large", "int8", "blocks.1", q.stream_quantised, "blocks.1/Add", 1e5),
     _seen("plain", "int8", "blocks.0", q.stream_quantised, "blocks.0/Add_2", 60.0),
-    _seen("large", "int8", "blocks.1", q.residual_side_quantised, "blocks.2/Add", 6000.0),
+    _seen("large", "int8", "blocks.1", q.residual_side_quantised, "blocks.2/Add", 2e5),
     _seen("CLIP", "int8", "blocks.3", q.residual_side_quantised, "blocks.3/Add_2", 80.0),
 ]
 SIXTEEN_BITS = [
     _case("large", "fp16", BEFORE_LOWERING, (STRUCTURE, "blocks.0"), q.decompose_layer_norms),
-    _before("large", "all fp16", "blocks.0.attn.qkv", q.decompose_layer_norms),
-    _case("huge", "all fp16", AFTER_LOWERING, (FINITE, ""), q.nothing),
+    _lost("large", "all fp16", "blocks.0", q.decompose_layer_norms),
+    _case("large", "all fp16", AFTER_LOWERING, (FINITE, "patch_embed"), q.nothing),
     _case(
         "digits",
         "fp16",

@@ -13,9 +13,9 @@ from .workshop import Workshop, limits_of
 GRAPHS = ("fp32", "fp16", "bf16", "int8", "int8.gpu")
 SEARCHED = [
     *[(name, graph) for name in ("digits", "digits, outliers") for graph in GRAPHS],
-    *[(name, graph) for name in CONFIGS for graph in GRAPHS],
+    *[(name, graph) for name in CONFIGS for graph in GRAPHS[1:]],
     *[(f"{name}, {seed}", graph) for name in CONFIGS for seed in (1, 2) for graph in GRAPHS[1:]],
-    *[(f"{name}, outliers", graph) for name in ("plain", "CLIP") for graph in GRAPHS],
+    *[(f"{name}, outliers", graph) for name in ("CLIP",) for graph in GRAPHS],
     *[("large", graph) for graph in GRAPHS],
 ]
 OBSERVED = [(name, method) for name in ("digits", *CONFIGS) for method in METHODS]
@@ -44,7 +44,7 @@ def test_no_false_alarm_of_the_export(name: str, workshop: Workshop) -> None:
     assert find_export_faults(built.fp32, built.images, built.reference) == ()
 
 
-@pytest.mark.parametrize("name", ["digits, outliers", "plain, outliers"])
+@pytest.mark.parametrize("name", ["digits, outliers", "CLIP, outliers"])
 def test_plain_min_max_collapses_on_outliers(name: str, workshop: Workshop) -> None:
     """The reason for smoothing; every block is hit, and the cause is named."""
     found = faults(name, "int8", workshop, "minmax")

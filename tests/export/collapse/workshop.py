@@ -26,7 +26,7 @@ from .models import (
 )
 
 IMAGES = 16
-STREAMS = {"large": 1000.0, "huge": 1e5}
+STREAMS = {"large": 3e4}
 ALL_FP16 = "all fp16"
 OUTLIERS = "outliers"
 
