@@ -1,0 +1,172 @@
+"""One graph that holds a lowering and the fp32 graph cut into pieces at the residual stream.
+
+Each piece gets what the lowering has at the cut before it ("teacher forcing"), so that what it
+makes of it tells the error of that stretch alone, whatever came in. The sums that statistics need
+are computed in the graph: of a ViT-B's activations only numbers for each channel leave it, and
+memory stays that of one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from export.graph_edit import add_initializer, array, describe
+
+from .places import OUTPUT, Place
+
+PREFIX = "fp32:"
+GRID_ENDS = {
+    ir.DataType.INT8: 127.5,
+    ir.DataType.UINT8: 255.5,
+    ir.DataType.INT4: 7.5,
+    ir.DataType.FLOAT8E4M3FN: 464.0,
+}
+"""In steps from zero: what a quantiser of this type clips."""
+
+
+@dataclass(frozen=True)
+class Forced:
+    """The joined graph.
+
+    Its outputs: the lowering's logits; for each place float32 `[6, channels]`, sums over images and
+    tokens of the expected branch, its square, the error, its square, their product, and the square
+    of the stream; for each quantiser float32 `[2]`, its largest input relative to the end
+    of its grid, and the share of inputs that it clips.
+
+    Attributes:
+        places: Those that the lowering has.
+        quantisers: The tensors that they read, as the lowering names them.
+    """
+
+    model: ir.Model
+    places: tuple[Place, ...]
+    quantisers: tuple[str, ...]
+
+
+def force(lowered: ir.Model, fp32: ir.Model, places: Sequence[Place]) -> Forced:
+    """Joins both graphs. `lowered` computes in fp32 (see `export.simulate`) and can be cut."""
+    model = lowered.clone()
+    graph = model.graph
+    quantisers = [node for node in graph if _has_range(node)]
+    theirs = {str(v.name): v for node in graph for v in node.outputs}
+    ours = _add_pieces(graph, fp32)
+    given = {place.name: seen_by_users(theirs, place.name) for place in places if place.cut}
+    for name, value in given.items():
+        ours[name].replace_all_uses_with(value)
+    sums = _Sums(graph)
+    watched = tuple(p for p in places if p.kind == OUTPUT or p.name in theirs)
+    for place in watched:
+        seen = graph.outputs[0] if place.kind == OUTPUT else given.get(place.name)
+        stream = None
+        if place.incoming is not None:
+            incoming = str(place.incoming.name)
+            stream = given.get(incoming, ours[incoming])
+        sums.add(place, seen or theirs[place.name], ours[place.name], stream)
+    for node in quantisers:
+        _add_range(graph, node)
+    return Forced(model, watched, tuple(str(n.inputs[0] and n.inputs[0].name) for n in quantisers))
+
+
+def seen_by_users(values: Mapping[str, ir.Value], name: str) -> ir.Value:
+    """The tensor as those that read it see it: rounded, where 16 bits are simulated."""
+    return values.get(f"{name}@widened", values[name])
+
+
+def _add_pieces(graph: ir.Graph, fp32: ir.Model) -> dict[str, ir.Value]:
+    """Moves a copy of the fp32 graph into `graph`, every name prefixed, reading the same images.
+
+    Returns its tensors by their names in the fp32 graph.
+    """
+    pieces = fp32.clone().graph
+    pieces.inputs[0].replace_all_uses_with(graph.inputs[0])
+    pieces.outputs.clear()
+    for name in list(pieces.initializers):
+        value = pieces.initializers.pop(name)
+        value.name = f"{PREFIX}{name}"
+        graph.register_initializer(value)
+    tensors = {}
+    for node in list(pieces):
+        pieces.remove(node)
+        node.name = f"{PREFIX}{node.name}"
+        for value in node.outputs:
+            tensors[str(value.name)] = value
+            value.name = f"{PREFIX}{value.name}"
+        graph.append(node)
+    return tensors
+
+
+class _Sums:
+    """Appends the sums of places to a graph, as outputs."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._count = 0
+        self._first = add_initializer(graph, "watch/first", np.array([0], np.int64))
+
+    def add(
+        self, place: Place, seen: ir.Value, expected: ir.Value, stream: ir.Value | None
+    ) -> None:
+        """`stream` is what the place's branch was added to."""
+        shape = place.value.shape or ir.Shape([])
+        axes = np.arange(len(shape) - 1, dtype=np.int64)
+        over = add_initializer(self._graph, f"watch/{self._count}/axes", axes)
+        error = self._node("Sub", seen, expected)
+        branch = expected if stream is None else self._node("Sub", expected, stream)
+        parts = [
+            self._node("ReduceSum", branch, over),
+            self._node("ReduceSumSquare", branch, over),
+            self._node("ReduceSum", error, over),
+            self._node("ReduceSumSquare", error, over),
+            self._node("ReduceSum", self._node("Mul", branch, error), over),
+            self._node("ReduceSumSquare", expected if stream is None else stream, over),
+        ]
+        rows = ir.node("Concat", [self._as_row(part) for part in parts], {"axis": 0})
+        self._graph.append(rows)
+        name = f"watch:{self._count}"
+        result = describe(rows.outputs[0], name, ir.Shape([6, shape[-1]]), ir.DataType.FLOAT)
+        self._graph.outputs.append(result)
+        self._count += 1
+
+    def _as_row(self, value: ir.Value) -> ir.Value:
+        return self._node("Unsqueeze", value, self._first)
+
+    def _node(self, op_type: str, *inputs: ir.Value) -> ir.Value:
+        options = {"keepdims": 0} if op_type.startswith("Reduce") else {}
+        node = ir.node(op_type, inputs, options)
+        self._graph.append(node)
+        return node.outputs[0]
+
+
+def _has_range(node: ir.Node) -> bool:
+    return (
+        node.op_type == "QuantizeLinear"
+        and node.outputs[0].dtype in GRID_ENDS
+        and node.inputs[1] is not None
+        and node.inputs[1].is_initializer()
+        and array(node.inputs[1]).size == 1
+    )
+
+
+def _add_range(graph: ir.Graph, quantise: ir.Node) -> None:
+    """Appends how far a quantiser's input goes, as an output."""
+    value, scale, dtype = quantise.inputs[0], quantise.inputs[1], quantise.outputs[0].dtype
+    assert scale is not None
+    assert dtype is not None
+    reach = array(scale).astype(np.float32).reshape(()) * np.float32(GRID_ENDS[dtype])
+    end = add_initializer(graph, f"{quantise.name}/end", reach)
+    magnitude = ir.node("Abs", [value])
+    beyond = ir.node("Greater", [magnitude.outputs[0], end])
+    number = ir.node("Cast", beyond.outputs, {"to": ir.DataType.FLOAT})
+    share = ir.node("ReduceMean", number.outputs, {"keepdims": 0})
+    largest = ir.node("ReduceMax", magnitude.outputs, {"keepdims": 0})
+    relative = ir.node("Div", [largest.outputs[0], end])
+    axis = graph.initializers["watch/first"]
+    rows = [ir.node("Unsqueeze", [n.outputs[0], axis]) for n in (relative, share)]
+    both = ir.node("Concat", [n.outputs[0] for n in rows], {"axis": 0})
+    graph.extend([magnitude, beyond, number, share, largest, relative, *rows, both])
+    name = f"range:{quantise.name}"
+    graph.outputs.append(describe(both.outputs[0], name, ir.Shape([2]), ir.DataType.FLOAT))

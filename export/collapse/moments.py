@@ -1,0 +1,148 @@
+"""What the sums of a place say: how large its error is, and of what kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.images import ImageSet
+
+from .forced import Forced
+from .places import Place
+from .running import outputs
+
+Floats = NDArray[np.float64]
+
+QUIET = 0.1
+"""Part of the mean signal that counts as signal in every channel, so that an error in a channel
+that says nothing is not blown up.
+"""
+_TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Means over images and tokens, each float64 `[channels]`.
+
+    `expected` is what the fp32 piece makes of the lowering's own input (a branch: without the
+    stream that it is added to), `error` what the lowering has less that. `rounding` is the square
+    of what the stream's own type may add to the error, on the scale of `expected_squared`.
+    """
+
+    expected: Floats
+    expected_squared: Floats
+    error: Floats
+    error_squared: Floats
+    product: Floats
+    rounding: Floats
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite([self.expected_squared, self.error_squared, self.product]).all())
+
+    def relative_error(self) -> float:
+        """RMS error relative to RMS signal."""
+        return float(np.sqrt(self.error_squared.sum() / self._signal().sum()))
+
+    def channel_errors(self) -> Floats:
+        """The same for each channel."""
+        errors: Floats = np.sqrt(self.error_squared / self._loud_signal())
+        return errors
+
+    def gain(self) -> float:
+        """The factor between what should be and what is, as least squares see it."""
+        return float(1 + self.product.sum() / self._signal().sum())
+
+    def channel_gains(self) -> Floats:
+        """The same for each channel; that of a quiet channel is drawn towards 1."""
+        gains: Floats = 1 + self.product / self._loud_signal()
+        return gains
+
+    def shift(self) -> float:
+        """The part of the error that is the same for all images and tokens, relative to RMS
+        signal.
+        """
+        return float(np.sqrt((self.error**2).sum() / self._signal().sum()))
+
+    def _signal(self) -> Floats:
+        signal: Floats = np.maximum(self.expected_squared + self.rounding, _TINY)
+        return signal
+
+    def _loud_signal(self) -> Floats:
+        signal = self._signal()
+        loud: Floats = signal + QUIET * signal.mean()
+        return loud
+
+
+@dataclass(frozen=True)
+class Range:
+    """How far a quantiser's input went, relative to the end of its grid, and the share that it
+    clipped.
+    """
+
+    largest: float
+    clipped: float
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a pass over the images gave.
+
+    Attributes:
+        logits: float32 `[N, outputs]`, the lowering's.
+        sums: For each place, float64 `[6, channels]`, see `export.collapse.forced.Forced`.
+        ranges: By the name in the fp32 graph of the tensor that is quantised.
+    """
+
+    logits: NDArray[np.float32]
+    places: tuple[Place, ...]
+    sums: tuple[Floats, ...]
+    ranges: dict[str, Range]
+
+
+def observe(forced: Forced, images: ImageSet) -> Observed:
+    """Runs the joined graph over the images.
+
+    Raises:
+        EngineError: if it does not run.
+    """
+    places = len(forced.places)
+    logits: list[NDArray[np.float32]] = []
+    totals = [np.zeros(()) for _ in forced.places]
+    ranges: list[Floats] = []
+    for first, *rest in outputs(forced.model, images):
+        logits.append(first)
+        with np.errstate(invalid="ignore"):  # what is not finite is looked for afterwards
+            totals = [a + b.astype(np.float64) for a, b in zip(totals, rest, strict=False)]
+        ranges.append(np.array(rest[places:], np.float64).reshape(-1, 2))
+    return Observed(
+        np.concatenate(logits),
+        forced.places,
+        tuple(totals),
+        _summarise(forced.quantisers, ranges),
+    )
+
+
+def moments(place: Place, sums: Floats, images: int, rounding: float) -> Moments:
+    """The means, over the columns that smoothing leaves alone.
+
+    Args:
+        place: Where.
+        sums: float64 `[6, channels]`.
+        images: How many were seen.
+        rounding: The part of the stream that counts as signal, see
+            `export.collapse.limits.Limits.rounding`.
+    """
+    kept = sums if place.fixed is None else sums[:, place.fixed]
+    expected, square, error, error_square, product, stream = kept / (images * place.tokens)
+    return Moments(expected, square, error, error_square, product, rounding**2 * stream)
+
+
+def _summarise(names: Sequence[str], ranges: Sequence[Floats]) -> dict[str, Range]:
+    each = np.stack(ranges)
+    largest, clipped = each[:, :, 0].max(axis=0), each[:, :, 1].mean(axis=0)
+    found = zip(names, largest, clipped, strict=True)
+    return {n.partition("@")[0]: Range(float(a), float(b)) for n, a, b in found}

@@ -1,0 +1,141 @@
+"""Where a lowered ViT is watched: its residual stream, the Linears inside each branch, its output.
+
+The places are found by structure, in the fp32 graph; lowerings keep the names of its tensors. The
+stream is never rescaled, whatever a lowering moves between LayerNorms, Linears and columns of V, so
+that two graphs can be compared there, and a graph can be cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from export.graph_edit import array
+from export.passes.linears import Linear, find_linears
+from export.quantise.sites import LinearSource, find_sites, find_source
+
+EMBEDDING, BRANCH, LINEAR, OUTPUT = "embedding", "branch", "linear", "output"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A tensor of the fp32 graph that is watched.
+
+    Attributes:
+        value: `[batch, ..., channels]`.
+        kind: `EMBEDDING` or `BRANCH`: in the residual stream, which is cut there; `LINEAR`: what a
+            Linear inside a branch gives; `OUTPUT`: of the graph.
+        module: The branch or Linear, as `blocks.0.attn`.
+        incoming: Of a `BRANCH`, the stream that it is added to.
+        reads: Name of the tensor that the last Linear before it reads; "": none.
+        fixed: bool `[channels]`, those that no smoothing may scale; None: all of them.
+    """
+
+    value: ir.Value
+    kind: str
+    module: str
+    incoming: ir.Value | None = None
+    reads: str = ""
+    fixed: NDArray[np.bool_] | None = None
+
+    @property
+    def name(self) -> str:
+        return str(self.value.name)
+
+    @property
+    def tokens(self) -> int:
+        """Rows that one image has."""
+        sizes = [size for size in (self.value.shape or ())[1:-1] if isinstance(size, int)]
+        return int(np.prod(sizes))
+
+    @property
+    def cut(self) -> bool:
+        return self.kind in (EMBEDDING, BRANCH)
+
+
+def find_places(graph: ir.Graph) -> list[Place]:
+    """The places in graph order; without a residual Add only Linears and the output."""
+    places: list[Place] = []
+    linears = {linear.output: linear for linear in find_linears(graph)}
+    scalable = _scalable_columns(graph)
+    for node in graph:
+        value, incoming = node.outputs[0], _incoming(node)
+        if incoming is not None:
+            if not any(place.cut for place in places):
+                places.insert(0, Place(unsliced(incoming), EMBEDDING, EMBEDDING))
+            places.append(_branch(node, incoming, linears))
+        elif value in linears and not _ends_branch(value):
+            linear = linears[value]
+            fixed = _fixed(linear, scalable.get(linear.node, []))
+            reads = str(linear.activation.name)
+            places.append(Place(value, LINEAR, linear.name, reads=reads, fixed=fixed))
+    output = graph.outputs[0]
+    if all(place.value is not output for place in places):
+        places.append(Place(output, OUTPUT, OUTPUT))
+    return places
+
+
+def unsliced(value: ir.Value) -> ir.Value:
+    """The tensor that `value` is the class token of, or itself."""
+    node = value.producer()
+    while node is not None and node.op_type == "Slice" and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return value
+
+
+def ancestors(value: ir.Value) -> Iterator[ir.Node]:
+    """The nodes that `value` depends on, each once."""
+    seen: set[ir.Node] = set()
+    waiting = [value.producer()]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting.extend(v.producer() for v in node.inputs if v is not None)
+
+
+def _incoming(node: ir.Node) -> ir.Value | None:
+    """The stream's side of a residual Add: of its two inputs the one that the other depends on."""
+    sides = [v for v in node.inputs if v is not None and v.producer() is not None]
+    if node.op_type != "Add" or len(sides) != 2 or any(len(v.shape or ()) != 3 for v in sides):
+        return None
+    for stream, branch in (sides, sides[::-1]):
+        source = unsliced(stream).producer()
+        if branch is not stream and any(found is source for found in ancestors(branch)):
+            return stream
+    return None
+
+
+def _ends_branch(value: ir.Value) -> bool:
+    """Whether a Linear's output goes into the stream, where it is watched anyway."""
+    return any(_incoming(user) is not None for user in value.consumers())
+
+
+def _branch(add: ir.Node, incoming: ir.Value, linears: dict[ir.Value, Linear]) -> Place:
+    ends = [linears[v] for v in add.inputs if v is not None and v in linears]
+    module = ends[0].name.rpartition(".")[0] if ends else ""
+    reads = str(ends[0].activation.name) if ends else ""
+    return Place(add.outputs[0], BRANCH, module or str(add.name), incoming, reads)
+
+
+def _fixed(linear: Linear, scalable: list[slice]) -> NDArray[np.bool_]:
+    fixed = np.ones(array(linear.weight).shape[1], np.bool_)
+    for columns in scalable:
+        fixed[columns] = False
+    return fixed
+
+
+def _scalable_columns(graph: ir.Graph) -> dict[ir.Node, list[slice]]:
+    """The columns of Linears that smoothing may scale, such as those of V."""
+    found: dict[ir.Node, list[slice]] = {}
+    for site in find_sites(graph):
+        source = find_source(site)
+        if isinstance(source, LinearSource):
+            found.setdefault(source.linear.node, []).append(source.columns)
+    return found

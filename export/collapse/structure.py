@@ -1,0 +1,132 @@
+"""What a lowered graph is made of, without running it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from export.graph_edit import array
+from export.passes.linears import find_linears
+from export.simulate import SIXTEEN_BIT
+
+from .fault import STRUCTURE, Fault
+from .places import Place, ancestors
+
+QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
+_PASSED_OVER = ("Cast", "Slice", "Identity")
+
+
+def check_stream(lowered: ir.Graph, places: Sequence[Place]) -> Iterator[Fault]:
+    """Whether the lowering has every tensor of the residual stream, uses it, and in its shape."""
+    values = {str(v.name): v for node in lowered for v in node.outputs}
+    used = {node for output in lowered.outputs for node in ancestors(output)}
+    for place in places:
+        value = values.get(place.name)
+        if not place.cut:
+            continue
+        if value is None:
+            what = "its output is not in the graph: a dropped layer"
+        elif value.producer() not in used:
+            what = "no output depends on it: a dropped layer"
+        elif _sizes(value) != _sizes(place.value):
+            what = f"its output has shape {value.shape}, in fp32 {place.value.shape}"
+        else:
+            continue
+        yield Fault(STRUCTURE, place.module, place.name, what)
+
+
+def check_quantised_stream(
+    lowered: ir.Graph, fp32: ir.Graph, places: Sequence[Place]
+) -> Iterator[Fault]:
+    """Whether the residual stream, whose outliers no 8-bit grid holds, is quantised."""
+    stream = {place.name: place.module for place in places if place.cut}
+    read_by_linears = {str(linear.activation.name) for linear in find_linears(fp32)}
+    for node in lowered:
+        if node.op_type == "QuantizeLinear":
+            source = str(_origin(node.inputs[0]).name).partition("@")[0]
+            if source in stream and source not in read_by_linears:
+                yield _quantised_stream(stream[source], source)
+        name = str(node.outputs[0].name)
+        if name in stream and node.op_type == "Add":
+            producers = [_origin(v).producer() for v in node.inputs if v is not None]
+            if any(p is not None and p.op_type == "DequantizeLinear" for p in producers):
+                yield _quantised_stream(stream[name], name)
+
+
+def check_layer_norms(lowered: ir.Graph, fp32: ir.Graph) -> Iterator[Fault]:
+    """Whether every LayerNorm is there, one operator, and in 32 bits: it squares its input."""
+    found = {node.name: node for node in lowered if node.op_type == "LayerNormalization"}
+    for norm in fp32:
+        if norm.op_type != "LayerNormalization":
+            continue
+        module, tensor = str(norm.name).rpartition("/")[0], str(norm.outputs[0].name)
+        node = found.get(norm.name)
+        if node is None:
+            what = "its LayerNormalization is missing or decomposed, and its square may overflow"
+        elif node.outputs[0].dtype in SIXTEEN_BIT:
+            what = "its LayerNormalization runs in 16 bits, where its square may overflow"
+        else:
+            continue
+        yield Fault(STRUCTURE, module, tensor, what)
+
+
+def check_grids(lowered: ir.Graph) -> Iterator[Fault]:
+    """Whether Q/DQ pairs are what TensorRT takes: constant, symmetric, the same on both sides."""
+    for node in lowered:
+        if node.op_type not in QUANTISERS:
+            continue
+        problem = _grid_problem(node)
+        if problem is not None:
+            tensor = str(node.inputs[0] and node.inputs[0].name)
+            module = str(node.name).partition("/")[0].removesuffix(".weight")
+            yield Fault(STRUCTURE, module, tensor, problem)
+
+
+def _grid_problem(node: ir.Node) -> str | None:
+    scale, zero = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
+    if scale is None or not scale.is_initializer():
+        return f"the scale of {node.name} is not a constant"
+    scales = array(scale).astype(np.float32)
+    if not (np.isfinite(scales) & (scales > 0)).all():
+        return f"the scale of {node.name} is {scales.min():.3g} at worst, not positive and finite"
+    if zero is not None and not zero.is_initializer():
+        return f"the zero point of {node.name} is not a constant"
+    if zero is not None and np.any(array(zero).astype(np.float32)):
+        largest = float(np.abs(array(zero).astype(np.float32)).max())
+        return f"the zero point of {node.name} is {largest:g}, not 0"
+    pair = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if node.op_type == "DequantizeLinear" and pair is not None and pair.op_type == QUANTISERS[0]:
+        return _pair_problem(node, pair, scales)
+    return None
+
+
+def _pair_problem(node: ir.Node, pair: ir.Node, scales: np.ndarray) -> str | None:
+    other = pair.inputs[1]
+    if other is None or not other.is_initializer():
+        return None  # told where the pair is looked at
+    others = array(other).astype(np.float32)
+    if others.shape == scales.shape and np.allclose(others, scales, rtol=1e-3):
+        return None
+    ratio = float(scales.max() / others.max())
+    return f"{node.name} scales by {ratio:.3g} times what its QuantizeLinear divided by"
+
+
+def _quantised_stream(module: str, tensor: str) -> Fault:
+    what = "the residual stream carries Q/DQ here: its outliers take the whole grid"
+    return Fault(STRUCTURE, module, tensor, what)
+
+
+def _origin(value: ir.Value | None) -> ir.Value:
+    """The tensor that `value` holds, types and tokens aside."""
+    assert value is not None
+    node = value.producer()
+    while node is not None and node.op_type in _PASSED_OVER and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return value
+
+
+def _sizes(value: ir.Value) -> list[int | None]:
+    return [size if isinstance(size, int) else None for size in value.shape or ()]
