@@ -30,7 +30,7 @@ from .progress import Display, Update
 from .report import Report, make_report, write_report
 from .search import search_raised
 from .stages import PrecisionStages, Shared, origin_of
-from .start import start_from_onnx, start_from_pytorch
+from .start import check_export, start_from_onnx, start_from_pytorch
 
 
 def export_bundle(request: ExportRequest, display: Display) -> Report:
@@ -82,6 +82,7 @@ def _run_shared_stages(plan: Plan, cache: StageCache) -> Shared:
     else:
         start = start_from_pytorch(source, plan, evaluation, cache)
 
+    check_export(start, plan, evaluation, cache)
     model = ir.load(start.onnx / "model.onnx")
     tensors = tensors_to_observe(model.graph, map(find_precision, plan.precisions))
 

@@ -21,6 +21,7 @@ from runtime.schema import decode, decode_all, encode, encode_all
 from .accuracy import Proof, assess, budget_miss, golden_tolerance
 from .assemble import EngineResult, GraphResult, Quantising
 from .cache import StageCache, content_digest
+from .collapse import Fault, find_faults
 from .measure import how_to_measure, measure_here, measure_logits
 from .plan import Plan, Target
 from .precision import Graphs, QuantisedPrecision, find_precision
@@ -59,7 +60,7 @@ def origin_of(plan: Plan, start: Start) -> Origin:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A precision's graphs with certain units raised, and what misses its budget."""
+    """A precision's graphs with certain units raised; what misses its budget or is broken."""
 
     graphs: dict[str, GraphResult]
     miss: str | None
@@ -121,7 +122,31 @@ class PrecisionStages:
         budget, random = find_precision(self.name).budget, self.plan.source.random
         budget = budget.with_max_drop(self.plan.max_drop)
         misses = [budget_miss(graph.accuracy, budget, random) for graph in graphs.values()]
-        return Attempt(graphs, next((miss for miss in misses if miss), None))
+        miss = next((miss for miss in misses if miss), None)
+        return Attempt(graphs, miss or self._check(lowered, sorted({file for file, _ in proofs})))
+
+    def _check(self, lowered: Path, files: Sequence[str]) -> str | None:
+        """What is broken in a graph that meets its budget, by chance or where the images do not
+        tell: the first fault; None if nothing is.
+        """
+        shared, data, limits = self.shared, self.plan.data, find_precision(self.name).limits
+
+        def check_stage(folder: Path, update: Update) -> None:
+            reference = load_reference(
+                shared.start.reference, data.evaluation, self.plan.source.output
+            ).logits
+            found: list[Fault] = []
+            for done, file in enumerate(files):
+                update(done, len(files))
+                graph, fp32 = ir.load(lowered / file), ir.load(shared.start.onnx / "model.onnx")
+                found += find_faults(graph, fp32, data.evaluation, reference, limits)
+            (folder / "faults.json").write_text(encode_all(found))
+
+        inputs = [lowered, shared.start.onnx, shared.start.reference, limits, *shared.evaluation]
+        folder = self.cache.run(f"{self.name} check for collapse", inputs, check_stage)
+        faults = decode_all(Fault, (folder / "faults.json").read_text())
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        return f"{faults[0]}{more}" if faults else None
 
     def _lower(self, quantising: Quantising | None, raised: tuple[str, ...]) -> Path:
         """The folder with the graphs; `graphs.json` says which serves what, and how to measure."""

@@ -12,15 +12,17 @@ from pathlib import Path
 import onnx_ir as ir
 
 from calibration.onnx_file import save_onnx
+from runtime.errors import VitEdgeError
 
 from .cache import StageCache
+from .collapse import find_export_faults
 from .foreign.rebuild import compute_foreign_reference, rebuild, require_same, require_vit
 from .foreign.source import ForeignSource, prepare_again
 from .onnx_export import export_onnx
 from .passes import PassReport, optimise
 from .plan import Plan
 from .progress import Update
-from .reference import compute_reference, save_reference
+from .reference import compute_reference, load_reference, save_reference
 from .sources import ModelSource, load_model, make_weights
 
 
@@ -94,3 +96,22 @@ def start_from_onnx(
     onnx = cache.run("ONNX graph", [original, source.preprocess, source.output], onnx_stage)
     inputs = [original, source.preprocess, plan.seed, *evaluation]
     return Start(original, cache.run("ONNX reference", inputs, reference_stage), onnx)
+
+
+def check_export(start: Start, plan: Plan, evaluation: Sequence[object], cache: StageCache) -> None:
+    """Compares the optimised graph, to which every lowering is compared, with the reference.
+
+    Raises:
+        VitEdgeError: if it gives other answers.
+    """
+
+    def check_stage(folder: Path, update: Update) -> None:
+        images = plan.data.evaluation
+        reference = load_reference(start.reference, images, plan.source.output).logits
+        faults = find_export_faults(ir.load(start.onnx / "model.onnx"), images, reference)
+        if faults:
+            raise VitEdgeError(
+                f"the exported graph is wrong: {faults[0]}. This is a bug: report it"
+            )
+
+    cache.run("export check", [start.reference, start.onnx, *evaluation], check_stage)

@@ -100,7 +100,7 @@ LIMITS: dict[str, Limits] = {
         linear=Stretch(1.2e-1, 4e-1, 2e-2, 2.5e-1, 4e-2),
         branch=Stretch(1.6e-1, 6.5e-1, 6e-2, 3.5e-1, 9e-2),
         one_token=2.0,
-        answers=3.5e-1,
+        answers=6e-1,
         stream=FP16_STEP,
     ),
     "int4": Limits(

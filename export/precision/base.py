@@ -8,6 +8,7 @@ from typing import Protocol
 import onnx_ir as ir
 
 from calibration.collect import Calibration
+from export.collapse.limits import Limits
 
 Graphs = dict[str, ir.Model]
 """The graph for each kind of backend, "cpu" and "gpu"; the same object where one graph serves both,
@@ -53,6 +54,10 @@ class Precision(Protocol):
 
     @property
     def budget(self) -> Budget: ...
+
+    @property
+    def limits(self) -> Limits:
+        """What its number format explains, for the check for collapse."""
 
     def observes(self, graph: ir.Graph) -> tuple[str, ...]:
         """The tensors of the optimised graph that calibration has to sample, beside the peaks."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from calibration.collect import Calibration
+from export.collapse.limits import LIMITS, Limits
 
 from .base import SIXTEEN_BIT, Budget, Graphs
 from .cast import cast_to
@@ -22,6 +23,7 @@ class BF16:
     """
 
     budget: Budget = SIXTEEN_BIT
+    limits: Limits = LIMITS["bf16"]
 
     def observes(self, graph: ir.Graph) -> tuple[str, ...]:
         """See `export.precision.base.Precision`."""

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from calibration.collect import Calibration
 from calibration.table import CalibrationTable
+from export.collapse.limits import LIMITS, Limits
 
 from .base import SIXTEEN_BIT, Budget, Graphs
 from .cast import cast_to
@@ -26,6 +27,7 @@ class FP16:
 
     headroom: float = 8.0
     budget: Budget = SIXTEEN_BIT
+    limits: Limits = LIMITS["fp16"]
 
     def observes(self, graph: ir.Graph) -> tuple[str, ...]:
         """See `export.precision.base.Precision`."""

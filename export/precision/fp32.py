@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from calibration.collect import Calibration
+from export.collapse.limits import LIMITS, Limits
 
 from .base import Budget, Graphs
 
@@ -18,6 +19,7 @@ class FP32:
     budget: Budget = Budget(
         max_logit_error=1e-3, max_drop=None, min_agreement=None, min_cosine=None
     )
+    limits: Limits = LIMITS["fp32"]
 
     def observes(self, graph: ir.Graph) -> tuple[str, ...]:
         """See `export.precision.base.Precision`."""

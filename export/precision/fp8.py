@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from export.collapse.limits import LIMITS, Limits
 from export.quantise.attention import AttentionScheme
 from export.quantise.grid import FP8_GRID
 from export.quantise.scheme import Scheme
@@ -20,6 +21,7 @@ class FP8(QuantisedPrecision):
 
     scheme: Scheme = Scheme(FP8_GRID, FP8_GRID)
     budget: Budget = EIGHT_BIT
+    limits: Limits = LIMITS["fp8"]
     kinds: tuple[str, ...] = ("gpu",)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from export.collapse.limits import LIMITS, Limits
 from export.quantise.grid import INT4_GRID
 from export.quantise.scheme import Scheme
 
@@ -17,4 +18,5 @@ class INT4(QuantisedPrecision):
 
     scheme: Scheme = Scheme(INT4_GRID, None, block=64)
     budget: Budget = EIGHT_BIT
+    limits: Limits = LIMITS["int4"]
     kinds: tuple[str, ...] = ("gpu",)

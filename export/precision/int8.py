@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from export.collapse.limits import LIMITS, Limits
 from export.quantise.attention import AttentionScheme
 from export.quantise.grid import INT8_GRID
 from export.quantise.scheme import Scheme
@@ -18,6 +19,7 @@ class INT8(QuantisedPrecision):
 
     scheme: Scheme = Scheme(INT8_GRID, INT8_GRID)
     budget: Budget = EIGHT_BIT
+    limits: Limits = LIMITS["int8"]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from calibration.collect import Calibration
 from calibration.observers import SEARCH
 from calibration.table import CalibrationTable
+from export.collapse.limits import Limits
 from export.progress import Update, ignore
 from export.quantise.attention import (
     AttentionScheme,
@@ -53,6 +54,7 @@ class QuantisedPrecision:
     Attributes:
         scheme: The grids of the Linears.
         budget: How far it may be from PyTorch.
+        limits: What its number format explains.
         kinds: The kinds of backend that have kernels for it.
         attention: The grid of attention's products; None: they stay as they are.
         around: What is around the Q/DQ on GPUs.
@@ -60,6 +62,7 @@ class QuantisedPrecision:
 
     scheme: Scheme
     budget: Budget
+    limits: Limits
     kinds: tuple[str, ...] = ("cpu", "gpu")
     attention: AttentionScheme | None = None
     around: FP16 = FP16()

@@ -11,12 +11,14 @@ from .models import CONFIGS
 from .workshop import Workshop, limits_of
 
 GRAPHS = ("fp32", "fp16", "bf16", "int8", "int8.gpu")
+FEW_BITS = ("int8_attention", "fp8", "fp8_attention", "int4")
 SEARCHED = [
     *[(name, graph) for name in ("digits", "digits, outliers") for graph in GRAPHS],
     *[(name, graph) for name in CONFIGS for graph in GRAPHS[1:]],
     *[(f"{name}, {seed}", graph) for name in CONFIGS for seed in (1, 2) for graph in GRAPHS[1:]],
     *[(f"{name}, outliers", graph) for name in ("CLIP",) for graph in GRAPHS],
     *[("large", graph) for graph in GRAPHS],
+    *[(name, graph) for name in ("digits", *CONFIGS) for graph in FEW_BITS],
 ]
 OBSERVED = [(name, method) for name in ("digits", *CONFIGS) for method in METHODS]
 

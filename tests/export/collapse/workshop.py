@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from calibration.collect import Calibration
 from calibration.observers import DEFAULT_METHOD
-from export.collapse import LIMITS, Limits
-from export.precision import PRECISIONS, Graphs
+from export.collapse import Limits
+from export.precision import PRECISIONS, Graphs, find_precision
 from export.precision.cast import cast_to
 from vit.vision_transformer import VisionTransformer
 
@@ -58,7 +58,7 @@ class Workshop:
 
     def _calibrate(self, name: str, method: str) -> Calibration:
         built = self.built(name)
-        return calibrate(built.fp32, built.calibration, method)
+        return calibrate(built.fp32, built.calibration, method, tuple(PRECISIONS))
 
     def sound(self, name: str, graph: str, method: str = DEFAULT_METHOD) -> ir.Model:
         """What nobody broke, lowered once: tests that change it clone it."""
@@ -87,4 +87,4 @@ class Workshop:
 
 
 def limits_of(graph: str) -> Limits:
-    return LIMITS["fp16" if graph == ALL_FP16 else graph.partition(".")[0]]
+    return find_precision("fp16" if graph == ALL_FP16 else graph.partition(".")[0]).limits
