@@ -33,7 +33,7 @@ def _allowed(place: Place, reads: Range | None, limits: Limits) -> Stretch:
     allowed = limits.branch if place.kind == BRANCH else limits.linear
     if place.tokens == 1:
         allowed = allowed.times(limits.one_token)
-    if reads is not None and reads.largest > FAR_BEYOND:
+    if place.kind == BRANCH and reads is not None and reads.largest > FAR_BEYOND:
         allowed = allowed.times(CLIPPING)
     return allowed
 

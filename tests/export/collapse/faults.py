@@ -227,7 +227,6 @@ SCALES = [
     _seen("average", "int8.gpu", "blocks.1", q.dequantiser_scale, GELU.format(1), 0.5),
     _seen("CLIP", "int8", "blocks.3", q.quantiser_scale, N1.format(3), 1.25),
     _seen("DINOv2", "int8", "blocks.2", q.quantiser_scale, ATTENDED.format(2), 2),
-    _after("QK norm", "int8", "blocks.0", q.scales_swapped, N2.format(0), GELU.format(0)),
     _after("layer scale", "int8", "blocks.1", q.scales_swapped, N1.format(1), ATTENDED.format(1)),
     _seen("plain", "int8", "blocks.0", q.activation_zero_point, N1.format(0), 100),
     _seen("QK norm", "int8", "blocks.1", q.activation_zero_point, GELU.format(1), 64),

@@ -1,0 +1,47 @@
+"""Each measure alone finds what is its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from export.collapse.judge import judge
+from export.collapse.limits import LIMITS
+from export.collapse.moments import Moments
+from export.collapse.places import LINEAR, Place
+
+CHANNELS = 64
+PLACE = Place(ir.val("x", shape=ir.Shape([None, 17, CHANNELS])), LINEAR, "blocks.0.mlp.fc1")
+
+
+def everywhere(value: float) -> np.ndarray:
+    return np.full(CHANNELS, value)
+
+
+def in_one_channel(value: float) -> np.ndarray:
+    return np.where(np.arange(CHANNELS) == 3, value, 0.0)
+
+
+def found(error: np.ndarray, squared: np.ndarray, product: np.ndarray) -> str:
+    zero = everywhere(0.0)
+    moments = Moments(zero, everywhere(1.0), error, squared, product, zero)
+    fault = judge(PLACE, moments, None, LIMITS["int8"])
+    return "" if fault is None else fault.what
+
+
+@pytest.mark.parametrize(
+    ("error", "squared", "product", "what"),
+    [
+        (everywhere(0), everywhere(0), everywhere(0), ""),
+        (everywhere(0), everywhere(0.05**2), everywhere(0.05), "all of it is scaled wrongly"),
+        (everywhere(0.03), everywhere(0.03**2), everywhere(0), "a constant shift"),
+        (everywhere(0), in_one_channel(0.2**2), in_one_channel(0.2), "channel 3 is scaled"),
+        (everywhere(0), everywhere(0.1**2), everywhere(0), "relative error 0.1"),
+        (everywhere(0), in_one_channel(0.4**2), everywhere(0), "relative error of a channel"),
+    ],
+)
+def test_measure(error: np.ndarray, squared: np.ndarray, product: np.ndarray, what: str) -> None:
+    sentence = found(error, squared, product)
+    assert sentence.startswith(what)
+    assert bool(sentence) == bool(what)
