@@ -24,8 +24,8 @@ from .graph_copy import copy_between, find_value
 from .graph_edit import add_initializer, describe
 from .quantise.units import Unit
 
-MULTIPLICATIONS = 3.5e12
-"""What the measurement may cost; about 20 s on 2 CPU cores."""
+MULTIPLICATIONS = 1.75e12
+"""What the measurement may cost; about 10 s on 2 CPU cores."""
 FEWEST, MOST = 4, 64
 _EXACT = -1
 """The element that nothing changed."""

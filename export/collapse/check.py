@@ -23,7 +23,7 @@ from .places import OUTPUT, Place, find_places
 from .running import answers
 from .structure import check_grids, check_layer_norms, check_quantised_stream, check_stream
 
-IMAGES = 32
+IMAGES = 16
 """As many as are looked at. Errors are averaged over tokens, which few images give plenty of."""
 
 Answers = NDArray[np.float32]

@@ -21,6 +21,7 @@ from .grid import weight_scales as search_scales
 from .qdq import quantise_activation, quantise_weight
 from .rounding import Moments, round_weights
 from .scheme import Scheme
+from .shift import shift_of, subtract
 from .sites import NormSource, Site, find_sites, find_source
 from .smooth import MIN_GAIN, MIN_GAIN_OF_VALUES, search
 
@@ -83,18 +84,19 @@ def quantise(
 def _quantise_site(
     graph: ir.Graph, site: Site, seen: SiteSamples, smoothed: Smoothed, scheme: Scheme
 ) -> SiteExplanation:
-    rows, amax, read = smoothed.rows, None, site.activation
-    quantised = rows
-    if scheme.activations is not None:
-        amax = best_range(rows, (site.weights**2).sum(axis=1), scheme.activations)
-        scale = representable_scale(np.array(amax), scheme.activations)
-        quantised = fake_quantise(rows, scale, scheme.activations)
-        read = quantise_activation(graph, site.activation, scale, scheme.activations)
+    rows, amax, read, grid = smoothed.rows, None, site.activation, scheme.activations
+    quantised, shift = rows, np.float32(0)
+    if grid is not None:
+        amax = best_range(rows, (site.weights**2).sum(axis=1), grid)
+        shift, scale = shift_of(site, rows, amax, grid)
+        quantised = fake_quantise(rows - shift, scale, grid) + shift
+        read = subtract(graph, read, shift) if shift else read
+        read = quantise_activation(graph, read, scale, grid)
     moments = (quantised.T @ quantised).astype(np.float64) / len(quantised)
     noise = {}
     for linear in site.linears:
         expected = rows @ array(linear.weight)
-        lost = _quantise_linear(graph, linear, moments, scheme, expected, quantised)
+        lost = _quantise_linear(graph, linear, moments, scheme, expected, quantised, shift)
         linear.node.replace_input_with(0, read)
         noise[linear.name] = sqnr_db(expected - expected.mean(axis=0), lost)
     return SiteExplanation(
@@ -114,16 +116,21 @@ def _quantise_linear(
     scheme: Scheme,
     expected: Floats,
     quantised: Floats,
+    shift: np.float32,
 ) -> Floats:
-    """Rounds the weight and corrects the bias; returns what the outputs `[rows, N]` lose still."""
+    """Rounds the weight and corrects the bias; returns what the outputs `[rows, N]` lose still.
+
+    `quantised` are the inputs on their grid, `shift` is what will be subtracted from them.
+    """
     weight, grid = array(linear.weight), scheme.weights
     importance = np.diag(moments).astype(np.float32)
     scales = search_scales(weight, importance, grid, scheme.block_for(len(weight)))
     numbers = round_weights(weight, scales, moments, grid)
-    lost: Floats = expected - quantised @ (numbers * for_each_weight(scales, weight.shape))
+    rounded = numbers * for_each_weight(scales, weight.shape)
+    lost: Floats = expected - quantised @ rounded
     if linear.bias is not None:
         mean = lost.mean(axis=0)
-        _correct_bias(graph, linear, mean)
+        _correct_bias(graph, linear, mean + shift * rounded.sum(axis=0))
         lost -= mean
     quantise_weight(graph, linear, numbers, scales, grid)
     return lost
@@ -165,14 +172,14 @@ def smooth(graph: ir.Graph, site: Site, samples: SiteSamples, scheme: Scheme) ->
     return Smoothed(rows, samples.channel_amax / found.factor, found.alpha, found.factor)
 
 
-def _correct_bias(graph: ir.Graph, linear: Linear, mean: Floats) -> None:
-    """Gives back what the outputs lose on average, `mean` float32 `[N]`.
+def _correct_bias(graph: ir.Graph, linear: Linear, lost: Floats) -> None:
+    """Gives back what the outputs lose on average and by the shift, `lost` float32 `[N]`.
 
     Source: M. Nagel et al., "Data-Free Quantization", arXiv 1906.04721, section 4.2.
     """
     add = linear.output.producer()
     assert linear.bias is not None
     assert add is not None
-    corrected = array(linear.bias) + mean
+    corrected = array(linear.bias) + lost
     name = f"{linear.bias.name}/corrected"
     replace_input(add, linear.bias, add_initializer(graph, name, corrected))
