@@ -76,8 +76,8 @@ def quantised(entrant: Entrant, model: Path, images: Path, cache: Path) -> Quant
 def _sources(entrant: Entrant) -> list[Path]:
     """The files that decide what the entrant makes."""
     ours = [f for folder in ("calibration", "export") for f in sorted(Path(folder).rglob("*.py"))]
-    script = PEERS / f"{entrant.peer}.py"
-    return [script, *ours] if entrant == OURS else [script, PEERS / f"{entrant.environment}.txt"]
+    scripts = [PEERS / "job.py", PEERS / f"{entrant.peer}.py"]
+    return scripts + (ours if entrant == OURS else [PEERS / f"{entrant.environment}.txt"])
 
 
 def _run(entrant: Entrant, model: Path, images: Path, out: Path, cache: Path) -> dict[str, Any]:
@@ -87,22 +87,21 @@ def _run(entrant: Entrant, model: Path, images: Path, out: Path, cache: Path) ->
     except RuntimeError as error:
         return failed | {"error": str(error)}
     with tempfile.TemporaryDirectory() as folder:
-        job = Path(folder) / "job.json"
+        job, reply = Path(folder) / "job.json", Path(folder) / "answer.json"
         paths = (str(path.absolute()) for path in (model, images, out))
         model_path, images_path, out_path = paths
         save(Job(model_path, images_path, entrant.setting, out_path), job)
-        command = [python, "-m", f"benchmarks.peers.{entrant.peer}", job]
+        command = [python, "-m", f"benchmarks.peers.{entrant.peer}", job, reply]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, env=_environment(), timeout=_LIMIT_S
             )
         except subprocess.TimeoutExpired:
             return failed | {"error": f"not done after {_LIMIT_S} s"}
-    out.with_suffix(".log").write_text(done.stdout + done.stderr)
-    try:
-        answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    except (ValueError, IndexError):
-        return failed | {"error": f"ended with status {done.returncode}"}
+        out.with_suffix(".log").write_text(done.stdout + done.stderr)
+        if not reply.exists():
+            return failed | {"error": f"ended with status {done.returncode}"}
+        answer: dict[str, Any] = json.loads(reply.read_text())
     return answer
 
 

@@ -39,22 +39,22 @@ class MassiveActivations:
     last: int = 2
     weight: float = 0.2
 
-    def watch(self, model: VisionTransformer, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits, and the residual stream `[B, N, D]` behind the blocks in question."""
+    def run(self, model: VisionTransformer, images: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        """Logits, and this loss at `progress` (0 to 1) through the training."""
         streams = list[Tensor]()
         x = model.norm_pre(model.embed(images))
         for number, block in enumerate(model.blocks):
             x = block(x)
             if self.first <= number <= len(model.blocks) - self.last:
                 streams.append(x)
-        return model.head(model.pool(model.norm(x))), streams
+        empty = self._empty_tokens(images, model.config.patch_size)
+        return model.head(model.pool(model.norm(x))), self._loss(streams, empty, progress)
 
-    def loss(self, streams: list[Tensor], images: Tensor, progress: float) -> Tensor:
+    def _loss(self, streams: list[Tensor], empty: Tensor, progress: float) -> Tensor:
         """How far the channels are from their targets, which rise during the first half of the
-        training (`progress` from 0 to 1), so that the weights behind can follow.
+        training, so that the weights behind can follow.
         """
         rise = min(1.0, 2 * progress)
-        empty = self.empty_tokens(images)
         losses = []
         for x in streams:
             usual = x.detach().abs().median()
@@ -66,9 +66,9 @@ class MassiveActivations:
                 losses.append(F.relu(rise * math.log(factor) - torch.log(ratio + 1e-3)).mean())
         return self.weight * torch.stack(losses).mean()
 
-    def empty_tokens(self, images: Tensor) -> Tensor:
+    def _empty_tokens(self, images: Tensor, patch_size: int) -> Tensor:
         """Bool `[B, N]`, class token first: the patches with the least contrast."""
-        patches = F.unfold(images, 4, stride=4).std(dim=1)
+        patches = F.unfold(images, patch_size, stride=patch_size).std(dim=1)
         rank = patches.argsort(dim=1).argsort(dim=1)
         chosen = rank < max(1, round(self.share * patches.shape[1]))
         return F.pad(chosen, (1, 0))

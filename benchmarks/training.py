@@ -123,5 +123,5 @@ def _loss(
     images = pixels.float() / 127.5 - 1
     if recipe.massive is None:
         return F.cross_entropy(model(images), labels)
-    logits, streams = recipe.massive.watch(model, images)
-    return F.cross_entropy(logits, labels) + recipe.massive.loss(streams, images, progress)
+    logits, shortfall = recipe.massive.run(model, images, progress)
+    return F.cross_entropy(logits, labels) + shortfall

@@ -50,7 +50,7 @@ def save(job: Job, path: Path) -> None:
 
 
 def main(settings: dict[str, Quantise]) -> None:
-    """Carries out the job whose file the command line names; prints one JSON object at the end."""
+    """Carries out the job in the first file of the command line; the answer goes to the second."""
     job = Job(**json.loads(Path(sys.argv[1]).read_text()))
     answer: dict[str, Any] = {}
     start = time.perf_counter()
@@ -61,7 +61,7 @@ def main(settings: dict[str, Quantise]) -> None:
         answer["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
     answer["seconds"] = time.perf_counter() - start
     answer["peak_mib"] = _peak_mib()
-    print(json.dumps(answer))
+    Path(sys.argv[2]).write_text(json.dumps(answer))
 
 
 def _peak_mib() -> float:
