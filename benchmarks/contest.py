@@ -40,6 +40,7 @@ ENTRANTS = (
     OURS,
     *_entrants("onnxruntime", "default", "minmax", "entropy", "percentile"),
     Entrant("onnxruntime", "smooth", "onnxruntime-smooth"),
+    Entrant("onnxruntime", "smooth Linears", "onnxruntime-smooth"),
     *_entrants("nncf", "default", "transformer", "accurate", "smooth 0.5"),
     *_entrants("modelopt", "default", "no attention, max", "Linears, max", "Linears, entropy"),
 )
