@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,9 @@ CONFIG = ViTConfig(
 PREPROCESS = Preprocess(SIDE, SIDE, 1, 1.0, "box", (0.5,), (0.5,))
 
 
+_WEIGHT_DECAY = 0.05
+
+
 @dataclass(frozen=True)
 class Recipe:
     """AdamW with a one-cycle learning rate; `massive` is what is trained in besides the classes."""
@@ -43,13 +47,12 @@ class Recipe:
     steps: int
     learning_rate: float
     batch: int = 64
-    weight_decay: float = 0.05
     warm_up: float = 0.1
     massive: MassiveActivations | None = None
 
 
 FROM_SCRATCH = Recipe(steps=5_000, learning_rate=2e-3)
-INTO_OUTLIERS = Recipe(steps=1_200, learning_rate=5e-4, massive=MassiveActivations())
+INTO_OUTLIERS = Recipe(steps=1_500, learning_rate=5e-4, massive=MassiveActivations())
 
 
 def characters_vit(data: ImageSet, cache: Path) -> VisionTransformer:
@@ -86,11 +89,12 @@ def train(
     assert data.labels is not None
     images, labels = next(data.batches(len(data))), torch.from_numpy(data.labels)
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
-    optimiser = torch.optim.AdamW(
-        parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate, fused=True
-    )
+    rate, massive = recipe.learning_rate, recipe.massive
+    groups = massive.groups(model, rate) if massive else parameter_groups(model, _WEIGHT_DECAY)
+    optimiser = torch.optim.AdamW(groups, lr=rate, weight_decay=0.0, fused=True)
+    rates = [group["lr"] for group in optimiser.param_groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, recipe.learning_rate, total_steps=recipe.steps, pct_start=recipe.warm_up
+        optimiser, rates, total_steps=recipe.steps, pct_start=recipe.warm_up
     )
     model.train()
     average = 0.0
@@ -99,7 +103,8 @@ def train(
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        with massive.hastened(model) if massive else nullcontext():
+            optimiser.step()
         schedule.step()
         average = 0.98 * average + 0.02 * loss.item()
         if step % 100 == 99:
