@@ -9,7 +9,7 @@ from calibration.observers import INT8_MAX
 
 Floats = NDArray[np.float32]
 
-HEADROOM = 1.1
+HEADROOM = 1.05
 """On top of the best range: other images go further than those of the calibration, and clipping
 costs more than a coarser grid.
 """

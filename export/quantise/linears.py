@@ -16,6 +16,7 @@ from export.passes.linears import Linear
 from .grid import Floats, best_range, fake_quantise, representable_scale, to_integers, weight_scales
 from .qdq import quantise_activation, quantise_weight
 from .rounding import round_weights
+from .shift import shift_of, subtract
 from .sites import NormSource, Site, find_sites, find_source
 from .smooth import MIN_GAIN, MIN_GAIN_OF_VALUES, search
 
@@ -32,16 +33,19 @@ def quantise(graph: ir.Graph, samples: Samples) -> None:
     for site in find_sites(graph):
         rows = smoothed[site.name]
         amax = best_range(rows, (site.weights**2).sum(axis=1))
-        scale = representable_scale(np.array(amax))
-        quantised = fake_quantise(rows, scale)
+        shift, scale = shift_of(site, rows, amax)
+        quantised = fake_quantise(rows - shift, scale) + shift
         moments = (quantised.T @ quantised).astype(np.float64) / len(quantised)
-        dequantised = quantise_activation(graph, site.activation, scale)
+        centred = subtract(graph, site.activation, shift) if shift else site.activation
+        dequantised = quantise_activation(graph, centred, scale)
         for linear in site.linears:
             weight = array(linear.weight)
             scales = weight_scales(weight, np.diag(moments).astype(np.float32))
             integers = round_weights(weight, scales, moments)
             if linear.bias is not None:
-                _correct_bias(graph, linear, rows @ weight - quantised @ (integers * scales))
+                rounded = integers * scales
+                lost = (rows @ weight - quantised @ rounded).mean(axis=0)
+                _correct_bias(graph, linear, lost + shift * rounded.sum(axis=0))
             linear.node.replace_input_with(0, dequantised)
             quantise_weight(graph, linear, integers, scales)
 
@@ -78,13 +82,13 @@ def smooth(graph: ir.Graph, site: Site, samples: SiteSamples) -> Floats:
 
 
 def _correct_bias(graph: ir.Graph, linear: Linear, lost: Floats) -> None:
-    """Gives back what the outputs lost on average, `lost` float32 `[rows, N]`.
+    """Gives back what the outputs lost on average, and by the shift: `lost` float32 `[N]`.
 
     Source: M. Nagel et al., "Data-Free Quantization", arXiv 1906.04721, section 4.2.
     """
     add = linear.output.producer()
     assert linear.bias is not None
     assert add is not None
-    corrected = array(linear.bias) + lost.mean(axis=0)
+    corrected = array(linear.bias) + lost
     name = f"{linear.bias.name}/corrected"
     replace_input(add, linear.bias, add_initializer(graph, name, corrected))
