@@ -16,7 +16,7 @@ from calibration.onnx_file import save_onnx
 
 from .contest import ENTRANTS, THREADS, Quantised, quantised
 from .environments import python_of
-from .measures import Faithfulness, Logits, faithfulness, lead, run
+from .measures import Faithfulness, Logits, faithfulness, lead, run, run_once
 from .subjects import Subject, subject
 
 CALIBRATION_IMAGES = 128
@@ -63,7 +63,7 @@ def _judge(
     if entry.error is not None:
         return cost | {"error": entry.error}
     try:
-        got = run(entry.file, asked.evaluation)
+        got = run_once(entry.file, asked.evaluation)
     except Exception as error:  # ONNX Runtime's own types; what it refuses is the result
         return cost | {"error": f"ONNX Runtime: {str(error).splitlines()[0][:160]}"}
     logits[entry.entrant.name] = got

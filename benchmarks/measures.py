@@ -49,6 +49,15 @@ def run(file: Path, images: ImageSet) -> Logits:
     return np.concatenate([session.run(None, {name: b})[0] for b in images.batches(_BATCH)])
 
 
+def run_once(file: Path, images: ImageSet) -> Logits:
+    """As `run`, for files whose names change with their contents: answers are kept beside them."""
+    kept = file.with_suffix(f".{images.origin[:12]}.npy")
+    if not kept.exists():
+        np.save(kept, run(file, images))
+    logits: Logits = np.load(kept)
+    return logits
+
+
 def faithfulness(logits: Logits, reference: Logits, labels: NDArray[np.int64]) -> Faithfulness:
     found = measure(logits, reference, labels)
     assert found.top1 is not None

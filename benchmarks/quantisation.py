@@ -49,11 +49,21 @@ def main() -> None:
     for part in options.parts:
         if part == "large":
             report[part] = large.rows(CACHE)
+            write(report)
         else:
-            found = [row for name in options.models for row in PARTS[part](name, CACHE)]
-            others = [r for r in report.get(part, []) if r["model"] not in options.models]
-            report[part] = sorted(others + found, key=lambda row: NAMES.index(row["model"]))
-        OUT.write_text(json.dumps(report, indent=1) + "\n")
+            for name in options.models:
+                add(report, part, name, PARTS[part](name, CACHE))
+
+
+def add(report: dict[str, Any], part: str, name: str, rows: list[dict[str, Any]]) -> None:
+    """Puts rows in the place of those that the report had of this model; writes it."""
+    others = [row for row in report.get(part, []) if row["model"] != name]
+    report[part] = sorted(others + rows, key=lambda row: NAMES.index(row["model"]))
+    write(report)
+
+
+def write(report: dict[str, Any]) -> None:
+    OUT.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

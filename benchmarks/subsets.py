@@ -9,7 +9,7 @@ import numpy as np
 
 from .contest import OURS, quantised
 from .contest_rows import write
-from .measures import faithfulness, run
+from .measures import faithfulness, run, run_once
 from .subjects import subject
 
 SETS, SIZE = 20, 32
@@ -28,7 +28,7 @@ def rows(name: str, cache: Path) -> list[dict[str, Any]]:
         entry = quantised(OURS, model, images, cache)
         if entry.error is not None:
             raise RuntimeError(f"{name}, calibration set {number}: {entry.error}")
-        found.append(faithfulness(run(entry.file, asked.evaluation), reference, labels))
+        found.append(faithfulness(run_once(entry.file, asked.evaluation), reference, labels))
     agreement, top1 = np.array([f.agreement for f in found]), np.array([f.top1 for f in found])
     row = {"model": name, "sets": SETS, "images": SIZE}
     for measure, values in (("agreement", agreement), ("top1", top1)):
