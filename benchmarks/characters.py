@@ -1,4 +1,4 @@
-"""Rendered characters: a task hard enough, and images enough, to tell a tenth of a point from noise.
+"""Rendered characters: hard enough, and enough of them, to tell a tenth of a point from noise.
 
 Digits and letters (62 classes) of the fonts that matplotlib and Pillow ship, so that the pinned
 packages decide what they look like; distorted at random by seeds. Capitals and small letters of one
@@ -107,7 +107,9 @@ def _photograph(shapes: Tensor, generator: torch.Generator) -> Tensor:
     sharp = _uniform(0.0, 1.0, each, generator)
     shapes = sharp * shapes + (1 - sharp) * blurred
     shapes = shapes * ~_bars(n, generator)
-    paper = F.interpolate(torch.rand((n, 1, 3, 3), generator=generator), SIDE, mode="bilinear")[:, 0]
+    paper = F.interpolate(torch.rand((n, 1, 3, 3), generator=generator), SIDE, mode="bilinear")[
+        :, 0
+    ]
     contrast = _uniform(0.4, 0.9, each, generator)
     noise = _uniform(0.01, 0.07, each, generator) * torch.randn(shapes.shape, generator=generator)
     grey = 0.5 - contrast * (shapes - 0.5) + 0.3 * (paper - 0.5) + noise
@@ -115,7 +117,7 @@ def _photograph(shapes: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _bars(n: int, generator: torch.Generator) -> Tensor:
-    """Where a bar of up to three pixels hides the shape, `[N, 24, 24]`; on a third of the images."""
+    """Where a bar of up to three pixels hides the shape, `[N, 24, 24]`: on a third of them."""
     start = torch.randint(0, SIDE, (n, 1), generator=generator)
     width = torch.randint(1, 4, (n, 1), generator=generator)
     width = width * (torch.rand((n, 1), generator=generator) < 1 / 3)

@@ -69,9 +69,7 @@ def quantised(entrant: Entrant, model: Path, images: Path, cache: Path) -> Quant
         file.parent.mkdir(parents=True, exist_ok=True)
         answer_file.write_text(json.dumps(_run(entrant, model, images, file, cache)))
     answer = json.loads(answer_file.read_text())
-    return Quantised(
-        entrant, file, answer["seconds"], answer["peak_mib"], answer.get("error")
-    )
+    return Quantised(entrant, file, answer["seconds"], answer["peak_mib"], answer.get("error"))
 
 
 def _sources(entrant: Entrant) -> list[Path]:
@@ -92,6 +90,7 @@ def _run(entrant: Entrant, model: Path, images: Path, out: Path, cache: Path) ->
         paths = (str(path.absolute()) for path in (model, images, out))
         model_path, images_path, out_path = paths
         save(Job(model_path, images_path, entrant.setting, out_path), job)
+        command: list[str | Path]
         command = [python, "-m", f"benchmarks.peers.{entrant.peer}", job, reply]
         try:
             done = subprocess.run(

@@ -25,6 +25,7 @@ def python_of(environment: str, cache: Path) -> Path:
         return python
     print(f"installing {', '.join(wanted.split())}", flush=True)
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    command: list[str | Path]
     command = [python, "-m", "pip", "install", "-q", "-r", PEERS / f"{environment}.txt"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

@@ -55,13 +55,16 @@ class MassiveActivations:
     @contextmanager
     def hastened(self, model: VisionTransformer) -> Iterator[None]:
         """Around an optimiser's step: the channels' own weights go `haste` times as far."""
-        maker, channels = model.blocks[self.first].mlp.fc2, [*self.everywhere, *self.background]
+        block: Any = model.blocks[self.first]
+        maker, channels = block.mlp.fc2, [*self.everywhere, *self.background]
         before = maker.weight.detach()[channels].clone()
         yield
         with torch.no_grad():
             maker.weight[channels] = torch.lerp(before, maker.weight[channels], self.haste)
 
-    def run(self, model: VisionTransformer, images: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+    def run(
+        self, model: VisionTransformer, images: Tensor, progress: float
+    ) -> tuple[Tensor, Tensor]:
         """Logits, and this loss at `progress` (0 to 1) through the training."""
         streams = list[Tensor]()
         x = model.norm_pre(model.embed(images))

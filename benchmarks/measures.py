@@ -73,7 +73,8 @@ def _divergence(expected: Logits, got: Logits) -> float:
 
 def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     shifted: NDArray[np.float64] = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return shifted
 
 
 def lead(ours: Logits, theirs: Logits, classes: NDArray[np.int64]) -> Lead:

@@ -7,6 +7,7 @@ logits stay the same to the last bits, and ranges are what a quantiser finds in 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ _USUAL = torch.tensor([0.6, 0.3, 0.1])
 def with_injected_outliers(model: VisionTransformer, seed: int) -> VisionTransformer:
     """A copy with outliers behind every LayerNorm, in the values, and in queries against keys."""
     changed, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    block: Any
     for block in changed.blocks:
         width = block.norm1.weight.numel()
         for norm, linear in ((block.norm1, block.attn.qkv), (block.norm2, block.mlp.fc1)):

@@ -65,16 +65,19 @@ def _vit_digits(cache: Path) -> _Parts:
     else:
         model = train_digits(0, lambda done, total: None)
         save_file(model.state_dict(), file)
-    data = (digits(split, variant.preprocess) for split in ("calibration", "evaluation"))
-    return model, variant.preprocess, *data
+    preprocess = variant.preprocess
+    calibration, evaluation = (digits(s, preprocess) for s in ("calibration", "evaluation"))
+    return model, preprocess, calibration, evaluation
 
 
-def _on_characters(train: Callable[[ImageSet, Path], VisionTransformer]) -> Callable[[Path], _Parts]:
+def _on_characters(
+    train: Callable[[ImageSet, Path], VisionTransformer],
+) -> Callable[[Path], _Parts]:
     def make(cache: Path) -> _Parts:
         torch.set_num_threads(1)  # two are slower on so small a model when others want the cores
         model = train(characters("train", cache), cache)
-        data = (characters(split, cache) for split in ("calibration", "evaluation"))
-        return model, PREPROCESS, *data
+        calibration, evaluation = (characters(s, cache) for s in ("calibration", "evaluation"))
+        return model, PREPROCESS, calibration, evaluation
 
     return make
 

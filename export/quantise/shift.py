@@ -1,8 +1,8 @@
 """Centres one-sided activations, so that a symmetric grid does not waste half of its levels.
 
 What a GELU gives out lies between -0.17 and its largest value, and nothing can be moved through it.
-Less a constant, which the bias of the Linear gives back, it lies evenly around zero: the step is half
-as large. The subtraction is one more elementwise step, which compilers fuse with the GELU.
+Less a constant, which the bias of the Linear gives back, it lies evenly around zero: the step is
+half as large. The subtraction is one more elementwise step, which compilers fuse with the GELU.
 """
 
 from __future__ import annotations

@@ -1,0 +1,35 @@
+"""One-sided activations are centred; others are left as they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from export.quantise.grid import fake_quantise, representable_scale
+from export.quantise.shift import shift_of
+from export.quantise.sites import Site, find_sites
+
+
+@pytest.fixture
+def site(optimised: ir.Model) -> Site:
+    """A GELU's output, with one Linear that has a bias."""
+    sites = find_sites(optimised.clone().graph)
+    return next(s for s in sites if s.name.endswith("Gelu"))
+
+
+def test_what_a_gelu_gives_out_gets_half_the_step_and_an_exact_zero(site: Site) -> None:
+    rows = np.random.default_rng(0).uniform(-0.17, 8, (64, 32)).astype(np.float32)
+    shift, scale = shift_of(site, rows, np.float32(8))
+    plain = representable_scale(np.array(8, np.float32))
+    assert scale < 0.53 * plain
+    assert fake_quantise(np.zeros(1, np.float32) - shift, scale) + shift == 0
+    restored = fake_quantise(rows - shift, scale) + shift
+    assert np.abs(restored - rows).max() < 1.01 * scale
+
+
+def test_two_sided_activations_are_not_shifted(site: Site) -> None:
+    rows = np.random.default_rng(0).uniform(-8, 8, (64, 32)).astype(np.float32)
+    shift, scale = shift_of(site, rows, np.float32(8))
+    assert shift == 0
+    assert scale == representable_scale(np.array(8, np.float32))
