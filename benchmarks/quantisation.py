@@ -9,7 +9,7 @@ characters; the same with massive activations trained into its residual stream; 
 outliers injected that change nothing in fp32. Two more parts: how far twenty small calibration sets
 spread, and what a ViT-B/16 takes.
 
-Prints tables and writes `benchmarks/results/quantisation.json`. Takes about an hour on 2 cores, a
+Prints tables and writes `benchmarks/results/quantisation.json`. Takes about two hours on 2 cores, a
 third of it training. What was done is kept under `build/benchmarks/`: an interrupted run goes on.
 """
 

@@ -1,8 +1,8 @@
 """NNCF, by its ONNX backend so that all run in one runtime.
 
 `default` is `nncf.quantize` as it comes. The others say that the model is a transformer, which
-switches SmoothQuant on and keeps LayerNorms and Softmax as they are; `accurate` also corrects biases
-one layer after the other, and all of them see every calibration image.
+switches SmoothQuant on and keeps LayerNorms and Softmax as they are; `accurate` also corrects
+biases one layer after the other, and all of them see every calibration image.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """ONNX Runtime's static quantiser.
 
 `default` is `quantize_static` as it comes. The others follow its documentation for accuracy on
-x86-64: pre-processed graph, Q/DQ, weights per channel, symmetric activations, inputs of Linears alone,
-and each of its calibration methods; `smooth` runs SmoothQuant first, which it takes from
+x86-64: pre-processed graph, Q/DQ, weights per channel, symmetric activations, inputs of Linears
+alone, and each of its calibration methods; `smooth` runs SmoothQuant first, which it takes from
 neural-compressor.
 """
 
@@ -68,7 +68,7 @@ def smooth_linears(job: Job) -> None:
     """
     from neural_compressor.adaptor.ox_utils import smooth_quant
 
-    class LinearsOnly(smooth_quant.ORTSmoothQuant):  # type: ignore[misc, name-defined]
+    class LinearsOnly(smooth_quant.ORTSmoothQuant):  # type: ignore[misc]
         def transform(self, alpha: float, folding: bool) -> Any:
             return super().transform(alpha, folding, op_types=_LINEARS)
 
