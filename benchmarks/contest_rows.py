@@ -1,0 +1,132 @@
+"""The rows of one model: every quantiser's accuracy, cost and latency, beside ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibration.onnx_file import save_onnx
+
+from .contest import ENTRANTS, THREADS, Quantised, quantised
+from .environments import python_of
+from .measures import Faithfulness, Logits, faithfulness, lead, run, run_once
+from .subjects import Subject, subject
+
+CALIBRATION_IMAGES = 128
+_RUNTIMES = {"onnxruntime": "ours", "openvino": "openvino"}
+
+HEAD = (
+    "| model | quantiser | top-1 | agreement | KL | 1 - cosine | ours ahead in top-1 "
+    "| in agreement | seconds | MiB | ms ORT | ms OpenVINO |\n" + "| --- " * 12 + "|"
+)
+
+
+def rows(name: str, cache: Path) -> list[dict[str, Any]]:
+    """Compares all entrants on the model of that name; prints its part of the table."""
+    asked = subject(name, cache)
+    model, images = write(asked, CALIBRATION_IMAGES, cache)
+    entries = [quantised(entrant, model, images, cache) for entrant in ENTRANTS]
+    reference = run(model, asked.evaluation)
+    results, logits = [], dict[str, Logits]()
+    for entry in entries:
+        row: dict[str, Any] = {"model": name, "quantiser": entry.entrant.name}
+        results.append(row | _judge(entry, asked, reference, logits))
+    fp32 = {"model": name, "quantiser": "fp32"}
+    results.insert(0, fp32 | _accuracy(reference, reference, asked))
+    files = {e.entrant.name: e.file for e in entries if e.entrant.name in logits}
+    for runtime, environment in _RUNTIMES.items():
+        _add_latency(results, runtime, environment, {"fp32": model} | files, images, cache)
+    print("\n".join([HEAD, *map(_line, results)]), flush=True)
+    return results
+
+
+def write(asked: Subject, count: int, cache: Path) -> tuple[Path, Path]:
+    """The fp32 graph and the first `count` calibration images, as files."""
+    model, images = cache / f"{asked.name}.onnx", cache / f"{asked.name}-{count}.npy"
+    save_onnx(asked.graph(), model)
+    np.save(images, next(asked.calibration.subset(range(count)).batches(count)))
+    return model, images
+
+
+def _judge(
+    entry: Quantised, asked: Subject, reference: Logits, logits: dict[str, Logits]
+) -> dict[str, Any]:
+    """What an entrant's file is worth; `logits` gathers those of all, ours first."""
+    cost = {"seconds": entry.seconds, "peak_mib": entry.peak_mib}
+    if entry.error is not None:
+        return cost | {"error": entry.error}
+    try:
+        got = run_once(entry.file, asked.evaluation)
+    except Exception as error:  # ONNX Runtime's own types; what it refuses is the result
+        return cost | {"error": f"ONNX Runtime: {str(error).splitlines()[0][:160]}"}
+    logits[entry.entrant.name] = got
+    ours = next(iter(logits.values()))
+    labels = asked.evaluation.labels
+    assert labels is not None
+    leads = {
+        "top1": lead(ours, got, labels),
+        "agreement": lead(ours, got, reference.argmax(axis=1)),
+    }
+    return (
+        cost
+        | _accuracy(got, reference, asked)
+        | {
+            f"lead_{measure}": asdict(found) | {"verdict": found.verdict}
+            for measure, found in leads.items()
+        }
+    )
+
+
+def _accuracy(logits: Logits, reference: Logits, asked: Subject) -> dict[str, Any]:
+    assert asked.evaluation.labels is not None
+    found: Faithfulness = faithfulness(logits, reference, asked.evaluation.labels)
+    return asdict(found)
+
+
+def _add_latency(
+    results: list[dict[str, Any]],
+    runtime: str,
+    environment: str,
+    files: dict[str, Path],
+    images: Path,
+    cache: Path,
+) -> None:
+    """Measures all files in one runtime, in its own process, and notes it in their rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        job, answer = Path(folder) / "job.json", Path(folder) / "answer.json"
+        paths = {name: str(file) for name, file in files.items()}
+        job.write_text(json.dumps({"files": paths, "images": str(images)}))
+        python = python_of(environment, cache)
+        command: list[str | Path]
+        command = [python, "-m", "benchmarks.latency", runtime, job, answer]
+        subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": str(THREADS)})
+        found = json.loads(answer.read_text())
+    for row in results:
+        row[f"ms_{runtime}"] = found["ms"].get(row["quantiser"])
+        if row["quantiser"] in found["errors"]:
+            row[f"error_{runtime}"] = found["errors"][row["quantiser"]]
+
+
+def _line(row: dict[str, Any]) -> str:
+    cells = [row["model"], row["quantiser"]]
+    if "error" in row:
+        return "| " + " | ".join([*cells, row["error"], *[""] * 9]) + " |"
+    cells += [f"{row['top1']:.2f}", f"{row['agreement']:.2f}", f"{row['kl']:.1e}"]
+    cells += [f"{1 - row['cosine']:.1e}"]
+    cells += [_lead(row.get(f"lead_{measure}")) for measure in ("top1", "agreement")]
+    cells += [f"{row[key]:.1f}" if key in row else "" for key in ("seconds", "peak_mib")]
+    latencies = [row[f"ms_{runtime}"] for runtime in _RUNTIMES]
+    return "| " + " | ".join(cells + [f"{ms:.3f}" if ms else "refused" for ms in latencies]) + " |"
+
+
+def _lead(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    return f"{found['points']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f})"

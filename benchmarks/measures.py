@@ -1,0 +1,84 @@
+"""How faithful quantised logits are, and how two quantisers compare image by image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.accuracy import paired_interval
+from runtime.backends.onnxruntime import open_inference
+from runtime.images import ImageSet
+from runtime.metrics import measure
+
+Logits = NDArray[np.float32]
+_BATCH = 50
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """Rates in per cent; `kl` is the mean KL(fp32 || quantised) in nats."""
+
+    top1: float
+    agreement: float
+    kl: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Lead:
+    """By how many points ours is ahead of a peer on the same images, with a 95 % interval."""
+
+    points: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        if self.low > 0:
+            return "ahead"
+        return "behind" if self.high < 0 else "level"
+
+
+def run(file: Path, images: ImageSet) -> Logits:
+    """The logits of an ONNX file in ONNX Runtime."""
+    session = open_inference(file.read_bytes(), {})
+    (name,) = (value.name for value in session.get_inputs())
+    return np.concatenate([session.run(None, {name: b})[0] for b in images.batches(_BATCH)])
+
+
+def run_once(file: Path, images: ImageSet) -> Logits:
+    """As `run`, for files whose names change with their contents: answers are kept beside them."""
+    kept = file.with_suffix(f".{images.origin[:12]}.npy")
+    if not kept.exists():
+        np.save(kept, run(file, images))
+    logits: Logits = np.load(kept)
+    return logits
+
+
+def faithfulness(logits: Logits, reference: Logits, labels: NDArray[np.int64]) -> Faithfulness:
+    found = measure(logits, reference, labels)
+    assert found.top1 is not None
+    return Faithfulness(
+        100 * found.top1, 100 * found.agreement, _divergence(reference, logits), found.cosine
+    )
+
+
+def _divergence(expected: Logits, got: Logits) -> float:
+    p, q = (_log_softmax(logits.astype(np.float64)) for logits in (expected, got))
+    return float((np.exp(p) * (p - q)).sum(axis=1).mean())
+
+
+def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted: NDArray[np.float64] = logits - logits.max(axis=1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return shifted
+
+
+def lead(ours: Logits, theirs: Logits, classes: NDArray[np.int64]) -> Lead:
+    """Of our classes over theirs, where `classes` are the right ones (labels, or fp32's)."""
+    we, they = ours.argmax(axis=1) == classes, theirs.argmax(axis=1) == classes
+    won, lost = int((we & ~they).sum()), int((~we & they).sum())
+    return Lead(100 * (won - lost) / len(classes), *paired_interval(won, lost, len(classes)))

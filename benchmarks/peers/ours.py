@@ -1,0 +1,28 @@
+"""Our own quantiser, in a process of its own as the peers are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from calibration.collect import collect
+from calibration.observers import SEARCH
+from calibration.onnx_file import save_onnx
+from calibration.table import Origin
+from export.precision import PRECISIONS
+from runtime.images import from_array
+
+from .job import Job, main
+
+
+def int8(job: Job) -> None:
+    graph, precision = ir.load(job.model), PRECISIONS["int8"]
+    images = from_array("calibration images", job.calibration(), None)
+    tensors, origin = precision.observes(graph.graph), Origin("-", "-")
+    found = collect(graph, tensors, images, SEARCH, origin, lambda done, total: None)
+    save_onnx(precision.lower(graph, found)["cpu"], Path(job.out))
+
+
+if __name__ == "__main__":
+    main({"int8": int8})

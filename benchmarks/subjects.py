@@ -1,0 +1,90 @@
+"""The models that quantisers are compared on, each with the images that they get."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from safetensors.torch import load_file, save_file
+
+from export.onnx_export import export_onnx
+from export.passes import optimise
+from runtime.images import ImageSet
+from runtime.preprocess import Preprocess
+from vit.datasets import digits
+from vit.training.digits import train_digits
+from vit.variants import find_variant
+from vit.vision_transformer import VisionTransformer
+
+from .characters import characters
+from .outliers import with_injected_outliers
+from .training import PREPROCESS, characters_vit, outliers_vit
+
+INJECTED = "+injected"
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, the images that it may be calibrated with, and those that it is judged by."""
+
+    name: str
+    model: VisionTransformer
+    preprocess: Preprocess
+    calibration: ImageSet
+    evaluation: ImageSet
+
+    def graph(self) -> ir.Model:
+        """The optimised fp32 graph: what every quantiser gets."""
+        graph = export_onnx(self.model, self.preprocess, "logits")
+        optimise(graph)
+        return graph
+
+
+def subject(name: str, cache: Path) -> Subject:
+    """The subject of that name, one of `NAMES`; trained first where the cache does not have it."""
+    base, _, injected = name.partition("+")
+    model, preprocess, calibration, evaluation = _BASES[base](cache)
+    if injected:
+        model = with_injected_outliers(model, _SEED)
+    return Subject(name, model, preprocess, calibration, evaluation)
+
+
+_Parts = tuple[VisionTransformer, Preprocess, ImageSet, ImageSet]
+
+
+def _vit_digits(cache: Path) -> _Parts:
+    variant = find_variant("vit_digits")
+    file = cache / "vit_digits.safetensors"
+    if file.exists():
+        model = VisionTransformer.from_config(variant.config).eval()
+        model.load_state_dict(load_file(file))
+    else:
+        model = train_digits(0, lambda done, total: None)
+        save_file(model.state_dict(), file)
+    preprocess = variant.preprocess
+    calibration, evaluation = (digits(s, preprocess) for s in ("calibration", "evaluation"))
+    return model, preprocess, calibration, evaluation
+
+
+def _on_characters(
+    train: Callable[[ImageSet, Path], VisionTransformer],
+) -> Callable[[Path], _Parts]:
+    def make(cache: Path) -> _Parts:
+        torch.set_num_threads(1)  # two are slower on so small a model when others want the cores
+        model = train(characters("train", cache), cache)
+        calibration, evaluation = (characters(s, cache) for s in ("calibration", "evaluation"))
+        return model, PREPROCESS, calibration, evaluation
+
+    return make
+
+
+_BASES: dict[str, Callable[[Path], _Parts]] = {
+    "vit_digits": _vit_digits,
+    "characters": _on_characters(characters_vit),
+    "outliers": _on_characters(outliers_vit),
+}
+NAMES = tuple(name + suffix for name in _BASES for suffix in ("", INJECTED))
