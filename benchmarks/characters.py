@@ -32,7 +32,8 @@ FONTS = (
     *("cmr10", "cmb10", "cmss10", "cmti10", "cmtt10"),
 )
 COUNTS = {"train": 60_000, "calibration": 2_048, "evaluation": 24_000}
-_SEEDS = {"train": 1, "calibration": 2, "evaluation": 3}
+_SEEDS = {"train": 1, "calibration": 2, "evaluation": 4}
+"""Methods were chosen on images of seed 3."""
 _GLYPH = 64
 """Side of the picture that a glyph is drawn on, more than twice as large as it will be."""
 _BATCH = 2_000
