@@ -110,7 +110,7 @@ def test_engines_are_built_in_every_precision(name: str) -> None:
     graph = export_onnx(model, preprocess, "out")
     optimise(graph)
     images = samples("calibration", preprocess).subset(range(8))
-    calibration = calibrate(graph, images, DEFAULT_METHOD)
+    calibration = calibrate(graph, images, DEFAULT_METHOD, tuple(PRECISIONS))
     spec = EngineSpec("images", "out", preprocess.shape, model.config.outputs, (1, 2, 4))
     for precision in PRECISIONS.values():
         lowered = ir.to_proto(precision.lower(graph, calibration)["gpu"]).SerializeToString()
