@@ -89,18 +89,21 @@ class QuantisedPrecision:
         if calibration.table.provenance.method != SEARCH:
             return self._quantise_by_table(model.clone(), calibration)
         exact = model.clone()
-        smoothed = smooth_all(
-            exact.graph,
-            calibration.samples,
-            self.scheme,
-            lambda done, total: update(done, 2 * total),
-        )
+        samples, scheme = calibration.samples, self.scheme
+
+        def first(done: int, total: int) -> None:
+            update(done, 2 * total)
+
+        def second(done: int, total: int) -> None:
+            update(total + done, 2 * total)
+
+        smoothed = smooth_all(exact.graph, samples, scheme, first)
         scaling: dict[str, Floats] = {}
         if self.attention is not None:
             scaling |= balance_all(exact.graph, calibration, self.attention)
             scaling |= scaling_of_values(exact.graph, smoothed)
         lowered = exact.clone()
-        explanation = quantise(lowered.graph, calibration.samples, smoothed, self.scheme, update)
+        explanation = quantise(lowered.graph, samples, smoothed, scheme, second)
         if self.attention is not None:
             quantise_attention(lowered.graph, calibration, scaling, self.attention)
         return Quantised(exact, lowered, explanation)
