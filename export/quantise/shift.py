@@ -40,6 +40,6 @@ def subtract(graph: ir.Graph, value: ir.Value, shift: np.float32) -> ir.Value:
     name, producer = f"{value.name}/shift", value.producer()
     assert producer is not None
     amount = add_initializer(graph, name, np.array(shift, np.float32))
-    node = ir.node("Sub", [value, amount], name=f"{value.name}/shifted")
+    node = ir.node("Sub", [value, amount], name=f"{value.name}@shifted")
     graph.insert_after(producer, node)
     return describe(node.outputs[0], node.name, value.shape, ir.DataType.FLOAT)

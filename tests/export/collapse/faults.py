@@ -212,7 +212,7 @@ READOUT = [
     _before("average", "int8", "output", g.largest_pooled),
 ]
 N1, N2 = "blocks.{}.norm1/LayerNormalization", "blocks.{}.norm2/LayerNormalization"
-ATTENDED, GELU = "blocks.{}.attn/Reshape_4", "blocks.{}.mlp.act/Gelu/shifted"
+ATTENDED, GELU = "blocks.{}.attn/Reshape_4", "blocks.{}.mlp.act/Gelu@shifted"
 SCALES = [
     _after("plain", "int8", "blocks.0.attn.qkv", q.activation_scale, N1.format(0), 1 / 8),
     _after("digits", "int8", "blocks.1.mlp.fc1", q.activation_scale, N2.format(1), 1 / 8),

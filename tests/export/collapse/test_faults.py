@@ -12,8 +12,9 @@ from export.collapse.running import answers
 from export.simulate import has_sixteen_bit, simulate
 from runtime.metrics import measure
 
-from .faults import AFTER_LOWERING, CASES, INTO_EXPORT, Case
+from .faults import AFTER_LOWERING, CASES, GELU, INTO_EXPORT, Case
 from .models import Built
+from .quantiser_faults import activation_scale
 from .workshop import Workshop, limits_of
 
 HARM = 2.0
@@ -62,3 +63,11 @@ def test_fault_is_found_where_it_is(case: Case, workshop: Workshop) -> None:
 def test_catalogue_is_large_and_has_no_fault_twice() -> None:
     assert len({case.label for case in CASES}) == len(CASES) >= 100
     assert len({case.model for case in CASES}) >= 4
+
+
+def test_a_range_that_clips_a_centred_activation_is_named(workshop: Workshop) -> None:
+    built, broken = workshop.built("average"), workshop.sound("average", "int8").clone()
+    activation_scale(broken, GELU.format(1), 1 / 8)
+    limits = limits_of("int8")
+    found = find_faults(broken, built.fp32, built.images, built.reference, limits)
+    assert any("clipped: a range that is too small" in fault.what for fault in found)
