@@ -2,13 +2,22 @@
 
 from .bundle import Bundle
 from .engine import Engine, EngineInfo
-from .errors import BackendError, BundleError, EngineError, InputError, SelfCheckError, VitEdgeError
+from .errors import (
+    BackendError,
+    BundleError,
+    ClosedError,
+    EngineError,
+    InputError,
+    SelfCheckError,
+    VitEdgeError,
+)
 from .preprocess import Preprocess
 
 __all__ = [
     "BackendError",
     "Bundle",
     "BundleError",
+    "ClosedError",
     "Engine",
     "EngineError",
     "EngineInfo",

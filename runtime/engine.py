@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .backends import Session
+from .backends import Frames, Session
 from .bundle import Bundle
 from .candidates import Candidate, list_candidates, open_session
+from .device_array import DeviceArray
 from .device_cache import DeviceCache
-from .errors import CLOSED, BackendError, EngineError, InputError, SelfCheckError
-from .manifest import EngineSpec, Manifest
+from .errors import BackendError, ClosedError, EngineError, InputError, SelfCheckError
+from .frames import check_frames, cut, run_frames
+from .manifest import Manifest
 from .preprocess import Preprocess
 from .selfcheck import require_golden
 
@@ -35,24 +40,6 @@ class EngineInfo:
     version: str
     device: str
     why: str
-
-
-def run_batches(
-    session: Session, spec: EngineSpec, frames: NDArray[np.uint8]
-) -> NDArray[np.float32]:
-    """Runs any number of frames: cut to the profile's largest batch, the last cut padded to its
-    smallest.
-    """
-    smallest, _, largest = spec.batch
-    if smallest <= len(frames) <= largest:
-        return session.run(frames)
-    parts = []
-    for start in range(0, len(frames), largest):
-        part = frames[start : start + largest]
-        missing = max(0, smallest - len(part))
-        padded = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
-        parts.append(session.run(padded)[: len(part)])
-    return np.concatenate(parts)
 
 
 class Engine:
@@ -130,28 +117,73 @@ class Engine:
             cache.mark_checked(key, metrics.rms_error)
         return engine
 
-    def __call__(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, frames: Any) -> NDArray[np.float32]:
         """Scores frames: uint8 `[N, height, width, channels]` with any N > 0 -> float32 `[N,
         outputs]`.
 
+        Args:
+            frames: A numpy array; or an array of another library: in host memory (DLPack), or on
+                the GPU that the engine runs on (`__cuda_array_interface__`, DLPack). Contiguous
+                ones are not copied.
+
         Raises:
-            InputError: if `frames` has another shape or dtype.
-            EngineError: if the engine is closed or fails.
+            InputError: if `frames` have another shape or dtype, or lie where the backend cannot
+                read them.
+            ClosedError: if the engine is closed.
+            EngineError: if the backend fails.
         """
+        session = self._opened()
+        return run_frames(session, self._spec, self._check(session, frames))
+
+    def stream(self, frames: Iterable[Any]) -> Iterator[NDArray[np.float32]]:
+        """Scores frames as they come, in order: the next ones are fetched, and copied to the GPU,
+        while the engine computes.
+
+        Args:
+            frames: Yields what the engine takes when called, or single frames uint8 `[height,
+                width, channels]`; is read at most a few items ahead of the answers.
+
+        Yields:
+            float32 `[N, outputs]` for `[N, height, width, channels]`, `[outputs]` for a single
+            frame.
+
+        Raises:
+            InputError, ClosedError, EngineError: as above; what `frames` itself raises.
+        """
+        session = self._opened()
+        counts: deque[tuple[int, ...]] = deque()  # of the images in each part of an item
+
+        def parts() -> Iterator[Frames]:
+            for item in frames:
+                single = isinstance(item, np.ndarray) and item.ndim == 3
+                checked = self._check(session, item[None] if single else item)
+                pieces = list(cut(checked, self._spec))
+                counts.append(() if single else tuple(piece.count for piece in pieces))
+                yield from (piece.images for piece in pieces)
+
+        answers = session.stream(parts())
+        for first in answers:
+            expected = counts.popleft()
+            if not expected:
+                yield first[0]
+                continue
+            rest = [next(answers)[:count] for count in expected[1:]]
+            yield np.concatenate([first[: expected[0]], *rest]) if rest else first[: expected[0]]
+
+    def _opened(self) -> Session:
         session = self._session
         if session is None:
-            raise EngineError(CLOSED)
-        if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
-            kind = frames.dtype if isinstance(frames, np.ndarray) else type(frames).__name__
+            raise ClosedError()
+        return session
+
+    def _check(self, session: Session, frames: Any) -> Frames:
+        checked = check_frames(frames, self._spec)
+        if isinstance(checked, DeviceArray) and not session.takes_device_arrays:
             raise InputError(
-                f"frames are {kind}, not a uint8 array: pass pixels as they come, 0 to 255"
+                f"the frames lie on a GPU, and {self.info.backend} runs on {self.info.device}: "
+                "pass a numpy array"
             )
-        if frames.ndim != 4 or frames.shape[1:] != self._spec.image_shape or not len(frames):
-            wanted = ", ".join(map(str, self._spec.image_shape))
-            raise InputError(
-                f"frames have shape {list(frames.shape)}, not [N, {wanted}] with N > 0"
-            )
-        return run_batches(session, self._spec, np.ascontiguousarray(frames))
+        return checked
 
     def close(self) -> None:
         """Frees the engine. Closing twice is fine."""

@@ -31,13 +31,17 @@ class EngineError(VitEdgeError, RuntimeError):
     """A backend refused an engine or failed to build or run it."""
 
 
+class ClosedError(EngineError):
+    """The engine is closed."""
+
+    def __init__(self) -> None:
+        super().__init__("the engine is closed: load it again")
+
+
 class SelfCheckError(VitEdgeError):
     """An engine's golden answers are further from PyTorch's than the bundle allows."""
 
     exit_code = 1
-
-
-CLOSED = "the engine is closed: load it again"
 
 
 def first_line(error: BaseException) -> str:

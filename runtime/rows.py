@@ -13,8 +13,8 @@ from .bundle import Bundle, GoldenSamples
 from .candidates import Candidate, list_candidates, load_or_build, open_blob
 from .device_cache import DeviceCache
 from .display import mebibytes, percent, say
-from .engine import run_batches
 from .errors import BackendError, EngineError
+from .frames import run_frames
 from .latency import measure_latency
 from .manifest import FEATURES
 from .selfcheck import miss, run_golden
@@ -98,7 +98,7 @@ def _measure(
     session, size = open_blob(candidate, blob, bundle), blob.size
     del blob
     try:
-        metrics = run_golden(lambda images: run_batches(session, spec, images), golden)
+        metrics = run_golden(lambda images: run_frames(session, spec, images), golden)
         problem = miss(metrics, graph)
         if problem is None:
             cache.mark_checked(candidate.key(), metrics.rms_error)
@@ -115,7 +115,7 @@ def _measure(
             yield row
         for batch in batches or ():
             frames = np.resize(golden.images, (batch, *spec.image_shape))
-            latency = measure_latency(lambda f=frames: run_batches(session, spec, f))  # type: ignore[misc]
+            latency = measure_latency(lambda f=frames: run_frames(session, spec, f))  # type: ignore[misc]
             if batch == 1 and problem is None:
                 cache.store_latency(candidate.key(), latency.p50_ms)
             yield replace(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -11,7 +11,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..device_array import DeviceArray
 from ..manifest import EngineSpec
+
+Frames = NDArray[np.uint8] | DeviceArray
+"""Contiguous uint8 `[n, height, width, channels]`, in host memory or on a GPU."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, steps done, steps in all."""
@@ -43,13 +47,25 @@ class BuildOptions:
 class Session(Protocol):
     """An opened engine. Thread-safe."""
 
-    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    @property
+    def takes_device_arrays(self) -> bool:
+        """Whether `run` and `stream` take frames that lie on a GPU."""
+
+    def run(self, images: Frames) -> NDArray[np.float32]:
         """uint8 `[n, height, width, channels]` -> float32 `[n, outputs]`, with n inside the
         engine's profile.
+
+        Raises:
+            EngineError: if the session is closed or the library fails.
+        """
+
+    def stream(self, batches: Iterable[Frames]) -> Iterator[NDArray[np.float32]]:
+        """Answers each of `batches` as `run` does, in order, while the next ones are fetched and
+        copied. At most a few are in flight: a slow reader holds back the source.
         """
 
     def close(self) -> None:
-        """Frees what the session holds. The session must not be used afterwards."""
+        """Waits for what runs, then frees what the session holds; later calls raise EngineError."""
 
 
 class Backend(Protocol):

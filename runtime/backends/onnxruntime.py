@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CLOSED, BackendError, EngineError, first_line
+from ..errors import BackendError, ClosedError, EngineError, first_line
 from ..manifest import EngineSpec
-from .base import NONE, BuildOptions, External
+from .base import NONE, BuildOptions, External, Frames
+from .streaming import stream_in_thread
 
 _REMEDY = "pip install 'vit-edge[onnxruntime]'"
 
@@ -104,19 +106,24 @@ def _add_external_weights(options: Any, external: External) -> None:
 class OnnxRuntimeSession:
     """See `runtime.backends.base.Session`; `InferenceSession.run` is itself thread-safe."""
 
+    takes_device_arrays = False
+
     def __init__(self, session: Any, spec: EngineSpec) -> None:
         self._session = session
         self._input, self._outputs = spec.input_name, [spec.output_name]
 
-    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(self, images: Frames) -> NDArray[np.float32]:
         session = self._session  # another thread may close it meanwhile
         if session is None:
-            raise EngineError(CLOSED)
+            raise ClosedError()
         try:
             scores: NDArray[np.float32] = session.run(self._outputs, {self._input: images})[0]
         except Exception as error:  # as above
             raise EngineError(f"ONNX Runtime failed: {first_line(error)}") from None
         return scores
+
+    def stream(self, batches: Iterable[Frames]) -> Iterator[NDArray[np.float32]]:
+        return stream_in_thread(self.run, batches)
 
     def close(self) -> None:
         self._session = None

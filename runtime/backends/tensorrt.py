@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CLOSED, BackendError, EngineError, InputError
+from ..errors import BackendError, ClosedError, EngineError, InputError
 from ..manifest import EngineSpec
 from . import cuda
-from .base import NONE, BuildOptions, External
+from .base import NONE, BuildOptions, External, Frames
+from .streaming import stream_in_thread
 from .tensorrt_build import build_plan, find_compute_capability
 
 _log = logging.getLogger("vit_edge.tensorrt")
@@ -130,6 +131,8 @@ class TensorRTSession:
     allocated once. A lock makes it thread-safe.
     """
 
+    takes_device_arrays = False
+
     def __init__(self, library: Any, logger: Any, blob: bytes, spec: EngineSpec) -> None:
         self._spec, self._lock, self._logger = spec, threading.Lock(), logger
         self._resources: list[Any] = []
@@ -191,13 +194,13 @@ class TensorRTSession:
         self._resources.append(resource)
         return resource
 
-    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run(self, images: Frames) -> NDArray[np.float32]:
         with self._lock:
             if self._context is None:
-                raise EngineError(CLOSED)
+                raise ClosedError()
             host_in = self._host_in.array[: len(images)]
             host_out = self._host_out.array[: len(images)]
-            np.copyto(host_in, images)
+            np.copyto(host_in, images)  # type: ignore[arg-type]
             if not self._context.set_input_shape(self._spec.input_name, images.shape):
                 raise EngineError(
                     f"shape {images.shape} is outside the engine's profile {self._spec.batch}"
@@ -209,6 +212,9 @@ class TensorRTSession:
             self._stream.synchronize()
             scores: NDArray[np.float32] = host_out.copy()
             return scores
+
+    def stream(self, batches: Iterable[Frames]) -> Iterator[NDArray[np.float32]]:
+        return stream_in_thread(self.run, batches)
 
     def close(self) -> None:
         with self._lock:
