@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 
 # A machine with an NVIDIA driver gets the GPU packages, any other the CPU ones.
 GPU    := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
-EXTRAS := export,hub,dev,tensorrt-rtx,$(if $(GPU),onnxruntime-gpu$(comma)tensorrt,onnxruntime)
+EXTRAS := export,hub,dev,openvino,tensorrt-rtx,$(if $(GPU),onnxruntime-gpu$(comma)tensorrt,onnxruntime)
 comma  := ,
 
 # Options of `make export`, `check` and `compare`: see the README.

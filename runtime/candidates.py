@@ -11,7 +11,7 @@ from .backends.base import NONE, External
 from .bundle import Bundle
 from .device_cache import DeviceCache
 from .errors import BackendError, InputError
-from .manifest import Graph, Manifest
+from .manifest import EngineEntry, Graph, Manifest
 
 _log = logging.getLogger("vit_edge.runtime")
 
@@ -80,12 +80,28 @@ def load_blob(candidate: Candidate, bundle: Bundle, cache: DeviceCache) -> Blob 
     entry, backend = bundle.manifest.precisions[candidate.precision], candidate.backend
     if not backend.needs_engine:
         return _load_graph(entry.graphs[backend.graph], bundle)
-    for engine in entry.engines:
-        known = engine.backend == backend.name and engine.version == backend.version()
-        if known and backend.runs_engine_for(engine.compute_capabilities):
-            return Blob(bundle.read(engine.file))
+    prebuilt = _prebuilt(candidate, bundle)
+    if prebuilt is not None:
+        return Blob(bundle.read(prebuilt.file))
     built = cache.engine(candidate.key())
     return None if built is None else Blob(built)
+
+
+def has_engine(candidate: Candidate, bundle: Bundle, cache: DeviceCache) -> bool:
+    """Whether there is something to open without building it."""
+    if not candidate.backend.needs_engine or _prebuilt(candidate, bundle) is not None:
+        return True
+    return cache.engine(candidate.key()) is not None
+
+
+def _prebuilt(candidate: Candidate, bundle: Bundle) -> EngineEntry | None:
+    """The bundle's engine for this library and this GPU."""
+    backend = candidate.backend
+    for engine in bundle.manifest.precisions[candidate.precision].engines:
+        known = engine.backend == backend.name and engine.version == backend.version()
+        if known and backend.runs_engine_for(engine.compute_capabilities):
+            return engine
+    return None
 
 
 def _load_graph(graph: Graph, bundle: Bundle) -> Blob:

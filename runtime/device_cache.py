@@ -8,16 +8,19 @@ made again.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .schema import SchemaError, decode, encode
 
-_INDEX = "device.json"
+_INDEX, _LOCK = "device.json", "lock"
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,30 @@ class BuiltEngine:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What is known here of one precision on one backend.
+
+    Attributes:
+        engine: What was built here, if anything was.
+        rms_error: Of its golden check, which it passed; None if it was not checked yet.
+        latency_ms: Median of one image; None if it was not measured yet.
+        refused: Why it cannot be used here; None if it can, or nobody tried.
+    """
+
+    engine: BuiltEngine | None = None
+    rms_error: float | None = None
+    latency_ms: float | None = None
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
 class _Index:
-    engines: dict[str, BuiltEngine] = field(default_factory=dict)
-    checked: dict[str, float] = field(default_factory=dict)
-    latencies: dict[str, float] = field(default_factory=dict)
+    findings: dict[str, Finding] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class DeviceCache:
-    """The cache of one bundle. Keys are strings that hold all that a value depends on."""
+    """The cache of one bundle. Keys are strings that hold all that a finding depends on."""
 
     folder: Path
 
@@ -46,32 +64,39 @@ class DeviceCache:
         home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         return cls(Path(home) / "vit-edge" / bundle_digest)
 
-    def _load(self) -> _Index:
+    def findings(self) -> dict[str, Finding]:
+        """All findings, by their keys."""
         try:
-            return decode(_Index, json.loads((self.folder / _INDEX).read_text()))
+            return decode(_Index, json.loads((self.folder / _INDEX).read_text())).findings
         except (OSError, ValueError, SchemaError, RecursionError):
-            return _Index()
+            return {}
 
-    def _store(self, index: _Index) -> None:
-        self.write(_INDEX, encode(index).encode())
+    def finding(self, key: str) -> Finding:
+        return self.findings().get(key, Finding())
 
-    def write(self, name: str, data: bytes) -> None:
-        """Writes a file whole or not at all; a cache that cannot be written is done without."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=self.folder)
-            try:
-                with os.fdopen(descriptor, "wb") as stream:
-                    stream.write(data)
-                os.replace(temporary, self.folder / name)
-            except OSError:
-                os.unlink(temporary)  # a full disk shall not fill up with halves
-        except OSError:
-            pass
+    def mark_right(self, key: str, rms_error: float) -> None:
+        """It passed the golden check; what was said against it before no longer holds."""
+        with self._changed(key) as (findings, old):
+            findings[key] = replace(old, rms_error=rms_error, refused=None)
+
+    def mark_refused(self, key: str, reason: str) -> None:
+        with self._changed(key) as (findings, old):
+            findings[key] = replace(old, rms_error=None, latency_ms=None, refused=reason)
+
+    def store_latency(self, key: str, milliseconds: float) -> None:
+        with self._changed(key) as (findings, old):
+            findings[key] = replace(old, latency_ms=milliseconds)
+
+    def store_engine(self, key: str, data: bytes) -> None:
+        digest = hashlib.sha256(data).hexdigest()
+        name = f"{digest[:16]}.engine"
+        self.write(name, data)
+        with self._changed(key) as (findings, _):
+            findings[key] = Finding(BuiltEngine(name, digest))  # all else was said of the old one
 
     def engine(self, key: str) -> bytes | None:
         """The engine that was stored under `key`, if it is there and unaltered."""
-        entry = self._load().engines.get(key)
+        entry = self.finding(key).engine
         if entry is None or Path(entry.file).name != entry.file:
             return None
         try:
@@ -80,32 +105,42 @@ class DeviceCache:
             return None
         return data if hashlib.sha256(data).hexdigest() == entry.sha256 else None
 
-    def store_engine(self, key: str, data: bytes) -> None:
-        digest = hashlib.sha256(data).hexdigest()
-        name = f"{digest[:16]}.engine"
-        self.write(name, data)
-        index = self._load()
-        self._store(
-            _Index(
-                {**index.engines, key: BuiltEngine(name, digest)}, index.checked, index.latencies
-            )
-        )
-
     def timing_cache(self, backend: str) -> Path | None:
         """Where full TensorRT keeps its timing cache; the other backends have none."""
         return self.folder / "tensorrt.timing" if backend == "tensorrt" else None
 
-    def is_checked(self, key: str) -> bool:
-        return key in self._load().checked
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file whole or not at all; a cache that cannot be written is done without."""
+        with suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(dir=self.folder)
+            try:
+                with os.fdopen(descriptor, "wb") as stream:
+                    stream.write(data)
+                os.replace(temporary, self.folder / name)
+            except OSError:
+                os.unlink(temporary)  # a full disk shall not fill up with halves
 
-    def mark_checked(self, key: str, rms_error: float) -> None:
-        index = self._load()
-        self._store(_Index(index.engines, {**index.checked, key: rms_error}, index.latencies))
+    @contextmanager
+    def _changed(self, key: str) -> Iterator[tuple[dict[str, Finding], Finding]]:
+        """All findings, to be changed, and that of `key`; written when the block ends."""
+        with self._locked():
+            findings = self.findings()
+            yield findings, findings.get(key, Finding())
+            self.write(_INDEX, encode(_Index(findings)).encode())
 
-    def latency(self, key: str) -> float | None:
-        """The median in milliseconds that was measured here at batch 1, if one was."""
-        return self._load().latencies.get(key)
-
-    def store_latency(self, key: str, milliseconds: float) -> None:
-        index = self._load()
-        self._store(_Index(index.engines, index.checked, {**index.latencies, key: milliseconds}))
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Two processes that add to the cache must not lose each other's findings."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            yield
+            return
+        try:
+            with suppress(OSError):  # some network file systems know no locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)

@@ -6,7 +6,6 @@ with Engine.load("build/vit_digits") as engine:
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -19,16 +18,14 @@ from numpy.typing import NDArray
 
 from .backends import Frames, Session
 from .bundle import Bundle
-from .candidates import Candidate, list_candidates, open_session
+from .candidates import list_candidates
 from .device_array import DeviceArray
 from .device_cache import DeviceCache
-from .errors import BackendError, ClosedError, EngineError, InputError, SelfCheckError
+from .errors import ClosedError, InputError
 from .frames import check_frames, cut, run_frames
 from .manifest import Manifest
 from .preprocess import Preprocess
-from .selfcheck import require_golden
-
-_log = logging.getLogger("vit_edge.runtime")
+from .selection import open_best
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,8 @@ class Engine:
 
         Args:
             path: A bundle that `vit-edge export` wrote.
-            precision: Which precision; None is the fastest measured here, else the likeliest.
+            precision: Which precision; None: the fastest here. What can run is measured at the
+                bundle's first load on this device, in a second or a few.
             backend: Which backend; None likewise.
 
         Raises:
@@ -85,37 +83,13 @@ class Engine:
             SelfCheckError: if its answers are wrong here.
         """
         bundle = Bundle.open(path)
-        cache = DeviceCache.of(bundle.digest)
-        refused: list[str] = []
-        for candidate, why in _rank(
-            list_candidates(bundle.manifest, precision, backend), cache, refused
-        ):
-            try:
-                return cls._open(candidate, bundle, cache, "; ".join([why, *refused]))
-            except (BackendError, EngineError, SelfCheckError) as error:
-                if precision is not None and backend is not None:
-                    raise
-                _log.warning("%s is not used: %s", candidate, error)
-                refused.append(f"{candidate} was not used: {error}")
-        raise BackendError(f"nothing in {bundle.path} can run here: {'; '.join(refused)}")
-
-    @classmethod
-    def _open(cls, candidate: Candidate, bundle: Bundle, cache: DeviceCache, why: str) -> Engine:
-        session, manifest = open_session(candidate, bundle, cache), bundle.manifest
-        backend, key = candidate.backend, candidate.key()
+        candidates = list_candidates(bundle.manifest, precision, backend)
+        chosen = open_best(bundle, DeviceCache.of(bundle.digest), candidates)
+        used = chosen.candidate.backend
         info = EngineInfo(
-            candidate.precision, backend.name, backend.version(), backend.device(), why
+            chosen.candidate.precision, used.name, used.version(), used.device(), chosen.why
         )
-        engine = cls(session, manifest, info)
-        if not cache.is_checked(key):
-            graph = manifest.precisions[candidate.precision].graphs[backend.graph]
-            try:
-                metrics = require_golden(engine, bundle.golden(), graph, str(candidate))
-            except BaseException:
-                engine.close()
-                raise
-            cache.mark_checked(key, metrics.rms_error)
-        return engine
+        return cls(chosen.session, bundle.manifest, info)
 
     def __call__(self, frames: Any) -> NDArray[np.float32]:
         """Scores frames: uint8 `[N, height, width, channels]` with any N > 0 -> float32 `[N,
@@ -201,41 +175,3 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _rank(
-    candidates: list[Candidate], cache: DeviceCache, refused: list[str]
-) -> list[tuple[Candidate, str]]:
-    """Those that can run here, with the reason for their place: measured ones first, the fastest of
-    them first.
-    """
-    runnable = []
-    for candidate in candidates:
-        problem = candidate.backend.run_problem()
-        if problem:
-            refused.append(f"{candidate} cannot run: {problem}")
-        else:
-            runnable.append(candidate)
-    latencies = {c: cache.latency(c.key()) for c in runnable}
-    measured = sorted((c for c in runnable if latencies[c]), key=lambda c: latencies[c] or 0)
-    others = [c for c in runnable if not latencies[c]]
-    # A backend of a faster kind that nobody has measured yet goes before the measured ones.
-    known = {c.backend for c in measured}
-    kinds = [c.backend for c in runnable]
-    ahead = [
-        c
-        for c in others
-        if measured
-        and c.backend not in known
-        and kinds.index(c.backend) < kinds.index(measured[0].backend)
-    ]
-    ranked = [*ahead, *measured, *(c for c in others if c not in ahead)]
-    return [(c, _reason(latencies[c])) for c in ranked]
-
-
-def _reason(latency: float | None) -> str:
-    if latency is None:
-        return (
-            "first choice for its kind of device; not measured here yet, `vit-edge compare` does it"
-        )
-    return f"fastest measured here at batch 1 ({latency:.3g} ms)"

@@ -8,8 +8,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MIN_RUNS, MIN_SECONDS, MAX_RUNS = 20, 1.0, 2000
-WARM_UP_RUNS = 3
+_WARM_UP_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure: at least `runs` calls and `seconds`, at most `most_runs` calls."""
+
+    runs: int
+    seconds: float
+    most_runs: int = 2000
+
+
+THOROUGH = Effort(runs=20, seconds=1.0)
+QUICK = Effort(runs=5, seconds=0.3)
+"""Enough to tell which of several engines is the fastest by far, at an application's first start.
+"""
 
 
 @dataclass(frozen=True)
@@ -22,14 +36,14 @@ class Latency:
     p99_ms: float
 
 
-def measure_latency(call: Callable[[], object]) -> Latency:
-    """Times `call`, after a warm-up, at least `MIN_RUNS` times and `MIN_SECONDS` long."""
-    for _ in range(WARM_UP_RUNS):
+def measure_latency(call: Callable[[], object], effort: Effort = THOROUGH) -> Latency:
+    """Times `call`, after a warm-up."""
+    for _ in range(_WARM_UP_RUNS):
         call()
     times: list[float] = []
     start = time.perf_counter()
-    while len(times) < MAX_RUNS and (
-        len(times) < MIN_RUNS or time.perf_counter() - start < MIN_SECONDS
+    while len(times) < effort.most_runs and (
+        len(times) < effort.runs or time.perf_counter() - start < effort.seconds
     ):
         before = time.perf_counter()
         call()

@@ -15,7 +15,7 @@ from .device_cache import DeviceCache
 from .display import mebibytes, percent, say
 from .errors import BackendError, EngineError
 from .frames import run_frames
-from .latency import measure_latency
+from .latency import THOROUGH, measure_latency
 from .manifest import FEATURES
 from .selfcheck import miss, run_golden
 
@@ -101,7 +101,9 @@ def _measure(
         metrics = run_golden(lambda images: run_frames(session, spec, images), golden)
         problem = miss(metrics, graph)
         if problem is None:
-            cache.mark_checked(candidate.key(), metrics.rms_error)
+            cache.mark_right(candidate.key(), metrics.rms_error)
+        else:
+            cache.mark_refused(candidate.key(), problem)
         row = replace(
             row,
             status=OK if problem is None else f"{FAILED}: {problem}",
@@ -115,7 +117,10 @@ def _measure(
             yield row
         for batch in batches or ():
             frames = np.resize(golden.images, (batch, *spec.image_shape))
-            latency = measure_latency(lambda f=frames: run_frames(session, spec, f))  # type: ignore[misc]
+            latency = measure_latency(
+                lambda f=frames: run_frames(session, spec, f),  # type: ignore[misc]
+                THOROUGH,
+            )
             if batch == 1 and problem is None:
                 cache.store_latency(candidate.key(), latency.p50_ms)
             yield replace(

@@ -20,6 +20,7 @@ from export.plan import ExportRequest
 from export.precision import PRECISIONS
 from export.progress import Display
 from runtime.images import ImageSet
+from runtime.latency import Effort
 from vit.checkpoints import encode_checkpoint
 from vit.datasets import digits, samples
 from vit.training.digits import train_digits
@@ -37,6 +38,13 @@ def _own_device_cache(
 ) -> None:
     """No test reads or writes the user's cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def _little_effort(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first load and `compare` measure each engine: a call or two will do here."""
+    monkeypatch.setattr("runtime.selection.QUICK", Effort(runs=1, seconds=0.0))
+    monkeypatch.setattr("runtime.rows.THOROUGH", Effort(runs=2, seconds=0.0))
 
 
 @pytest.fixture(scope="session")

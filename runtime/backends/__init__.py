@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..errors import InputError
 from .base import Backend, BuildOptions, Frames, Session
-from .onnxruntime import OnnxRuntime
+from .onnxruntime import CPU, CUDA, OnnxRuntime
+from .openvino import OpenVino
 from .tensorrt import TensorRT
 
 __all__ = ["BACKENDS", "Backend", "BuildOptions", "Frames", "Session", "find_backend"]
@@ -14,7 +15,9 @@ BACKENDS: dict[str, Backend] = {
     for backend in (
         TensorRT("tensorrt", module_name="tensorrt"),
         TensorRT("tensorrt-rtx", module_name="tensorrt_rtx"),
-        OnnxRuntime(),
+        OnnxRuntime("onnxruntime-cuda", CUDA, graph="gpu"),
+        OpenVino(),
+        OnnxRuntime("onnxruntime", CPU, graph="cpu"),
     )
 }
 

@@ -1,9 +1,11 @@
-"""ONNX Runtime on the CPU: runs every precision's ONNX graph as it is."""
+"""ONNX Runtime, on the CPU or through CUDA: runs every precision's ONNX graph as it is.
+
+Source: ONNX Runtime Python API (InferenceSession), CUDA execution provider.
+"""
 
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +15,21 @@ from numpy.typing import NDArray
 
 from ..errors import BackendError, ClosedError, EngineError, first_line
 from ..manifest import EngineSpec
+from . import cuda
 from .base import NONE, BuildOptions, External, Frames
+from .cpu import cpu_name
+from .installed import installed_version, is_installed
 from .streaming import stream_in_thread
 
-_REMEDY = "pip install 'vit-edge[onnxruntime]'"
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_GPU = "onnxruntime-gpu"
+_DISTRIBUTIONS = ("onnxruntime", _GPU)
+_MISSING = "ONNX Runtime is not installed: pip install 'vit-edge[onnxruntime]'"
+_PROVIDERS: dict[str, Any] = {
+    CPU: CPU,
+    # TF32 would round fp32 matrix products to 10 bits: fp32 means fp32 here.
+    CUDA: (CUDA, {"use_tf32": "0"}),
+}
 
 
 def load_library() -> Any:
@@ -30,23 +43,24 @@ def load_library() -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise BackendError(f"ONNX Runtime is not installed: {_REMEDY}") from None
+        raise BackendError(_MISSING) from None
     return onnxruntime
 
 
 @dataclass(frozen=True)
 class OnnxRuntime:
-    """See `runtime.backends.base.Backend`."""
+    """See `runtime.backends.base.Backend`. `provider` is an execution provider of ONNX Runtime."""
 
-    name: str = "onnxruntime"
-    graph: str = "cpu"
+    name: str
+    provider: str
+    graph: str
     needs_engine: bool = False
 
     def version(self) -> str:
-        return str(load_library().__version__)
+        return installed_version(*_DISTRIBUTIONS) or str(load_library().__version__)
 
     def device(self) -> str:
-        return f"CPU ({platform.machine()})"
+        return cpu_name() if self.provider == CPU else cuda.device_name()
 
     def built_for(self, options: BuildOptions) -> tuple[str, ...]:
         return ()
@@ -58,11 +72,14 @@ class OnnxRuntime:
         return self.run_problem()
 
     def run_problem(self) -> str | None:
-        try:
-            load_library()
-        except BackendError as error:
-            return str(error)
-        return None
+        if not is_installed("onnxruntime"):
+            return _MISSING
+        if self.provider == CPU:
+            return None
+        problem = cuda.device_problem()
+        if problem is None and self.provider not in load_library().get_available_providers():
+            return f"this ONNX Runtime has no {self.provider}: pip install 'vit-edge[{_GPU}]'"
+        return problem
 
     def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> bytes:
         """ONNX Runtime compiles as it opens: the graph itself is the engine."""
@@ -70,23 +87,31 @@ class OnnxRuntime:
 
     def open(self, blob: bytes, spec: EngineSpec, external: External = NONE) -> OnnxRuntimeSession:
         try:
-            session = open_inference(blob, external)
+            session = open_inference(blob, external, self.provider)
         except BackendError:  # what is missing is no fault of the graph
             raise
         except Exception as error:  # its exception types are private, and differ between releases
             raise EngineError(
                 f"ONNX Runtime {self.version()} refuses the graph: {first_line(error)}"
             ) from None
+        # Where CUDA's libraries do not load, ONNX Runtime would go on with the CPU and only log it.
+        if session.get_providers()[0] != self.provider:
+            raise EngineError(
+                f"ONNX Runtime {self.version()} cannot start {self.provider} and would run on the "
+                "CPU: install the CUDA and cuDNN that it was built for"
+            )
         return OnnxRuntimeSession(session, spec)
 
 
-def open_inference(blob: bytes, external: External = NONE) -> Any:
-    """An `InferenceSession` of the graph on the CPU."""
+def open_inference(blob: bytes, external: External = NONE, provider: str = CPU) -> Any:
+    """An `InferenceSession` of the graph."""
     library = load_library()
+    if provider != CPU and hasattr(library, "preload_dlls"):  # CUDA that came by pip
+        library.preload_dlls()
     options = library.SessionOptions()
     options.log_severity_level = 3
     _add_external_weights(options, external)
-    return library.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
+    return library.InferenceSession(blob, options, providers=[_PROVIDERS[provider]])
 
 
 def _add_external_weights(options: Any, external: External) -> None:

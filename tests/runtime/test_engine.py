@@ -1,24 +1,19 @@
 from __future__ import annotations
 
-import logging
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-import runtime.engine
-from runtime import BackendError, Engine, EngineError, InputError, SelfCheckError
-from runtime.backends import BACKENDS
-from runtime.backends.onnxruntime import OnnxRuntime, OnnxRuntimeSession
-from runtime.bundle import Bundle
-from runtime.candidates import Candidate
-from runtime.device_cache import DeviceCache
+from runtime import ClosedError, Engine, InputError
 
 from ..concurrency import wrong_answers
 
-
-def cache_of(bundle: Path) -> DeviceCache:
-    return DeviceCache.of(Bundle.open(bundle).digest)
+CPU_BACKENDS = ("onnxruntime", "openvino")
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 10])
@@ -48,87 +43,35 @@ def test_frames_may_be_a_view(bundle_source: Path, digit_frames: np.ndarray) -> 
         (np.zeros((0, 8, 8, 1), np.uint8), "N > 0"),
         (np.zeros((1, 8, 8, 1), np.float32), "float32"),
         ([[1]], "list"),
+        (torch.zeros(1, 8, 8, 1), "float32"),
+        (torch.zeros(1, 8, 8, 1, dtype=torch.bfloat16), "Tensor that numpy cannot take"),
     ],
 )
-def test_wrong_frames_are_named(bundle_source: Path, frames: np.ndarray, named: str) -> None:
-    with Engine.load(bundle_source) as engine, pytest.raises(InputError, match=named):
+def test_wrong_frames_are_named(bundle_source: Path, frames: object, named: str) -> None:
+    with Engine.load(bundle_source, "fp32") as engine, pytest.raises(InputError, match=named):
         engine(frames)
 
 
-def test_a_closed_engine_says_so(bundle_source: Path, digit_frames: np.ndarray) -> None:
-    engine = Engine.load(bundle_source)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_a_closed_engine_says_so(
+    bundle_source: Path, digit_frames: np.ndarray, backend: str
+) -> None:
+    engine = Engine.load(bundle_source, "fp32", backend)
+    answers = engine.stream(iter([digit_frames]))
     engine.close()
     engine.close()
-    with pytest.raises(EngineError, match="closed"):
+    with pytest.raises(ClosedError, match="closed"):
         engine(digit_frames)
+    with pytest.raises(ClosedError, match="closed"):
+        next(answers)
 
 
-def test_threads_share_an_engine(bundle_source: Path, digit_frames: np.ndarray) -> None:
-    with Engine.load(bundle_source, "fp32") as engine:
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_threads_share_an_engine(
+    bundle_source: Path, digit_frames: np.ndarray, backend: str
+) -> None:
+    with Engine.load(bundle_source, "fp32", backend) as engine:
         assert wrong_answers(engine, digit_frames, engine(digit_frames), rounds=50) == []
-
-
-def test_info_says_what_runs_and_why(bundle_source: Path) -> None:
-    with Engine.load(bundle_source) as engine:
-        assert engine.info.backend in BACKENDS
-        assert "not measured here yet" in engine.info.why
-        assert engine.preprocess.shape == (8, 8, 1)
-
-
-def test_the_fastest_that_was_measured_here_is_chosen(bundle_source: Path) -> None:
-    cache, backend = cache_of(bundle_source), BACKENDS["onnxruntime"]
-    for precision, milliseconds in (("fp16", 1.0), ("fp32", 2.0), ("int8", 3.0)):
-        cache.store_latency(Candidate(precision, backend).key(), milliseconds)
-    with Engine.load(bundle_source, backend="onnxruntime") as engine:
-        assert engine.info.precision == "fp16"
-        assert "1 ms" in engine.info.why
-
-
-def test_golden_samples_are_checked_at_the_first_load_only(
-    bundle_source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checks: list[str] = []
-    original = runtime.engine.require_golden
-
-    def counted(scores, golden, graph, what):  # type: ignore[no-untyped-def]
-        checks.append(what)
-        return original(scores, golden, graph, what)
-
-    monkeypatch.setattr(runtime.engine, "require_golden", counted)
-    for _ in range(2):
-        Engine.load(bundle_source, "int8", "onnxruntime").close()
-    assert checks == ["int8 on onnxruntime"]
-
-
-def test_an_engine_that_answers_wrongly_here_is_refused(
-    bundle_source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = OnnxRuntimeSession.run
-    monkeypatch.setattr(OnnxRuntimeSession, "run", lambda self, images: run(self, images)[:, ::-1])
-    with pytest.raises(SelfCheckError, match="golden"):
-        Engine.load(bundle_source, "fp32", "onnxruntime")
-    with pytest.raises(BackendError, match="golden"):
-        Engine.load(bundle_source, backend="onnxruntime")
-
-
-def test_a_refused_engine_falls_back_with_a_logged_reason(
-    bundle_source: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    opened = OnnxRuntime.open
-
-    def refuse_int8(self, blob, spec, external):  # type: ignore[no-untyped-def]
-        if b"QuantizeLinear" in blob:
-            raise EngineError("no INT8 on this device")
-        return opened(self, blob, spec, external)
-
-    monkeypatch.setattr(OnnxRuntime, "open", refuse_int8)
-    with (
-        caplog.at_level(logging.WARNING),
-        Engine.load(bundle_source, backend="onnxruntime") as engine,
-    ):
-        assert engine.info.precision == "fp32"
-        assert "no INT8 on this device" in engine.info.why
-    assert "int8 on onnxruntime is not used: no INT8 on this device" in caplog.text
 
 
 def test_unknown_wishes_are_named(bundle_source: Path) -> None:
@@ -138,61 +81,92 @@ def test_unknown_wishes_are_named(bundle_source: Path) -> None:
         Engine.load(bundle_source, backend="tpu")
 
 
-def test_a_missing_backend_says_how_to_get_it(
-    bundle_source: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_frames_are_not_copied_on_their_way(
+    bundle_source: Path, digit_frames: np.ndarray, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
+    """Neither a numpy array, nor a read-only one, nor that of another library."""
+    tensor = torch.from_numpy(digit_frames[:2].copy())
+    locked = digit_frames[:2].copy()
+    locked.setflags(write=False)
+    with Engine.load(bundle_source, "fp32", backend) as engine:
+        expected, run, seen = engine(digit_frames[:2]), engine._session.run, []
+        monkeypatch.setattr(
+            engine._session, "run", lambda images: (seen.append(images.ctypes.data), run(images))[1]
+        )
+        for frames in (tensor, locked):
+            np.testing.assert_array_equal(engine(frames), expected)
+    assert seen == [tensor.data_ptr(), locked.ctypes.data]
 
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(BackendError, match="pip install"):
-        Engine.load(bundle_source, backend="onnxruntime")
+
+def test_frames_on_a_gpu_are_refused_by_a_cpu(bundle_source: Path) -> None:
+    interface = {"shape": (1, 8, 8, 1), "typestr": "|u1", "data": (4096, False), "version": 3}
+    frames = SimpleNamespace(__cuda_array_interface__=interface)
+    with (
+        Engine.load(bundle_source, "fp32", "onnxruntime") as engine,
+        pytest.raises(InputError, match=r"lie on a GPU, and onnxruntime runs on .*cores?\)"),
+    ):
+        engine(frames)
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(
-    bundle_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_a_stream_is_answered_in_order(
+    bundle_source: Path, digit_frames: np.ndarray, backend: str
 ) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    Engine.load(bundle_source, "fp32", "onnxruntime").close()
+    """Single frames, batches, and batches above the profile's 4 too."""
+    with Engine.load(bundle_source, "fp32", backend) as engine:
+        items = [digit_frames[0], digit_frames[1:3], digit_frames, digit_frames[3]]
+        answers = list(engine.stream(iter(items)))
+        assert [a.shape for a in answers] == [(10,), (2, 10), (10, 10), (10,)]
+        for answer, item in zip(answers, items, strict=True):
+            expected = engine(item.reshape(-1, 8, 8, 1)).reshape(answer.shape)
+            np.testing.assert_allclose(answer, expected, atol=1e-5)
 
 
-def test_an_altered_engine_in_the_cache_is_not_used(bundle_source: Path) -> None:
-    cache = cache_of(bundle_source)
-    cache.store_engine("key", b"engine")
-    assert cache.engine("key") == b"engine"
-    (path,) = cache.folder.glob("*.engine")
-    path.write_bytes(b"other")
-    assert cache.engine("key") is None
-
-
-def test_a_damaged_cache_is_as_if_it_were_empty(bundle_source: Path) -> None:
-    cache = cache_of(bundle_source)
-    cache.mark_checked("key", 0.1)
-    assert cache.is_checked("key")
-    (cache.folder / "device.json").write_text("{")
-    assert not cache.is_checked("key")
-    cache.mark_checked("key", 0.1)
-    assert cache.is_checked("key")
-
-
-def test_an_unmeasured_backend_of_a_faster_kind_goes_before_measured_ones(
-    bundle_source: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_stream_fetches_ahead_while_the_engine_computes(
+    bundle_source: Path, digit_frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A GPU that was added after `compare` must not be passed over for the CPU."""
-    from runtime.backends.tensorrt import TensorRT
-    from runtime.engine import _rank
+    fetched = threading.Event()
 
-    monkeypatch.setattr(TensorRT, "run_problem", lambda self: None)
-    monkeypatch.setattr(TensorRT, "version", lambda self: "10.99")
-    monkeypatch.setattr(TensorRT, "device", lambda self: "a GPU")
-    cpu, gpu = BACKENDS["onnxruntime"], BACKENDS["tensorrt"]
-    candidates = [Candidate("fp16", gpu), Candidate("int8", cpu), Candidate("fp32", cpu)]
-    cache = cache_of(bundle_source)
-    cache.store_latency(candidates[2].key(), 1.0)
-    assert [c for c, _ in _rank(candidates, cache, [])] == [
-        candidates[0],
-        candidates[2],
-        candidates[1],
-    ]
-    cache.store_latency(candidates[0].key(), 5.0)
-    assert _rank(candidates, cache, [])[0][0] == candidates[2]
+    def camera() -> Iterator[np.ndarray]:
+        yield digit_frames[0]
+        fetched.set()
+        yield digit_frames[1]
+
+    with Engine.load(bundle_source, "fp32", "onnxruntime") as engine:
+        run = engine._session.run
+        monkeypatch.setattr(
+            engine._session, "run", lambda x: run(x) if fetched.wait(10) else pytest.fail("waited")
+        )
+        assert len(list(engine.stream(camera()))) == 2
+
+
+def test_a_stream_reads_at_most_a_few_frames_ahead_and_may_be_left(
+    bundle_source: Path, digit_frames: np.ndarray
+) -> None:
+    read: list[int] = []
+
+    def camera() -> Iterator[np.ndarray]:
+        for index in range(1000):
+            read.append(index)
+            yield digit_frames[0]
+
+    with Engine.load(bundle_source, "fp32", "onnxruntime") as engine:
+        answers = engine.stream(camera())
+        next(answers)
+        answers.close()
+    assert len(read) <= 3
+
+
+def test_what_a_stream_raises_comes_through(bundle_source: Path, digit_frames: np.ndarray) -> None:
+    def camera() -> Iterator[np.ndarray]:
+        yield digit_frames[0]
+        raise TimeoutError("the camera went away")
+
+    with Engine.load(bundle_source, "fp32", "onnxruntime") as engine:
+        answers = engine.stream(camera())
+        with pytest.raises(TimeoutError, match="camera"):
+            list(answers)
+        with pytest.raises(InputError, match="float64"):
+            list(engine.stream([np.zeros((8, 8, 1))]))
+        assert engine(digit_frames).shape == (10, 10)

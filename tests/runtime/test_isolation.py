@@ -22,15 +22,22 @@ import sys
 class Block:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {"torch", "onnx", "onnx_ir", "onnxscript", "PIL", "rich",
-        "sklearn", "tensorrt_rtx"}:
+        "sklearn", "tensorrt_rtx", BLOCKED}:
             raise ModuleNotFoundError(f"{name} is blocked", name=name)
 sys.meta_path.insert(0, Block())
 """
 
 
-def isolated(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+OTHER = {"onnxruntime": "openvino", "openvino": "onnxruntime"}
+
+
+def isolated(
+    code: str, *arguments: str, backend: str = "onnxruntime"
+) -> subprocess.CompletedProcess[str]:
+    """Runs `code` where numpy and that backend are all there is."""
+    block = BLOCK.replace("BLOCKED", repr(OTHER[backend]))
     return subprocess.run(
-        [sys.executable, "-c", BLOCK + code, *arguments],
+        [sys.executable, "-c", block + code, *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -39,15 +46,16 @@ def isolated(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_bundle_runs_with_numpy_and_onnxruntime_alone(bundle_source: Path) -> None:
+@pytest.mark.parametrize("backend", OTHER)
+def test_a_bundle_runs_with_numpy_and_one_backend_alone(bundle_source: Path, backend: str) -> None:
     code = (
         "import numpy as np\nfrom runtime import Engine\n"
         "with Engine.load(sys.argv[1]) as engine:\n"
-        "    print(engine(np.zeros((5, 8, 8, 1), np.uint8)).shape)\n"
+        "    print(engine(np.zeros((5, 8, 8, 1), np.uint8)).shape, engine.info.backend)\n"
     )
-    done = isolated(code, str(bundle_source))
+    done = isolated(code, str(bundle_source), backend=backend)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "(5, 10)"
+    assert done.stdout.strip() == f"(5, 10) {backend}"
 
 
 @pytest.mark.parametrize("command", ["check", "compare", "inspect"])
@@ -68,11 +76,26 @@ def test_export_without_its_extra_says_how_to_get_it() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_later_load_imports_the_chosen_backend_alone(bundle_source: Path) -> None:
+    code = (
+        "from runtime import Engine\n"
+        "with Engine.load(sys.argv[1], 'fp32') as engine:\n"
+        "    print(engine.info.backend, 'onnxruntime' in sys.modules, 'openvino' in sys.modules)\n"
+    )
+    for _ in range(2):  # the first load measures both
+        done = subprocess.run(
+            [sys.executable, "-c", "import sys\n" + code, str(bundle_source)],
+            capture_output=True, text=True, cwd=ROOT, check=True,
+        )  # fmt: skip
+    backend, *imported = done.stdout.split()
+    assert imported == [str(backend == name) for name in ("onnxruntime", "openvino")]
+
+
 def test_importing_the_runtime_imports_no_backend() -> None:
     code = (
         "import runtime, runtime.backends\n"
-        "heavy = {'onnxruntime', 'tensorrt', 'tensorrt_rtx', 'cuda'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
+        "heavy = {'onnxruntime', 'openvino', 'tensorrt', 'tensorrt_rtx', 'cuda'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     done = isolated(code)
     assert done.returncode == 0, done.stderr

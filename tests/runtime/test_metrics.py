@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runtime.latency import MIN_RUNS, measure_latency
+from runtime.latency import Effort, measure_latency
 from runtime.metrics import image_centred, measure
 
 
@@ -35,9 +35,9 @@ def test_a_single_image_is_not_centred() -> None:
 
 def test_latency_counts_its_calls() -> None:
     calls: list[int] = []
-    latency = measure_latency(lambda: calls.append(1))
-    assert latency.runs >= MIN_RUNS
-    assert len(calls) >= latency.runs
+    latency = measure_latency(lambda: calls.append(1), Effort(runs=7, seconds=0.0))
+    assert latency.runs == 7
+    assert len(calls) > latency.runs
     assert latency.p50_ms <= latency.p90_ms <= latency.p99_ms
 
 

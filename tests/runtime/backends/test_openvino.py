@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime import BackendError, EngineError
+from runtime.backends import BACKENDS
+from runtime.bundle import Bundle
+from runtime.manifest import EngineSpec
+
+OPENVINO = BACKENDS["openvino"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_it_agrees_with_onnxruntime(
+    bundle_source: Path, digit_frames: np.ndarray, precision: str
+) -> None:
+    bundle = Bundle.open(bundle_source)
+    manifest = bundle.manifest
+    onnx = bundle.read(manifest.precisions[precision].graphs["cpu"].file)
+    ours = OPENVINO.open(onnx, manifest.spec)
+    theirs = BACKENDS["onnxruntime"].open(onnx, manifest.spec)
+    expected = theirs.run(digit_frames)
+    for count in (1, 4, 2):  # the shape changes from call to call
+        answer = ours.run(digit_frames[:count])
+        np.testing.assert_allclose(answer, expected[:count], atol=2e-2)
+        assert answer.flags.owndata  # not OpenVINO's own memory, which the next call overwrites
+    ours.close()
+    theirs.close()
+
+
+def test_fp32_is_not_computed_in_16_bits(bundle_source: Path, digit_frames: np.ndarray) -> None:
+    """OpenVINO would take bf16 where the CPU has it."""
+    bundle = Bundle.open(bundle_source)
+    golden = bundle.golden()
+    session = OPENVINO.open(bundle.read("onnx/fp32.onnx"), bundle.manifest.spec)
+    np.testing.assert_allclose(session.run(golden.images), golden.logits, atol=1e-4)
+    session.close()
+
+
+def test_a_refusal_gives_the_reason_in_one_line(bundle_source: Path) -> None:
+    spec = Bundle.open(bundle_source).manifest.spec
+    with pytest.raises(EngineError, match=r"OpenVINO 20\d\d\.\S+ refuses the graph: ") as caught:
+        OPENVINO.open(b"no graph", spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_beside_the_graph_are_found(tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = np.arange(12, dtype=np.float32).reshape(4, 3)
+    nodes = [
+        helper.make_node("Cast", ["images"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["x"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", 2, 2, 1])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 3])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    path = tmp_path / "m.onnx"
+    onnx.save(
+        model, path, save_as_external_data=True, location="w.bin", size_threshold=0,
+        convert_attribute=False,
+    )  # fmt: skip
+    spec = EngineSpec("images", "logits", (2, 2, 1), 3, (1, 1, 4))
+    external = {"w.bin": memoryview((tmp_path / "w.bin").read_bytes())}
+    session = OPENVINO.open(path.read_bytes(), spec, external)
+    images = np.array([[1, 2, 3, 4]], np.uint8).reshape(1, 2, 2, 1)
+    np.testing.assert_allclose(session.run(images), [[1, 2, 3, 4] @ weights])
+    session.close()
+
+
+def test_nothing_is_reported_to_the_librarys_maker() -> None:
+    code = (
+        "import sys\n"
+        "from runtime.backends.openvino import load_library\n"
+        "load_library()\n"
+        "assert not [m for m in sys.modules if m.startswith('openvino_telemetry')]\n"
+        "import openvino_telemetry\n"  # an application's own use is not hindered
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
+
+
+def test_without_the_library_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert "pip install 'vit-edge[openvino]'" in (OPENVINO.run_problem() or "")
+    with pytest.raises(BackendError, match="pip install"):
+        OPENVINO.open(b"", EngineSpec("images", "logits", (2, 2, 1), 3, (1, 1, 4)))

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import runtime.selection
+from runtime import BackendError, Engine, EngineError, SelfCheckError
+from runtime.backends import BACKENDS
+from runtime.backends.onnxruntime import OnnxRuntime, OnnxRuntimeSession
+from runtime.backends.openvino import OpenVino
+from runtime.bundle import Bundle
+from runtime.candidates import Candidate
+from runtime.device_cache import DeviceCache
+
+
+def cache_of(bundle: Path) -> DeviceCache:
+    return DeviceCache.of(Bundle.open(bundle).digest)
+
+
+def key_of(precision: str, backend: str) -> str:
+    return Candidate(precision, BACKENDS[backend]).key()
+
+
+def without(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+
+
+def test_the_first_load_measures_what_can_run_and_later_ones_remember(
+    bundle_source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[object] = []
+    original = runtime.selection.measure_latency
+    monkeypatch.setattr(
+        runtime.selection, "measure_latency", lambda *a: (measured.append(a), original(*a))[1]
+    )
+    with Engine.load(bundle_source) as first:
+        pass
+    assert len(measured) == 6  # three precisions on two backends
+    findings = cache_of(bundle_source).findings()
+    assert len(findings) == 6
+    fastest = min(findings, key=lambda key: findings[key].latency_ms or 0)
+    assert fastest == key_of(first.info.precision, first.info.backend)
+    assert "fastest measured here at batch 1" in first.info.why
+    assert "tensorrt cannot run" in first.info.why
+    with Engine.load(bundle_source) as second:
+        assert second.info == first.info
+    assert len(measured) == 6
+
+
+@pytest.mark.parametrize("fastest", ["fp16", "fp32", "int8"])
+def test_the_fastest_that_was_measured_here_is_chosen(bundle_source: Path, fastest: str) -> None:
+    cache = cache_of(bundle_source)
+    for precision in ("fp16", "fp32", "int8"):
+        cache.store_latency(key_of(precision, "onnxruntime"), 1.0 if precision == fastest else 2.0)
+    with Engine.load(bundle_source, backend="onnxruntime") as engine:
+        assert engine.info.precision == fastest
+        assert "1 ms, then " in engine.info.why
+
+
+def test_one_wish_is_not_measured(bundle_source: Path) -> None:
+    with Engine.load(bundle_source, "fp32", "onnxruntime") as engine:
+        assert "the only one" in engine.info.why
+    (finding,) = cache_of(bundle_source).findings().values()
+    assert finding.latency_ms is None
+    assert finding.rms_error is not None
+
+
+def test_golden_samples_are_checked_at_the_first_load_only(
+    bundle_source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks: list[str] = []
+    original = runtime.selection.require_golden
+
+    def counted(scores, golden, graph, what):  # type: ignore[no-untyped-def]
+        checks.append(what)
+        return original(scores, golden, graph, what)
+
+    monkeypatch.setattr(runtime.selection, "require_golden", counted)
+    for _ in range(2):
+        Engine.load(bundle_source, "int8", "onnxruntime").close()
+    assert checks == ["int8 on onnxruntime"]
+
+
+def test_an_engine_that_answers_wrongly_here_is_refused(
+    bundle_source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = OnnxRuntimeSession.run
+    monkeypatch.setattr(OnnxRuntimeSession, "run", lambda self, images: run(self, images)[:, ::-1])
+    with pytest.raises(SelfCheckError, match="golden"):
+        Engine.load(bundle_source, "fp32", "onnxruntime")
+    with pytest.raises(BackendError, match="golden"):
+        Engine.load(bundle_source, backend="onnxruntime")
+    with Engine.load(bundle_source) as engine:
+        assert engine.info.backend == "openvino"
+        assert "int8 on onnxruntime was refused before" in engine.info.why
+
+
+def test_a_refused_engine_falls_back_with_a_logged_reason(
+    bundle_source: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened = OnnxRuntime.open
+
+    def refuse_int8(self, blob, spec, external):  # type: ignore[no-untyped-def]
+        if b"QuantizeLinear" in blob:
+            raise EngineError("no INT8 on this device")
+        return opened(self, blob, spec, external)
+
+    monkeypatch.setattr(OnnxRuntime, "open", refuse_int8)
+    for said in ("is not used: ", "was refused before (`vit-edge check` tries again): "):
+        caplog.clear()
+        with (
+            caplog.at_level(logging.WARNING),
+            Engine.load(bundle_source, backend="onnxruntime") as engine,
+        ):
+            assert engine.info.precision in ("fp32", "fp16")
+            assert "no INT8 on this device" in engine.info.why
+        assert f"int8 on onnxruntime {said}no INT8 on this device" in caplog.text
+
+
+def test_one_that_fails_after_it_was_measured_gives_way(
+    bundle_source: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when another program holds the GPU's memory; it is tried again at the next load."""
+    cache = cache_of(bundle_source)
+    for backend, milliseconds in (("openvino", 1.0), ("onnxruntime", 2.0)):
+        cache.store_latency(key_of("fp32", backend), milliseconds)
+
+    def full(self, blob, spec, external):  # type: ignore[no-untyped-def]
+        raise EngineError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenVino, "open", full)
+        with Engine.load(bundle_source, "fp32") as engine:
+            assert engine.info.backend == "onnxruntime"
+    assert "fp32 on openvino is not used: out of memory" in caplog.text
+    with Engine.load(bundle_source, "fp32") as engine:
+        assert engine.info.backend == "openvino"
+
+
+def test_a_backend_that_came_later_is_measured_too(
+    bundle_source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU or a library that was added must not be passed over for what is known."""
+    with monkeypatch.context() as patch:
+        without(patch, "openvino")
+        with Engine.load(bundle_source, "fp32") as engine:
+            assert "openvino cannot run: OpenVINO is not installed" in engine.info.why
+    cache_of(bundle_source).store_latency(key_of("fp32", "onnxruntime"), 1e9)
+    with Engine.load(bundle_source, "fp32") as engine:
+        assert engine.info.backend == "openvino"
+
+
+def test_without_any_backend_each_is_named_with_its_remedy(
+    bundle_source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch, "onnxruntime")
+    without(monkeypatch, "openvino")
+    with pytest.raises(BackendError) as caught:
+        Engine.load(bundle_source)
+    for extra in ("onnxruntime", "openvino"):
+        assert f"pip install 'vit-edge[{extra}]'" in str(caught.value)
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    bundle_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with Engine.load(bundle_source, "fp32") as engine:
+        assert "fastest measured here" in engine.info.why
+
+
+def test_the_answers_are_those_of_the_chosen_engine(
+    bundle_source: Path, digit_frames: np.ndarray
+) -> None:
+    with Engine.load(bundle_source) as engine:
+        chosen = engine(digit_frames)
+        with Engine.load(bundle_source, engine.info.precision, engine.info.backend) as asked:
+            np.testing.assert_array_equal(asked(digit_frames), chosen)
