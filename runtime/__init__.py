@@ -1,5 +1,6 @@
 """Runs a vit-edge bundle on a device: numpy, the standard library and one backend, nothing else."""
 
+from .answers import Answer, cosine_similarity, softmax, unit_length
 from .bundle import Bundle
 from .engine import Engine, EngineInfo
 from .errors import (
@@ -12,8 +13,10 @@ from .errors import (
     VitEdgeError,
 )
 from .preprocess import Preprocess
+from .video import read_video
 
 __all__ = [
+    "Answer",
     "BackendError",
     "Bundle",
     "BundleError",
@@ -25,4 +28,8 @@ __all__ = [
     "Preprocess",
     "SelfCheckError",
     "VitEdgeError",
+    "cosine_similarity",
+    "read_video",
+    "softmax",
+    "unit_length",
 ]

@@ -8,18 +8,14 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .backends import BACKENDS, BuildOptions, find_backend
 from .bundle import Bundle
 from .candidates import build_engine, list_candidates
 from .device_cache import DeviceCache
 from .display import mebibytes, percent, print_table, say
-from .engine import Engine
 from .errors import BackendError, InputError
-from .manifest import FEATURES
 from .rows import COLUMNS, Measurement, Row, measure_bundle, row_cells
+from .run_command import add_run_arguments, run_run
 
 Parsers = argparse._SubParsersAction  # argparse has no public name for it
 GRAPH_COLUMNS = ("precision", "for", "file", "agreement", "cosine", "measured on")
@@ -40,11 +36,9 @@ def add_commands(parsers: Parsers[argparse.ArgumentParser]) -> None:
     engines = [name for name, backend in BACKENDS.items() if backend.needs_engine]
     build.add_argument("--target", required=True, metavar="BACKEND", help=" or ".join(engines))
     run = _add(
-        parsers, "run", run_run, "classify images: the five likeliest classes of each, or features"
+        parsers, "run", run_run, "classify pictures: the likeliest classes of each, or its features"
     )
-    run.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
-    run.add_argument("--precision", metavar="P")
-    run.add_argument("--backend", metavar="B")
+    add_run_arguments(run)
     for parser in (check, compare, inspect, run):
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -180,38 +174,3 @@ def run_build(arguments: argparse.Namespace) -> int:
 
 def _say_progress(what: str, done: int, total: int) -> None:
     say(f"  {what}: {done}/{total}")
-
-
-def run_run(arguments: argparse.Namespace) -> int:
-    """Prints the five likeliest classes of each image, or its features."""
-    with Engine.load(arguments.bundle, arguments.precision, arguments.backend) as engine:
-        frames = np.stack([engine.preprocess.read(path) for path in arguments.images])
-        outputs, info, labels = engine(frames), engine.info, engine.labels
-        features = engine.output == FEATURES
-    images = [str(image) for image in arguments.images]
-    if arguments.json:
-        kind = "features" if features else "top5"
-        answers = outputs.tolist() if features else [_top5(scores, labels) for scores in outputs]
-        rows = [{"image": i, kind: answer} for i, answer in zip(images, answers, strict=True)]
-        print(json.dumps({"rows": rows, "engine": dataclasses.asdict(info)}, indent=2))
-        return 0
-    say(f"{info.precision} on {info.backend} {info.version}: {info.why}")
-    for image, output in zip(images, outputs, strict=True):
-        if features:
-            _show_features(image, output)
-        else:
-            top5 = [(name, f"{p:.4f}") for name, p in _top5(output, labels)]
-            print_table(image, ("class", "probability"), top5)
-    return 0
-
-
-def _show_features(image: str, features: NDArray[np.float32]) -> None:
-    first = ", ".join(f"{value:.4f}" for value in features[:5])
-    rows = [("size", str(len(features))), ("norm", f"{np.linalg.norm(features):.4f}")]
-    print_table(image, ("features", ""), [*rows, ("first", f"{first}, ...")])
-
-
-def _top5(scores: NDArray[np.float32], labels: tuple[str, ...] | None) -> list[tuple[str, float]]:
-    shifted = np.exp(scores - scores.max())
-    best = np.argsort(-scores, kind="stable")[:5]
-    return [(labels[i] if labels else str(i), float(shifted[i] / shifted.sum())) for i in best]

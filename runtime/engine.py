@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .answers import TopK
 from .backends import Frames, Session
 from .bundle import Bundle
 from .candidates import list_candidates
@@ -45,12 +46,14 @@ class Engine:
     Attributes:
         info: What runs and why.
         preprocess: Turns pictures into frames.
+        top: The likeliest classes of an image's scores.
         labels: Names of the outputs, or None.
         output: "logits", or "features" of a model without a head.
     """
 
     info: EngineInfo
     preprocess: Preprocess
+    top: TopK
     labels: tuple[str, ...] | None
     output: str
 
@@ -59,6 +62,7 @@ class Engine:
         self._spec = manifest.spec
         self.info, self.preprocess, self.labels = info, manifest.preprocess, manifest.labels
         self.output = manifest.spec.output_name
+        self.top = TopK(self.labels, self.output)
 
     @classmethod
     def load(

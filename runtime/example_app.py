@@ -1,8 +1,9 @@
-"""An edge app in a few lines: scores every picture of a folder as if a camera gave it.
+"""An edge app in a few lines: what the model sees in a folder, a picture, a video or a camera.
 
     python -m runtime.example_app build/vit_digits FOLDER
 
-Expected: a line for each picture with its class and the engine's time.
+Expected: a line for each picture with its class, then how many there were in a second, reading
+and scaling them included.
 """
 
 from __future__ import annotations
@@ -12,23 +13,21 @@ import sys
 import time
 from pathlib import Path
 
-from runtime import Engine, InputError, VitEdgeError
+from runtime import Engine
+from runtime.command_line import run_program
+from runtime.sources import read_pictures, score
 
 
-def watch(bundle: Path, folder: Path) -> None:
+def watch(bundle: Path, source: str) -> None:
     """Prints the class of each picture. Raises VitEdgeError if the bundle or a picture is bad."""
-    if not folder.is_dir():
-        raise InputError(f"there is no folder of pictures at {folder}")
     with Engine.load(bundle) as engine:
         print(f"{engine.info.precision} on {engine.info.backend}, {engine.info.device}")
-        for path in sorted(folder.iterdir()):
-            frame = engine.preprocess.read(path)
-            start = time.perf_counter()
-            scores = engine(frame[None])[0]
-            milliseconds = 1e3 * (time.perf_counter() - start)
-            best = int(scores.argmax())
-            name = engine.labels[best] if engine.labels else best
-            print(f"{path.name}: class {name}, {milliseconds:.2f} ms")
+        start, count = time.perf_counter(), 0
+        for picture, scores in score(engine, read_pictures(source, engine.preprocess)):
+            best = engine.top(scores)[0]
+            print(f"{picture.name}: class {best.label}, {best.probability:.1%}")
+            count += 1
+        print(f"{count / (time.perf_counter() - start):.1f} pictures a second")
 
 
 def main() -> int:
@@ -36,14 +35,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("source", help="a folder, a picture, a video, or a camera's index, as 0")
     arguments = parser.parse_args()
-    try:
-        watch(arguments.bundle, arguments.folder)
-    except VitEdgeError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
+    return run_program("example_app", lambda: watch(arguments.bundle, arguments.source))
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from runtime.command_line import run_program
 from runtime.display import say
 from runtime.errors import InputError
 from vision_transformer import VisionTransformer
 
 from . import checkpoints, example_rollout
-from .command_line import run_program
 from .datasets import digits
 from .normalise import normalise
 from .training.digits import DEFAULT_MODEL, DIGITS, train_digits
@@ -161,8 +161,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 good, 2 bad input, 130 interrupted."""
-    arguments = build_parser().parse_args(argv)
-    return run_program("vit.example_usage", lambda: run(arguments))
+    return run_program("vit.example_usage", lambda: run(build_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from runtime.command_line import run_program
 from runtime.display import percent, say
 from runtime.errors import InputError
 
 from .checkpoints import encode_checkpoint
-from .command_line import run_program
 from .datasets import digits
 from .training.augment import AUGMENTATIONS
 from .training.digits import DEFAULT_MODEL, DIGITS, top1, train_digits
@@ -119,8 +119,7 @@ def _run_digits(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 good, 2 bad input, 130 interrupted."""
-    arguments = build_parser().parse_args(argv)
-    return run_program("vit.train", lambda: run(arguments))
+    return run_program("vit.train", lambda: run(build_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,150 @@
+"""From scores to answers: the likeliest classes; features of unit length and their likeness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import InputError
+from .manifest import FEATURES
+
+DEFAULT_TOP = 5
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A class that the model considers.
+
+    Attributes:
+        label: Its name, or its index in words where the bundle has no names.
+        index: Its place among the outputs.
+        probability: 0 to 1; over all classes they add up to 1.
+    """
+
+    label: str
+    index: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The likeliest classes of one image: `engine.top(scores)`, or of each of a batch:
+    `engine.top.each(scores)`.
+
+    Attributes:
+        labels: Names of the outputs, or None.
+        output: What the engine puts out: "logits" or "features".
+    """
+
+    labels: tuple[str, ...] | None
+    output: str
+
+    def __call__(self, scores: ArrayLike, k: int = DEFAULT_TOP) -> tuple[Answer, ...]:
+        """The `k` likeliest classes of one image, or all where there are fewer; the likeliest
+        first, of equals the one with the lower index.
+
+        Args:
+            scores: Logits `[classes]` of one image.
+            k: How many, at least 1.
+
+        Raises:
+            InputError: if the scores have another shape or are not finite, if `k` is below 1, or
+                if the engine puts out features.
+        """
+        if np.ndim(scores) != 1:
+            raise InputError(
+                f"scores have shape {list(np.shape(scores))}, not [classes]: pass those of one "
+                "image, or a batch to `top.each`"
+            )
+        return self.each(np.asarray(scores)[None], k)[0]
+
+    def each(self, scores: ArrayLike, k: int = DEFAULT_TOP) -> tuple[tuple[Answer, ...], ...]:
+        """The same for each image of a batch, logits `[N, classes]`. Raises InputError likewise."""
+        if k < 1:
+            raise InputError(f"k is {k}: ask for at least one class")
+        if self.output == FEATURES:
+            raise InputError(
+                "the model puts out features, not classes: compare them with `cosine_similarity`"
+            )
+        probabilities = softmax(scores)
+        if probabilities.ndim != 2:
+            raise InputError(f"scores have shape {list(probabilities.shape)}, not [N, classes]")
+        if self.labels is not None and probabilities.shape[1] != len(self.labels):
+            raise InputError(
+                f"scores are of {probabilities.shape[1]} classes, the model has {len(self.labels)}"
+            )
+        best = np.argsort(-np.asarray(scores), axis=1, kind="stable")[:, :k]
+        return tuple(
+            tuple(self._answer(int(index), float(row[index])) for index in indices)
+            for row, indices in zip(probabilities, best, strict=True)
+        )
+
+    def _answer(self, index: int, probability: float) -> Answer:
+        label = str(index) if self.labels is None else self.labels[index]
+        return Answer(label, index, probability)
+
+
+def softmax(scores: ArrayLike) -> NDArray[np.float64]:
+    """Logits `[..., classes]` to probabilities, in float64.
+
+    Raises:
+        InputError: if a score is not finite, or there is none.
+    """
+    logits = _finite(scores, "scores")
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probabilities: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def cosine_similarity(features: ArrayLike, others: ArrayLike) -> NDArray[np.float64]:
+    """How alike images are, by their features.
+
+    Args:
+        features: `[N, size]`.
+        others: `[M, size]`, for example those of known images.
+
+    Returns:
+        `[N, M]`, from -1 to 1 (the same direction).
+
+    Raises:
+        InputError: if they do not fit each other, or as `unit_length` does.
+    """
+    left, right = unit_length(features), unit_length(others)
+    if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
+        raise InputError(
+            f"features have shapes {list(left.shape)} and {list(right.shape)}, not [N, size] and "
+            "[M, size]"
+        )
+    return np.clip(left @ right.T, -1, 1)
+
+
+def unit_length(features: ArrayLike) -> NDArray[np.float64]:
+    """Features `[..., size]` divided by their Euclidean norm.
+
+    Raises:
+        InputError: if a feature is not finite, or all of an image's are zero.
+    """
+    vectors = _finite(features, "features")
+    # By the largest first: the square of a large float32 would still fit, that of a float64 not.
+    largest = np.abs(vectors).max(axis=-1, keepdims=True)
+    if not largest.all():
+        raise InputError("an image's features are all zero: they have no direction")
+    scaled = vectors / largest
+    unit: NDArray[np.float64] = scaled / np.linalg.norm(scaled, axis=-1, keepdims=True)
+    return unit
+
+
+def _finite(values: ArrayLike, what: str) -> NDArray[np.float64]:
+    try:
+        numbers = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{what} are no numbers: pass what the engine returned") from None
+    if not numbers.ndim or not numbers.size:
+        raise InputError(f"{what} have shape {list(numbers.shape)}: there is none")
+    if not np.isfinite(numbers).all():
+        raise InputError(
+            f"{what} are not finite: the engine fails here, `vit-edge check` tells more"
+        )
+    return numbers
