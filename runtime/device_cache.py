@@ -12,9 +12,11 @@ import hashlib
 import json
 import os
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .backends.base import Scratch
 from .schema import SchemaError, decode, encode
 
 _INDEX = "device.json"
@@ -85,11 +87,21 @@ class DeviceCache:
         name = f"{digest[:16]}.engine"
         self.write(name, data)
         index = self._load()
-        self._store(
-            _Index(
-                {**index.engines, key: BuiltEngine(name, digest)}, index.checked, index.latencies
-            )
-        )
+        engines = {**index.engines, key: BuiltEngine(name, digest)}
+        self._store(_Index(engines, index.checked, index.latencies))
+        replaced = index.engines.get(key)
+        if replaced is not None and replaced not in engines.values():
+            self._remove(replaced.file)
+
+    def _remove(self, file: str) -> None:
+        with suppress(OSError):
+            if Path(file).name == file:
+                (self.folder / file).unlink()
+
+    def scratch(self, key: str) -> Scratch:
+        """Where the backend of the engine `key` keeps what it prepares when it opens."""
+        name = f"{key}|scratch"
+        return Scratch(lambda: self.engine(name), lambda data: self.store_engine(name, data))
 
     def timing_cache(self, backend: str) -> Path | None:
         """Where full TensorRT keeps its timing cache; the other backends have none."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import BackendError, ClosedError, EngineError, first_line
 from ..manifest import EngineSpec
-from .base import NONE, BuildOptions, External, Frames
+from .base import NONE, BuildOptions, External, Frames, Scratch
 from .streaming import stream_in_thread
 
 _REMEDY = "pip install 'vit-edge[onnxruntime]'"
@@ -68,7 +68,13 @@ class OnnxRuntime:
         """ONNX Runtime compiles as it opens: the graph itself is the engine."""
         return onnx
 
-    def open(self, blob: bytes, spec: EngineSpec, external: External = NONE) -> OnnxRuntimeSession:
+    def open(
+        self,
+        blob: bytes,
+        spec: EngineSpec,
+        external: External = NONE,
+        scratch: Scratch | None = None,
+    ) -> OnnxRuntimeSession:
         try:
             session = open_inference(blob, external)
         except BackendError:  # what is missing is no fault of the graph
