@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from runtime.backends import BACKENDS, BuildOptions, cuda, tensorrt, tensorrt_build
+from runtime.backends import BACKENDS, BuildOptions, cuda, tensorrt_build
 from runtime.backends.tensorrt import TensorRT
 from runtime.bundle import Bundle
 from runtime.engine import Engine
@@ -60,73 +58,6 @@ class TestBuild:
         engine = RTX.compile(onnx, spec, BuildOptions())
         with pytest.raises(EngineError, match="cannot open this engine"):
             RTX.open(engine, spec)
-
-
-@needs_rtx
-def test_every_name_we_use_exists_in_the_genuine_bindings() -> None:
-    """Attributes that our source takes from TensorRT's module and objects, against the real
-    classes.
-    """
-    import tensorrt_rtx as library
-
-    classes = [
-        library,
-        library.Builder,
-        library.IBuilderConfig,
-        library.INetworkDefinition,
-        library.IOptimizationProfile,
-        library.OnnxParser,
-        library.Runtime,
-        library.ICudaEngine,
-        library.IExecutionContext,
-        library.IRuntimeConfig,
-        library.ITimingCache,
-        library.ILogger,
-        library.BuilderFlag,
-        library.DataType,
-        library.NetworkDefinitionCreationFlag,
-        library.CudaGraphStrategy,
-    ]
-    holders = {
-        "library",
-        "builder",
-        "config",
-        "profile",
-        "parser",
-        "_runtime",
-        "_engine",
-        "_context",
-    }
-    used = {
-        (ast.unparse(node.value).removeprefix("self."), node.attr)
-        for module in (tensorrt, tensorrt_build)
-        for node in ast.walk(ast.parse(inspect.getsource(module)))
-        if isinstance(node, ast.Attribute)
-        and ast.unparse(node.value).removeprefix("self.").split(".")[0] in holders
-    }
-    assert len(used) > 30
-    missing = [pair for pair in used if not any(hasattr(known, pair[1]) for known in classes)]
-    assert missing == []
-
-
-def test_every_cuda_function_we_use_exists_in_the_genuine_bindings() -> None:
-    runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
-    source = ast.parse(inspect.getsource(cuda))
-    names = {
-        node.args[0].value
-        for node in ast.walk(source)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "_call"
-        if isinstance(node.args[0], ast.Constant)
-    }
-    names |= {
-        node.attr
-        for node in ast.walk(source)
-        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "_runtime()"
-    }
-    assert len(names) > 12
-    assert [name for name in names if not hasattr(runtime, name)] == []
-    assert hasattr(runtime.cudaMemcpyKind, "cudaMemcpyHostToDevice")
-    assert hasattr(runtime.cudaMemcpyKind, "cudaMemcpyDeviceToHost")
 
 
 @pytest.fixture
