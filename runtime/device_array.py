@@ -57,7 +57,7 @@ def on_device(frames: Any) -> DeviceArray | None:
         InputError: if they are not uint8, not C-contiguous, or not readable as they are.
     """
     interface = getattr(frames, "__cuda_array_interface__", None)
-    if interface is not None and interface["version"] >= 3:
+    if interface is not None and interface.get("version", 0) >= 3:
         return _from_interface(frames, interface, interface.get("stream"))
     if dlpack.device_kind(frames) in (dlpack.CUDA, dlpack.CUDA_MANAGED):
         return _from_dlpack(frames)

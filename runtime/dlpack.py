@@ -62,12 +62,15 @@ class _Versioned(ctypes.Structure):
 
 _KINDS: dict[bytes, Any] = {b"dltensor_versioned": _Versioned, b"dltensor": _Managed}
 
-_is_valid = ctypes.pythonapi.PyCapsule_IsValid
-_is_valid.argtypes, _is_valid.restype = (ctypes.py_object, ctypes.c_char_p), ctypes.c_int
-_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-_pointer.argtypes, _pointer.restype = (ctypes.py_object, ctypes.c_char_p), ctypes.c_void_p
-_rename = ctypes.pythonapi.PyCapsule_SetName
-_rename.argtypes, _rename.restype = (ctypes.py_object, ctypes.c_char_p), ctypes.c_int
+
+def _python_api(name: str, returns: Any) -> Any:
+    """A function of CPython's on a capsule and a name."""
+    return ctypes.PYFUNCTYPE(returns, ctypes.py_object, ctypes.c_char_p)((name, ctypes.pythonapi))
+
+
+_is_valid = _python_api("PyCapsule_IsValid", ctypes.c_int)
+_pointer = _python_api("PyCapsule_GetPointer", ctypes.c_void_p)
+_rename = _python_api("PyCapsule_SetName", ctypes.c_int)
 _USED = {name: b"used_" + name for name in _KINDS}  # the capsule keeps a pointer to its name
 
 
@@ -144,7 +147,7 @@ def take(frames: Any) -> Tensor:
 
 
 def is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> bool:
-    """Whether strides (in elements) are those of C order; those of dimensions of size 1 are free."""
+    """Whether strides (in elements) are those of C order; any will do for a dimension of size 1."""
     if strides is None:
         return True
     expected = (prod(shape[i + 1 :]) for i in range(len(shape)))
