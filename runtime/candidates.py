@@ -142,11 +142,12 @@ def load_or_build(candidate: Candidate, bundle: Bundle, cache: DeviceCache) -> B
     return blob
 
 
-def open_blob(candidate: Candidate, blob: Blob, bundle: Bundle) -> Session:
+def open_blob(candidate: Candidate, blob: Blob, bundle: Bundle, cache: DeviceCache) -> Session:
     """Opens what `load_or_build` gave."""
-    return candidate.backend.open(blob.data, bundle.manifest.spec, blob.external)
+    scratch = cache.scratch(candidate.key())
+    return candidate.backend.open(blob.data, bundle.manifest.spec, blob.external, scratch)
 
 
 def open_session(candidate: Candidate, bundle: Bundle, cache: DeviceCache) -> Session:
     """Opens a candidate, building its engine first where there is none."""
-    return open_blob(candidate, load_or_build(candidate, bundle, cache), bundle)
+    return open_blob(candidate, load_or_build(candidate, bundle, cache), bundle, cache)

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from .backends.base import Scratch
 from .schema import SchemaError, decode, encode
 
 _INDEX, _LOCK = "device.json", "lock"
@@ -91,8 +92,11 @@ class DeviceCache:
         digest = hashlib.sha256(data).hexdigest()
         name = f"{digest[:16]}.engine"
         self.write(name, data)
-        with self._changed(key) as (findings, _):
+        with self._changed(key) as (findings, old):
             findings[key] = Finding(BuiltEngine(name, digest))  # all else was said of the old one
+            others = [f.engine for k, f in findings.items() if k != key]
+        if old.engine is not None and old.engine not in (*others, findings[key].engine):
+            self._remove(old.engine.file)
 
     def engine(self, key: str) -> bytes | None:
         """The engine that was stored under `key`, if it is there and unaltered."""
@@ -104,6 +108,16 @@ class DeviceCache:
         except OSError:
             return None
         return data if hashlib.sha256(data).hexdigest() == entry.sha256 else None
+
+    def _remove(self, file: str) -> None:
+        with suppress(OSError):
+            if Path(file).name == file:
+                (self.folder / file).unlink()
+
+    def scratch(self, key: str) -> Scratch:
+        """Where the backend of the engine `key` keeps what it prepares when it opens."""
+        name = f"{key}|scratch"
+        return Scratch(lambda: self.engine(name), lambda data: self.store_engine(name, data))
 
     def timing_cache(self, backend: str) -> Path | None:
         """Where full TensorRT keeps its timing cache; the other backends have none."""

@@ -95,7 +95,7 @@ def _measure(
     spec = bundle.manifest.spec
     graph = bundle.manifest.precisions[candidate.precision].graphs[candidate.backend.graph]
     blob = load_or_build(candidate, bundle, cache)
-    session, size = open_blob(candidate, blob, bundle), blob.size
+    session, size = open_blob(candidate, blob, bundle, cache), blob.size
     del blob
     try:
         metrics = run_golden(lambda images: run_frames(session, spec, images), golden)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ..errors import InputError
-from .base import Backend, BuildOptions, Frames, Session
+from .base import Backend, BuildOptions, Frames, Scratch, Session
 from .onnxruntime import CPU, CUDA, OnnxRuntime
 from .openvino import OpenVino
 from .tensorrt import TensorRT
 
-__all__ = ["BACKENDS", "Backend", "BuildOptions", "Frames", "Session", "find_backend"]
+__all__ = ["BACKENDS", "Backend", "BuildOptions", "Frames", "Scratch", "Session", "find_backend"]
 
 BACKENDS: dict[str, Backend] = {
     backend.name: backend

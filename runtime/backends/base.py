@@ -44,6 +44,19 @@ class BuildOptions:
     progress: Progress | None = None
 
 
+@dataclass(frozen=True)
+class Scratch:
+    """Where a backend keeps, on this device, bytes that spare it work at the next opening.
+
+    Attributes:
+        read: What was kept, if it is there and unaltered.
+        write: Keeps bytes in its place.
+    """
+
+    read: Callable[[], bytes | None]
+    write: Callable[[bytes], None]
+
+
 class Session(Protocol):
     """An opened engine. Thread-safe."""
 
@@ -61,7 +74,8 @@ class Session(Protocol):
 
     def stream(self, batches: Iterable[Frames]) -> Iterator[NDArray[np.float32]]:
         """Answers each of `batches` as `run` does, in order, while the next ones are fetched and
-        copied. At most a few are in flight: a slow reader holds back the source.
+        copied. At most a few are in flight: a slow reader holds back the source. Frames on a GPU
+        stay unchanged until they are answered.
         """
 
     def close(self) -> None:
@@ -109,7 +123,13 @@ class Backend(Protocol):
     def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> bytes:
         """Builds an engine. Raises EngineError if the library refuses the graph."""
 
-    def open(self, blob: bytes, spec: EngineSpec, external: External = NONE) -> Session:
+    def open(
+        self,
+        blob: bytes,
+        spec: EngineSpec,
+        external: External = NONE,
+        scratch: Scratch | None = None,
+    ) -> Session:
         """Opens an engine (or the ONNX graph where none is needed).
 
         Raises EngineError if it is refused.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..errors import BackendError, ClosedError, EngineError, first_line
 from ..manifest import EngineSpec
 from . import cuda
-from .base import NONE, BuildOptions, External, Frames
+from .base import NONE, BuildOptions, External, Frames, Scratch
 from .cpu import cpu_name
 from .installed import installed_version, is_installed
 from .streaming import stream_in_thread
@@ -85,7 +85,13 @@ class OnnxRuntime:
         """ONNX Runtime compiles as it opens: the graph itself is the engine."""
         return onnx
 
-    def open(self, blob: bytes, spec: EngineSpec, external: External = NONE) -> OnnxRuntimeSession:
+    def open(
+        self,
+        blob: bytes,
+        spec: EngineSpec,
+        external: External = NONE,
+        scratch: Scratch | None = None,
+    ) -> OnnxRuntimeSession:
         try:
             session = open_inference(blob, external, self.provider)
         except BackendError:  # what is missing is no fault of the graph

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import BackendError, EngineError, first_line
 from ..manifest import EngineSpec
-from .base import NONE, BuildOptions, External, Frames
+from .base import NONE, BuildOptions, External, Frames, Scratch
 from .cpu import cpu_name
 from .external import written_out
 from .installed import installed_version, is_installed
@@ -86,7 +86,13 @@ class OpenVino:
         """OpenVINO compiles as it opens: the graph itself is the engine."""
         return onnx
 
-    def open(self, blob: bytes, spec: EngineSpec, external: External = NONE) -> OpenVinoSession:
+    def open(
+        self,
+        blob: bytes,
+        spec: EngineSpec,
+        external: External = NONE,
+        scratch: Scratch | None = None,
+    ) -> OpenVinoSession:
         library = load_library()
         try:
             core = library.Core()

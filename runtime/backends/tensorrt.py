@@ -4,28 +4,24 @@ Precision is in the graph (strongly typed networks), so building knows nothing o
 libraries differ, a feature is asked for by its attribute, never by a version. The libraries crash
 on bytes that are not an engine: callers pass only bytes whose hash they verified.
 
-Source: TensorRT Python API (Runtime, ICudaEngine, IExecutionContext).
+Source: TensorRT Python API (ILogger).
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ..errors import BackendError, ClosedError, EngineError, InputError
+from ..errors import BackendError, EngineError, InputError
 from ..manifest import EngineSpec
 from . import cuda
-from .base import NONE, BuildOptions, External, Frames
-from .streaming import stream_in_thread
+from .base import NONE, BuildOptions, External, Scratch
 from .tensorrt_build import build_plan, find_compute_capability
+from .tensorrt_session import TensorRTSession
 
 _log = logging.getLogger("vit_edge.tensorrt")
 
@@ -90,12 +86,18 @@ class TensorRT:
             logger = _logger(library, messages)
             return build_plan(library, logger, onnx, spec, options, messages)
 
-    def open(self, blob: bytes, spec: EngineSpec, external: External = NONE) -> TensorRTSession:
+    def open(
+        self,
+        blob: bytes,
+        spec: EngineSpec,
+        external: External = NONE,
+        scratch: Scratch | None = None,
+    ) -> TensorRTSession:
         library, messages = self._library(), list[str]()
         with _errors_as_engine_errors(
             f"{self.name} {self.version()} cannot open this engine", messages
         ):
-            return TensorRTSession(library, _logger(library, messages), blob, spec)
+            return TensorRTSession(library, _logger(library, messages), blob, spec, scratch)
 
 
 def _logger(library: Any, messages: list[str]) -> Any:
@@ -122,103 +124,3 @@ def _errors_as_engine_errors(what: str, messages: list[str]) -> Iterator[None]:
     except Exception as error:  # the bindings raise RuntimeError, TypeError and their own
         detail = "; ".join([str(error), *messages[:3]])
         raise EngineError(f"{what}: {' '.join(detail.split())[:500]}") from None
-
-
-class TensorRTSession:
-    """See `runtime.backends.base.Session`.
-
-    One execution context and one stream, with pinned host and device buffers for the largest batch,
-    allocated once. A lock makes it thread-safe.
-    """
-
-    takes_device_arrays = False
-
-    def __init__(self, library: Any, logger: Any, blob: bytes, spec: EngineSpec) -> None:
-        self._spec, self._lock, self._logger = spec, threading.Lock(), logger
-        self._resources: list[Any] = []
-        self._runtime = library.Runtime(logger)
-        self._engine = self._runtime.deserialize_cuda_engine(blob)
-        if self._engine is None:
-            raise EngineError(
-                "it was built by another version or for another GPU: `vit-edge build` makes "
-                "one here"
-            )
-        self._check_types(library)
-        self._context = self._create_context(library)
-        try:
-            self._allocate()
-        except BaseException:
-            self.close()
-            raise
-
-    def _check_types(self, library: Any) -> None:
-        wanted = {
-            self._spec.input_name: library.DataType.UINT8,
-            self._spec.output_name: library.DataType.FLOAT,
-        }
-        found = {
-            name: self._engine.get_tensor_dtype(name)
-            for name in (
-                self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)
-            )
-        }
-        if found != wanted:
-            raise EngineError(f"its tensors are {found}, the manifest says {wanted}")
-
-    def _create_context(self, library: Any) -> Any:
-        if hasattr(library, "CudaGraphStrategy"):  # TensorRT for RTX captures CUDA graphs itself
-            config = self._engine.create_runtime_config()
-            config.cuda_graph_strategy = library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-            context = self._engine.create_execution_context(config)
-        else:
-            context = self._engine.create_execution_context()
-        if context is None:
-            raise EngineError("no execution context: most likely the GPU is out of memory")
-        return context
-
-    def _allocate(self) -> None:
-        spec, batch = self._spec, self._spec.max_batch
-        self._stream = self._keep(cuda.Stream())
-        self._host_in = self._keep(cuda.PinnedArray((batch, *spec.image_shape), np.uint8))
-        self._host_out = self._keep(cuda.PinnedArray((batch, spec.outputs), np.float32))
-        self._device_in = self._keep(cuda.DeviceBuffer(self._host_in.array.nbytes))
-        self._device_out = self._keep(cuda.DeviceBuffer(self._host_out.array.nbytes))
-        for name, buffer in (
-            (spec.input_name, self._device_in),
-            (spec.output_name, self._device_out),
-        ):
-            if not self._context.set_tensor_address(name, buffer.address):
-                raise EngineError(f"the address of {name!r} was refused")
-
-    def _keep(self, resource: Any) -> Any:
-        self._resources.append(resource)
-        return resource
-
-    def run(self, images: Frames) -> NDArray[np.float32]:
-        with self._lock:
-            if self._context is None:
-                raise ClosedError()
-            host_in = self._host_in.array[: len(images)]
-            host_out = self._host_out.array[: len(images)]
-            np.copyto(host_in, images)  # type: ignore[arg-type]
-            if not self._context.set_input_shape(self._spec.input_name, images.shape):
-                raise EngineError(
-                    f"shape {images.shape} is outside the engine's profile {self._spec.batch}"
-                )
-            self._stream.copy_to_device(self._device_in, host_in)
-            if not self._context.execute_async_v3(self._stream.handle):
-                raise EngineError("execute_async_v3 failed: see the log of TensorRT")
-            self._stream.copy_to_host(host_out, self._device_out)
-            self._stream.synchronize()
-            scores: NDArray[np.float32] = host_out.copy()
-            return scores
-
-    def stream(self, batches: Iterable[Frames]) -> Iterator[NDArray[np.float32]]:
-        return stream_in_thread(self.run, batches)
-
-    def close(self) -> None:
-        with self._lock:
-            self._context = None
-            while self._resources:
-                self._resources.pop().close()
-            self._engine = self._runtime = None

@@ -1,0 +1,108 @@
+"""An opened TensorRT engine: full TensorRT 10 and 11, lean, and TensorRT for RTX.
+
+Source: TensorRT Python API (Runtime, ICudaEngine).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import EngineError
+from ..manifest import EngineSpec
+from . import cuda
+from .base import Frames, Scratch
+from .streaming import IN_FLIGHT
+from .tensorrt_contexts import BuiltInGraphs, ContextMaker, OwnGraphs
+from .tensorrt_lane import Lane
+from .tensorrt_pool import LanePool, Pending
+
+
+class TensorRTSession:
+    """See `runtime.backends.base.Session`. Runs on the device that is current when it opens.
+
+    Args:
+        library: TensorRT's Python module.
+        logger: Kept as long as the engine.
+        blob: The engine, whose hash was verified.
+        spec: What the engine has to take and give.
+        scratch: Where TensorRT for RTX keeps its runtime cache; None is nowhere.
+
+    Raises:
+        EngineError: if the engine is refused or there is no memory for it.
+    """
+
+    takes_device_arrays = True
+
+    def __init__(
+        self, library: Any, logger: Any, blob: bytes, spec: EngineSpec, scratch: Scratch | None
+    ) -> None:
+        self._logger, device = logger, cuda.current_device()
+        self._runtime = library.Runtime(logger)
+        self._engine = self._runtime.deserialize_cuda_engine(blob)
+        if self._engine is None:
+            raise EngineError(
+                "it was built by another version or for another GPU: `vit-edge build` makes "
+                "one here"
+            )
+        _check_types(library, self._engine, spec)
+        self._maker = _context_maker(library, self._engine, scratch)
+        self._unsaved = True
+        self._pool = LanePool(lambda: Lane(self._maker, spec, device))
+
+    def run(self, images: Frames) -> NDArray[np.float32]:
+        scores = self._pool.run(images)
+        self._keep_compiled()
+        return scores
+
+    def stream(self, batches: Iterable[Frames]) -> Iterator[NDArray[np.float32]]:
+        """Each batch is copied and queued on a lane of its own while the one before it computes."""
+        waiting: deque[Pending] = deque()
+        try:
+            for batch in batches:
+                waiting.append(self._pool.submit(batch))
+                if len(waiting) >= IN_FLIGHT:
+                    yield waiting.popleft().result()
+                    self._keep_compiled()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # the reader may leave early, the source may raise
+            for pending in waiting:
+                pending.finish()
+
+    def _keep_compiled(self) -> None:
+        """Saves the runtime cache after the first answer: many an application is killed rather than
+        closed.
+        """
+        if self._unsaved:
+            self._unsaved = False
+            self._save_compiled()
+
+    def _save_compiled(self) -> None:
+        cache = self._maker.cache  # another thread may close the session meanwhile
+        if cache is not None:
+            cache.save()
+
+    def close(self) -> None:
+        self._pool.close()
+        self._save_compiled()
+        self._maker.close()
+        self._engine = self._runtime = None
+
+
+def _check_types(library: Any, engine: Any, spec: EngineSpec) -> None:
+    wanted = {spec.input_name: library.DataType.UINT8, spec.output_name: library.DataType.FLOAT}
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    found = {name: engine.get_tensor_dtype(name) for name in names}
+    if found != wanted:
+        raise EngineError(f"its tensors are {found}, the manifest says {wanted}")
+
+
+def _context_maker(library: Any, engine: Any, scratch: Scratch | None) -> ContextMaker:
+    if hasattr(library, "CudaGraphStrategy"):
+        return BuiltInGraphs(library, engine, scratch)
+    return OwnGraphs(library, engine)
