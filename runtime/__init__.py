@@ -8,7 +8,9 @@ from .errors import (
     ClosedError,
     EngineError,
     InputError,
+    RollbackError,
     SelfCheckError,
+    SignatureError,
     VitEdgeError,
 )
 from .preprocess import Preprocess
@@ -23,6 +25,8 @@ __all__ = [
     "EngineInfo",
     "InputError",
     "Preprocess",
+    "RollbackError",
     "SelfCheckError",
+    "SignatureError",
     "VitEdgeError",
 ]

@@ -89,8 +89,7 @@ def load_blob(candidate: Candidate, bundle: Bundle, cache: DeviceCache) -> Blob 
 
 
 def _load_graph(graph: Graph, bundle: Bundle) -> Blob:
-    external = {f.rpartition("/")[2]: memoryview(bundle.read(f)) for f in graph.external}
-    return Blob(bundle.read(graph.file), external)
+    return Blob(*bundle.read_graph(graph))
 
 
 def build_engine(

@@ -27,6 +27,7 @@ from .frames import check_frames, cut, run_frames
 from .manifest import Manifest
 from .preprocess import Preprocess
 from .selfcheck import require_golden
+from .signature import PublicKey
 
 _log = logging.getLogger("vit_edge.runtime")
 
@@ -65,7 +66,11 @@ class Engine:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], precision: str | None = None, backend: str | None = None
+        cls,
+        path: str | os.PathLike[str],
+        precision: str | None = None,
+        backend: str | None = None,
+        public_key: PublicKey | None = None,
     ) -> Engine:
         """Opens the best engine of the bundle at `path`, verified.
 
@@ -76,15 +81,18 @@ class Engine:
             path: A bundle that `vit-edge export` wrote.
             precision: Which precision; None is the fastest measured here, else the likeliest.
             backend: Which backend; None likewise.
+            public_key: Demands this key's signature, and no older release than has run here.
 
         Raises:
-            InputError: for an unknown precision or backend.
+            InputError: for an unknown precision or backend, or what is no public key.
             BundleError: if the bundle is missing or altered.
+            SignatureError: if it is not signed with `public_key`.
+            RollbackError: if it is older than one that this device has run.
             BackendError: if nothing in the bundle can run here.
             EngineError: if the backend refuses the engine that was asked for.
             SelfCheckError: if its answers are wrong here.
         """
-        bundle = Bundle.open(path)
+        bundle = Bundle.open(path, public_key)
         cache = DeviceCache.of(bundle.digest)
         refused: list[str] = []
         for candidate, why in _rank(
@@ -107,14 +115,15 @@ class Engine:
             candidate.precision, backend.name, backend.version(), backend.device(), why
         )
         engine = cls(session, manifest, info)
-        if not cache.is_checked(key):
-            graph = manifest.precisions[candidate.precision].graphs[backend.graph]
-            try:
+        try:
+            if not cache.is_checked(key):
+                graph = manifest.precisions[candidate.precision].graphs[backend.graph]
                 metrics = require_golden(engine, bundle.golden(), graph, str(candidate))
-            except BaseException:
-                engine.close()
-                raise
-            cache.mark_checked(key, metrics.rms_error)
+                cache.mark_checked(key, metrics.rms_error)
+            bundle.remember_release()
+        except BaseException:
+            engine.close()
+            raise
         return engine
 
     def __call__(self, frames: Any) -> NDArray[np.float32]:
