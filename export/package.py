@@ -14,7 +14,7 @@ from pathlib import Path
 
 from runtime.bundle import Bundle
 from runtime.errors import InputError
-from runtime.manifest import MANIFEST, MANIFEST_DIGEST, FileEntry, Manifest
+from runtime.manifest import MANIFEST, MANIFEST_DIGEST, FileEntry, Manifest, digest_line
 from runtime.schema import encode
 
 from .cache import file_sha256
@@ -45,7 +45,7 @@ def write_bundle(out: Path, manifest: Manifest, files: Mapping[str, Path]) -> Bu
             entries[name] = FileEntry(file_sha256(target), target.stat().st_size)
         raw = encode(replace(manifest, files=entries)).encode()
         (folder / MANIFEST).write_bytes(raw)
-        (folder / MANIFEST_DIGEST).write_text(f"{hashlib.sha256(raw).hexdigest()}  {MANIFEST}\n")
+        (folder / MANIFEST_DIGEST).write_bytes(digest_line(hashlib.sha256(raw).hexdigest()))
         Bundle.open(folder).verify()
         _sync(folder)
         _swap(folder, out)

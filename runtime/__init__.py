@@ -9,7 +9,9 @@ from .errors import (
     ClosedError,
     EngineError,
     InputError,
+    RollbackError,
     SelfCheckError,
+    SignatureError,
     VitEdgeError,
 )
 from .preprocess import Preprocess
@@ -26,7 +28,9 @@ __all__ = [
     "EngineInfo",
     "InputError",
     "Preprocess",
+    "RollbackError",
     "SelfCheckError",
+    "SignatureError",
     "VitEdgeError",
     "cosine_similarity",
     "read_video",

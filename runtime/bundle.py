@@ -1,72 +1,116 @@
 """Reads a bundle: every file is opened once, hashed, and exactly those bytes are used.
 
 Nothing outside the folder is followed: paths are plain, and no component may be a link. No parser
-and no native library sees a byte before its hash matched.
+and no native library sees a byte before its hash matched. With a public key, nothing is parsed
+before the key's signature vouched for it, but the signature itself.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import stat
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from .errors import BundleError
-from .manifest import GOLDEN, MANIFEST, MANIFEST_DIGEST, Manifest, parse_manifest
+from .errors import BundleError, SignatureError
+from .files import REMEDY, Folder
+from .golden import GoldenSamples, parse_golden
+from .manifest import (
+    GOLDEN,
+    MANIFEST,
+    MANIFEST_DIGEST,
+    FileEntry,
+    Graph,
+    Manifest,
+    digest_line,
+    parse_manifest,
+)
+from .onnx_external import external_locations
+from .releases import MAX_RELEASE_BYTES, RELEASE, Release, SeenReleases
+from .schema import decode, parse_json
+from .signature import (
+    MAX_SIGNATURE_BYTES,
+    SIGNATURE,
+    PublicKey,
+    SignedFiles,
+    verify_signature,
+)
 
 _MAX_MANIFEST_BYTES = 16 << 20
-_REMEDY = "copy the bundle again, or export it again"
 
 
 @dataclass(frozen=True)
-class GoldenSamples:
-    """Images with PyTorch's answers.
+class SignedRelease:
+    """Who signed a bundle (SHA-256 of the public key, in hex), as which release."""
 
-    Attributes:
-        images: uint8 `[N, height, width, channels]`.
-        logits: float32 `[N, outputs]` from PyTorch in fp32.
-        labels: int64 `[N]`, or None where the evaluation images had none.
-    """
-
-    images: NDArray[np.uint8]
-    logits: NDArray[np.float32]
-    labels: NDArray[np.int64] | None
-
-    def __len__(self) -> int:
-        return len(self.images)
+    key: str
+    release: Release
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose manifest is verified; its files are verified as they are read."""
+    """A bundle whose manifest is verified; its files are verified as they are read.
 
-    path: Path
+    Attributes:
+        folder: Where it lies.
+        digest: SHA-256 of the manifest in hex: it stands for all the bundle's bytes.
+        manifest: What it holds.
+        signed: Whose signature was verified; None if it was opened without a public key.
+    """
+
+    folder: Folder
     digest: str
     manifest: Manifest
+    signed: SignedRelease | None = None
+
+    @property
+    def path(self) -> Path:
+        return self.folder.path
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+    def open(cls, path: str | os.PathLike[str], public_key: PublicKey | None = None) -> Bundle:
         """Reads and verifies the manifest of the bundle at `path`.
+
+        Args:
+            path: The bundle's folder.
+            public_key: Demands a signature of this key; None takes the bundle as it is.
 
         Raises:
             BundleError: if there is no bundle there, or its manifest is altered or not understood.
+            SignatureError: if it is not signed with `public_key`, or not as it was signed.
+            RollbackError: if a newer release has run on this device.
+            InputError: if `public_key` is no public key.
+            BackendError: if `cryptography`, which a signature needs, is not installed.
         """
-        folder = Path(path)
-        if not folder.is_dir():
-            raise BundleError(f"there is no bundle at {folder}: make one with `vit-edge export`")
-        raw = _read(folder, MANIFEST, _MAX_MANIFEST_BYTES)
+        folder = Folder.open(path)
+        signed = None if public_key is None else verify_folder(folder, public_key)
+        raw = folder.read(MANIFEST, _MAX_MANIFEST_BYTES)
         digest = hashlib.sha256(raw).hexdigest()
-        if _read(folder, MANIFEST_DIGEST, 4096).split()[:1] != [digest.encode()]:
+        if signed is not None:
+            signed.require(MANIFEST, digest)
+        line = folder.read(MANIFEST_DIGEST, 4096)
+        if line != digest_line(digest):
             raise BundleError(
-                f"{folder / MANIFEST} was altered: its hash is not in {MANIFEST_DIGEST}; {_REMEDY}"
+                f"{folder.path / MANIFEST} was altered: its hash is not in {MANIFEST_DIGEST}; "
+                f"{REMEDY}"
             )
-        return cls(folder, digest, parse_manifest(raw))
+        manifest = parse_manifest(raw)
+        release = None if signed is None else read_release(folder, signed, manifest, digest)
+        if release is not None:
+            SeenReleases.here().require_not_older(release.key, release.release)
+        return cls(folder, digest, manifest, release)
+
+    def remember_release(self) -> None:
+        """Keeps in mind, on this device, that this release ran: older ones are refused from now on.
+
+        Does nothing for a bundle that was opened without a public key.
+
+        Raises:
+            RollbackError: if a newer one has run meanwhile.
+            SignatureError: if it cannot be kept.
+        """
+        if self.signed is not None:
+            SeenReleases.here().remember(self.signed.key, self.signed.release)
 
     def read(self, name: str) -> bytes:
         """The verified bytes of a file that the manifest lists.
@@ -74,77 +118,77 @@ class Bundle:
         Raises:
             BundleError: if it is missing, altered, truncated, or reached through a link.
         """
-        entry = self.manifest.files.get(name)
-        if entry is None:
-            raise BundleError(f"the manifest of {self.path} lists no file {name!r}")
-        data = _read(self.path, name, entry.size)
-        if len(data) != entry.size:
-            raise BundleError(
-                f"{self.path / name} has {len(data)} bytes, not {entry.size}: it is truncated; "
-                f"{_REMEDY}"
-            )
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise BundleError(
-                f"{self.path / name} was altered: its hash is not the manifest's; {_REMEDY}"
-            )
+        entry = self._entry(name)
+        data = self.folder.read(name, entry.size, exact=entry.size)
+        self._require_hash(name, hashlib.sha256(data).hexdigest(), entry)
         return data
+
+    def read_graph(self, graph: Graph) -> tuple[bytes, dict[str, memoryview]]:
+        """The verified bytes of an ONNX graph, and of the files with its weights by their names.
+
+        Raises:
+            BundleError: as `read` does, or if the graph wants to read other files.
+        """
+        names = {file.rpartition("/")[2]: file for file in graph.external}
+        data = self.read(graph.file)
+        others = sorted(external_locations(data) - names.keys())
+        if others:
+            raise BundleError(
+                f"{self.path / graph.file} reads {others[0][:60]!r}, which the manifest does not "
+                "list: do not use this bundle"
+            )
+        return data, {name: memoryview(self.read(file)) for name, file in names.items()}
 
     def verify(self) -> None:
         """Reads every file once, so that damage anywhere shows. Raises BundleError."""
         for name in self.manifest.files:
-            self.read(name)
+            entry = self._entry(name)
+            digest = self.folder.digest(name, entry.size, exact=entry.size)
+            self._require_hash(name, digest, entry)
 
     def golden(self) -> GoldenSamples:
         """The golden samples. Raises BundleError if they do not fit the manifest."""
-        try:
-            with np.load(io.BytesIO(self.read(GOLDEN)), allow_pickle=False) as arrays:
-                labels = arrays.get("labels")
-                samples = GoldenSamples(arrays["images"], arrays["logits"], labels)
-        except (ValueError, KeyError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
-            raise BundleError(f"{GOLDEN} is not valid: {error}") from None
-        spec, count = self.manifest.spec, len(samples.images)
-        fits = (
-            count > 0
-            and samples.images.dtype == np.uint8
-            and samples.images.shape == (count, *spec.image_shape)
-            and samples.logits.dtype == np.float32
-            and samples.logits.shape == (count, spec.outputs)
-            and (samples.labels is None or samples.labels.shape == (count,))
+        return parse_golden(self.read(GOLDEN), self.manifest.spec)
+
+    def _entry(self, name: str) -> FileEntry:
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            raise BundleError(f"the manifest of {self.path} lists no file {name!r}")
+        return entry
+
+    def _require_hash(self, name: str, digest: str, entry: FileEntry) -> None:
+        if digest != entry.sha256:
+            raise BundleError(
+                f"{self.path / name} was altered: its hash is not the manifest's; {REMEDY}"
+            )
+
+
+def verify_folder(folder: Folder, public_key: PublicKey) -> SignedFiles:
+    """What the bundle's signature vouches for, the signature verified."""
+    if not os.path.lexists(folder.path / SIGNATURE):
+        raise SignatureError(
+            f"{folder.path} is not signed, and a public key was given: `vit-edge sign` signs it"
         )
-        if not fits:
-            raise BundleError(
-                f"{GOLDEN} does not fit the manifest: images {samples.images.shape}; {_REMEDY}"
-            )
-        return samples
+    return verify_signature(folder.read(SIGNATURE, MAX_SIGNATURE_BYTES), public_key)
 
 
-def _read(folder: Path, name: str, limit: int) -> bytes:
-    """At most `limit + 1` bytes of a regular file inside `folder`, following no link."""
-    *parents, last = name.split("/")
-    descriptor = -1
+def read_release(
+    folder: Folder, signed: SignedFiles, manifest: Manifest, digest: str
+) -> SignedRelease:
+    """The signed release, where what was signed is what the manifest lists."""
+    if RELEASE not in signed.digests:
+        raise SignatureError(f"{SIGNATURE} vouches for no {RELEASE}: sign with `vit-edge sign`")
+    raw = folder.read(RELEASE, MAX_RELEASE_BYTES)
+    signed.require_exactly(
+        {
+            MANIFEST: digest,
+            MANIFEST_DIGEST: hashlib.sha256(digest_line(digest)).hexdigest(),
+            RELEASE: hashlib.sha256(raw).hexdigest(),
+            **{name: entry.sha256 for name, entry in manifest.files.items()},
+        }
+    )
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        for part in parents:
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-            inner = os.open(part, flags, dir_fd=descriptor)
-            os.close(descriptor)
-            descriptor = inner
-        # O_NONBLOCK: opening a pipe that somebody put there must not hang.
-        file = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=descriptor)
-    except FileNotFoundError:
-        raise BundleError(f"{folder / name} is missing; {_REMEDY}") from None
-    except OSError as error:
-        raise BundleError(f"{folder / name} cannot be read ({error.strerror}); {_REMEDY}") from None
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
-    status = os.fstat(file)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(file)
-        raise BundleError(f"{folder / name} is not a regular file; {_REMEDY}")
-    with os.fdopen(file, "rb") as stream:
-        if status.st_size > limit:
-            raise BundleError(
-                f"{folder / name} has {status.st_size} bytes, not at most {limit}; {_REMEDY}"
-            )
-        return stream.read(min(limit, status.st_size) + 1)
+        release = decode(Release, parse_json(raw))
+    except (ValueError, RecursionError) as error:
+        raise SignatureError(f"{RELEASE} is not valid: {str(error)[:300]}") from None
+    return SignedRelease(signed.key, release)

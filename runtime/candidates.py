@@ -105,8 +105,7 @@ def _prebuilt(candidate: Candidate, bundle: Bundle) -> EngineEntry | None:
 
 
 def _load_graph(graph: Graph, bundle: Bundle) -> Blob:
-    external = {f.rpartition("/")[2]: memoryview(bundle.read(f)) for f in graph.external}
-    return Blob(bundle.read(graph.file), external)
+    return Blob(*bundle.read_graph(graph))
 
 
 def build_engine(

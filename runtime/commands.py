@@ -1,4 +1,6 @@
-"""The commands that need a bundle and a backend only: check, compare, inspect, build, run."""
+"""The commands that need a bundle only, and most a backend: check, compare, inspect, build, run,
+sign.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .backends import BACKENDS, BuildOptions, find_backend
-from .bundle import Bundle
+from .bundle import Bundle, SignedRelease
 from .candidates import build_engine, list_candidates
 from .device_cache import DeviceCache
 from .display import mebibytes, percent, print_table, say
@@ -39,6 +41,16 @@ def add_commands(parsers: Parsers[argparse.ArgumentParser]) -> None:
         parsers, "run", run_run, "classify pictures: the likeliest classes of each, or its features"
     )
     add_run_arguments(run)
+    sign = _add(parsers, "sign", run_sign, "sign a bundle, so that devices can demand it")
+    sign.add_argument("--private-key", type=Path, required=True, metavar="FILE")
+    sign.add_argument(
+        "--release", type=int, required=True, metavar="N", help="devices refuse lower ones later"
+    )
+    sign.add_argument("--name", help="what the releases are of; default: the bundle's name")
+    for parser in (check, compare, inspect, build, run):
+        parser.add_argument(
+            "--public-key", type=Path, metavar="FILE", help="demand a signature of this key"
+        )
     for parser in (check, compare, inspect, run):
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -57,7 +69,7 @@ def _add(
 
 def run_check(arguments: argparse.Namespace) -> int:
     """Exit status 0 if all that runs here is right, 1 if something is not."""
-    bundle = Bundle.open(arguments.bundle)
+    bundle = Bundle.open(arguments.bundle, arguments.public_key)
     bundle.verify()
     measured = measure_bundle(bundle, batches=None)
     return _show(arguments, f"golden samples of {bundle.manifest.name}", CHECK_COLUMNS, measured)
@@ -67,7 +79,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
     """Exit status 0 if all that runs here is right, 1 if something is not."""
     if any(batch < 1 for batch in arguments.batch):
         raise InputError(f"--batch {min(arguments.batch)}: a batch has at least one image")
-    bundle = Bundle.open(arguments.bundle)
+    bundle = Bundle.open(arguments.bundle, arguments.public_key)
     measured = measure_bundle(bundle, arguments.batch)
     return _show(arguments, f"{bundle.manifest.name} on this device", COLUMNS, measured)
 
@@ -87,7 +99,7 @@ def _show(
 
 def run_inspect(arguments: argparse.Namespace) -> int:
     """Prints the manifest; every file's hash is verified first."""
-    bundle = Bundle.open(arguments.bundle)
+    bundle = Bundle.open(arguments.bundle, arguments.public_key)
     bundle.verify()
     manifest, spec = bundle.manifest, bundle.manifest.spec
     if arguments.json:
@@ -98,6 +110,8 @@ def run_inspect(arguments: argparse.Namespace) -> int:
     print(
         f"{manifest.name}, bundle {bundle.digest[:16]}: {len(manifest.files)} files, all verified"
     )
+    if bundle.signed is not None:
+        print(_signed(bundle.signed))
     print(f"{spec.input_name}: uint8 [N, {shape}], N from {spec.batch[0]} to {spec.batch[2]}")
     print(f"{spec.output_name}: float32 [N, {spec.outputs}]")
     for title, pairs in (
@@ -157,7 +171,7 @@ def _stored_rows(bundle: Bundle) -> list[Row]:
 
 def run_build(arguments: argparse.Namespace) -> int:
     """Builds an engine of every precision for this device."""
-    bundle = Bundle.open(arguments.bundle)
+    bundle = Bundle.open(arguments.bundle, arguments.public_key)
     backend, cache = find_backend(arguments.target), DeviceCache.of(bundle.digest)
     if not backend.needs_engine:
         raise InputError(f"{backend.name} runs the bundle's ONNX as it is: nothing to build")
@@ -170,6 +184,20 @@ def run_build(arguments: argparse.Namespace) -> int:
         size = len(build_engine(candidate, bundle, cache, options))
         print(f"{candidate.precision}: {mebibytes(size)}, kept in {cache.folder}")
     return 0
+
+
+def run_sign(arguments: argparse.Namespace) -> int:
+    """Writes a signature into the bundle."""
+    from .signing import sign_bundle
+
+    signed = sign_bundle(arguments.bundle, arguments.private_key, arguments.release, arguments.name)
+    print(_signed(signed))
+    return 0
+
+
+def _signed(signed: SignedRelease) -> str:
+    release = signed.release
+    return f"signed: release {release.number} of {release.name}, by the key {signed.key[:16]}"
 
 
 def _say_progress(what: str, done: int, total: int) -> None:

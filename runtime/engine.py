@@ -27,6 +27,7 @@ from .frames import check_frames, cut, run_frames
 from .manifest import Manifest
 from .preprocess import Preprocess
 from .selection import open_best
+from .signature import PublicKey
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,11 @@ class Engine:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], precision: str | None = None, backend: str | None = None
+        cls,
+        path: str | os.PathLike[str],
+        precision: str | None = None,
+        backend: str | None = None,
+        public_key: PublicKey | None = None,
     ) -> Engine:
         """Opens the best engine of the bundle at `path`, verified.
 
@@ -78,22 +83,31 @@ class Engine:
             precision: Which precision; None: the fastest here. What can run is measured at the
                 bundle's first load on this device, in a second or a few.
             backend: Which backend; None likewise.
+            public_key: Demands this key's signature, and no older release than has run here.
 
         Raises:
-            InputError: for an unknown precision or backend.
+            InputError: for an unknown precision or backend, or what is no public key.
             BundleError: if the bundle is missing or altered.
+            SignatureError: if it is not signed with `public_key`.
+            RollbackError: if it is older than one that this device has run.
             BackendError: if nothing in the bundle can run here.
             EngineError: if the backend refuses the engine that was asked for.
             SelfCheckError: if its answers are wrong here.
         """
-        bundle = Bundle.open(path)
+        bundle = Bundle.open(path, public_key)
         candidates = list_candidates(bundle.manifest, precision, backend)
         chosen = open_best(bundle, DeviceCache.of(bundle.digest), candidates)
         used = chosen.candidate.backend
         info = EngineInfo(
             chosen.candidate.precision, used.name, used.version(), used.device(), chosen.why
         )
-        return cls(chosen.session, bundle.manifest, info)
+        engine = cls(chosen.session, bundle.manifest, info)
+        try:
+            bundle.remember_release()
+        except BaseException:
+            engine.close()
+            raise
+        return engine
 
     def __call__(self, frames: Any) -> NDArray[np.float32]:
         """Scores frames: uint8 `[N, height, width, channels]` with any N > 0 -> float32 `[N,

@@ -23,6 +23,16 @@ class BundleError(VitEdgeError):
     """A bundle is missing, incomplete or altered, or is not a bundle."""
 
 
+class SignatureError(BundleError):
+    """A bundle is not signed, its signature is not of the given key, or what was signed is not what
+    is there.
+    """
+
+
+class RollbackError(SignatureError):
+    """A signed bundle is older than one that this device has run."""
+
+
 class BackendError(VitEdgeError, RuntimeError):
     """No backend can do what was asked here: a library, a driver or a device is missing."""
 

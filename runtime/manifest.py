@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from dataclasses import dataclass
 
 from .errors import BundleError
 from .preprocess import Preprocess
-from .schema import SchemaError, decode
+from .releases import RELEASE
+from .schema import SchemaError, decode, parse_json
+from .signature import SIGNATURE
 
 SCHEMA_VERSION = 3
 MANIFEST, MANIFEST_DIGEST = "manifest.json", "manifest.sha256"
@@ -19,6 +21,14 @@ LOGITS, FEATURES = "logits", "features"
 _PATH = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_DIMENSION = 1 << 16
+_MAX_BATCH_BYTES = 1 << 34
+_MAX_FILES, _MAX_PATH = 4096, 200
+_MAX_FILE_BYTES, _MAX_BUNDLE_BYTES = 1 << 38, 1 << 40
+_MAX_COUNT = 1 << 40
+_MAX_ERROR = 1e6
+_ROUNDING = 1e-3
+_MAX_TOLERANCE = 10.0
+_OWN = {MANIFEST, MANIFEST_DIGEST, RELEASE, SIGNATURE}
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,7 @@ class FileEntry:
     size: int
 
     def __post_init__(self) -> None:
-        if not _SHA256.fullmatch(self.sha256) or self.size < 0:
+        if not _SHA256.fullmatch(self.sha256) or not 0 <= self.size <= _MAX_FILE_BYTES:
             raise ValueError(f"bad sha256 or size {self.size}")
 
 
@@ -57,6 +67,9 @@ class EngineSpec:
             raise ValueError(
                 f"sizes {sizes} are not between 1 and {_MAX_DIMENSION}, batch in rising order"
             )
+        largest = self.batch[2] * max(math.prod(self.image_shape), 4 * self.outputs)
+        if largest > _MAX_BATCH_BYTES:
+            raise ValueError(f"a batch takes {largest} bytes, more than {_MAX_BATCH_BYTES}")
 
     @property
     def max_batch(self) -> int:
@@ -112,6 +125,36 @@ class Graph:
     accuracy: Accuracy
     rms_tolerance: float
 
+    def __post_init__(self) -> None:
+        folder = self.file.rpartition("/")[0]
+        if any(external.rpartition("/")[0] != folder for external in self.external):
+            raise ValueError(f"weights {list(self.external)[:5]} do not lie beside {self.file}")
+        if not 0 < self.rms_tolerance <= _MAX_TOLERANCE:
+            raise ValueError(f"rms_tolerance {self.rms_tolerance} is not in (0, {_MAX_TOLERANCE}]")
+        _require_possible(self.accuracy)
+
+
+def _require_possible(a: Accuracy) -> None:
+    """Raises ValueError for numbers that nobody can have measured.
+
+    Not in `Accuracy` itself: an export that fails measures what it likes.
+    """
+    ranges = {
+        "images": (a.images, 1, _MAX_COUNT),
+        "top1": (a.top1, 0, 1),
+        "reference_top1": (a.reference_top1, 0, 1),
+        "drop": (a.drop, -100, 100),
+        "drop_low": (a.drop_low, -100, 100),
+        "drop_high": (a.drop_high, -100, 100),
+        "agreement": (a.agreement, 0, 1),
+        "cosine": (a.cosine, -1 - _ROUNDING, 1 + _ROUNDING),
+        "logit_error": (a.logit_error, 0, _MAX_ERROR),
+        "rms_error": (a.rms_error, 0, _MAX_ERROR),
+    }
+    for name, (value, low, high) in ranges.items():
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"accuracy.{name} {value} is not between {low} and {high}")
+
 
 @dataclass(frozen=True)
 class PrecisionEntry:
@@ -146,9 +189,7 @@ class Manifest:
     files: dict[str, FileEntry]
 
     def __post_init__(self) -> None:
-        for path in self.files:
-            if not _PATH.fullmatch(path):
-                raise ValueError(f"file name {path[:60]!r} is not a plain relative path")
+        _require_plain_files(self.files)
         graphs = [graph for p in self.precisions.values() for graph in p.graphs.values()]
         named = [file for graph in graphs for file in (graph.file, *graph.external)]
         named += [engine.file for p in self.precisions.values() for engine in p.engines]
@@ -164,6 +205,21 @@ class Manifest:
             raise ValueError(f"preprocess makes {shape}, the engines take {self.spec.image_shape}")
 
 
+def _require_plain_files(files: dict[str, FileEntry]) -> None:
+    if len(files) > _MAX_FILES or sum(e.size for e in files.values()) > _MAX_BUNDLE_BYTES:
+        raise ValueError(f"more than {_MAX_FILES} files or {_MAX_BUNDLE_BYTES} bytes")
+    for path in files:
+        if len(path) > _MAX_PATH or not _PATH.fullmatch(path) or path in _OWN:
+            raise ValueError(f"file name {path[:60]!r} is not a plain relative path of a file")
+    if len({path.lower() for path in files}) != len(files):  # an SD card would mix them up
+        raise ValueError("two file names differ in upper and lower case only")
+
+
+def digest_line(digest: str) -> bytes:
+    """What `manifest.sha256` holds, as `sha256sum` writes it, for the manifest's SHA-256 in hex."""
+    return f"{digest}  {MANIFEST}\n".encode()
+
+
 def parse_manifest(raw: bytes) -> Manifest:
     """Parses the bytes of `manifest.json`.
 
@@ -171,7 +227,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         BundleError: if they are not a manifest that this version reads.
     """
     try:
-        value = json.loads(raw.decode("utf-8"))
+        value = parse_json(raw)
         if isinstance(value, dict) and value.get("schema_version") != SCHEMA_VERSION:
             raise SchemaError(
                 f"schema_version is {str(value.get('schema_version'))[:20]}, this vit-edge "

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .backends import BACKENDS
-from .bundle import Bundle, GoldenSamples
+from .bundle import Bundle
 from .candidates import Candidate, list_candidates, load_or_build, open_blob
 from .device_cache import DeviceCache
 from .display import mebibytes, percent, say
 from .errors import BackendError, EngineError
 from .frames import run_frames
+from .golden import GoldenSamples
 from .latency import THOROUGH, measure_latency
 from .manifest import FEATURES
 from .selfcheck import miss, run_golden

@@ -51,7 +51,9 @@ def run_run(arguments: argparse.Namespace) -> int:
         raise InputError(
             f"--json prints at the end, and camera {cameras[0]} has none: add --frames"
         )
-    with Engine.load(arguments.bundle, arguments.precision, arguments.backend) as engine:
+    with Engine.load(
+        arguments.bundle, arguments.precision, arguments.backend, arguments.public_key
+    ) as engine:
         scored = score(engine, _pictures(arguments.sources, engine, sampling))
         if arguments.json:
             rows = [_row(engine, picture, outputs, k) for picture, outputs in scored]

@@ -1,8 +1,8 @@
 """Checked decoding of JSON into frozen dataclasses, and back.
 
-The manifest is read from a folder that may be damaged, so every field is checked for its type, and
-unknown or missing fields are refused by name. Standard library only: the runtime depends on numpy
-alone.
+The manifest is read from a folder that may be damaged or hostile, so every field is checked for its
+type, and unknown or missing fields are refused by name. Standard library only: the runtime depends
+on numpy alone.
 """
 
 from __future__ import annotations
@@ -10,16 +10,60 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
+
+_MAX_TEXT = 1 << 16
+_MAX_KEY = 1 << 10
+_MAX_DIGITS = 40
+# Text goes to terminals and logs: no control characters, line breaks, surrogates, bidi overrides.
+_UNPRINTABLE = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
+)
 
 
 class SchemaError(ValueError):
     """A value does not fit its declared type; the message starts with the field's path."""
+
+
+def parse_json(raw: bytes) -> Any:
+    """Parses UTF-8 JSON strictly: no key twice, no NaN, no number of absurd length.
+
+    Raises:
+        ValueError: if `raw` is not that.
+        RecursionError: if it is nested too deeply.
+    """
+    return json.loads(
+        raw.decode("utf-8"),
+        object_pairs_hook=_object,
+        parse_int=lambda text: int(_number(text)),
+        parse_float=lambda text: float(_number(text)),
+        parse_constant=_refuse_constant,
+    )
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise SchemaError(f"the key {twice[:60]!r} is there twice")
+    return found
+
+
+def _number(text: str) -> str:
+    if len(text) > _MAX_DIGITS:
+        raise SchemaError(f"{text[:20]}... is a number of {len(text)} digits")
+    return text
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise SchemaError(f"{text} is not a finite number")
 
 
 def decode(cls: type[T], value: Any, where: str = "") -> T:
@@ -46,14 +90,17 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         return tuple(_decode(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
     if origin is dict:
         _expect(isinstance(value, dict), value, "an object", where)
-        return {k: _decode(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+        return {
+            _text(k, f"a key of {where}", _MAX_KEY): _decode(arguments[1], v, f"{where}.{k}")
+            for k, v in value.items()
+        }
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(kind, value, where)
     if kind is float:
         _expect(type(value) in (int, float), value, "a number", where)
         return _finite(value, where)
     _expect(type(value) is kind, value, f"of type {kind.__name__}", where)
-    return value
+    return _text(value, where, _MAX_TEXT) if kind is str else value
 
 
 def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
@@ -61,14 +108,24 @@ def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
     hints = typing.get_type_hints(kind)
     unknown, missing = value.keys() - hints.keys(), hints.keys() - value.keys()
     if unknown or missing:
-        raise SchemaError(
-            f"{where}: missing fields {sorted(missing)}, unknown fields {sorted(unknown)[:5]}"
-        )
+        named = [key[:60] for key in sorted(unknown)[:5]]
+        raise SchemaError(f"{where}: missing fields {sorted(missing)}, unknown fields {named}")
     fields = {name: _decode(hint, value[name], f"{where}.{name}") for name, hint in hints.items()}
     try:
         return kind(**fields)
     except ValueError as error:  # a dataclass may check its own values
         raise SchemaError(f"{where}: {error}") from None
+
+
+def _text(value: str, where: str, limit: int) -> str:
+    if len(value) > limit:
+        raise SchemaError(f"{where} has {len(value)} characters, not at most {limit}")
+    found = _UNPRINTABLE.search(value)
+    if found:
+        raise SchemaError(
+            f"{where}: {value[:60]!r} holds {found.group()!r}, which is not printable"
+        )
+    return value
 
 
 def _finite(value: float, where: str) -> float:

@@ -15,11 +15,12 @@ from math import inf
 from typing import NamedTuple
 
 from .backends import Session
-from .bundle import Bundle, GoldenSamples
+from .bundle import Bundle
 from .candidates import Candidate, has_engine, open_session
 from .device_cache import DeviceCache, Finding
 from .errors import BackendError, EngineError, SelfCheckError
 from .frames import run_frames
+from .golden import GoldenSamples
 from .latency import QUICK, measure_latency
 from .selfcheck import require_golden
 

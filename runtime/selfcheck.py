@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import GoldenSamples
 from .errors import SelfCheckError
+from .golden import GoldenSamples
 from .manifest import Graph
 from .metrics import Metrics, measure
 

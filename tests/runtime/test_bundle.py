@@ -15,16 +15,20 @@ import pytest
 from runtime.bundle import Bundle
 from runtime.engine import Engine
 from runtime.errors import BundleError
-from runtime.manifest import MANIFEST, MANIFEST_DIGEST
+from runtime.manifest import MANIFEST, MANIFEST_DIGEST, digest_line
 
 
 def rewrite_manifest(bundle: Path, change: Any) -> None:
     """Changes the manifest and signs it with its new hash, as somebody with a text editor might."""
     value = json.loads((bundle / MANIFEST).read_text())
     change(value)
-    raw = json.dumps(value).encode()
+    write_manifest(bundle, json.dumps(value).encode())
+
+
+def write_manifest(bundle: Path, raw: bytes) -> None:
+    """Writes the manifest with its hash."""
     (bundle / MANIFEST).write_bytes(raw)
-    (bundle / MANIFEST_DIGEST).write_text(hashlib.sha256(raw).hexdigest())
+    (bundle / MANIFEST_DIGEST).write_bytes(digest_line(hashlib.sha256(raw).hexdigest()))
 
 
 def all_files(bundle: Path) -> list[Path]:
@@ -81,7 +85,7 @@ def test_links_are_not_followed(bundle: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside.onnx"
     target.rename(outside)
     target.symlink_to(outside)
-    with pytest.raises(BundleError, match="cannot be read"):
+    with pytest.raises(BundleError, match="not a regular file"):
         Bundle.open(bundle).read("onnx/fp32.onnx")
     target.unlink()
     (bundle / "onnx").rename(tmp_path / "elsewhere")
@@ -129,8 +133,33 @@ def test_paths_out_of_the_bundle_are_refused(bundle: Path, name: str) -> None:
         (lambda m: m.update(labels=["a"]), "1 labels for 10 outputs"),
         (
             lambda m: m["precisions"]["fp32"]["graphs"]["cpu"].update(rms_tolerance=10**400),
-            "finite",
+            "401 digits",
         ),
+        (
+            lambda m: m["precisions"]["fp32"]["graphs"]["cpu"].update(rms_tolerance=float("nan")),
+            "NaN is not a finite number",
+        ),
+        (
+            lambda m: m["precisions"]["fp32"]["graphs"]["cpu"].update(rms_tolerance=1e9),
+            "rms_tolerance",
+        ),
+        (
+            lambda m: m["precisions"]["fp32"]["graphs"]["cpu"]["accuracy"].update(images=-1),
+            "accuracy.images",
+        ),
+        (
+            lambda m: m["precisions"]["fp32"]["graphs"]["cpu"].update(external=["golden.npz"]),
+            "beside",
+        ),
+        (lambda m: m["spec"].update(batch=[1, 1, 1 << 16], outputs=1 << 16), "a batch takes"),
+        (lambda m: m["files"]["golden.npz"].update(size=1 << 60), "size"),
+        (lambda m: m["files"].update({"model.sig": m["files"]["golden.npz"]}), "plain"),
+        (lambda m: m["files"].update({"Golden.npz": m["files"]["golden.npz"]}), "upper and lower"),
+        (lambda m: m.update(name="\x1b[2J"), "not printable"),
+        (lambda m: m.update(name="a\u202eb"), "not printable"),
+        (lambda m: m["tools"].update({"a\nb": "c"}), "not printable"),
+        (lambda m: m.update(name="\ud800"), "not printable"),
+        (lambda m: m.update(name="x" * 100_000), "100000 characters"),
     ],
 )
 def test_a_manifest_that_makes_no_sense_is_refused(bundle: Path, change: Any, named: str) -> None:
@@ -142,8 +171,7 @@ def test_a_manifest_that_makes_no_sense_is_refused(bundle: Path, change: Any, na
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"{", b"\xff", b"null", b"[" * 100_000])
 def test_a_manifest_that_is_no_json_object_is_refused(bundle: Path, raw: bytes) -> None:
-    (bundle / MANIFEST).write_bytes(raw)
-    (bundle / MANIFEST_DIGEST).write_text(hashlib.sha256(raw).hexdigest())
+    write_manifest(bundle, raw)
     with pytest.raises(BundleError):
         Bundle.open(bundle)
 

@@ -104,10 +104,10 @@ def test_a_refused_engine_falls_back_with_a_logged_reason(
 ) -> None:
     opened = OnnxRuntime.open
 
-    def refuse_int8(self, blob, spec, external):  # type: ignore[no-untyped-def]
+    def refuse_int8(self, blob, *others):  # type: ignore[no-untyped-def]
         if b"QuantizeLinear" in blob:
             raise EngineError("no INT8 on this device")
-        return opened(self, blob, spec, external)
+        return opened(self, blob, *others)
 
     monkeypatch.setattr(OnnxRuntime, "open", refuse_int8)
     for said in ("is not used: ", "was refused before (`vit-edge check` tries again): "):
@@ -129,7 +129,7 @@ def test_one_that_fails_after_it_was_measured_gives_way(
     for backend, milliseconds in (("openvino", 1.0), ("onnxruntime", 2.0)):
         cache.store_latency(key_of("fp32", backend), milliseconds)
 
-    def full(self, blob, spec, external):  # type: ignore[no-untyped-def]
+    def full(self, *others):  # type: ignore[no-untyped-def]
         raise EngineError("out of memory")
 
     with monkeypatch.context() as patch:

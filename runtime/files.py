@@ -1,0 +1,146 @@
+"""Reads files of a folder that somebody else may have filled, and may still be changing.
+
+Every file is opened once, without following a link, and must be a regular file of the expected
+size. Nothing is used that was not read through that one descriptor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from .errors import BundleError
+
+REMEDY = "copy the bundle again, or export it again"
+_CHUNK = 1 << 20
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+# O_NONBLOCK: a pipe that somebody puts there in the last moment must not hang the app.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder as it was when it was opened: one that was put in its place since is refused.
+
+    `path` itself may be a link (`current -> v7`): its owner chose it.
+    """
+
+    path: Path
+    identity: tuple[int, int]
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Folder:
+        """Raises BundleError if there is no folder at `path`."""
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            status = None
+        except (OSError, ValueError) as error:  # ValueError: a NUL or a surrogate in the path
+            reason = getattr(error, "strerror", None) or error
+            raise BundleError(f"{os.fspath(path)!r} cannot be read ({reason})") from None
+        if status is None or not stat.S_ISDIR(status.st_mode):
+            raise BundleError(f"there is no bundle at {path}: make one with `vit-edge export`")
+        return cls(Path(path), (status.st_dev, status.st_ino))
+
+    def read(self, name: str, limit: int, exact: int | None = None) -> bytes:
+        """The bytes of a regular file, once in memory.
+
+        Args:
+            name: A plain relative path.
+            limit: More bytes are refused before any is read.
+            exact: Another size is refused before any is read; None takes any.
+
+        Raises:
+            BundleError: if the file is missing, of another kind or size, reached through a link, or
+                larger than this machine's memory.
+        """
+        with self._opened(name, limit, exact) as (file, size):
+            if size > available_memory():
+                raise BundleError(
+                    f"{self.path / name} has {size} bytes, more than this machine's free memory: "
+                    "choose a smaller model or precision"
+                )
+            # One byte more than expected, so that a file that grows meanwhile shows.
+            data = file.read(size + 1)
+        self._require_size(name, len(data), size)
+        return data
+
+    def digest(self, name: str, limit: int, exact: int | None = None) -> str:
+        """SHA-256 in hex of a file's bytes, which are not kept; else as `read`."""
+        hasher, total = hashlib.sha256(), 0
+        with self._opened(name, limit, exact) as (file, size):
+            buffer = memoryview(bytearray(min(_CHUNK, size + 1)))
+            while total <= size and (count := file.readinto(buffer)):  # type: ignore[attr-defined]
+                hasher.update(buffer[:count])
+                total += count
+        self._require_size(name, total, size)
+        return hasher.hexdigest()
+
+    @contextmanager
+    def _opened(self, name: str, limit: int, exact: int | None) -> Iterator[tuple[BinaryIO, int]]:
+        """The file, unbuffered, and its size."""
+        where = self.path / name
+        try:
+            descriptor = self._descend(name)
+        except FileNotFoundError:
+            raise BundleError(f"{where} is missing; {REMEDY}") from None
+        except OSError as error:
+            raise BundleError(f"{where} cannot be read ({error.strerror}); {REMEDY}") from None
+        with os.fdopen(descriptor, "rb", buffering=_CHUNK) as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise BundleError(f"{where} is not a regular file; {REMEDY}")
+            if exact is not None:
+                self._require_size(name, status.st_size, exact)
+            if status.st_size > limit:
+                raise BundleError(
+                    f"{where} has {status.st_size} bytes, not at most {limit}; {REMEDY}"
+                )
+            try:
+                yield file, status.st_size
+            except OSError as error:  # a bad sector, a network drive that went away
+                raise BundleError(f"{where} cannot be read ({error.strerror}); {REMEDY}") from None
+
+    def _descend(self, name: str) -> int:
+        """A descriptor of the file, each folder on the way opened without following a link."""
+        *parents, last = name.split("/")
+        folder = os.open(self.path, _DIRECTORY)
+        try:
+            status = os.fstat(folder)
+            if (status.st_dev, status.st_ino) != self.identity:
+                raise BundleError(f"{self.path} was replaced while it was read: load it again")
+            for part in parents:
+                inner = os.open(part, _DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+                os.close(folder)
+                folder = inner
+            # Merely to open a device can do something: what is no file is not opened.
+            if not stat.S_ISREG(os.stat(last, dir_fd=folder, follow_symlinks=False).st_mode):
+                raise BundleError(f"{self.path / name} is not a regular file; {REMEDY}")
+            return os.open(last, _FILE, dir_fd=folder)
+        finally:
+            os.close(folder)
+
+    def _require_size(self, name: str, size: int, expected: int) -> None:
+        if size != expected:
+            damage = "is truncated" if size < expected else "was altered"
+            raise BundleError(
+                f"{self.path / name} has {size} bytes, not {expected}: it {damage}; {REMEDY}"
+            )
+
+
+def available_memory() -> int:
+    """Bytes that can be allocated without swapping. Source: proc(5), MemAvailable in kB."""
+    try:
+        with open("/proc/meminfo", "rb") as lines:
+            for line in lines:
+                if line.startswith(b"MemAvailable:"):
+                    return int(line.split()[1]) << 10
+    except (OSError, ValueError, IndexError):
+        pass  # a sandbox without /proc
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,125 @@
+"""Golden samples: images with PyTorch's answers, read from `golden.npz` without trusting it.
+
+In a bundle that is not signed, a file whose hash matches may still be hostile. So its form is not
+taken from the file: names, types, shapes and sizes must be what the manifest lets us expect before
+anything is allocated or inflated. Source of the form: `numpy.lib.format`, version 1.0.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import zipfile
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import BundleError
+from .files import REMEDY, available_memory
+from .manifest import GOLDEN, EngineSpec
+
+_MAX_SAMPLES = 1 << 16
+_MAX_HEADER = 256
+_MAGIC = b"\x93NUMPY\x01\x00"
+_HEADER = re.compile(
+    rb"\{'descr': '([|<][uif][1-8])', 'fortran_order': False, "
+    rb"'shape': \(([1-9][0-9]{0,7})(?:,|((?:, [1-9][0-9]{0,7}){1,3}))\), \} *\n"
+)
+_DAMAGE = (
+    ValueError, KeyError, IndexError, EOFError, OSError, RuntimeError, OverflowError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What `zipfile` raises for bad archives; RuntimeError for encrypted and unknown kinds."""
+
+
+@dataclass(frozen=True)
+class GoldenSamples:
+    """Images with PyTorch's answers.
+
+    Attributes:
+        images: uint8 `[N, height, width, channels]`.
+        logits: float32 `[N, outputs]` from PyTorch in fp32.
+        labels: int64 `[N]`, or None where the evaluation images had none.
+    """
+
+    images: NDArray[np.uint8]
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64] | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def parse_golden(raw: bytes, spec: EngineSpec) -> GoldenSamples:
+    """The samples in the bytes of `golden.npz`.
+
+    Raises:
+        BundleError: if they are damaged, or do not fit the engines.
+    """
+    expected: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "images": (np.uint8, spec.image_shape),
+        "logits": (np.float32, (spec.outputs,)),
+        "labels": (np.int64, ()),
+    }
+    try:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            arrays = {}
+            for member in archive.infolist():
+                name = member.filename.removesuffix(".npy")
+                if name == member.filename or name not in expected or name in arrays:
+                    raise ValueError(f"{member.filename[:60]!r} does not belong there")
+                arrays[name] = _read_array(archive, member, *expected[name])
+        samples = GoldenSamples(arrays["images"], arrays["logits"], arrays.get("labels"))
+    except _DAMAGE as error:
+        raise BundleError(f"{GOLDEN} is not valid: {error}; {REMEDY}") from None
+    if {len(array) for array in arrays.values()} != {len(samples)}:
+        raise BundleError(
+            f"{GOLDEN} does not fit the manifest: {len(samples)} images, {len(samples.logits)} "
+            f"answers; {REMEDY}"
+        )
+    return samples
+
+
+def _read_array(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, dtype: Any, rest: tuple[int, ...]
+) -> NDArray[Any]:
+    """The member's array `[N, *rest]` of `dtype`; any other is refused before it is inflated."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"compression {member.compress_type} is neither stored nor deflated")
+    with archive.open(member) as stream:
+        start = stream.read(len(_MAGIC) + 2)
+        length = int.from_bytes(start[len(_MAGIC) :], "little")
+        if not start.startswith(_MAGIC) or length > _MAX_HEADER:
+            raise ValueError(f"{member.filename} is no array of numpy's format 1.0")
+        found = _HEADER.fullmatch(stream.read(length))
+        if found is None:
+            raise ValueError(f"the header of {member.filename} is not numpy's")
+        kind, count, tail = found.groups()
+        shape = (int(count), *map(int, (tail or b"").decode().split(", ")[1:]))
+        if kind.decode() != np.dtype(dtype).str or shape[1:] != rest or shape[0] > _MAX_SAMPLES:
+            raise ValueError(
+                f"{member.filename} is {kind.decode()} {list(shape)}: it does not fit the manifest"
+            )
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if member.file_size != len(start) + length + size or size > available_memory():
+            raise ValueError(f"{member.filename} claims {member.file_size} bytes")
+        array = np.empty(shape, dtype)
+        return _fill(array, stream)
+
+
+def _fill(array: NDArray[Any], stream: Any) -> NDArray[Any]:
+    """`array` with the stream's bytes, which must end there (and their CRC is checked there)."""
+    view = array.reshape(-1).view(np.uint8).data
+    done = 0
+    while done < len(view):
+        count = stream.readinto(view[done:])
+        if not count:
+            raise ValueError("an array ends early")
+        done += count
+    if stream.read(1):
+        raise ValueError("an array is longer than its header says")
+    return array

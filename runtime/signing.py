@@ -1,0 +1,107 @@
+"""Signs a bundle with OpenSSF Model Signing (`model-signing`), so that devices can demand it."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from pathlib import Path
+from typing import Any
+
+from .bundle import Bundle, SignedRelease, read_release, verify_folder
+from .errors import BackendError, InputError
+from .manifest import MANIFEST, MANIFEST_DIGEST
+from .releases import RELEASE, Release
+from .schema import encode
+from .signature import SIGNATURE
+
+_MAX_KEY_BYTES = 1 << 16
+
+
+def sign_bundle(
+    path: Path, private_key: Path, number: int, name: str | None = None
+) -> SignedRelease:
+    """Signs the bundle at `path`: writes `release.json` and `model.sig` into it.
+
+    Args:
+        path: A bundle; every file of it is verified first.
+        private_key: PEM file of an ECDSA key on P-256, P-384 or P-521; the password of an encrypted
+            one is asked for.
+        number: The release; devices refuse lower ones of the same key and name.
+        name: What the releases are of; None is the bundle's own name.
+
+    Returns:
+        What was signed, verified with the public key.
+
+    Raises:
+        BackendError: if `model-signing` is not installed.
+        BundleError: if the bundle is damaged.
+        InputError: if the key or the number is no good, or the folder holds files of others.
+    """
+    model_signing = _load_library()
+    bundle = Bundle.open(path)
+    bundle.verify()
+    _require_no_other_files(bundle)
+    try:
+        release = Release(name or bundle.manifest.name, number)
+    except ValueError as error:
+        raise InputError(f"--release or --name: {error}") from None
+    public_key, password = _open_key(private_key)
+    hashing = model_signing.hashing.Config().set_ignored_paths(
+        paths=[SIGNATURE], ignore_git_paths=False
+    )
+    try:
+        (path / SIGNATURE).unlink(missing_ok=True)
+        _replace(path / RELEASE, encode(release).encode())
+        signer = model_signing.signing.Config().set_hashing_config(hashing)
+        signer.use_elliptic_key_signer(private_key=private_key, password=password)
+        signer.sign(path, path / SIGNATURE)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be signed: {error}") from None
+    # Not `Bundle.open`: what has run on this machine is no matter of the signer's.
+    signed = verify_folder(bundle.folder, public_key)
+    return read_release(bundle.folder, signed, bundle.manifest, bundle.digest)
+
+
+def _load_library() -> Any:
+    try:
+        import model_signing
+    except ImportError as error:
+        raise BackendError(
+            f"signing needs model-signing ({error}): pip install 'vit-edge[signing]'"
+        ) from None
+    return model_signing
+
+
+def _require_no_other_files(bundle: Bundle) -> None:
+    """What is signed is the whole folder: nothing may lie there that the bundle does not list."""
+    own = {*bundle.manifest.files, MANIFEST, MANIFEST_DIGEST, RELEASE, SIGNATURE}
+    found = [p for p in bundle.path.rglob("*") if p.is_symlink() or not p.is_dir()]
+    others = sorted({str(p.relative_to(bundle.path)) for p in found} - own)
+    if others:
+        raise InputError(f"{bundle.path} holds files that are not the bundle's: {others[:5]}")
+
+
+def _open_key(private_key: Path) -> tuple[bytes, bytes | None]:
+    """The public key in PEM, and the private key's password if it has one."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        PublicFormat,
+        load_pem_private_key,
+    )
+
+    try:
+        with open(private_key, "rb") as file:
+            pem = file.read(_MAX_KEY_BYTES)
+        encrypted = b"ENCRYPTED" in pem
+        password = getpass.getpass(f"password of {private_key}: ").encode() if encrypted else None
+        public = load_pem_private_key(pem, password).public_key()
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise InputError(f"{private_key} is not a readable private key ({error})") from None
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), password
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
