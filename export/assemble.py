@@ -21,6 +21,7 @@ from runtime.manifest import (
 )
 
 from .cache import tool_versions
+from .measure import LatencyHere
 from .plan import Plan, Target
 from .quantise.explanation import SiteExplanation
 from .search import Raised, rank
@@ -83,7 +84,7 @@ class PrecisionResult:
     problem: str | None
     quantising: Quantising | None = None
     raised: Raised | None = None
-    p50_ms: float | None = None
+    latency: LatencyHere | None = None
     engines: tuple[EngineResult, ...] = ()
 
 

@@ -24,7 +24,7 @@ from runtime.errors import InputError
 from .progress import Display, Update
 
 TOOLS = (
-    "numpy", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu",
+    "numpy", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino",
     "tensorrt", "tensorrt-rtx", "safetensors", "scikit-learn", "pillow",
 )  # fmt: skip
 OUR_PACKAGES = ("calibration", "export", "runtime", "vit")

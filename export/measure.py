@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from calibration.onnx_file import read_onnx, to_bytes
 from runtime.backends import BACKENDS
 from runtime.images import ImageSet
-from runtime.latency import Latency, measure_latency
+from runtime.latency import measure_latency
 from runtime.manifest import EngineSpec
 
 from .progress import Update
-from .simulate import has_sixteen_bit, simulate
+from .simulate import simulate, sixteen_bit_types
 
 BACKEND = "onnxruntime"
 BATCH = 4
@@ -32,8 +32,11 @@ class MeasuredLogits:
 
 
 def how_to_measure(model: ir.Model, kind: str) -> str:
-    """A CPU user gets a graph as it is; what a GPU makes of 16-bit tensors has to be simulated."""
-    return SIMULATED if kind == "gpu" and has_sixteen_bit(model) else AS_IT_IS
+    """A CPU user gets a graph as it is; what a GPU makes of 16-bit tensors has to be simulated, and
+    bf16 always.
+    """
+    types = sixteen_bit_types(model)
+    return SIMULATED if (types and kind == "gpu") or ir.DataType.BFLOAT16 in types else AS_IT_IS
 
 
 def measure_logits(
@@ -57,11 +60,25 @@ def measure_logits(
     return MeasuredLogits(np.concatenate(parts), measured_on)
 
 
-def measure_here(path: Path, spec: EngineSpec, images: ImageSet) -> Latency:
-    """Latency of the ONNX file at batch 1 on this machine."""
-    onnx = read_onnx(path)
-    session = BACKENDS[BACKEND].open(onnx.graph, spec, onnx.external)
-    image = next(images.batches(1))
-    latency = measure_latency(lambda: session.run(image))
-    session.close()
-    return latency
+@dataclass(frozen=True)
+class LatencyHere:
+    """Median in milliseconds at batch 1, and the backend that it was measured on."""
+
+    p50_ms: float
+    backend: str
+
+
+def measure_here(
+    precision: str, path: Path, spec: EngineSpec, images: ImageSet
+) -> LatencyHere | None:
+    """Latency of the ONNX file on the fastest engine for CPUs on this machine; None without any."""
+    onnx, image = read_onnx(path), next(images.batches(1))
+    found = []
+    for backend in BACKENDS.values():
+        if backend.graph != "cpu" or precision in backend.lacks or backend.run_problem():
+            continue
+        session = backend.open(onnx.graph, spec, onnx.external)
+        latency = measure_latency(lambda run=session.run: run(image))  # type: ignore[misc]
+        session.close()
+        found.append(LatencyHere(latency.p50_ms, backend.name))
+    return min(found, key=lambda latency: latency.p50_ms, default=None)

@@ -116,7 +116,7 @@ def _run_precision(name: str, plan: Plan, shared: Shared, cache: StageCache) -> 
     if result.problem:
         return result
     if "cpu" in attempt.graphs:
-        result = replace(result, p50_ms=stages.measure_latency(attempt.graphs["cpu"].file))
+        result = replace(result, latency=stages.measure_latency(attempt.graphs["cpu"].file))
     try:
         file = attempt.graphs["gpu"].file
         return replace(result, engines=tuple(stages.build(file, t) for t in plan.targets))

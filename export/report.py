@@ -15,6 +15,7 @@ from runtime.schema import encode
 from .assemble import PrecisionResult
 from .explain import ABOUT, draw, explain
 from .explain import COLUMNS as EXPLAINED
+from .measure import LatencyHere
 from .plan import Plan
 from .search import count_parts
 
@@ -86,13 +87,17 @@ def _rows(result: PrecisionResult, good: bool) -> list[tuple[str, ...]]:
     for kind, graph in result.graphs.items():
         a = graph.accuracy
         drop = "-" if a.drop is None else f"{a.drop:+.2f}"
-        p50 = f"{result.p50_ms:.3f} ms" if result.p50_ms is not None and kind == "cpu" else "-"
+        p50 = _latency(result.latency) if result.latency and kind == "cpu" else "-"
         status = MISSED if result.problem else SHIPPED if good else HELD_BACK
         if result.raised:
             status += f", {count_parts(result.raised.units)} raised"
         numbers = (percent(a.top1), drop, percent(a.agreement), f"{a.cosine:.6f}")
         rows.append((result.name, kind, *numbers, mebibytes(graph.size), p50, status))
     return rows
+
+
+def _latency(latency: LatencyHere) -> str:
+    return f"{latency.p50_ms:.3f} ms, {latency.backend}"
 
 
 def _more(result: PrecisionResult) -> list[tuple[str, ...]]:
@@ -113,7 +118,7 @@ def _numbers(result: PrecisionResult) -> dict[str, Any]:
         "raised": asdict(result.raised) if result.raised else None,
         "sensitivities": [asdict(s) for s in q.sensitivities] if q else [],
         "explanation": [asdict(site) for site in q.explanation] if q else [],
-        "p50_ms": result.p50_ms,
+        "latency": asdict(result.latency) if result.latency else None,
         "graphs": {kind: asdict(graph.accuracy) for kind, graph in result.graphs.items()},
         "engines": [{"target": str(e.target), "version": e.version} for e in result.engines],
     }

@@ -33,11 +33,10 @@ def simulate(model: ir.Model) -> ir.Model:
     return simulated
 
 
-def has_sixteen_bit(model: ir.Model) -> bool:
-    """Whether `model` has 16-bit tensors, so that its simulation says more than running it on a
-    CPU.
-    """
-    return any(value.dtype in SIXTEEN_BIT for node in model.graph for value in node.outputs)
+def sixteen_bit_types(model: ir.Model) -> set[ir.DataType]:
+    """The 16-bit types that `model` computes in."""
+    types = {value.dtype for node in model.graph for value in node.outputs}
+    return {dtype for dtype in SIXTEEN_BIT if dtype in types}
 
 
 def _round(graph: ir.Graph, node: ir.Node, value: ir.Value, dtype: ir.DataType) -> None:

@@ -22,7 +22,7 @@ from .accuracy import Proof, assess, budget_miss, golden_tolerance
 from .assemble import EngineResult, GraphResult, Quantising
 from .cache import StageCache, content_digest
 from .collapse import Fault, find_faults
-from .measure import how_to_measure, measure_here, measure_logits
+from .measure import LatencyHere, how_to_measure, measure_here, measure_logits
 from .plan import Plan, Target
 from .precision import Graphs, QuantisedPrecision, find_precision
 from .progress import Update
@@ -190,17 +190,17 @@ class PrecisionStages:
         proof = decode(Proof, json.loads((folder / "proof.json").read_text()))
         return GraphResult(file, proof.accuracy, proof.rms_tolerance)
 
-    def measure_latency(self, file: Path) -> float:
-        """The median in milliseconds at batch 1 on this machine."""
+    def measure_latency(self, file: Path) -> LatencyHere | None:
+        """Latency at batch 1 on this machine."""
         spec = self.plan.spec
 
         def latency_stage(folder: Path, update: Update) -> None:
-            latency = measure_here(file, spec, self.plan.data.evaluation)
-            (folder / "latency.json").write_text(encode(latency))
+            latency = measure_here(self.name, file, spec, self.plan.data.evaluation)
+            (folder / "latency.json").write_text(encode_all([latency] if latency else []))
 
         inputs = [file.parent, file.name, spec]
         folder = self.cache.run(f"{self.name} latency", inputs, latency_stage)
-        return float(json.loads((folder / "latency.json").read_text())["p50_ms"])
+        return next(iter(decode_all(LatencyHere, (folder / "latency.json").read_text())), None)
 
     def build(self, onnx: Path, target: Target) -> EngineResult:
         """An engine of the graph in the file `onnx`."""

@@ -15,7 +15,7 @@ from .manifest import EngineEntry, Graph, Manifest
 
 _log = logging.getLogger("vit_edge.runtime")
 
-UNMEASURED_ORDER = {"gpu": ("fp16", "bf16", "int8", "fp8", "fp32"), "cpu": ("int8", "fp32")}
+UNMEASURED_ORDER = {"gpu": ("fp16", "bf16", "int8", "fp8", "fp32"), "cpu": ("int8", "bf16", "fp32")}
 """Which precision comes first where nothing was measured: INT8 is slower than FP16 on several GPUs.
 """
 
@@ -57,7 +57,7 @@ def list_candidates(
     for known in backends:
         order = UNMEASURED_ORDER[known.graph]
         for name in sorted(precisions, key=lambda p: order.index(p) if p in order else len(order)):
-            if known.graph in manifest.precisions[name].graphs:
+            if known.graph in manifest.precisions[name].graphs and name not in known.lacks:
                 candidates.append(Candidate(name, known))
     return candidates
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.simulate import has_sixteen_bit, simulate
+from export.simulate import simulate, sixteen_bit_types
 from runtime.errors import EngineError
 from runtime.images import ImageSet
 from runtime.metrics import measure
@@ -88,7 +88,7 @@ def _check_numbers(
     places: Sequence[Place],
     limits: Limits,
 ) -> Sequence[Fault]:
-    computable = simulate(lowered) if has_sixteen_bit(lowered) else lowered
+    computable = simulate(lowered) if sixteen_bit_types(lowered) else lowered
     try:
         observed = observe(force(computable, fp32, places), images)
     except EngineError as error:

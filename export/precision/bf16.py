@@ -1,4 +1,4 @@
-"""bf16: the range of fp32 with 8 bits of mantissa, for GPUs."""
+"""bf16: the range of fp32 with 8 bits of mantissa, for GPUs, and for CPUs that compute in it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class BF16:
     """See `export.precision.base.Precision`.
 
     Nothing overflows, so that no tensor needs an island; LayerNormalization stays in fp32, where
-    its mean and variance keep their bits. ONNX Runtime's CPU kernels have no bf16: there is no
-    graph for CPUs, and the one for GPUs is measured as a simulation.
+    its mean and variance keep their bits. Of the engines on CPUs OpenVINO runs it, natively where
+    the CPU has bf16; ONNX Runtime has no kernels, so that the graph is measured as a simulation.
     """
 
     budget: Budget = SIXTEEN_BIT
@@ -32,7 +32,7 @@ class BF16:
     def lower(self, model: ir.Model, calibration: Calibration) -> Graphs:
         lowered = model.clone()
         cast_to(lowered.graph, ir.DataType.BFLOAT16, _stays_fp32)
-        return {"gpu": lowered}
+        return {"cpu": lowered, "gpu": lowered}
 
 
 def _stays_fp32(node: ir.Node) -> bool:

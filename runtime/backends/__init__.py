@@ -17,7 +17,7 @@ BACKENDS: dict[str, Backend] = {
         TensorRT("tensorrt-rtx", module_name="tensorrt_rtx"),
         OnnxRuntime("onnxruntime-cuda", CUDA, graph="gpu"),
         OpenVino(),
-        OnnxRuntime("onnxruntime", CPU, graph="cpu"),
+        OnnxRuntime("onnxruntime", CPU, graph="cpu", lacks=("bf16",)),
     )
 }
 

@@ -96,6 +96,10 @@ class Backend(Protocol):
         """Which of a precision's ONNX graphs it takes: "cpu" or "gpu"."""
 
     @property
+    def lacks(self) -> tuple[str, ...]:
+        """Precisions whose graphs it has no kernels for."""
+
+    @property
     def needs_engine(self) -> bool:
         """Whether an engine has to be built from the ONNX graph before it can run."""
 

@@ -54,6 +54,7 @@ class OnnxRuntime:
     name: str
     provider: str
     graph: str
+    lacks: tuple[str, ...] = ()
     needs_engine: bool = False
 
     def version(self) -> str:

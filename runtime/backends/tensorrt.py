@@ -33,6 +33,7 @@ class TensorRT:
     name: str
     module_name: str
     graph: str = "gpu"
+    lacks: tuple[str, ...] = ()
     needs_engine: bool = True
 
     def _library(self) -> Any:

@@ -14,7 +14,7 @@ from calibration.table import CalibrationTable
 from export.accuracy import Reference, assess, budget_miss
 from export.precision import PRECISIONS
 from export.precision.cast import cast_to
-from export.simulate import has_sixteen_bit, simulate
+from export.simulate import simulate, sixteen_bit_types
 
 from .graphs import run
 
@@ -123,8 +123,8 @@ def test_our_fp16_survives_the_same_layer_norm(
 def test_simulation_rounds_every_tensor(optimised: ir.Model) -> None:
     naive = all_fp16(optimised)
     simulated = simulate(naive)
-    assert has_sixteen_bit(naive)
-    assert not has_sixteen_bit(optimised)
+    assert sixteen_bit_types(naive)
+    assert not sixteen_bit_types(optimised)
     halves = [v for n in naive.graph for v in n.outputs if v.dtype == ir.DataType.FLOAT16]
     rounded = [
         n for n in simulated.graph if n.op_type == "Cast" and str(n.name).endswith("@rounded")

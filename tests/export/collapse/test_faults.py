@@ -9,7 +9,7 @@ from calibration.observers import DEFAULT_METHOD
 from export.collapse import Fault, find_export_faults, find_faults
 from export.collapse.fault import EXPORT, STRUCTURE
 from export.collapse.running import answers
-from export.simulate import has_sixteen_bit, simulate
+from export.simulate import simulate, sixteen_bit_types
 from runtime.metrics import measure
 
 from .faults import AFTER_LOWERING, CASES, GELU, INTO_EXPORT, Case
@@ -45,7 +45,7 @@ def check(case: Case, broken: ir.Model, built: Built) -> tuple[Fault, ...]:
 
 def harm(graph: ir.Model, built: Built) -> float:
     """How far the answers are from PyTorch's."""
-    computable = simulate(graph) if has_sixteen_bit(graph) else graph
+    computable = simulate(graph) if sixteen_bit_types(graph) else graph
     return measure(answers(computable, built.images), built.reference, None).rms_error
 
 

@@ -15,9 +15,10 @@ from runtime.manifest import EngineSpec
 OPENVINO = BACKENDS["openvino"]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+# Around INT8 products OpenVINO computes in bf16 where the CPU has it.
+@pytest.mark.parametrize(("precision", "atol"), [("fp32", 1e-4), ("fp16", 1e-4), ("int8", 0.15)])
 def test_it_agrees_with_onnxruntime(
-    bundle_source: Path, digit_frames: np.ndarray, precision: str
+    bundle_source: Path, digit_frames: np.ndarray, precision: str, atol: float
 ) -> None:
     bundle = Bundle.open(bundle_source)
     manifest = bundle.manifest
@@ -27,7 +28,7 @@ def test_it_agrees_with_onnxruntime(
     expected = theirs.run(digit_frames)
     for count in (1, 4, 2):  # the shape changes from call to call
         answer = ours.run(digit_frames[:count])
-        np.testing.assert_allclose(answer, expected[:count], atol=2e-2)
+        np.testing.assert_allclose(answer, expected[:count], atol=atol)
         assert answer.flags.owndata  # not OpenVINO's own memory, which the next call overwrites
     ours.close()
     theirs.close()
