@@ -57,9 +57,7 @@ def test_bundle_has_its_proof_and_says_what_runs_it(digits_weights: Path, tmp_pa
     assert "simulated" in graphs["cpu"].accuracy.measured_on
     with Engine.load(tmp_path / "out", precision="bf16") as engine:  # checks the golden samples
         assert engine.info.backend == "openvino"
-        assert not np.allclose(
-            engine(golden.images), golden.logits, atol=1e-4
-        )  # 8 bits of mantissa
+        assert np.abs(engine(golden.images) - golden.logits).max() > 1e-4  # 8 bits of mantissa
     with Engine.load(tmp_path / "out", backend="onnxruntime") as engine:
         assert engine.info.precision == "fp32"
     with pytest.raises(BackendError, match="nothing in"):
