@@ -83,9 +83,9 @@ class TensorRTSession:
             self._save_compiled()
 
     def _save_compiled(self) -> None:
-        cache = self._maker.cache  # another thread may close the session meanwhile
-        if cache is not None:
-            cache.save()
+        compiled = self._maker.compiled  # another thread may close the session meanwhile
+        if compiled is not None:
+            compiled.save()
 
     def close(self) -> None:
         self._pool.close()
