@@ -133,7 +133,9 @@ class BoundContext:
         try:
             self.graph = stream.capture(lambda: work(self.context))
         except EngineError as error:  # loops, conditions, layers of data-dependent shapes
-            maker.captures = False  # str: a kept record shall not keep the context, by the traceback
+            maker.captures = (
+                False  # str: a kept record shall not keep the context, by the traceback
+            )
             _log.warning("this engine runs without CUDA graphs: %s", str(error))
 
     def drop_graph(self) -> None:

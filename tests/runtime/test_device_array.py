@@ -217,6 +217,11 @@ def test_arrays_of_other_libraries_on_the_host_are_not_copied(
         assert found.ctypes.data == source.data_ptr()
 
 
+def test_memory_that_is_nowhere_is_refused() -> None:
+    with pytest.raises(InputError, match="pass a numpy array"):
+        check_frames(torch.zeros(SHAPE, dtype=torch.uint8, device="meta"), SPEC)
+
+
 def test_frames_on_the_gpu_come_through_the_engines_check() -> None:
     found = check_frames(_Capsules(True), SPEC)
     assert isinstance(found, DeviceArray)

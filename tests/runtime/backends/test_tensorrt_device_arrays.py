@@ -104,10 +104,10 @@ def test_their_owner_is_kept_until_the_answer(rig: Rig) -> None:
     source = rig.on_gpu(frames)
     rig.frames.clear()
     owner = weakref.ref(source)
-    answers = session.stream([rig.seen(source), tiny_frames(1), tiny_frames(1)])
-    block = source.block.address
-    weakref.finalize(source, rig.gpu.free, block)
+    weakref.finalize(source, rig.gpu.free, source.block.address)
+    batches = [tiny_frames(1), tiny_frames(1), rig.seen(source)]
     del source
+    answers = session.stream(batches.pop() for _ in range(3))  # nobody else keeps them
     np.testing.assert_array_equal(next(answers), tiny_scores(frames))
     list(answers)
     gc.collect(1)

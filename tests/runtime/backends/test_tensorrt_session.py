@@ -139,15 +139,34 @@ class TestErrors:
         session.run(tiny_frames(8))
         session.close()
 
-    @pytest.mark.parametrize("method", ["execute_async_v3", "set_tensor_address"])
-    def test_what_tensorrt_refuses_once_works_later(self, rig: Rig, method: str) -> None:
+    @pytest.mark.parametrize(
+        ("method", "reason"),
+        [
+            ("execute_async_v3", "execute_async_v3 failed: enqueueV3: internal error$"),
+            ("set_tensor_address", "the address of 'images' was refused"),
+        ],
+    )
+    def test_what_tensorrt_refuses_once_works_later(
+        self, rig: Rig, method: str, reason: str
+    ) -> None:
         session, frames = rig.open(), tiny_frames(2)
         for _ in range(3):
             rig.library.refuse.add(method)
-            with pytest.raises(EngineError, match=r"failed|refused"):
+            with pytest.raises(EngineError, match=reason) as caught:
                 session.run(tiny_frames(3))
+            assert str(caught.value).count("internal") <= 1
             rig.library.refuse.clear()
             np.testing.assert_array_equal(session.run(frames), tiny_scores(frames))
+        session.close()
+
+    def test_a_refused_address_costs_no_context(self, rig: Rig) -> None:
+        """There is no memory for another one."""
+        session, rig.gpu.fail_allocation = rig.open(), 0
+        rig.library.refuse.add("set_tensor_address")
+        with pytest.raises(EngineError, match="refused"):
+            session.run(tiny_frames(1))
+        rig.library.refuse.clear()
+        np.testing.assert_array_equal(session.run(tiny_frames(1)), tiny_scores(tiny_frames(1)))
         session.close()
 
     def test_an_error_that_lasts_is_told_as_such_and_closing_still_works(self, rig: Rig) -> None:

@@ -188,6 +188,8 @@ class Context:
     def execute_async_v3(self, stream_handle: int) -> bool:
         with self._alone(), self.machine.lock:
             if "execute_async_v3" in self.library.refuse:
+                logger = self.engine.runtime.logger
+                logger.log(self.library.ILogger.ERROR, "enqueueV3: internal\nerror")
                 return False
             capture = self.machine.stream(stream_handle).capture
             if capture is not None and not self._can_be_captured():
