@@ -88,6 +88,7 @@ class TestStream:
         batches = [tiny_frames(1 + seed % 3, seed) for seed in range(20)]
         check_stream(session.stream(batches), batches)
         assert list(session.stream([])) == []
+        assert session._pool._unclaimed == []  # nothing is kept of what was answered
         session.close()
 
     def test_the_next_batch_is_queued_before_the_last_one_is_waited_for(self, rig: Rig) -> None:
