@@ -115,6 +115,22 @@ def test_their_owner_is_kept_until_the_answer(rig: Rig) -> None:
     session.close()
 
 
+def test_their_owner_is_let_go_when_the_reader_leaves(rig: Rig) -> None:
+    session = rig.open()
+    source = rig.on_gpu(tiny_frames(2))
+    rig.frames.clear()
+    owner = weakref.ref(source)
+    weakref.finalize(source, rig.gpu.free, source.block.address)
+    batches = [rig.seen(source), tiny_frames(1)]
+    del source
+    answers = session.stream(batches.pop() for _ in range(2))
+    next(answers)
+    assert owner() is not None
+    answers.close()
+    assert owner() is None
+    session.close()
+
+
 def test_a_stream_takes_them_too(rig: Rig) -> None:
     session = rig.open()
     batches = [tiny_frames(1 + seed % 3, seed) for seed in range(9)]

@@ -182,6 +182,7 @@ class TestClose:
         session.run(tiny_frames(1))
         session.close()
         session.close()
+        assert len(rig.gpu.contexts) == len(rig.gpu.engines) == 0
         with pytest.raises(ClosedError):
             session.run(tiny_frames(1))
         with pytest.raises(ClosedError):

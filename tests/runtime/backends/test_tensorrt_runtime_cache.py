@@ -28,6 +28,7 @@ def test_it_is_kept_after_the_first_answer_and_at_close(rtx: Rig, cache: DeviceC
     session.run(tiny_frames(1))
     assert kept(cache) == b"kernels of 1.7.1:1"
     session.run(tiny_frames(3))
+    assert kept(cache) == b"kernels of 1.7.1:1"  # it is not written again and again
     session.close()
     assert kept(cache) == b"kernels of 1.7.1:1 3"
     assert len(list(cache.folder.glob("*.engine"))) == 1  # what was replaced is gone

@@ -90,6 +90,7 @@ class Machine:
         self.resources: dict[int, tuple[str, Any]] = {}  # streams, events, graphs, executables
         self.default_streams = {LEGACY: Stream(0), PER_THREAD: Stream(0)}
         self.contexts: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.engines: weakref.WeakSet[Any] = weakref.WeakSet()
         self.violations: list[str] = []
         self.trace: list[str] = []
         self.allocations = 0

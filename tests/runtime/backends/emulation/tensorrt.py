@@ -75,7 +75,9 @@ class Runtime:
         if blob.startswith(b"bad"):
             self.logger.log(self.library.ILogger.ERROR, "version tag does not match")
             return None
-        return self.library.show("ICudaEngine", Engine(self, blob))
+        engine = Engine(self, blob)
+        self.library._machine.engines.add(engine)
+        return self.library.show("ICudaEngine", engine)
 
 
 class Engine:
