@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -61,6 +62,14 @@ class TestInterface:
         assert on_device([1, 2]) is None
 
 
+_new_capsule = ctypes.PYFUNCTYPE(
+    ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p
+)(("PyCapsule_New", ctypes.pythonapi))
+_is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(
+    ("PyCapsule_IsValid", ctypes.pythonapi)
+)
+
+
 class _Capsules:
     """A producer that makes DLPack capsules by hand, as a C library does."""
 
@@ -80,10 +89,14 @@ class _Capsules:
         words, name = self._managed()
         block = ctypes.create_string_buffer(words, len(words))
         self._kept.append((block, name))
-        new = ctypes.PYFUNCTYPE(
-            ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p
-        )(("PyCapsule_New", ctypes.pythonapi))
-        return new(ctypes.addressof(block), name, None)
+        destructor = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(partial(self._unused, name))
+        self._kept.append(destructor)
+        return _new_capsule(ctypes.addressof(block), name, ctypes.cast(destructor, ctypes.c_void_p))
+
+    def _unused(self, name: bytes, capsule: int) -> None:
+        """The capsule goes, and its name says that nobody took the tensor."""
+        if _is_valid(capsule, name):
+            self._delete(0)
 
     def _managed(self) -> tuple[bytes, bytes]:
         """The structures of dlpack.h, field by field."""

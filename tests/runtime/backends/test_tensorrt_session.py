@@ -12,6 +12,7 @@ from runtime.backends import cuda, tensorrt_contexts
 from runtime.errors import ClosedError, EngineError
 from runtime.manifest import EngineSpec
 
+from .emulation import tensorrt as emulated
 from .rig import Rig
 from .tiny import MAX_BATCH, SPEC, tiny_frames, tiny_scores
 
@@ -105,6 +106,29 @@ class TestGraphs:
         assert full.count("launch") == 0
         session.close()
 
+    def test_other_threads_may_use_cuda_during_a_capture(
+        self, full: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Such as PyTorch, which allocates when it pleases."""
+        execute = emulated.Context.execute_async_v3
+
+        def allocate() -> None:
+            full.cuda.cudaFree(full.cuda.cudaMalloc(64)[1])
+
+        def disturbed(self: emulated.Context, stream_handle: int) -> bool:
+            if full.gpu.stream(stream_handle).capture is not None:
+                other = threading.Thread(target=allocate)
+                other.start()
+                other.join()
+            return execute(self, stream_handle)
+
+        monkeypatch.setattr(emulated.Context, "execute_async_v3", disturbed)
+        session = full.open()
+        for _ in range(3):
+            session.run(tiny_frames(2))
+        assert full.count("capture") == 1
+        session.close()
+
     def test_fewer_contexts_will_do_where_memory_is_short(
         self, full: Rig, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -157,6 +181,14 @@ class TestErrors:
             assert str(caught.value).count("internal") <= 1
             rig.library.refuse.clear()
             np.testing.assert_array_equal(session.run(frames), tiny_scores(frames))
+        session.close()
+
+    def test_what_was_queued_before_a_failure_is_waited_for(self, rig: Rig) -> None:
+        """It still uses the buffers, which are freed at once."""
+        session = rig.open()
+        rig.library.refuse.add("execute_async_v3")
+        with pytest.raises(EngineError, match="failed"):
+            session.run(tiny_frames(1))
         session.close()
 
     def test_a_refused_address_costs_no_context(self, rig: Rig) -> None:
