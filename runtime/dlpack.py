@@ -120,10 +120,12 @@ class TensorInfo(NamedTuple):
 
 def device_kind(frames: Any) -> int | None:
     """The DLDeviceType of an array's memory; None if it does not offer DLPack."""
-    ask = getattr(frames, "__dlpack_device__", None)
-    if ask is None or not hasattr(frames, "__dlpack__"):
+    if not hasattr(frames, "__dlpack__") or not hasattr(frames, "__dlpack_device__"):
         return None
-    return int(ask()[0])
+    try:
+        return int(frames.__dlpack_device__()[0])
+    except Exception:  # the producer's own: taking it as memory of the host says what is wrong
+        return None
 
 
 def take(frames: Any) -> Tensor:

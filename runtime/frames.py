@@ -28,7 +28,7 @@ def check_frames(frames: Any, spec: EngineSpec) -> Frames:
 
     Args:
         frames: uint8 `[N, height, width, channels]` with N > 0: a numpy array, an array of another
-            library in host memory (DLPack), or one on a GPU (`__cuda_array_interface__`).
+            library in host memory (DLPack), or one on a GPU (`__cuda_array_interface__`, DLPack).
         spec: What the engine takes.
 
     Raises:

@@ -9,14 +9,18 @@ import numpy as np
 
 
 def wrong_answers(
-    score: Callable[[np.ndarray], np.ndarray], frames: np.ndarray, expected: np.ndarray, rounds: int
+    score: Callable[[np.ndarray], np.ndarray],
+    frames: np.ndarray,
+    expected: np.ndarray,
+    rounds: int,
+    tolerance: float = 1e-5,
 ) -> list[int]:
     """Scores eight frames, each in a thread of its own, again and again; indices of wrong ones."""
     wrong: list[int] = []
 
     def work(index: int) -> None:
         for _ in range(rounds):
-            if not np.allclose(score(frames[[index]])[0], expected[index], atol=1e-5):
+            if not np.allclose(score(frames[[index]])[0], expected[index], atol=tolerance):
                 wrong.append(index)
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]

@@ -51,7 +51,7 @@ def _free(name: str, resource: Any) -> None:
     try:
         _call(name, resource)
     except EngineError as error:
-        _log.info("not freed: %s", error)
+        _log.info("not freed: %s", str(error))
 
 
 def device_problem() -> str | None:

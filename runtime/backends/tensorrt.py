@@ -105,8 +105,13 @@ def _logger(library: Any, messages: list[str]) -> Any:
     """A TensorRT logger that keeps errors for our message and passes the rest to `logging`."""
 
     class Logger(library.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.errors = list[str]()
+
         def log(self, severity: Any, message: str) -> None:
             if severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
+                self.errors.append(message)
                 messages.append(message)
             elif severity == library.ILogger.WARNING:
                 _log.info("%s", message)

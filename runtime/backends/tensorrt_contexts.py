@@ -31,7 +31,7 @@ few buffers of a camera on the GPU. The least recently used one is bound anew.""
 class ContextMaker(Protocol):
     """What is different about contexts in full TensorRT and in TensorRT for RTX."""
 
-    cache: RuntimeCache | None
+    compiled: RuntimeCache | None
     """What is compiled on the device, or None."""
     limit: int
     """How many contexts a lane has at most."""
@@ -51,7 +51,7 @@ class OwnGraphs:
     """Full TensorRT: contexts share the lane's working memory, and graphs are captured by us."""
 
     limit = GRAPHS
-    cache: RuntimeCache | None = None
+    compiled: RuntimeCache | None = None
 
     def __init__(self, library: Any, engine: Any) -> None:
         self._engine = engine
@@ -71,24 +71,26 @@ class OwnGraphs:
 class BuiltInGraphs:
     """TensorRT for RTX: one context, which captures graphs and recaptures them as it needs."""
 
+    compiled: RuntimeCache | None
     limit = 1
     memory_size = 0
 
     def __init__(self, library: Any, engine: Any, scratch: Scratch | None) -> None:
         self._engine, self._strategy = engine, library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         self.captures = False
-        config = engine.create_runtime_config()
-        self.cache = None if scratch is None else RuntimeCache(config, scratch)
+        self.compiled = None
+        if scratch is not None:
+            self.compiled = RuntimeCache(engine.create_runtime_config(), scratch)
 
     def make(self, memory: cuda.DeviceBuffer) -> Any:
-        config = self._engine.create_runtime_config()
-        config.cuda_graph_strategy = self._strategy
-        if self.cache is not None:
-            self.cache.attach(config)
-        return _require(self._engine.create_execution_context(runtime_config=config))
+        runtime_config = self._engine.create_runtime_config()
+        runtime_config.cuda_graph_strategy = self._strategy
+        if self.compiled is not None:
+            self.compiled.attach(runtime_config)
+        return _require(self._engine.create_execution_context(runtime_config))
 
     def close(self) -> None:
-        self._engine = self.cache = None
+        self._engine = self.compiled = None
 
 
 def _require(context: Any) -> Any:
@@ -131,8 +133,10 @@ class BoundContext:
         try:
             self.graph = stream.capture(lambda: work(self.context))
         except EngineError as error:  # loops, conditions, layers of data-dependent shapes
-            maker.captures = False
-            _log.warning("this engine runs without CUDA graphs: %s", error)
+            maker.captures = (
+                False  # str: a kept record shall not keep the context, by the traceback
+            )
+            _log.warning("this engine runs without CUDA graphs: %s", str(error))
 
     def drop_graph(self) -> None:
         graph, self.graph = self.graph, None
@@ -179,7 +183,7 @@ class Contexts:
                 return self._maker.make(self._memory)
             except EngineError as error:
                 self._limit = len(self._bound)
-                _log.warning("going on with %d execution contexts: %s", self._limit, error)
+                _log.warning("going on with %d execution contexts: %s", self._limit, str(error))
         if self._spare:
             return self._spare.pop()
         _, oldest = self._bound.popitem(last=False)

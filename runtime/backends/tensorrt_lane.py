@@ -29,12 +29,20 @@ class Lane:
 
     Holds one batch at a time: `enqueue`, then `collect`. Not thread-safe.
 
+    Args:
+        maker: Makes its contexts.
+        spec: What the engine takes and gives.
+        device: The GPU that it is on.
+        errors: Where TensorRT's logger puts what it has to say of a failure.
+
     Raises:
         EngineError: if there is no memory for it, or TensorRT refuses.
     """
 
-    def __init__(self, maker: ContextMaker, spec: EngineSpec, device: int) -> None:
-        self._spec, self._device, self._maker = spec, device, maker
+    def __init__(
+        self, maker: ContextMaker, spec: EngineSpec, device: int, errors: list[str]
+    ) -> None:
+        self._spec, self._device, self._maker, self._errors = spec, device, maker, errors
         self._images: Frames | None = None  # in flight
         self._resources: list[Any] = []
         try:
@@ -84,9 +92,18 @@ class Lane:
             with cuda.on_device(self._device):
                 binding = self._place(images)
                 self._contexts.find(binding).queue(self._stream, self._work(binding), self._maker)
+        except EngineError as error:
+            self._settle()
+            raise EngineError(f"{error}{self._told()}") from None
         except BaseException:
             self._settle()
             raise
+
+    def _told(self) -> str:
+        """What TensorRT itself says."""
+        told = "; ".join(self._errors[:3])
+        self._errors.clear()
+        return f": {' '.join(told.split())[:500]}" if told else ""
 
     def _place(self, images: Frames) -> Binding:
         """Brings frames to where a context can read them, or says where they are already."""
@@ -113,7 +130,7 @@ class Lane:
             if binding.from_host:
                 self._stream.copy_to_device(self._device_in, self._host_in.array[:count])
             if not context.execute_async_v3(self._stream.handle):
-                raise EngineError("execute_async_v3 failed: see the log of TensorRT")
+                raise EngineError("execute_async_v3 failed")
             self._stream.copy_to_host(self._host_out.array[:count], self._device_out)
 
         return work

@@ -130,7 +130,7 @@ class LanePool:
         try:
             lane = self._make()
         except EngineError as error:
-            _log.warning("going on with %d lane(s): %s", len(self._lanes), error)
+            _log.warning("going on with %d lane(s): %s", len(self._lanes), str(error))
         finally:
             with self._changed:
                 self._making -= 1

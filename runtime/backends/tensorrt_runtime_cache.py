@@ -25,18 +25,18 @@ class RuntimeCache:
     contexts that use it.
     """
 
-    def __init__(self, config: Any, scratch: Scratch) -> None:
-        self._cache, self._scratch = config.create_runtime_cache(), scratch
+    def __init__(self, runtime_config: Any, scratch: Scratch) -> None:
+        self._kernels, self._scratch = runtime_config.create_runtime_cache(), scratch
         kept = scratch.read()
-        if kept is not None and not self._cache.deserialize(kept):
+        if kept is not None and not self._kernels.deserialize(kept):
             _log.warning("the runtime cache is of another device or version: it starts anew")
             kept = None
         self._digest = _digest(kept or b"")
         self._device, self._lock = cuda.current_device(), threading.Lock()
 
-    def attach(self, config: Any) -> None:
+    def attach(self, runtime_config: Any) -> None:
         """Lets contexts of this configuration use it. Raises EngineError if TensorRT refuses."""
-        if not config.set_runtime_cache(self._cache):
+        if not runtime_config.set_runtime_cache(self._kernels):
             raise EngineError("the runtime cache was refused")
 
     def save(self) -> None:
@@ -46,7 +46,7 @@ class RuntimeCache:
         with self._lock:
             try:
                 with cuda.on_device(self._device):
-                    data = bytes(self._cache.serialize())
+                    data = bytes(self._kernels.serialize())
             except Exception as error:  # the bindings' own types, and TypeError for None
                 _log.warning("the runtime cache was not kept: %s", first_line(error))
                 return

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,17 @@ from .tensorrt_lane import Lane
 from .tensorrt_pool import LanePool, Pending
 
 
+class Logger(Protocol):
+    """A logger of the library, which keeps errors."""
+
+    errors: list[str]
+
+
 class TensorRTSession:
     """See `runtime.backends.base.Session`. Runs on the device that is current when it opens.
 
     Args:
         library: TensorRT's Python module.
-        logger: Kept as long as the engine.
         blob: The engine, whose hash was verified.
         spec: What the engine has to take and give.
         scratch: Where TensorRT for RTX keeps its runtime cache; None is nowhere.
@@ -39,9 +44,9 @@ class TensorRTSession:
     takes_device_arrays = True
 
     def __init__(
-        self, library: Any, logger: Any, blob: bytes, spec: EngineSpec, scratch: Scratch | None
+        self, library: Any, logger: Logger, blob: bytes, spec: EngineSpec, scratch: Scratch | None
     ) -> None:
-        self._logger, device = logger, cuda.current_device()
+        device = cuda.current_device()
         self._runtime = library.Runtime(logger)
         self._engine = self._runtime.deserialize_cuda_engine(blob)
         if self._engine is None:
@@ -52,7 +57,7 @@ class TensorRTSession:
         _check_types(library, self._engine, spec)
         self._maker = _context_maker(library, self._engine, scratch)
         self._unsaved = True
-        self._pool = LanePool(lambda: Lane(self._maker, spec, device))
+        self._pool = LanePool(lambda: Lane(self._maker, spec, device, logger.errors))
 
     def run(self, images: Frames) -> NDArray[np.float32]:
         scores = self._pool.run(images)
@@ -83,9 +88,9 @@ class TensorRTSession:
             self._save_compiled()
 
     def _save_compiled(self) -> None:
-        cache = self._maker.cache  # another thread may close the session meanwhile
-        if cache is not None:
-            cache.save()
+        compiled = self._maker.compiled  # another thread may close the session meanwhile
+        if compiled is not None:
+            compiled.save()
 
     def close(self) -> None:
         self._pool.close()

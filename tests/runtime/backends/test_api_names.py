@@ -33,7 +33,11 @@ DECLARED = {
     "runtime": "Runtime",
     "engine": "ICudaEngine",
     "context": "IExecutionContext",
-    "create_context": "IExecutionContext",
+    "make": "IExecutionContext",
+    "require": "IExecutionContext",
+    "unbound": "IExecutionContext",
+    "runtime_config": "IRuntimeConfig",
+    "kernels": "IRuntimeCache",
     "severity": "ILogger.Severity",
     "resource": OTHER,
     "keep": OTHER,
@@ -51,6 +55,10 @@ GUARDED = {
     ("CudaGraphStrategy", "WHOLE_GRAPH_CAPTURE"): (MODULE, "CudaGraphStrategy"),
     ("ICudaEngine", "create_runtime_config"): (MODULE, "CudaGraphStrategy"),
     ("IRuntimeConfig", "cuda_graph_strategy"): (MODULE, "CudaGraphStrategy"),
+    ("IRuntimeConfig", "create_runtime_cache"): (MODULE, "CudaGraphStrategy"),
+    ("IRuntimeConfig", "set_runtime_cache"): (MODULE, "CudaGraphStrategy"),
+    ("IRuntimeCache", "deserialize"): (MODULE, "CudaGraphStrategy"),
+    ("IRuntimeCache", "serialize"): (MODULE, "CudaGraphStrategy"),
 }
 """Names that some releases lack, each with the feature that our code asks for before it uses it."""
 
