@@ -103,7 +103,7 @@ def test_a_known_release_needs_no_writing(bundle: Path, monkeypatch: pytest.Monk
 REMEMBER = """
 import sys
 from runtime import RollbackError
-from runtime.releases import SeenReleases
+from runtime.releases import Release, SeenReleases
 start = int(sys.argv[1])
 for number in range(start, 41, 4):
     SeenReleases.here().remember("key", Release(f"own {start}", number))
