@@ -61,4 +61,5 @@ def nothing_foreign(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> Iterator[N
             yield
         finally:
             _active.remove(watch)
-    assert watch.seen == []
+    if watch.seen:
+        raise AssertionError(f"was opened or loaded: {watch.seen}")
