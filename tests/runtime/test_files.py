@@ -71,8 +71,9 @@ def test_a_file_that_turns_into_a_pipe_or_a_link_in_the_last_moment_is_refused(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, looked = folder.path / "a" / "b", os.stat
-
-    for make in (os.mkfifo, lambda p: os.symlink("/dev/zero", p)):
+    outside = folder.path.parent / "outside"
+    outside.write_bytes(DATA)
+    for make in (os.mkfifo, lambda p: os.symlink(outside, p)):
 
         def look_then_swap(path, make=make, **options):  # type: ignore[no-untyped-def]
             status = looked(path, **options)
