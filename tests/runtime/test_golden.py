@@ -134,7 +134,7 @@ def test_samples_beyond_memory_are_refused_before_they_are_allocated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(runtime.golden, "available_memory", lambda: 100)
-    with pytest.raises(BundleError, match="claims"):
+    with pytest.raises(BundleError, match="more than the free memory"):
         parse_golden(saved(), SPEC)
 
 
