@@ -36,11 +36,12 @@ def hostile_value(choose: random.Random) -> Any:
     return nested
 
 
-def _containers(value: Any) -> Iterator[dict[str, Any] | list[Any]]:
-    if isinstance(value, dict | list):
-        if value:
-            yield value
-        for inner in value.values() if isinstance(value, dict) else value:
+def _containers(value: dict[str, Any] | list[Any]) -> Iterator[dict[str, Any] | list[Any]]:
+    """`value` and all the objects and lists in it that are not empty."""
+    if value:
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value:
+        if isinstance(inner, dict | list):
             yield from _containers(inner)
 
 
@@ -128,7 +129,7 @@ def mutate(choose: random.Random, good: bytes) -> bytes:
     if choose.random() < 0.8:
         value = json.loads(good)
         for _ in range(choose.choice((1, 1, 1, 2, 3))):
-            if any(True for _ in _containers(value)):
+            if value:
                 choose.choice(STRUCTURAL)(choose, value)
         return json.dumps(value).encode("utf-8", "surrogatepass")
     raw = bytearray(good)
