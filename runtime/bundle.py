@@ -36,7 +36,7 @@ from .signature import (
     verify_signature,
 )
 
-_MAX_MANIFEST_BYTES = 16 << 20
+_MAX_MANIFEST_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)

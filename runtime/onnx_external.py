@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from .errors import BundleError
 
 _MAX_DEPTH = 64
-_MAX_FIELDS = 1 << 20
+_MAX_FIELDS = 1 << 18
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 

@@ -92,7 +92,12 @@ class SeenReleases:
                 return decode(_Seen, parse_json(file.read(_MAX_SEEN_BYTES)))
         except FileNotFoundError:
             return _Seen({})
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:
+            raise SignatureError(
+                f"{path}, which says what releases ran here, cannot be read ({error.strerror}): "
+                "make it readable, or point XDG_STATE_HOME to another folder"
+            ) from None
+        except (ValueError, RecursionError) as error:
             raise SignatureError(
                 f"{path}, which says what releases ran here, is damaged ({str(error)[:100]}): "
                 "delete it if no older release can have been slipped in"

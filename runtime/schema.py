@@ -8,6 +8,7 @@ on numpy alone.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -48,11 +49,11 @@ def parse_json(raw: bytes) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise SchemaError(f"the key {twice[:60]!r} is there twice")
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise SchemaError(f"the key {key[:60]!r} is there twice")
+        found[key] = value
     return found
 
 
@@ -103,9 +104,15 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
     return _text(value, where, _MAX_TEXT) if kind is str else value
 
 
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The types of a dataclass's fields: `typing` evaluates their text anew each time."""
+    return typing.get_type_hints(kind)
+
+
 def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
     _expect(isinstance(value, dict), value, "an object", where)
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     unknown, missing = value.keys() - hints.keys(), hints.keys() - value.keys()
     if unknown or missing:
         named = [key[:60] for key in sorted(unknown)[:5]]

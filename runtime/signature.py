@@ -23,7 +23,7 @@ from .errors import BackendError, InputError, SignatureError
 from .schema import parse_json
 
 SIGNATURE = "model.sig"
-MAX_SIGNATURE_BYTES = 4 << 20
+MAX_SIGNATURE_BYTES = 2 << 20
 _MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _STATEMENT_TYPE = "https://in-toto.io/Statement/v1"

@@ -12,7 +12,7 @@ from .errors import BackendError, InputError
 from .manifest import MANIFEST, MANIFEST_DIGEST
 from .releases import RELEASE, Release
 from .schema import encode
-from .signature import SIGNATURE
+from .signature import SIGNATURE, load_public_key
 
 _MAX_KEY_BYTES = 1 << 16
 
@@ -98,7 +98,9 @@ def _open_key(private_key: Path) -> tuple[bytes, bytes | None]:
         public = load_pem_private_key(pem, password).public_key()
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise InputError(f"{private_key} is not a readable private key ({error})") from None
-    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), password
+    pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    load_public_key(pem)  # says which kinds of keys will do
+    return pem, password
 
 
 def _replace(path: Path, data: bytes) -> None:

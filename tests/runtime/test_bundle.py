@@ -31,6 +31,13 @@ def write_manifest(bundle: Path, raw: bytes) -> None:
     (bundle / MANIFEST_DIGEST).write_bytes(digest_line(hashlib.sha256(raw).hexdigest()))
 
 
+def replace_file(bundle: Path, name: str, data: bytes) -> None:
+    """Puts a file into the bundle, with its hash, as an attacker would."""
+    (bundle / name).write_bytes(data)
+    entry = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    rewrite_manifest(bundle, lambda m: m["files"].update({name: entry}))
+
+
 def all_files(bundle: Path) -> list[Path]:
     return sorted(path for path in bundle.rglob("*") if path.is_file())
 
@@ -193,7 +200,6 @@ def test_golden_samples_are_pytorchs_answers(bundle: Path) -> None:
 def test_golden_samples_that_do_not_fit_are_refused(bundle: Path) -> None:
     path = bundle / "golden.npz"
     np.savez(path, images=np.zeros((2, 9, 9, 1), np.uint8), logits=np.zeros((2, 10), np.float32))
-    entry = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size": path.stat().st_size}
-    rewrite_manifest(bundle, lambda m: m["files"].update({"golden.npz": entry}))
+    replace_file(bundle, "golden.npz", path.read_bytes())
     with pytest.raises(BundleError, match="does not fit the manifest"):
         Bundle.open(bundle).golden()
