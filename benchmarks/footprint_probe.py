@@ -97,6 +97,7 @@ def numpy_alone() -> dict[str, int]:
 
 def _frames(bundle: str):  # type: ignore[no-untyped-def]
     import numpy
+
     from runtime import Bundle
 
     return numpy.zeros((2, *Bundle.open(bundle).manifest.spec.image_shape), numpy.uint8)
