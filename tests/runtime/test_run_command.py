@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from runtime import Bundle, Engine
 from runtime.__main__ import main
 
 from .videos import write_video
@@ -88,6 +90,31 @@ def test_bad_input_is_one_clear_line(
     assert status == 2
     assert named in err
     assert out == ""
+
+
+def test_features_are_printed_as_they_are(
+    bundle_source: Path,
+    digits: Path,
+    digit_frames: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    engine = Engine.load(bundle_source, "fp32", "onnxruntime")
+    expected = engine(digit_frames[:3])
+    manifest = Bundle.open(bundle_source).manifest
+    manifest = replace(manifest, labels=None, spec=replace(manifest.spec, output_name="features"))
+    session = engine._session
+    assert session is not None
+    monkeypatch.setattr(Engine, "load", lambda *arguments: Engine(session, manifest, engine.info))
+    monkeypatch.setattr(session, "close", lambda: None)
+    status, out, _ = run(capsys, bundle_source, digits, "--json")
+    assert status == 0
+    rows = json.loads(out)["rows"]
+    assert [row.keys() for row in rows] == [{"image", "features"}] * 3
+    np.testing.assert_allclose([row["features"] for row in rows], expected, atol=1e-4)
+    status, out, _ = run(capsys, bundle_source, digits / "0.png")
+    assert status == 0
+    assert f"10 features of norm {np.linalg.norm(expected[0]):.4f}: " in out
 
 
 def test_a_damaged_picture_ends_json_without_half_an_object(
