@@ -37,6 +37,14 @@ def test_a_folders_pictures_come_in_order(folder: Path) -> None:
     assert {picture.frame for picture in pictures} == {None}
 
 
+def test_names_decide_and_not_the_file_system(tmp_path: Path) -> None:
+    names = [f"{index:02}.png" for index in np.random.default_rng(0).permutation(30)]
+    for name in names:
+        Image.new("L", (9, 9)).save(tmp_path / name)
+    found = [Path(picture.source).name for picture in read_pictures(tmp_path, GREY)]
+    assert found == sorted(names)
+
+
 def test_other_files_are_passed_over_and_counted(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
