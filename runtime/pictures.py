@@ -59,13 +59,14 @@ def to_mode(picture: Image.Image, mode: str) -> Image.Image:
     if picture.mode in ("I", "F"):
         raise InputError(f"mode {picture.mode} has no known range: save it with 8 or 16 bits")
     try:
+        picture.load()  # a file that the caller opened is decoded only now
         if picture.mode.startswith("I;16"):  # Pillow's own conversion clips to white
             image = require_pillow("16 bits")
             picture = image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
         elif picture.mode == "P":  # by way of RGBA, for Pillow warns of transparent palettes
             picture = picture.convert("RGBA")
         return picture if picture.mode == mode else picture.convert(mode)
-    except (OSError, ValueError, SyntaxError) as error:  # a file that is decoded only now, a mode
+    except Exception as error:  # as above; or a mode that Pillow converts to no other
         raise InputError(
             f"a picture of mode {picture.mode} cannot be used ({first_line(error)}): save it as RGB"
         ) from None

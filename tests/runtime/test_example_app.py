@@ -9,21 +9,36 @@ from PIL import Image
 from runtime.errors import InputError
 from runtime.example_app import main, watch
 
+from .videos import write_video
 
-def test_each_picture_gets_a_class(
+
+@pytest.fixture
+def folder(digit_frames: np.ndarray, tmp_path: Path) -> Path:
+    for index in range(3):
+        Image.fromarray(digit_frames[index, :, :, 0]).save(tmp_path / f"{index}.png")
+    return tmp_path
+
+
+def test_each_picture_of_a_folder_gets_a_class(
     bundle_source: Path,
-    digit_frames: np.ndarray,
-    tmp_path: Path,
+    folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for index in range(3):
-        Image.fromarray(digit_frames[index, :, :, 0]).save(tmp_path / f"{index}.png")
-    monkeypatch.setattr("sys.argv", ["app", str(bundle_source), str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["app", str(bundle_source), str(folder)])
     assert main() == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].startswith("0.png: class 6")
-    assert len(lines) == 4
+    assert lines[1].startswith(f"{folder}/0.png: class 6")
+    assert len(lines) == 5
+    assert lines[4].endswith("pictures a second")
+
+
+def test_a_video_may_be_watched(
+    bundle_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_video(tmp_path / "clip.mp4", 4)
+    watch(bundle_source, str(path))
+    assert f"{path}, frame 3: class" in capsys.readouterr().out
 
 
 def test_a_missing_bundle_is_one_line(
@@ -34,6 +49,6 @@ def test_a_missing_bundle_is_one_line(
     assert "there is no bundle at" in capsys.readouterr().err
 
 
-def test_a_missing_folder_is_named(bundle_source: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no folder of pictures"):
-        watch(bundle_source, tmp_path / "none")
+def test_a_missing_source_is_named(bundle_source: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no image at"):
+        watch(bundle_source, str(tmp_path / "none"))

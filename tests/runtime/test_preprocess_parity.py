@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -9,56 +10,104 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from runtime.preprocess import Preprocess
+from runtime.preprocess import INTERPOLATIONS, Preprocess
 
 from .. import oracles
 
 NOTHING = ((0.0,) * 3, (1.0,) * 3)
-BOXES = {"landscape": (0, 0, 640, 427), "portrait": (10, 0, 310, 410), "small": (0, 0, 150, 131)}
+BOXES = {
+    "landscape": (0, 0, 640, 427),
+    "portrait": (10, 0, 310, 410),
+    "small": (0, 0, 150, 131),
+    "tiny": (300, 200, 303, 205),
+    "thin": (5, 100, 640, 113),
+    "exact": (40, 30, 264, 254),
+}
 
 
-@pytest.fixture(params=BOXES)
+@cache
+def photograph(name: str) -> Image.Image:
+    whole = Image.fromarray(load_sample_image("china.jpg"))
+    return whole.resize((1600, 1067)) if name == "huge" else whole.crop(BOXES[name])
+
+
+@pytest.fixture(params=[*BOXES, "huge"])
 def picture(request: pytest.FixtureRequest) -> Image.Image:
-    return Image.fromarray(load_sample_image("china.jpg")).crop(BOXES[request.param])
+    return photograph(request.param)
 
 
 def ours(
     picture: Image.Image, size: tuple[int, int], crop: float, kind: str, mode: str
 ) -> np.ndarray:
-    return Preprocess(*size, 3, crop, kind, *NOTHING, mode)(picture)
+    """Of the picture, of the same pixels as a camera gives them, and of its grey form."""
+    preprocess = Preprocess(*size, 3, crop, kind, *NOTHING, mode)
+    frame = preprocess(picture)
+    pixels = np.asarray(picture)
+    np.testing.assert_array_equal(preprocess(pixels), frame)
+    np.testing.assert_array_equal(preprocess(pixels[:, :, ::-1], color="BGR"), frame)
+    return frame
 
 
 def pixels(tensor: Any) -> np.ndarray:
     return np.rint(np.asarray(tensor).transpose(1, 2, 0) * 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("mode", ["center", "squash"])
-@pytest.mark.parametrize("crop", [0.8, 0.875, 0.9, 0.95, 1.0])
-@pytest.mark.parametrize("size", [(224, 224), (96, 96), (160, 224)])
-def test_timm(picture: Image.Image, size: tuple[int, int], crop: float, mode: str) -> None:
+def timm_transform(size: tuple[int, int], crop: float, kind: str, mode: str, channels: int) -> Any:
     oracles.timm()
     from timm.data import create_transform
 
-    transform = create_transform(
-        (3, *size),
+    return create_transform(
+        (channels, *size),
         crop_pct=crop,
         crop_mode=mode,
-        interpolation="bicubic",
-        mean=NOTHING[0],
-        std=NOTHING[1],
+        interpolation=kind,
+        mean=NOTHING[0][:channels],
+        std=NOTHING[1][:channels],
     )
+
+
+@pytest.mark.parametrize("mode", ["center", "squash"])
+@pytest.mark.parametrize(
+    ("size", "crop"),
+    [((96, 96), crop) for crop in (0.8, 0.875, 0.9, 0.95, 1.0)]
+    + [((224, 224), 0.875), ((97, 97), 0.9), ((160, 224), 0.95), ((224, 159), 0.875)],
+)
+def test_timm(picture: Image.Image, size: tuple[int, int], crop: float, mode: str) -> None:
+    transform = timm_transform(size, crop, "bicubic", mode, 3)
     np.testing.assert_array_equal(
         ours(picture, size, crop, "bicubic", mode), pixels(transform(picture))
     )
 
 
-@pytest.mark.parametrize(("resize", "crop"), [(256, 224), (242, 224), (384, 384)])
-def test_torchvision(picture: Image.Image, resize: int, crop: int) -> None:
+@pytest.mark.parametrize("mode", ["center", "squash"])
+@pytest.mark.parametrize("kind", INTERPOLATIONS)
+def test_timm_with_every_interpolation(picture: Image.Image, kind: str, mode: str) -> None:
+    transform = timm_transform((96, 96), 0.9, kind, mode, 3)
+    np.testing.assert_array_equal(
+        ours(picture, (96, 96), 0.9, kind, mode), pixels(transform(picture))
+    )
+
+
+@pytest.mark.parametrize("kind", INTERPOLATIONS)
+def test_timm_in_grey(picture: Image.Image, kind: str) -> None:
+    expected = pixels(timm_transform((96, 96), 0.9, kind, "center", 1)(picture.convert("L")))
+    preprocess = Preprocess(96, 96, 1, 0.9, kind, (0.0,), (1.0,))
+    np.testing.assert_array_equal(preprocess(picture), expected)
+    np.testing.assert_array_equal(preprocess(np.asarray(picture)), expected)
+    np.testing.assert_array_equal(preprocess(np.asarray(picture.convert("L"))), expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "resize", "crop"),
+    [(kind, 256, 224) for kind in INTERPOLATIONS]
+    + [("bilinear", *sizes) for sizes in [(242, 224), (384, 384), (235, 224), (97, 95)]],
+)
+def test_torchvision(picture: Image.Image, kind: str, resize: int, crop: int) -> None:
     transforms = oracles.torchvision().transforms
-    bilinear = transforms.InterpolationMode.BILINEAR
-    steps = [transforms.Resize(resize, bilinear), transforms.CenterCrop(crop)]
+    interpolation = transforms.InterpolationMode[kind.upper()]
+    steps = [transforms.Resize(resize, interpolation), transforms.CenterCrop(crop)]
     expected = np.asarray(transforms.Compose(steps)(picture))
-    got = ours(picture, (crop, crop), crop / resize, "bilinear", "center")
+    got = ours(picture, (crop, crop), crop / resize, kind, "center")
     np.testing.assert_array_equal(got, expected)
 
 
@@ -69,17 +118,28 @@ def transformers_pixels(name: str, options: dict[str, Any], picture: Image.Image
     return pixels(made["pixel_values"][0])
 
 
-@pytest.mark.parametrize(("edge", "crop"), [(256, 224), (224, 224), (97, 96)])
-def test_transformers_with_a_crop(picture: Image.Image, edge: int, crop: int) -> None:
-    options = {"size": {"shortest_edge": edge}, "crop_size": {"height": crop, "width": crop}}
+RESAMPLING = {kind: int(Image.Resampling[kind.upper()]) for kind in INTERPOLATIONS}
+
+
+@pytest.mark.parametrize(
+    ("kind", "edge", "crop"),
+    [(kind, 256, 224) for kind in INTERPOLATIONS] + [("bicubic", 224, 224), ("bicubic", 97, 96)],
+)
+def test_transformers_with_a_crop(picture: Image.Image, kind: str, edge: int, crop: int) -> None:
+    options = {
+        "size": {"shortest_edge": edge},
+        "crop_size": {"height": crop, "width": crop},
+        "resample": RESAMPLING[kind],
+    }
     for name in ("BitImageProcessor", "CLIPImageProcessor"):
         expected = transformers_pixels(name, options, picture)
-        got = ours(picture, (crop, crop), crop / edge, "bicubic", "center_floor")
+        got = ours(picture, (crop, crop), crop / edge, kind, "center_floor")
         np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize("size", [(224, 224), (96, 160)])
-def test_transformers_squashing(picture: Image.Image, size: tuple[int, int]) -> None:
-    options = {"size": {"height": size[0], "width": size[1]}}
+@pytest.mark.parametrize("kind", INTERPOLATIONS)
+@pytest.mark.parametrize("size", [(224, 224), (95, 160)])
+def test_transformers_squashing(picture: Image.Image, size: tuple[int, int], kind: str) -> None:
+    options = {"size": {"height": size[0], "width": size[1]}, "resample": RESAMPLING[kind]}
     expected = transformers_pixels("ViTImageProcessor", options, picture)
-    np.testing.assert_array_equal(ours(picture, size, 1.0, "bilinear", "squash"), expected)
+    np.testing.assert_array_equal(ours(picture, size, 1.0, kind, "squash"), expected)

@@ -1,0 +1,117 @@
+"""What one process of a device takes: run by `footprint`, in an environment of the runtime alone.
+
+    python -I benchmarks/footprint_probe.py sizes|imports|example|load|bare ARGUMENT ...
+
+Prints one JSON object. Imports nothing at first, for what is imported is what is measured.
+"""
+
+import json
+import sys
+import time
+
+FORBIDDEN = {"torch", "onnx", "onnx_ir", "onnxscript", "PIL", "cv2", "rich"}
+
+
+def sizes() -> dict[str, int]:
+    """Bytes of every installed distribution, by name."""
+    from importlib.metadata import distributions
+
+    return {
+        found.name: sum(file.locate().stat().st_size for file in found.files or ())  # type: ignore[union-attr]
+        for found in distributions()
+    }
+
+
+def imports() -> dict[str, float]:
+    """Milliseconds of `import numpy`, then of `import runtime`."""
+    start = time.perf_counter()
+    import numpy  # noqa: F401
+
+    middle = time.perf_counter()
+    import runtime  # noqa: F401
+
+    end = time.perf_counter()
+    _require_thin()
+    return {"numpy_ms": 1e3 * (middle - start), "runtime_ms": 1e3 * (end - middle)}
+
+
+def example(text: str, bundle: str) -> dict[str, str]:
+    """Runs the README's example; `frames` are the application's."""
+    names = {"frames": _frames(bundle)}
+    exec(compile(text, "README.md", "exec"), names)
+    _require_thin()
+    scores = names["scores"]
+    assert scores.shape[0] == 2
+    return {"python": sys.version.split()[0], "numpy": sys.modules["numpy"].__version__}
+
+
+def load(bundle: str, backend: str) -> dict[str, object]:
+    """Loads an engine and runs it once."""
+    from runtime import Engine
+
+    start = time.perf_counter()
+    engine = Engine.load(bundle, backend=backend)
+    loaded_ms = 1e3 * (time.perf_counter() - start)
+    engine(_frames(bundle))
+    _require_thin()
+    info = engine.info
+    found = {"load_ms": loaded_ms, "resident_bytes": _resident(), "precision": info.precision}
+    return {**found, "version": info.version}
+
+
+def bare(file: str, backend: str, shape: str) -> dict[str, object]:
+    """The same with the backend's own library and nothing of ours."""
+    import numpy
+
+    frames = numpy.zeros((2, *json.loads(shape)), numpy.uint8)
+    start = time.perf_counter()
+    if backend == "onnxruntime":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        loaded_ms = 1e3 * (time.perf_counter() - start)
+        session.run(None, {session.get_inputs()[0].name: frames})
+    else:
+        import openvino
+
+        model = openvino.Core().compile_model(file, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+        loaded_ms = 1e3 * (time.perf_counter() - start)
+        model.create_infer_request().infer({0: frames})
+    return {"load_ms": loaded_ms, "resident_bytes": _resident()}
+
+
+def describe(bundle: str, precision: str) -> dict[str, object]:
+    """The CPU's graph of a precision, and the shape of its images."""
+    from runtime import Bundle
+
+    manifest = Bundle.open(bundle).manifest
+    graph = manifest.precisions[precision].graphs["cpu"]
+    return {"file": graph.file, "shape": manifest.spec.image_shape}
+
+
+def numpy_alone() -> dict[str, int]:
+    import numpy  # noqa: F401
+
+    return {"resident_bytes": _resident()}
+
+
+def _frames(bundle: str):  # type: ignore[no-untyped-def]
+    import numpy
+
+    from runtime import Bundle
+
+    return numpy.zeros((2, *Bundle.open(bundle).manifest.spec.image_shape), numpy.uint8)
+
+
+def _resident() -> int:
+    with open("/proc/self/status") as status:
+        return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+
+
+def _require_thin() -> None:
+    heavy = FORBIDDEN & set(sys.modules)
+    assert not heavy, f"the runtime imported {heavy}"
+
+
+if __name__ == "__main__":
+    print(json.dumps(globals()[sys.argv[1]](*sys.argv[2:])))
