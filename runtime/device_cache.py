@@ -20,6 +20,16 @@ from .schema import SchemaError, decode, encode
 _INDEX = "device.json"
 
 
+def _home() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home) / "vit-edge"
+
+
+def timing_caches() -> Path:
+    """The folder of timing caches, which all bundles share."""
+    return _home() / "timing"
+
+
 @dataclass(frozen=True)
 class BuiltEngine:
     """An engine that was built here, verified by its hash before every use."""
@@ -43,8 +53,7 @@ class DeviceCache:
 
     @classmethod
     def of(cls, bundle_digest: str) -> DeviceCache:
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        return cls(Path(home) / "vit-edge" / bundle_digest)
+        return cls(_home() / bundle_digest)
 
     def _load(self) -> _Index:
         try:
@@ -90,10 +99,6 @@ class DeviceCache:
                 {**index.engines, key: BuiltEngine(name, digest)}, index.checked, index.latencies
             )
         )
-
-    def timing_cache(self, backend: str) -> Path | None:
-        """Where full TensorRT keeps its timing cache; the other backends have none."""
-        return self.folder / "tensorrt.timing" if backend == "tensorrt" else None
 
     def is_checked(self, key: str) -> bool:
         return key in self._load().checked

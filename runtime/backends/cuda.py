@@ -6,6 +6,8 @@ Source: CUDA Runtime API, "Memory Management" and "Stream Management".
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -58,7 +60,26 @@ def compute_capability() -> str:
 
 
 def _properties() -> Any:
-    return _call("cudaGetDeviceProperties", _call("cudaGetDevice"))
+    return _call("cudaGetDeviceProperties", current_device())
+
+
+def current_device() -> int:
+    """Which device this thread uses; each thread has its own."""
+    return int(_call("cudaGetDevice"))
+
+
+@contextmanager
+def on_device(device: int) -> Iterator[None]:
+    """Makes `device` this thread's for the time being."""
+    before = current_device()
+    if before == device:
+        yield
+        return
+    _call("cudaSetDevice", device)
+    try:
+        yield
+    finally:
+        _call("cudaSetDevice", before)
 
 
 class Stream:

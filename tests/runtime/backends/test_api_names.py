@@ -16,7 +16,7 @@ from .api.usage import OTHER, Call, Usage, Use
 FOLDER = Path(tensorrt.__file__).parent
 FILES = sorted(FOLDER.glob("tensorrt*.py"))
 CUDA_FILES = sorted(FOLDER.glob("cuda*.py"))
-NOT_FOR_LEAN = {"tensorrt_build", "tensorrt_timing", "tensorrt_layers"}
+NOT_FOR_LEAN = {"tensorrt_build", "tensorrt_timing", "tensorrt_progress", "tensorrt_layers"}
 """Files that need the whole library: TensorRT lean has no builder, parser and inspector."""
 
 DECLARED = {
@@ -34,6 +34,12 @@ DECLARED = {
     "engine": "ICudaEngine",
     "context": "IExecutionContext",
     "create_context": "IExecutionContext",
+    "import": MODULE,
+    "parse_network": "INetworkDefinition",
+    "attach": "ITimingCache",
+    "maker": "ILayer",
+    "tensor": "ITensor",
+    "makers": OTHER,
     "severity": "ILogger.Severity",
     "resource": OTHER,
     "keep": OTHER,
@@ -51,6 +57,9 @@ GUARDED = {
     ("CudaGraphStrategy", "WHOLE_GRAPH_CAPTURE"): (MODULE, "CudaGraphStrategy"),
     ("ICudaEngine", "create_runtime_config"): (MODULE, "CudaGraphStrategy"),
     ("IRuntimeConfig", "cuda_graph_strategy"): (MODULE, "CudaGraphStrategy"),
+    (MODULE, "EngineInvalidityDiagnostics"): (MODULE, "EngineInvalidityDiagnostics"),
+    ("Runtime", "get_engine_validity"): (MODULE, "EngineInvalidityDiagnostics"),
+    ("Runtime", "engine_header_size"): (MODULE, "EngineInvalidityDiagnostics"),
 }
 """Names that some releases lack, each with the feature that our code asks for before it uses it."""
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from runtime.backends import BACKENDS, BuildOptions, cuda, tensorrt_build
+from runtime.backends import BACKENDS, BuildOptions, cuda
 from runtime.backends.tensorrt import TensorRT
 from runtime.bundle import Bundle
 from runtime.engine import Engine
@@ -169,15 +168,6 @@ class TestSession:
                 assert engine.info.device == "Emulated GPU (8.9)"
         assert len(builds) == 1
 
-    def test_an_engine_for_another_gpu_is_not_opened(
-        self, gpu: EmulatedCuda, bundle_source: Path
-    ) -> None:
-        """The emulated GPU has compute capability 8.9."""
-        assert self.backend.built_for(BuildOptions()) == ("8.9",)
-        assert self.backend.runs_engine_for(("8.9", "12.0"))
-        assert self.backend.runs_engine_for(())
-        assert not self.backend.runs_engine_for(("8.6",))
-
     def test_wrong_tensor_types_are_refused(
         self, gpu: EmulatedCuda, bundle_source: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -186,31 +176,3 @@ class TestSession:
         monkeypatch.setattr(emulation.EmulatedEngine, "get_tensor_dtype", lambda self, name: "HALF")
         with pytest.raises(EngineError, match="its tensors are"):
             self.backend.open(*graph(bundle_source))
-
-
-def test_full_tensorrt_keeps_its_timing_cache(tmp_path: Path) -> None:
-    """create, set before the build, serialised after it; RTX has no use for one."""
-    calls: list[object] = []
-    cache = SimpleNamespace(serialize=lambda: b"timings")
-    config = SimpleNamespace(
-        create_timing_cache=lambda old: calls.append(old) or cache,
-        set_timing_cache=lambda given, ignore_mismatch: calls.append(given is cache) or True,
-    )
-    path = tmp_path / "cache" / "timing"
-    for _ in range(2):
-        with tensorrt_build._timing_cache(config, path):
-            calls.append("build")
-    assert calls == [b"", True, "build", b"timings", True, "build"]
-    assert path.read_bytes() == b"timings"
-
-
-def test_a_timing_cache_of_another_device_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "timing"
-    path.write_bytes(b"foreign")
-    config = SimpleNamespace(
-        create_timing_cache=lambda old: SimpleNamespace(old=old, serialize=lambda: b"new" + old),
-        set_timing_cache=lambda given, ignore_mismatch: given.old != b"foreign",
-    )
-    with tensorrt_build._timing_cache(config, path):
-        pass
-    assert path.read_bytes() == b"new"
