@@ -22,6 +22,7 @@ from .tensorrt_open import Logger, open_engine, require_made
 from .tensorrt_types import UNKNOWN, find_type, narrowest, of_kernel
 
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+_SUFFIX = re.compile(r"_myl\d+_\d+$")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Layer:
         nodes: The nodes of the ONNX graph that it does the work of.
         kernel: The kernel's name, or "".
         precision: What it computes in: its kernel's type where the name tells it, else the
-            narrowest of its inputs.
+            narrowest of its inputs, weights or outputs.
     """
 
     name: str
@@ -107,7 +108,7 @@ def parse_layers(text: str) -> tuple[Layer, ...]:
         EngineError: if it is not that, or names the layers only.
     """
     try:
-        entries = json.loads(text)["Layers"]
+        entries = list(json.loads(text)["Layers"])
     except (ValueError, KeyError, TypeError):
         raise EngineError(f"the engine inspector answered {text[:80]!r}") from None
     if not all(isinstance(entry, dict) for entry in entries):
@@ -120,14 +121,22 @@ def parse_layers(text: str) -> tuple[Layer, ...]:
 def _layer(entry: dict[str, Any]) -> Layer:
     name, kernel = str(entry.get("Name", "")), str(entry.get("TacticName", ""))
     inputs, outputs = (_types(entry.get(side)) for side in ("Inputs", "Outputs"))
-    nodes = _NODE.findall(str(entry.get("Metadata", ""))) or name.split(" + ")
-    precision = of_kernel(kernel) or narrowest(inputs) or narrowest(outputs) or UNKNOWN
+    nodes = _NODE.findall(str(entry.get("Metadata", ""))) or _named_after(name)
+    weights = entry.get("Weights")
+    held = (find_type(str(weights.get("Type"))),) if isinstance(weights, dict) else ()
+    known = (narrowest(kinds) for kinds in (inputs, held, outputs))
+    precision = of_kernel(kernel) or next((kind for kind in known if kind), UNKNOWN)
     kind = str(entry.get("LayerType", UNKNOWN))
     return Layer(name, kind, inputs, outputs, tuple(nodes), kernel, precision)
 
 
+def _named_after(name: str) -> list[str]:
+    """The nodes that a layer without metadata is named after: "a + b", or "a+b_myl0_7"."""
+    return re.split(r"\s*\+\s*", _SUFFIX.sub("", name))
+
+
 def _types(entries: object) -> tuple[str, ...]:
-    """Of a layer's inputs or outputs; the key is "Format/Datatype" or "Datatype"."""
+    """Of a layer's inputs or outputs. TensorRT 10 has "Format/Datatype", 11 has "DataType"."""
     found = []
     for entry in entries if isinstance(entries, list) else []:
         values = entry.items() if isinstance(entry, dict) else ()

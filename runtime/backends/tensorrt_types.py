@@ -36,6 +36,7 @@ _SHORT = {
     "i8": "int8",
     "u8": "int8",
     "i4": "int4",
+    "f8": "fp8",
     "e4m3": "fp8",
     "e5m2": "fp8",
     "e2m1": "fp4",
@@ -44,11 +45,14 @@ _T = "|".join((*_SHORT, "i32"))
 _KERNELS: tuple[tuple[re.Pattern[str], dict[str, str]], ...] = (
     # xmma: inputs_multiplyaccumulate_output, as gemm_i8f32_i8i32_f32 or gemm_f32f32_tf32f32_f32
     (re.compile(rf"_(?:{_T})+_({_T})(?:{_T})_"), _SHORT),
-    # CUTLASS: one type for each operand, as 16816gemm_f16_f16_f32
-    (re.compile(rf"gemm_({_T})_(?:{_T})(?:_|$)"), _SHORT),
-    # cuBLAS: ampere_fp16_s16816gemm, ampere_h16816gemm, turing_int8_i8816gemm, volta_sgemm
+    # CUTLASS: a type for each operand, as s64x128x16gemm_f16_f16_f32, or one, as s1688tf32gemm
+    (re.compile(rf"gemm_({_T})(?:_|$)"), _SHORT),
+    (re.compile(r"(tf32)gemm"), _SHORT),
+    # cuBLAS: ampere_fp16_s16816gemm, ampere_h16816gemm, turing_int8_i8816gemm, volta_sgemm; a
+    # letter before digits is what it adds in
     (re.compile(r"_(fp16|bf16|tf32|int8)_[a-z]\d+\w*gemm"), {}),
-    (re.compile(r"_([his])\d*(?:gemm|cudnn)"), {"h": "fp16", "i": "int8", "s": "fp32"}),
+    (re.compile(r"_(h|i)\d*(?:gemm|cudnn)"), {"h": "fp16", "i": "int8"}),
+    (re.compile(r"_(s)(?:gemm|cudnn)"), {"s": "fp32"}),
 )
 
 
