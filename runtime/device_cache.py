@@ -24,6 +24,16 @@ from .schema import SchemaError, decode, encode
 _INDEX, _LOCK = "device.json", "lock"
 
 
+def _home() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home) / "vit-edge"
+
+
+def timing_caches() -> Path:
+    """The folder of timing caches, which all bundles share."""
+    return _home() / "timing"
+
+
 @dataclass(frozen=True)
 class BuiltEngine:
     """An engine that was built here, verified by its hash before every use."""
@@ -62,8 +72,7 @@ class DeviceCache:
 
     @classmethod
     def of(cls, bundle_digest: str) -> DeviceCache:
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        return cls(Path(home) / "vit-edge" / bundle_digest)
+        return cls(_home() / bundle_digest)
 
     def findings(self) -> dict[str, Finding]:
         """All findings, by their keys."""
@@ -119,10 +128,6 @@ class DeviceCache:
         name = f"{key}|scratch"
         return Scratch(lambda: self.engine(name), lambda data: self.store_engine(name, data))
 
-    def timing_cache(self, backend: str) -> Path | None:
-        """Where full TensorRT keeps its timing cache; the other backends have none."""
-        return self.folder / "tensorrt.timing" if backend == "tensorrt" else None
-
     def write(self, name: str, data: bytes) -> None:
         """Writes a file whole or not at all; a cache that cannot be written is done without."""
         with suppress(OSError):
@@ -132,8 +137,9 @@ class DeviceCache:
                 with os.fdopen(descriptor, "wb") as stream:
                     stream.write(data)
                 os.replace(temporary, self.folder / name)
-            except OSError:
-                os.unlink(temporary)  # a full disk shall not fill up with halves
+            except BaseException:
+                os.unlink(temporary)  # neither a full disk nor Ctrl-C shall leave halves
+                raise
 
     @contextmanager
     def _changed(self, key: str) -> Iterator[tuple[dict[str, Finding], Finding]]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from .backends import Session
 from .bundle import Bundle
-from .candidates import Candidate, has_engine, open_session
+from .candidates import Candidate, has_engine, open_session, why_built
 from .device_cache import DeviceCache, Finding
 from .errors import BackendError, EngineError, SelfCheckError
 from .frames import run_frames
@@ -63,7 +63,11 @@ def open_best(bundle: Bundle, cache: DeviceCache, candidates: Sequence[Candidate
                 raise
             selection.pass_over(f"{candidate} is not used: {error}")
         else:
-            return Chosen(candidate, session, "; ".join([why, *selection.passed_over]))
+            return Chosen(
+                candidate,
+                session,
+                "; ".join([why, *why_built(candidate, bundle), *selection.passed_over]),
+            )
     raise BackendError(f"nothing in {bundle.path} can run here: {'; '.join(selection.passed_over)}")
 
 

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from ..errors import BackendError, ClosedError, EngineError, first_line
 from ..manifest import EngineSpec
 from . import cuda
-from .base import NONE, BuildOptions, External, Frames, Scratch
+from .base import NONE, External, Frames, Scratch
 from .cpu import cpu_name
+from .graphs import RunsGraphs
 from .installed import installed_version, is_installed
 from .streaming import stream_in_thread
 
@@ -48,29 +49,19 @@ def load_library() -> Any:
 
 
 @dataclass(frozen=True)
-class OnnxRuntime:
+class OnnxRuntime(RunsGraphs):
     """See `runtime.backends.base.Backend`. `provider` is an execution provider of ONNX Runtime."""
 
     name: str
     provider: str
     graph: str
     lacks: tuple[str, ...] = ()
-    needs_engine: bool = False
 
     def version(self) -> str:
         return installed_version(*_DISTRIBUTIONS) or str(load_library().__version__)
 
     def device(self) -> str:
         return cpu_name() if self.provider == CPU else cuda.device_name()
-
-    def built_for(self, options: BuildOptions) -> tuple[str, ...]:
-        return ()
-
-    def runs_engine_for(self, capabilities: tuple[str, ...]) -> bool:
-        return True
-
-    def build_problem(self) -> str | None:
-        return self.run_problem()
 
     def run_problem(self) -> str | None:
         if not is_installed("onnxruntime"):
@@ -81,10 +72,6 @@ class OnnxRuntime:
         if problem is None and self.provider not in load_library().get_available_providers():
             return f"this ONNX Runtime has no {self.provider}: pip install 'vit-edge[{_GPU}]'"
         return problem
-
-    def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> bytes:
-        """ONNX Runtime compiles as it opens: the graph itself is the engine."""
-        return onnx
 
     def open(
         self,

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from ..errors import BackendError, EngineError, first_line
 from ..manifest import EngineSpec
-from .base import NONE, BuildOptions, External, Frames, Scratch
+from .base import NONE, External, Frames, Scratch
 from .cpu import cpu_name
 from .external import written_out
+from .graphs import RunsGraphs
 from .installed import installed_version, is_installed
 from .pool import Pool
 from .streaming import stream_in_thread
@@ -54,13 +55,12 @@ def load_library() -> Any:
 
 
 @dataclass(frozen=True)
-class OpenVino:
+class OpenVino(RunsGraphs):
     """See `runtime.backends.base.Backend`."""
 
     name: str = "openvino"
     graph: str = "cpu"
     lacks: tuple[str, ...] = ()
-    needs_engine: bool = False
 
     def version(self) -> str:
         return installed_version("openvino") or str(load_library().__version__).partition("-")[0]
@@ -68,21 +68,8 @@ class OpenVino:
     def device(self) -> str:
         return cpu_name()
 
-    def built_for(self, options: BuildOptions) -> tuple[str, ...]:
-        return ()
-
-    def runs_engine_for(self, capabilities: tuple[str, ...]) -> bool:
-        return True
-
-    def build_problem(self) -> str | None:
-        return self.run_problem()
-
     def run_problem(self) -> str | None:
         return None if is_installed("openvino") else _MISSING
-
-    def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> bytes:
-        """OpenVINO compiles as it opens: the graph itself is the engine."""
-        return onnx
 
     def open(
         self,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,8 @@ from .base import Frames, Scratch
 from .streaming import IN_FLIGHT
 from .tensorrt_contexts import BuiltInGraphs, ContextMaker, OwnGraphs
 from .tensorrt_lane import Lane
+from .tensorrt_open import Logger, open_engine
 from .tensorrt_pool import LanePool, Pending
-
-
-class Logger(Protocol):
-    """A logger of the library, which keeps errors."""
-
-    errors: list[str]
 
 
 class TensorRTSession:
@@ -47,13 +42,7 @@ class TensorRTSession:
         self, library: Any, logger: Logger, blob: bytes, spec: EngineSpec, scratch: Scratch | None
     ) -> None:
         device = cuda.current_device()
-        self._runtime = library.Runtime(logger)
-        self._engine = self._runtime.deserialize_cuda_engine(blob)
-        if self._engine is None:
-            raise EngineError(
-                "it was built by another version or for another GPU: `vit-edge build` makes "
-                "one here"
-            )
+        self._runtime, self._engine = open_engine(library, logger, blob)
         _check_types(library, self._engine, spec)
         self._maker = _context_maker(library, self._engine, scratch)
         self._unsaved = True

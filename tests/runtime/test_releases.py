@@ -47,7 +47,7 @@ def test_a_release_that_was_only_looked_at_or_failed_does_not_count(
 ) -> None:
     """Else a broken release could never be replaced by the one before it."""
 
-    def refuse(self, blob, spec, external):  # type: ignore[no-untyped-def]
+    def refuse(self, *others):  # type: ignore[no-untyped-def]
         raise EngineError("does not run here")
 
     sign_by_hand(bundle, KEY, 9)
