@@ -15,7 +15,7 @@ from calibration.onnx_file import graph_digest, read_onnx, save_onnx
 from calibration.samples import load_samples
 from calibration.table import Origin, read_table
 from runtime.backends import BuildOptions, find_backend
-from runtime.device_cache import DeviceCache
+from runtime.device_cache import timing_caches
 from runtime.schema import decode, decode_all, encode, encode_all
 
 from .accuracy import Proof, assess, budget_miss, golden_tolerance
@@ -207,7 +207,7 @@ class PrecisionStages:
         backend, spec = find_backend(target.backend), self.plan.spec
         options = BuildOptions(
             compute_capabilities=target.compute_capabilities,
-            timing_cache=DeviceCache.of("builds").timing_cache(backend.name),
+            timing_caches=timing_caches(),
         )
         built_for = backend.built_for(options)
 
@@ -222,7 +222,7 @@ class PrecisionStages:
 
         inputs = [onnx.parent, onnx.name, target, built_for, spec]
         folder = self.cache.run(f"{self.name} engine {target}", inputs, engine_stage)
-        return EngineResult(folder / "engine", target, backend.version(), built_for)
+        return EngineResult(folder / "engine", target, backend.builder_version(), built_for)
 
 
 def _load_pair(graphs: Path) -> tuple[ir.Model, ir.Model]:

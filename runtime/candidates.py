@@ -9,9 +9,10 @@ from typing import NamedTuple
 from .backends import BACKENDS, Backend, BuildOptions, Session, find_backend
 from .backends.base import NONE, External
 from .bundle import Bundle
-from .device_cache import DeviceCache
+from .device_cache import DeviceCache, timing_caches
 from .errors import BackendError, InputError
 from .manifest import Graph, Manifest
+from .prebuilt import find_prebuilt, passed_over
 
 _log = logging.getLogger("vit_edge.runtime")
 
@@ -79,16 +80,16 @@ def load_blob(candidate: Candidate, bundle: Bundle, cache: DeviceCache) -> Blob 
     """The ONNX graph, a prebuilt engine or one that was built here; None if there is none."""
     entry, backend = bundle.manifest.precisions[candidate.precision], candidate.backend
     if not backend.needs_engine:
-        return _load_graph(entry.graphs[backend.graph], bundle)
-    for engine in entry.engines:
-        known = engine.backend == backend.name and engine.version == backend.version()
-        if known and backend.runs_engine_for(engine.compute_capabilities):
-            return Blob(bundle.read(engine.file))
+        return load_graph(entry.graphs[backend.graph], bundle)
+    prebuilt = find_prebuilt(bundle.manifest, candidate.precision, backend)
+    if prebuilt is not None:
+        return Blob(bundle.read(prebuilt.file))
     built = cache.engine(candidate.key())
     return None if built is None else Blob(built)
 
 
-def _load_graph(graph: Graph, bundle: Bundle) -> Blob:
+def load_graph(graph: Graph, bundle: Bundle) -> Blob:
+    """An ONNX graph of the bundle, with its weights where they lie beside it."""
     external = {f.rpartition("/")[2]: memoryview(bundle.read(f)) for f in graph.external}
     return Blob(bundle.read(graph.file), external)
 
@@ -106,12 +107,20 @@ def build_engine(
     if problem:
         raise BackendError(f"cannot build {candidate} here: {problem}")
     graph = bundle.manifest.precisions[candidate.precision].graphs[candidate.backend.graph]
-    onnx = _load_graph(graph, bundle)
-    told = replace(options, external=onnx.external)
+    onnx = load_graph(graph, bundle)
+    told = replace(options, external=onnx.external, timing_caches=timing_caches())
     blob = candidate.backend.compile(onnx.data, bundle.manifest.spec, told)
     if candidate.backend.needs_engine:
         cache.store_engine(candidate.key(), blob)
     return blob
+
+
+def why_built(candidate: Candidate, bundle: Bundle) -> list[str]:
+    """Why none of the bundle's own engines is used; empty if one is or there is none."""
+    backend = candidate.backend
+    if not backend.needs_engine:
+        return []
+    return passed_over(bundle.manifest, candidate.precision, backend)
 
 
 def load_or_build(candidate: Candidate, bundle: Bundle, cache: DeviceCache) -> Blob:
@@ -119,8 +128,9 @@ def load_or_build(candidate: Candidate, bundle: Bundle, cache: DeviceCache) -> B
     blob = load_blob(candidate, bundle, cache)
     if blob is None:
         _log.warning(
-            "no engine for %s on this device yet: building one (`vit-edge build` does it ahead)",
+            "no engine for %s on this device yet: building one (`vit-edge build` does it ahead)%s",
             candidate,
+            "".join(f"; {why}" for why in why_built(candidate, bundle)),
         )
         blob = Blob(build_engine(candidate, bundle, cache, BuildOptions()))
     return blob

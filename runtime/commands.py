@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .backends import BACKENDS, BuildOptions, find_backend
+from .backends import BACKENDS
+from .build import build_here
 from .bundle import Bundle
-from .candidates import build_engine, list_candidates
-from .device_cache import DeviceCache
 from .display import mebibytes, percent, print_table, say
 from .engine import Engine
-from .errors import BackendError, InputError
+from .errors import InputError
+from .layers import print_json, print_tables, read_all
 from .manifest import FEATURES
 from .rows import COLUMNS, Measurement, Row, measure_bundle, row_cells
 
@@ -36,9 +36,15 @@ def add_commands(parsers: Parsers[argparse.ArgumentParser]) -> None:
         "--batch", type=int, nargs="+", default=[1], metavar="N", help="default: 1"
     )
     inspect = _add(parsers, "inspect", run_inspect, "print what a bundle holds and how it was made")
+    inspect.add_argument(
+        "--layers", action="store_true", help="what each layer of its engines here runs in"
+    )
+    inspect.add_argument("--precision", metavar="P", help="with --layers: of this one only")
+    inspect.add_argument("--backend", metavar="B", help="with --layers: of this one only")
     build = _add(parsers, "build", run_build, "build engines for this device, into its cache")
     engines = [name for name, backend in BACKENDS.items() if backend.needs_engine]
     build.add_argument("--target", required=True, metavar="BACKEND", help=" or ".join(engines))
+    build.add_argument("--precision", action="append", metavar="P", help="again for more")
     run = _add(
         parsers, "run", run_run, "classify images: the five likeliest classes of each, or features"
     )
@@ -96,6 +102,12 @@ def run_inspect(arguments: argparse.Namespace) -> int:
     bundle = Bundle.open(arguments.bundle)
     bundle.verify()
     manifest, spec = bundle.manifest, bundle.manifest.spec
+    if arguments.layers:
+        show = print_json if arguments.json else print_tables
+        show(read_all(bundle, arguments.precision, arguments.backend))
+        return 0
+    if arguments.precision or arguments.backend:
+        raise InputError("--precision and --backend go with --layers")
     if arguments.json:
         rows = [dataclasses.asdict(row) for row in _stored_rows(bundle)]
         print(json.dumps({"rows": rows, "manifest": dataclasses.asdict(manifest)}, indent=2))
@@ -162,24 +174,9 @@ def _stored_rows(bundle: Bundle) -> list[Row]:
 
 
 def run_build(arguments: argparse.Namespace) -> int:
-    """Builds an engine of every precision for this device."""
+    """Exit status 0 if every engine was built, 1 if one was not."""
     bundle = Bundle.open(arguments.bundle)
-    backend, cache = find_backend(arguments.target), DeviceCache.of(bundle.digest)
-    if not backend.needs_engine:
-        raise InputError(f"{backend.name} runs the bundle's ONNX as it is: nothing to build")
-    problem = backend.build_problem() or backend.run_problem()
-    if problem:
-        raise BackendError(f"cannot build for {backend.name} on this device: {problem}")
-    options = BuildOptions(timing_cache=cache.timing_cache(backend.name), progress=_say_progress)
-    for candidate in list_candidates(bundle.manifest, None, backend.name):
-        say(f"building {candidate} ...")
-        size = len(build_engine(candidate, bundle, cache, options))
-        print(f"{candidate.precision}: {mebibytes(size)}, kept in {cache.folder}")
-    return 0
-
-
-def _say_progress(what: str, done: int, total: int) -> None:
-    say(f"  {what}: {done}/{total}")
+    return 0 if build_here(bundle, arguments.target, arguments.precision or []) else 1
 
 
 def run_run(arguments: argparse.Namespace) -> int:

@@ -22,6 +22,16 @@ from .schema import SchemaError, decode, encode
 _INDEX = "device.json"
 
 
+def _home() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home) / "vit-edge"
+
+
+def timing_caches() -> Path:
+    """The folder of timing caches, which all bundles share."""
+    return _home() / "timing"
+
+
 @dataclass(frozen=True)
 class BuiltEngine:
     """An engine that was built here, verified by its hash before every use."""
@@ -45,8 +55,7 @@ class DeviceCache:
 
     @classmethod
     def of(cls, bundle_digest: str) -> DeviceCache:
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        return cls(Path(home) / "vit-edge" / bundle_digest)
+        return cls(_home() / bundle_digest)
 
     def _load(self) -> _Index:
         try:
@@ -102,10 +111,6 @@ class DeviceCache:
         """Where the backend of the engine `key` keeps what it prepares when it opens."""
         name = f"{key}|scratch"
         return Scratch(lambda: self.engine(name), lambda data: self.store_engine(name, data))
-
-    def timing_cache(self, backend: str) -> Path | None:
-        """Where full TensorRT keeps its timing cache; the other backends have none."""
-        return self.folder / "tensorrt.timing" if backend == "tensorrt" else None
 
     def is_checked(self, key: str) -> bool:
         return key in self._load().checked

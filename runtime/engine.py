@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from .backends import Frames, Session
 from .bundle import Bundle
-from .candidates import Candidate, list_candidates, open_session
+from .candidates import Candidate, list_candidates, open_session, why_built
 from .device_array import DeviceArray
 from .device_cache import DeviceCache
 from .errors import BackendError, ClosedError, EngineError, InputError, SelfCheckError
@@ -91,7 +91,8 @@ class Engine:
             list_candidates(bundle.manifest, precision, backend), cache, refused
         ):
             try:
-                return cls._open(candidate, bundle, cache, "; ".join([why, *refused]))
+                reasons = [why, *why_built(candidate, bundle), *refused]
+                return cls._open(candidate, bundle, cache, "; ".join(reasons))
             except (BackendError, EngineError, SelfCheckError) as error:
                 if precision is not None and backend is not None:
                     raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import InputError
 from .base import Backend, BuildOptions, Frames, Scratch, Session
 from .onnxruntime import OnnxRuntime
-from .tensorrt import TensorRT
+from .tensorrt import VERSION_COMPATIBLE, TensorRT
 
 __all__ = ["BACKENDS", "Backend", "BuildOptions", "Frames", "Scratch", "Session", "find_backend"]
 
@@ -14,6 +14,12 @@ BACKENDS: dict[str, Backend] = {
     for backend in (
         TensorRT("tensorrt", module_name="tensorrt"),
         TensorRT("tensorrt-rtx", module_name="tensorrt_rtx"),
+        TensorRT(
+            "tensorrt-lean",
+            module_name="tensorrt_lean",
+            builder_name="tensorrt",
+            builder_flags=(VERSION_COMPATIBLE, "EXCLUDE_LEAN_RUNTIME"),  # no code in the engine
+        ),
         OnnxRuntime(),
     )
 }

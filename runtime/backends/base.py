@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..device_array import DeviceArray
-from ..manifest import EngineSpec
+from ..manifest import EngineEntry, EngineSpec
 
 Frames = NDArray[np.uint8] | DeviceArray
 """Contiguous uint8 `[n, height, width, channels]`, in host memory or on a GPU."""
@@ -34,13 +34,13 @@ class BuildOptions:
         external: See `External`.
         compute_capabilities: GPUs to build for, as "8.9"; empty is the library's own choice
             (TensorRT: the GPU that is here; TensorRT for RTX: its portable set).
-        timing_cache: Where full TensorRT keeps its timing cache, or None.
+        timing_caches: The folder where full TensorRT keeps its timing caches, or None.
         progress: Is told of the build's progress, or None.
     """
 
     external: External = field(default_factory=dict)
     compute_capabilities: tuple[str, ...] = ()
-    timing_cache: Path | None = None
+    timing_caches: Path | None = None
     progress: Progress | None = None
 
 
@@ -111,8 +111,13 @@ class Backend(Protocol):
         Raises InputError for one that the library does not know.
         """
 
-    def runs_engine_for(self, capabilities: tuple[str, ...]) -> bool:
-        """Whether the device that is here is one of those."""
+    def builder_version(self) -> str:
+        """The version of the library that builds its engines. Raises BackendError likewise."""
+
+    def engine_problem(self, engine: EngineEntry) -> str | None:
+        """Why an engine that is built already does not open on this device, with the remedy; None
+        if it does. Asked only where `run_problem` has none.
+        """
 
     def build_problem(self) -> str | None:
         """Why this machine cannot build engines for it, with the remedy; None if it can."""

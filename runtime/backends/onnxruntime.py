@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BackendError, ClosedError, EngineError, first_line
-from ..manifest import EngineSpec
+from ..manifest import EngineEntry, EngineSpec
 from .base import NONE, BuildOptions, External, Frames, Scratch
 from .streaming import stream_in_thread
 
@@ -51,8 +51,11 @@ class OnnxRuntime:
     def built_for(self, options: BuildOptions) -> tuple[str, ...]:
         return ()
 
-    def runs_engine_for(self, capabilities: tuple[str, ...]) -> bool:
-        return True
+    def builder_version(self) -> str:
+        return self.version()
+
+    def engine_problem(self, engine: EngineEntry) -> str | None:
+        return None
 
     def build_problem(self) -> str | None:
         return self.run_problem()

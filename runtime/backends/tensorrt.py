@@ -1,4 +1,4 @@
-"""TensorRT 10 and 11 and TensorRT for RTX: one implementation.
+"""TensorRT 10 and 11, TensorRT for RTX and TensorRT lean: one implementation.
 
 Precision is in the graph (strongly typed networks), so building knows nothing of it. Where the
 libraries differ, a feature is asked for by its attribute, never by a version. The libraries crash
@@ -12,65 +12,106 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BackendError, EngineError, InputError
-from ..manifest import EngineSpec
+from ..manifest import EngineEntry, EngineSpec
 from . import cuda
 from .base import NONE, BuildOptions, External, Scratch
-from .tensorrt_build import build_plan, find_compute_capability
+from .tensorrt_build import Recipe, build_plan, find_compute_capability
+from .tensorrt_layers import Layers, asked_products, read_layers
+from .tensorrt_open import mismatch, opens_forward
+from .tensorrt_progress import Watch, run_watched
 from .tensorrt_session import TensorRTSession
+from .tensorrt_timing import timing_file
 
 _log = logging.getLogger("vit_edge.tensorrt")
+
+VERSION_COMPATIBLE = "VERSION_COMPATIBLE"
+"""Builder flag of engines that newer libraries open, too."""
 
 
 @dataclass(frozen=True)
 class TensorRT:
-    """See `runtime.backends.base.Backend`. `module_name` is the Python module of the library."""
+    """See `runtime.backends.base.Backend`.
+
+    Attributes:
+        module_name: The library's Python module.
+        builder_name: The backend whose library builds the engines; empty where it is this one's.
+        builder_flags: Builder flags that its engines need.
+    """
 
     name: str
     module_name: str
+    builder_name: str = ""
+    builder_flags: tuple[str, ...] = ()
     graph: str = "gpu"
     needs_engine: bool = True
 
     def _library(self) -> Any:
-        try:
-            return importlib.import_module(self.module_name)
-        except (
-            ImportError,
-            OSError,
-        ):  # OSError: the bindings are there and their libraries are not
-            raise BackendError(
-                f"{self.module_name} is not installed: pip install 'vit-edge[{self.name}]'"
-            ) from None
+        return _import(self.module_name, self.name)
+
+    def _builder(self) -> Any:
+        """The library that builds: TensorRT lean only runs."""
+        return (
+            _import(self.builder_name, self.builder_name) if self.builder_name else self._library()
+        )
 
     def version(self) -> str:
         return str(self._library().__version__)
+
+    def builder_version(self) -> str:
+        return str(self._builder().__version__)
 
     def device(self) -> str:
         return cuda.device_name()
 
     def built_for(self, options: BuildOptions) -> tuple[str, ...]:
         """Full TensorRT builds for the GPU that is here; RTX, if not told, for its portable set."""
-        library, asked = self._library(), options.compute_capabilities
+        library, asked = self._builder(), options.compute_capabilities
         for capability in asked:
             find_compute_capability(library, capability)
-        if asked or hasattr(library, "ComputeCapability"):
-            return asked
-        return (cuda.compute_capability(),)
+        return asked if asked or _builds_without_gpu(library) else (cuda.compute_capability(),)
 
-    def runs_engine_for(self, capabilities: tuple[str, ...]) -> bool:
-        return not capabilities or cuda.compute_capability() in capabilities
+    def engine_problem(self, engine: EngineEntry) -> str | None:
+        version, capability = self.version(), cuda.compute_capability()
+        forward = VERSION_COMPATIBLE in self.builder_flags
+        known = opens_forward(engine.version, version) if forward else engine.version == version
+        if known and (not engine.compute_capabilities or capability in engine.compute_capabilities):
+            return None
+        return (
+            f"{mismatch(engine, self.name, version, capability)}: "
+            f"`vit-edge build BUNDLE --target {self.name}`"
+        )
 
     def build_problem(self) -> str | None:
         try:
-            library = self._library()
+            library = self._builder()
         except BackendError as error:
-            return str(error)
-        # Only TensorRT for RTX, known by its target setting, builds ahead of time without a GPU.
-        return None if hasattr(library, "ComputeCapability") else cuda.device_problem()
+            return (
+                f"{error} (it builds the engines of {self.name})"
+                if self.builder_name
+                else str(error)
+            )
+        problem = None if _builds_without_gpu(library) else cuda.device_problem()
+        return problem or self._too_old_for(library)
+
+    def _too_old_for(self, builder: Any) -> str | None:
+        """Why the library that is here could not run what `builder` builds; None if it could, or
+        if there is none: then it runs elsewhere.
+        """
+        try:
+            here, built_by = self.version(), str(builder.__version__)
+        except BackendError:
+            return None
+        if not self.builder_name or opens_forward(built_by, here):
+            return None
+        return (
+            f"{self.name} {here} is too old for what {self.builder_name} {built_by} builds: "
+            f"pip install -U 'vit-edge[{self.name}]'"
+        )
 
     def run_problem(self) -> str | None:
         try:
@@ -80,11 +121,24 @@ class TensorRT:
         return cuda.device_problem()
 
     def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> bytes:
-        library, messages = self._library(), list[str]()
-        what = f"{self.name} {self.version()} cannot build this graph"
-        with _errors_as_engine_errors(what, messages):
-            logger = _logger(library, messages)
-            return build_plan(library, logger, onnx, spec, options, messages)
+        library, messages = self._builder(), list[str]()
+        timings, device = None, None
+        if not _builds_without_gpu(library):  # TensorRT for RTX has no use for timings
+            device = cuda.current_device()
+            if options.timing_caches is not None:
+                name, version = library.__name__, self.builder_version()
+                timings = timing_file(options.timing_caches, name, version, cuda.device_name())
+        recipe = Recipe(spec, options, self.builder_flags, timings)
+
+        what = f"{self.name} {self.builder_version()} cannot build this graph"
+
+        def build(watch: Watch) -> bytes:
+            here = nullcontext() if device is None else cuda.on_device(device)
+            with _errors_as_engine_errors(what, messages), here:
+                logger = _logger(library, messages)
+                return build_plan(library, logger, onnx, recipe, watch, messages)
+
+        return run_watched(build, options.progress)
 
     def open(
         self,
@@ -98,6 +152,41 @@ class TensorRT:
             f"{self.name} {self.version()} cannot open this engine", messages
         ):
             return TensorRTSession(library, _logger(library, messages), blob, spec, scratch)
+
+    def layers(
+        self, blob: bytes, spec: EngineSpec, onnx: bytes, external: External = NONE
+    ) -> Layers:
+        """What each layer of an engine really runs in, and what its graph asks.
+
+        Raises:
+            EngineError: if the library refuses the engine or the graph, or the engine was built
+                without descriptions of its layers.
+            BackendError: if the library has no inspector.
+        """
+        library, messages = self._library(), list[str]()
+        if not hasattr(library, "EngineInspector"):
+            raise BackendError(
+                f"{self.module_name} has no engine inspector: `vit-edge build --target tensorrt` "
+                "and inspect that"
+            )
+        with _errors_as_engine_errors(f"{self.name} cannot inspect this engine", messages):
+            ran = read_layers(library, _logger(library, messages), blob, spec)
+            logger = _logger(library, messages)
+            return Layers(ran, asked_products(library, logger, onnx, external, messages))
+
+
+def _import(module_name: str, backend: str) -> Any:
+    try:
+        return importlib.import_module(module_name)
+    except (ImportError, OSError):  # OSError: the bindings are there and their libraries are not
+        raise BackendError(
+            f"{module_name} is not installed: pip install 'vit-edge[{backend}]'"
+        ) from None
+
+
+def _builds_without_gpu(library: Any) -> bool:
+    """TensorRT for RTX does, known by its target setting."""
+    return hasattr(library, "ComputeCapability")
 
 
 def _logger(library: Any, messages: list[str]) -> Any:

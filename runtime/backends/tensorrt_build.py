@@ -1,48 +1,76 @@
-"""How TensorRT builds an engine: profile, target GPUs, timing cache, progress.
+"""How TensorRT builds an engine: profile, target GPUs, flags, what is kept in it.
 
-Source: TensorRT Python API (Builder, OnnxParser, IBuilderConfig, ITimingCache, IProgressMonitor).
+Source: TensorRT Python API (Builder, OnnxParser, IBuilderConfig).
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import EngineError, InputError
 from ..manifest import EngineSpec
-from .base import BuildOptions, External, Progress
+from .base import BuildOptions, External
+from .tensorrt_open import Logger, require_made
+from .tensorrt_progress import Watch, progress_monitor
+from .tensorrt_timing import timing_cache
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an engine is built from a graph.
+
+    Attributes:
+        spec: What it takes and gives.
+        options: What the caller wants.
+        flags: Names of builder flags to set.
+        timings: The file of the timing cache, or None.
+    """
+
+    spec: EngineSpec
+    options: BuildOptions
+    flags: tuple[str, ...] = ()
+    timings: Path | None = None
 
 
 def build_plan(
-    library: Any,
-    logger: Any,
-    onnx: bytes,
-    spec: EngineSpec,
-    options: BuildOptions,
-    messages: list[str],
+    library: Any, logger: Logger, onnx: bytes, recipe: Recipe, watch: Watch, messages: list[str]
 ) -> bytes:
     """Builds a strongly typed engine; the parser's errors are added to `messages`.
 
     Raises:
-        EngineError: if the parser or the builder refuses the graph.
+        EngineError: if the parser or the builder refuses the graph, or the build was stopped.
     """
     builder = library.Builder(logger)
-    # TensorRT 11 knows no other networks and ignores the flag; 10 needs it.
-    flags = 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(flags)
-    parser = library.OnnxParser(network, logger)
-    if not _parse(parser, onnx, options.external):
-        messages.extend(str(parser.get_error(i)) for i in range(parser.num_errors))
-        raise EngineError("the ONNX parser refused it")
-    config = _build_config(library, builder, spec, options)
-    with _timing_cache(config, options.timing_cache):
+    require_made(builder, logger)
+    network = parse_network(library, builder, logger, onnx, recipe.options.external, messages)
+    config = _build_config(library, builder, recipe)
+    config.progress_monitor = progress_monitor(library, watch)
+    with timing_cache(config, recipe.timings):
         plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise EngineError("the builder returned no engine")
     return bytes(plan)
+
+
+def parse_network(
+    library: Any, builder: Any, logger: Any, onnx: bytes, external: External, messages: list[str]
+) -> Any:
+    """The strongly typed network of a graph.
+
+    Raises:
+        EngineError: if the parser refuses it; why is added to `messages`.
+    """
+    # TensorRT 11 knows no other networks and ignores the flag; 10 needs it.
+    flags = 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(flags)
+    parser = library.OnnxParser(network, logger)
+    if not _parse(parser, onnx, external):
+        messages.extend(str(parser.get_error(i)) for i in range(parser.num_errors))
+        raise EngineError("the ONNX parser refused it")
+    return network
 
 
 def _parse(parser: Any, onnx: bytes, external: External) -> bool:
@@ -55,17 +83,19 @@ def _parse(parser: Any, onnx: bytes, external: External) -> bool:
         return bool(parser.parse(onnx, str(Path(folder) / "model.onnx")))
 
 
-def _build_config(library: Any, builder: Any, spec: EngineSpec, options: BuildOptions) -> Any:
-    config = builder.create_builder_config()
+def _build_config(library: Any, builder: Any, recipe: Recipe) -> Any:
+    config, spec = builder.create_builder_config(), recipe.spec
     # TF32 would round fp32 matrix products to 10 bits: fp32 means fp32 here.
     config.clear_flag(library.BuilderFlag.TF32)
+    for flag in recipe.flags:
+        config.set_flag(getattr(library.BuilderFlag, flag))
+    # So that `inspect --layers` can tell what each layer runs in: descriptions, no other kernels.
+    config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
     profile = builder.create_optimization_profile()
     profile.set_shape(spec.input_name, *((batch, *spec.image_shape) for batch in spec.batch))
     config.add_optimization_profile(profile)
-    if options.compute_capabilities:
-        _set_compute_capabilities(library, config, options.compute_capabilities)
-    if options.progress is not None:
-        config.progress_monitor = _progress_monitor(library, options.progress)
+    if recipe.options.compute_capabilities:
+        _set_compute_capabilities(library, config, recipe.options.compute_capabilities)
     return config
 
 
@@ -92,47 +122,3 @@ def _set_compute_capabilities(library: Any, config: Any, capabilities: tuple[str
     config.num_compute_capabilities = len(capabilities)
     for index, capability in enumerate(capabilities):
         config.set_compute_capability(find_compute_capability(library, capability), index)
-
-
-def _progress_monitor(library: Any, progress: Progress) -> Any:
-    """Source: TensorRT IProgressMonitor. Phases nest; the outermost one is shown."""
-
-    class Monitor(library.IProgressMonitor):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.steps: dict[str, int] = {}
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            if parent_phase is None:
-                self.steps[phase_name] = num_steps
-                progress(phase_name, 0, num_steps)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            if phase_name in self.steps:
-                progress(phase_name, step + 1, self.steps[phase_name])
-            return True
-
-        def phase_finish(self, phase_name: str) -> None:
-            steps = self.steps.pop(phase_name, None)
-            if steps is not None:
-                progress(phase_name, steps, steps)
-
-    return Monitor()
-
-
-@contextmanager
-def _timing_cache(config: Any, path: Path | None) -> Iterator[None]:
-    """Full TensorRT keeps its kernel timings in `path`, so that the next build is quicker."""
-    if path is None:
-        yield
-        return
-    old = path.read_bytes() if path.is_file() else b""
-    cache = config.create_timing_cache(old)
-    if not config.set_timing_cache(cache, ignore_mismatch=False):  # of another device or version
-        cache = config.create_timing_cache(b"")
-        config.set_timing_cache(cache, ignore_mismatch=False)
-    yield
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")
-    temporary.write_bytes(bytes(cache.serialize()))
-    temporary.replace(path)

@@ -116,10 +116,10 @@ def test_a_refused_engine_falls_back_with_a_logged_reason(
 ) -> None:
     opened = OnnxRuntime.open
 
-    def refuse_int8(self, blob, spec, external):  # type: ignore[no-untyped-def]
+    def refuse_int8(self, blob, *how):  # type: ignore[no-untyped-def]
         if b"QuantizeLinear" in blob:
             raise EngineError("no INT8 on this device")
-        return opened(self, blob, spec, external)
+        return opened(self, blob, *how)
 
     monkeypatch.setattr(OnnxRuntime, "open", refuse_int8)
     with (

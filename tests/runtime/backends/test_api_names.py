@@ -16,7 +16,7 @@ from .api.usage import OTHER, Call, Usage, Use
 FOLDER = Path(tensorrt.__file__).parent
 FILES = sorted(FOLDER.glob("tensorrt*.py"))
 CUDA_FILES = sorted(FOLDER.glob("cuda*.py"))
-NOT_FOR_LEAN = {"tensorrt_build", "tensorrt_timing", "tensorrt_layers"}
+NOT_FOR_LEAN = {"tensorrt_build", "tensorrt_timing", "tensorrt_progress", "tensorrt_layers"}
 """Files that need the whole library: TensorRT lean has no builder, parser and inspector."""
 
 DECLARED = {
@@ -38,6 +38,12 @@ DECLARED = {
     "unbound": "IExecutionContext",
     "runtime_config": "IRuntimeConfig",
     "kernels": "IRuntimeCache",
+    "import": MODULE,
+    "parse_network": "INetworkDefinition",
+    "attach": "ITimingCache",
+    "maker": "ILayer",
+    "tensor": "ITensor",
+    "makers": OTHER,
     "severity": "ILogger.Severity",
     "resource": OTHER,
     "keep": OTHER,
@@ -59,6 +65,9 @@ GUARDED = {
     ("IRuntimeConfig", "set_runtime_cache"): (MODULE, "CudaGraphStrategy"),
     ("IRuntimeCache", "deserialize"): (MODULE, "CudaGraphStrategy"),
     ("IRuntimeCache", "serialize"): (MODULE, "CudaGraphStrategy"),
+    (MODULE, "EngineInvalidityDiagnostics"): (MODULE, "EngineInvalidityDiagnostics"),
+    ("Runtime", "get_engine_validity"): (MODULE, "EngineInvalidityDiagnostics"),
+    ("Runtime", "engine_header_size"): (MODULE, "EngineInvalidityDiagnostics"),
 }
 """Names that some releases lack, each with the feature that our code asks for before it uses it."""
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from runtime.backends import BACKENDS, BuildOptions, tensorrt_build
+from runtime.backends import BACKENDS, BuildOptions
 from runtime.bundle import Bundle
 from runtime.errors import EngineError, InputError
 from runtime.manifest import EngineSpec
@@ -52,31 +51,3 @@ class TestBuild:
         engine = RTX.compile(onnx, spec, BuildOptions())
         with pytest.raises(EngineError, match="cannot open this engine"):
             RTX.open(engine, spec)
-
-
-def test_full_tensorrt_keeps_its_timing_cache(tmp_path: Path) -> None:
-    """create, set before the build, serialised after it; RTX has no use for one."""
-    calls: list[object] = []
-    cache = SimpleNamespace(serialize=lambda: b"timings")
-    config = SimpleNamespace(
-        create_timing_cache=lambda old: calls.append(old) or cache,
-        set_timing_cache=lambda given, ignore_mismatch: calls.append(given is cache) or True,
-    )
-    path = tmp_path / "cache" / "timing"
-    for _ in range(2):
-        with tensorrt_build._timing_cache(config, path):
-            calls.append("build")
-    assert calls == [b"", True, "build", b"timings", True, "build"]
-    assert path.read_bytes() == b"timings"
-
-
-def test_a_timing_cache_of_another_device_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "timing"
-    path.write_bytes(b"foreign")
-    config = SimpleNamespace(
-        create_timing_cache=lambda old: SimpleNamespace(old=old, serialize=lambda: b"new" + old),
-        set_timing_cache=lambda given, ignore_mismatch: given.old != b"foreign",
-    )
-    with tensorrt_build._timing_cache(config, path):
-        pass
-    assert path.read_bytes() == b"new"

@@ -12,6 +12,7 @@ that nothing is known), a property (`"get set ICudaEngine"`), or `"class NAME"`.
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -115,6 +116,20 @@ class Api:
         """The members of an enumeration with their values."""
         members = self.classes[owner]["members"]
         return {name: value for name, value in members.items() if isinstance(value, int)}
+
+
+def differences(stand_in: type, api: Api, owner: str) -> list[str]:
+    """Public methods of an emulated class that the genuine one lacks or that take other arguments,
+    by the names of their arguments.
+    """
+    found = []
+    for name, method in vars(stand_in).items():
+        if name.startswith("_") or not inspect.isfunction(method):
+            continue
+        arguments = tuple(inspect.signature(method).parameters)[1:]
+        if arguments not in [signature.arguments for signature in api.signatures(owner, name)]:
+            found.append(f"{api.library} {api.version} has no {owner}.{name}{arguments}")
+    return found
 
 
 def _signature(text: str) -> Signature:

@@ -1,0 +1,91 @@
+"""Which engines a TensorRT library opens, and why it refuses one.
+
+Source: TensorRT developer guide, "Engine Compatibility"; TensorRT for RTX, "Compatibility Checks".
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from typing import Any, Protocol
+
+from ..errors import EngineError
+from ..manifest import EngineEntry
+
+REMEDIES = {
+    "VERSION_MISMATCH": "it was built by another version: `vit-edge build` makes one here",
+    "UNSUPPORTED_CC": "it was built for other GPUs: `vit-edge build` makes one here",
+    "OLD_CUDA_DRIVER": "the NVIDIA driver is too old for it: update the driver",
+    "OLD_CUDA_RUNTIME": "the CUDA runtime is too old for it: update CUDA",
+    "INSUFFICIENT_GPU_MEMORY": "the GPU has not enough memory for it",
+    "MALFORMED_ENGINE": "it is no engine of this library",
+    "CUDA_ERROR": "CUDA does not work here: check the NVIDIA driver with `nvidia-smi`",
+}
+"""What TensorRT for RTX finds, in words. Its names: EngineInvalidityDiagnostics."""
+_UNKNOWN = "it was built by another version or for another GPU: `vit-edge build` makes one here"
+
+
+class Logger(Protocol):
+    """A new logger of the library, which keeps errors."""
+
+    errors: list[str]
+
+
+def open_engine(library: Any, logger: Logger, blob: bytes) -> tuple[Any, Any]:
+    """The runtime, to be kept as long as the engine, and the engine. `blob` is verified.
+
+    Raises:
+        EngineError: if the library refuses it; says why, as far as the library does.
+    """
+    runtime = library.Runtime(logger)
+    require_made(runtime, logger)
+    runtime.engine_host_code_allowed = False  # an engine is data: none brings code to run here
+    engine = runtime.deserialize_cuda_engine(blob)
+    if engine is None:
+        raise EngineError(_why_refused(library, runtime, blob))
+    return runtime, engine
+
+
+def require_made(made: object, logger: Logger) -> None:
+    """Raises EngineError if `made`, a new runtime or builder, has nothing behind it.
+
+    So it is where CUDA does not work for the library, and all that tells is an error in its log.
+    Using or freeing such an object crashes the process: it is kept for ever.
+    """
+    if logger.errors:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(made))
+        raise EngineError("CUDA does not work here: check the NVIDIA driver with `nvidia-smi`")
+
+
+def _why_refused(library: Any, runtime: Any, blob: bytes) -> str:
+    """TensorRT for RTX tells, from the engine's header; the others only log it."""
+    if not hasattr(library, "EngineInvalidityDiagnostics"):
+        return _UNKNOWN
+    _, found = runtime.get_engine_validity(blob[: runtime.engine_header_size])
+    kinds = library.EngineInvalidityDiagnostics
+    reasons = [text for name, text in REMEDIES.items() if int(getattr(kinds, name, 0)) & int(found)]
+    return "; ".join(reasons) or _UNKNOWN
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """The numbers that a version starts with: "10.14.1.48.post1" -> (10, 14, 1, 48)."""
+    found = re.match(r"\d+(\.\d+)*", text)
+    return tuple(map(int, found.group().split("."))) if found else ()
+
+
+def opens_forward(built_by: str, here: str) -> bool:
+    """Whether a library opens a version-compatible engine: of its own version or an older one.
+
+    Versions before 8.6 built none. The build number, the fourth, does not count.
+    """
+    built, running = parse_version(built_by)[:3], parse_version(here)[:3]
+    return (8, 6) <= built <= running
+
+
+def mismatch(engine: EngineEntry, library: str, version: str, capability: str) -> str:
+    """What an engine was built for and what is here, in words."""
+    targets = ", ".join(engine.compute_capabilities) or "the library's own set of GPUs"
+    return (
+        f"{engine.file} was built by {engine.backend} {engine.version} for {targets}; here are "
+        f"{library} {version} and {capability}"
+    )

@@ -1,0 +1,79 @@
+"""Types of numbers, as TensorRT's enumerations, engine inspector and kernels name them.
+
+Source: names in inspector output and build logs of TensorRT 8 to 11, in public issues and tools.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+UNKNOWN = "?"
+
+_WORDS = {
+    "bf16": r"bfloat16|bf16",
+    "fp16": r"float16|half|fp16",
+    "tf32": r"tf32",
+    "fp32": r"float32|fp32|float",
+    "fp8": r"fp8|e4m3|e5m2",
+    "fp4": r"fp4|e2m1",
+    "uint8": r"uint8",
+    "int8": r"int8",
+    "int4": r"int4",
+    "int32": r"int32",
+    "int64": r"int64",
+    "bool": r"bool",
+}
+"""Each type with the words for it; where one word is part of another, the longer one is first."""
+
+_NARROW_FIRST = ("int4", "fp4", "int8", "fp8", "fp16", "bf16", "tf32", "fp32")
+
+_SHORT = {
+    "tf32": "tf32",
+    "bf16": "bf16",
+    "f16": "fp16",
+    "f32": "fp32",
+    "i8": "int8",
+    "u8": "int8",
+    "i4": "int4",
+    "f8": "fp8",
+    "e4m3": "fp8",
+    "e5m2": "fp8",
+    "e2m1": "fp4",
+}
+_T = "|".join((*_SHORT, "i32"))
+_KERNELS: tuple[tuple[re.Pattern[str], dict[str, str]], ...] = (
+    # xmma: inputs_multiplyaccumulate_output, as gemm_i8f32_i8i32_f32 or gemm_f32f32_tf32f32_f32
+    (re.compile(rf"_(?:{_T})+_({_T})(?:{_T})_"), _SHORT),
+    # CUTLASS: a type for each operand, as s64x128x16gemm_f16_f16_f32, or one, as s1688tf32gemm
+    (re.compile(rf"gemm_({_T})(?:_|$)"), _SHORT),
+    (re.compile(r"(tf32)gemm"), _SHORT),
+    # cuBLAS: ampere_fp16_s16816gemm, ampere_h16816gemm, turing_int8_i8816gemm, volta_sgemm; a
+    # letter before digits is what it adds in
+    (re.compile(r"_(fp16|bf16|tf32|int8)_[a-z]\d+\w*gemm"), {}),
+    (re.compile(r"_(h|i)\d*(?:gemm|cudnn)"), {"h": "fp16", "i": "int8"}),
+    (re.compile(r"_(s)(?:gemm|cudnn)"), {"s": "fp32"}),
+)
+
+
+def find_type(text: str) -> str:
+    """The type that a description names, as "Row major linear FP16 format"; `UNKNOWN` if none."""
+    for kind, words in _WORDS.items():
+        if re.search(rf"(?<![a-z0-9])(?:{words})(?![a-z0-9])", text.lower()):
+            return kind
+    return UNKNOWN
+
+
+def of_kernel(name: str) -> str | None:
+    """What a matrix product's kernel multiplies, by its name; None if the name does not tell."""
+    for pattern, names in _KERNELS:
+        found = pattern.search(name)
+        if found:
+            return names.get(found.group(1), found.group(1))
+    return None
+
+
+def narrowest(kinds: Iterable[str]) -> str | None:
+    """The narrowest type to compute in; None if there is none among them."""
+    present = [kind for kind in _NARROW_FIRST if kind in set(kinds)]
+    return present[0] if present else None

@@ -1,0 +1,50 @@
+"""`vit-edge build`: engines for this device, into its cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .backends import BuildOptions, find_backend
+from .bundle import Bundle
+from .candidates import Candidate, build_engine, list_candidates
+from .device_cache import DeviceCache
+from .display import mebibytes, say
+from .errors import BackendError, EngineError, InputError
+
+
+def build_here(bundle: Bundle, target: str, precisions: Sequence[str]) -> bool:
+    """Builds engines of the precisions, of all if none is named. What fails is said, and keeps no
+    other from being built. Returns whether all were.
+
+    Raises:
+        InputError: if there is no such backend or precision, or the backend needs no engines.
+        BackendError: if this device cannot build or run them.
+    """
+    backend = find_backend(target)
+    if not backend.needs_engine:
+        raise InputError(f"{backend.name} runs the bundle's ONNX as it is: nothing to build")
+    wanted: list[str | None] = [*dict.fromkeys(precisions)] or [None]
+    candidates = [c for p in wanted for c in list_candidates(bundle.manifest, p, backend.name)]
+    if not candidates:
+        raise InputError(f"the bundle has no {backend.graph} graph of {', '.join(precisions)}")
+    problem = backend.build_problem() or backend.run_problem()
+    if problem:
+        raise BackendError(f"cannot build for {backend.name} on this device: {problem}")
+    cache = DeviceCache.of(bundle.digest)
+    built = [_build(candidate, bundle, cache) for candidate in candidates]
+    return all(built)
+
+
+def _build(candidate: Candidate, bundle: Bundle, cache: DeviceCache) -> bool:
+    say(f"building {candidate} ...")
+    try:
+        blob = build_engine(candidate, bundle, cache, BuildOptions(progress=_say_progress))
+    except EngineError as error:
+        print(f"{candidate.precision}: not built: {error}")
+        return False
+    print(f"{candidate.precision}: {mebibytes(len(blob))}, kept in {cache.folder}")
+    return True
+
+
+def _say_progress(what: str, done: int, total: int) -> None:
+    say(f"  {what}: {done}/{total}")
