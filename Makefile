@@ -24,7 +24,7 @@ ARGUMENTS = $(MODEL) $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(ONNX),--onnx
 	$(foreach p,$(PRECISIONS),--precision $(p)) $(foreach t,$(TARGETS),--target $(t))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup export check compare inspect example test test-gpu lint format clean
+.PHONY: help setup export check compare inspect example test test-gpu bench-gpu lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ test: $(READY) ## run the tests (no GPU needed)
 
 test-gpu: $(READY) ## run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu -rs
+
+bench-gpu: $(READY) ## compare our engines with PyTorch on this GPU (BUNDLE, or one of ViT-B/16)
+	$(BIN)/python -m benchmarks.gpu $(if $(filter command line environment,$(origin BUNDLE)),"$(BUNDLE)")
 
 lint: $(READY) ## check style and types
 	$(BIN)/ruff format --check .

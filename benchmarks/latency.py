@@ -52,23 +52,35 @@ RUNTIMES: dict[str, Callable[[str], Run]] = {
 
 def medians(runs: dict[str, Run], image: NDArray[np.uint8]) -> dict[str, float]:
     """Milliseconds of each."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    repeats = {name: _repeats(run, image) for name, run in runs.items()}
-    for _ in range(_ROUNDS):
+    rounds = interleave(runs, image, _ROUNDS)
+    return {
+        name: 1000 * statistics.median(map(statistics.mean, calls))
+        for name, calls in rounds.items()
+    }
+
+
+def interleave(
+    runs: dict[str, Run], images: NDArray[np.uint8], rounds: int
+) -> dict[str, list[list[float]]]:
+    """Seconds of every call of each, round by round; the runs take turns."""
+    times: dict[str, list[list[float]]] = {name: [] for name in runs}
+    repeats = {name: _repeats(run, images) for name, run in runs.items()}
+    for _ in range(rounds):
         for name, run in runs.items():
-            start = time.perf_counter()
-            for _ in range(repeats[name]):
-                run(image)
-            times[name].append((time.perf_counter() - start) / repeats[name])
-    return {name: 1000 * statistics.median(seconds) for name, seconds in times.items()}
+            times[name].append([_seconds(run, images) for _ in range(repeats[name])])
+    return times
+
+
+def _seconds(run: Run, images: NDArray[np.uint8]) -> float:
+    start = time.perf_counter()
+    run(images)
+    return time.perf_counter() - start
 
 
 def _repeats(run: Run, image: NDArray[np.uint8]) -> int:
     """How often to run it in a round."""
     run(image)
-    start = time.perf_counter()
-    run(image)
-    return max(1, min(_MOST, round(_ROUND_S / (time.perf_counter() - start))))
+    return max(1, min(_MOST, round(_ROUND_S / _seconds(run, image))))
 
 
 def main() -> None:

@@ -75,8 +75,9 @@ class DeviceCache:
                 with os.fdopen(descriptor, "wb") as stream:
                     stream.write(data)
                 os.replace(temporary, self.folder / name)
-            except OSError:
-                os.unlink(temporary)  # a full disk shall not fill up with halves
+            except BaseException:
+                os.unlink(temporary)  # neither a full disk nor Ctrl-C shall leave halves
+                raise
         except OSError:
             pass
 
