@@ -28,7 +28,7 @@ GRAPHS = 8
 few buffers of a camera on the GPU. The least recently used one is bound anew."""
 
 
-class ContextMaker(Protocol):
+class ContextSource(Protocol):
     """What is different about contexts in full TensorRT and in TensorRT for RTX."""
 
     compiled: RuntimeCache | None
@@ -115,12 +115,14 @@ class BoundContext:
     graph: cuda.Graph | None = None
     warm: bool = False
 
-    def queue(self, stream: cuda.Stream, work: Callable[[Any], None], maker: ContextMaker) -> None:
+    def queue(
+        self, stream: cuda.Stream, work: Callable[[Any], None], source: ContextSource
+    ) -> None:
         """Queues `work` (which queues one pass of a context) on `stream`: as it is the first time,
         captured the second time, so that a size that comes once costs no capture, launched later.
         """
-        if self.graph is None and self.warm and maker.captures:
-            self._capture(stream, work, maker)
+        if self.graph is None and self.warm and source.captures:
+            self._capture(stream, work, source)
         if self.graph is not None:
             stream.launch(self.graph)
         else:
@@ -128,14 +130,13 @@ class BoundContext:
             self.warm = True
 
     def _capture(
-        self, stream: cuda.Stream, work: Callable[[Any], None], maker: ContextMaker
+        self, stream: cuda.Stream, work: Callable[[Any], None], source: ContextSource
     ) -> None:
         try:
             self.graph = stream.capture(lambda: work(self.context))
         except EngineError as error:  # loops, conditions, layers of data-dependent shapes
-            maker.captures = (
-                False  # str: a kept record shall not keep the context, by the traceback
-            )
+            source.captures = False
+            # As text: a kept record with the error would keep the context, by its traceback.
             _log.warning("this engine runs without CUDA graphs: %s", str(error))
 
     def drop_graph(self) -> None:
@@ -147,13 +148,13 @@ class BoundContext:
 class Contexts:
     """A lane's contexts. Not thread-safe; nothing of the lane is running when they are changed."""
 
-    def __init__(self, maker: ContextMaker, bind: Callable[[Any, Binding], None]) -> None:
-        self._maker, self._bind, self._limit = maker, bind, maker.limit
-        self._memory = cuda.DeviceBuffer(max(maker.memory_size, 1))
+    def __init__(self, source: ContextSource, bind: Callable[[Any, Binding], None]) -> None:
+        self._source, self._bind, self._limit = source, bind, source.limit
+        self._memory = cuda.DeviceBuffer(max(source.memory_size, 1))
         self._bound: OrderedDict[Binding, BoundContext] = OrderedDict()
         self._spare: list[Any] = []
         try:
-            self._spare.append(maker.make(self._memory))
+            self._spare.append(source.make(self._memory))
         except BaseException:
             self._memory.close()
             raise
@@ -180,7 +181,7 @@ class Contexts:
     def _unbound(self) -> Any:
         if not self._spare and len(self._bound) < self._limit:
             try:
-                return self._maker.make(self._memory)
+                return self._source.make(self._memory)
             except EngineError as error:
                 self._limit = len(self._bound)
                 _log.warning("going on with %d execution contexts: %s", self._limit, str(error))

@@ -18,7 +18,7 @@ from ..errors import EngineError, InputError
 from ..manifest import EngineSpec
 from . import cuda
 from .base import Frames
-from .tensorrt_contexts import Binding, ContextMaker, Contexts
+from .tensorrt_contexts import Binding, Contexts, ContextSource
 
 ALIGNMENT = 256
 """What IExecutionContext::setTensorAddress asks of an address, in bytes."""
@@ -30,7 +30,7 @@ class Lane:
     Holds one batch at a time: `enqueue`, then `collect`. Not thread-safe.
 
     Args:
-        maker: Makes its contexts.
+        source: Makes its contexts.
         spec: What the engine takes and gives.
         device: The GPU that it is on.
         errors: Where TensorRT's logger puts what it has to say of a failure.
@@ -40,9 +40,9 @@ class Lane:
     """
 
     def __init__(
-        self, maker: ContextMaker, spec: EngineSpec, device: int, errors: list[str]
+        self, source: ContextSource, spec: EngineSpec, device: int, errors: list[str]
     ) -> None:
-        self._spec, self._device, self._maker, self._errors = spec, device, maker, errors
+        self._spec, self._device, self._source, self._errors = spec, device, source, errors
         self._images: Frames | None = None  # in flight
         self._resources: list[Any] = []
         try:
@@ -58,7 +58,7 @@ class Lane:
         self._host_out = self._keep(cuda.PinnedArray((batch, self._spec.outputs), np.float32))
         self._device_in = self._keep(cuda.DeviceBuffer(self._host_in.array.nbytes))
         self._device_out = self._keep(cuda.DeviceBuffer(self._host_out.array.nbytes))
-        self._contexts = self._keep(Contexts(self._maker, self._bind))
+        self._contexts = self._keep(Contexts(self._source, self._bind))
 
     def _keep(self, resource: Any) -> Any:
         self._resources.append(resource)
@@ -91,7 +91,7 @@ class Lane:
         try:
             with cuda.on_device(self._device):
                 binding = self._place(images)
-                self._contexts.find(binding).queue(self._stream, self._work(binding), self._maker)
+                self._contexts.find(binding).queue(self._stream, self._work(binding), self._source)
         except EngineError as error:
             self._settle()
             raise EngineError(f"{error}{self._told()}") from None

@@ -1,6 +1,6 @@
 """An opened TensorRT engine: full TensorRT 10 and 11, lean, and TensorRT for RTX.
 
-Source: TensorRT Python API (Runtime, ICudaEngine).
+Source: TensorRT Python API (ICudaEngine).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..manifest import EngineSpec
 from . import cuda
 from .base import Frames, Scratch
 from .streaming import IN_FLIGHT
-from .tensorrt_contexts import BuiltInGraphs, ContextMaker, OwnGraphs
+from .tensorrt_contexts import BuiltInGraphs, ContextSource, OwnGraphs
 from .tensorrt_lane import Lane
 from .tensorrt_open import Logger, open_engine
 from .tensorrt_pool import LanePool, Pending
@@ -44,9 +44,9 @@ class TensorRTSession:
         device = cuda.current_device()
         self._runtime, self._engine = open_engine(library, logger, blob)
         _check_types(library, self._engine, spec)
-        self._maker = _context_maker(library, self._engine, scratch)
+        self._source = _choose_source(library, self._engine, scratch)
         self._unsaved = True
-        self._pool = LanePool(lambda: Lane(self._maker, spec, device, logger.errors))
+        self._pool = LanePool(lambda: Lane(self._source, spec, device, logger.errors))
 
     def run(self, images: Frames) -> NDArray[np.float32]:
         scores = self._pool.run(images)
@@ -77,14 +77,14 @@ class TensorRTSession:
             self._save_compiled()
 
     def _save_compiled(self) -> None:
-        compiled = self._maker.compiled  # another thread may close the session meanwhile
+        compiled = self._source.compiled  # another thread may close the session meanwhile
         if compiled is not None:
             compiled.save()
 
     def close(self) -> None:
         self._pool.close()
         self._save_compiled()
-        self._maker.close()
+        self._source.close()
         self._engine = self._runtime = None
 
 
@@ -96,7 +96,7 @@ def _check_types(library: Any, engine: Any, spec: EngineSpec) -> None:
         raise EngineError(f"its tensors are {found}, the manifest says {wanted}")
 
 
-def _context_maker(library: Any, engine: Any, scratch: Scratch | None) -> ContextMaker:
+def _choose_source(library: Any, engine: Any, scratch: Scratch | None) -> ContextSource:
     if hasattr(library, "CudaGraphStrategy"):
         return BuiltInGraphs(library, engine, scratch)
     return OwnGraphs(library, engine)

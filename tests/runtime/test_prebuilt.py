@@ -19,7 +19,7 @@ from runtime.engine import Engine
 from runtime.manifest import MANIFEST, MANIFEST_DIGEST, EngineEntry, EngineSpec
 from runtime.prebuilt import find_prebuilt, passed_over
 
-from .backends.emulation import EmulatedCuda, emulated_tensorrt
+from .backends.rig import make_rig
 
 TENSORRT = BACKENDS["tensorrt"]
 
@@ -27,14 +27,12 @@ TENSORRT = BACKENDS["tensorrt"]
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorRT 10.99 on an emulated GPU of compute capability 8.9; it "builds" the graph itself."""
-    emulated = EmulatedCuda()
-    library = emulated_tensorrt(emulated, max_batch=4)
+    rig = make_rig(monkeypatch, "10", max_batch=4)
+    rig.library.__version__ = "10.99"
 
     def compile_here(self: TensorRT, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> bytes:
         return onnx
 
-    monkeypatch.setattr(cuda, "_runtime", lambda: emulated)
-    monkeypatch.setattr(TensorRT, "_library", lambda self: library)
     monkeypatch.setattr(TensorRT, "compile", compile_here)
 
 

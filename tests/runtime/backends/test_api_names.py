@@ -38,7 +38,6 @@ DECLARED = {
     "unbound": "IExecutionContext",
     "runtime_config": "IRuntimeConfig",
     "kernels": "IRuntimeCache",
-    "create_context": "IExecutionContext",
     "import": MODULE,
     "parse_network": "INetworkDefinition",
     "attach": "ITimingCache",

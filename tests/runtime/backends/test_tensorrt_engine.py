@@ -14,7 +14,7 @@ from runtime.bundle import Bundle
 from runtime.device_cache import DeviceCache
 from runtime.engine import Engine
 from runtime.errors import ClosedError, InputError
-from runtime.manifest import EngineSpec
+from runtime.manifest import EngineEntry, EngineSpec
 
 from .emulation import LEGACY
 from .rig import Rig, make_rig
@@ -108,9 +108,13 @@ def test_what_is_compiled_at_run_time_is_kept_for_this_engine(
 
 def test_an_engine_for_another_gpu_is_not_opened(gpu: Rig, backend: str) -> None:
     """The emulated GPU has compute capability 8.9."""
-    known = BACKENDS[backend]
-    assert known.runs_engine_for(("8.9", "12.0"))
-    assert known.runs_engine_for(())
-    assert not known.runs_engine_for(("8.6",))
+    known, version = BACKENDS[backend], gpu.library.__version__
+
+    def problem(*capabilities: str) -> str | None:
+        return known.engine_problem(EngineEntry("engines/x", backend, version, capabilities))
+
+    assert problem("8.9", "12.0") is None
+    assert problem() is None
+    assert "for 8.6; here are" in str(problem("8.6"))
     if backend == "tensorrt":
         assert known.built_for(BuildOptions()) == ("8.9",)

@@ -68,10 +68,20 @@ class EmulatedTensorRT:
 
 
 class Runtime:
+    engine_header_size = 64
+
     def __init__(self, library: EmulatedTensorRT, logger: Any) -> None:
         self.library, self.logger = library, logger
+        self.engine_host_code_allowed = True
+
+    def get_engine_validity(self, buffer: bytes) -> tuple[Any, int]:
+        """Of TensorRT for RTX, which reads the header alone."""
+        assert len(buffer) <= self.engine_header_size
+        return None, int(self.library.EngineInvalidityDiagnostics.VERSION_MISMATCH)
 
     def deserialize_cuda_engine(self, blob: bytes) -> Checked | None:
+        if self.engine_host_code_allowed:
+            self.library._machine.note("an engine may bring code to run here")
         if blob.startswith(b"bad"):
             self.logger.log(self.library.ILogger.ERROR, "version tag does not match")
             return None
