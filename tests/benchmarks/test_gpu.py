@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,6 +21,15 @@ from runtime.errors import EngineError
 from vit.variants import find_variant
 
 CPU = Card("Some CPU, 2 cores", "cpu", lambda: None, lambda: {"clocks.sm": "3000 MHz"})
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """PyTorch's threads and those of ONNX Runtime, which spin, would wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def contender(name: str, seconds: float, most: int = 1 << 30) -> Contender:
