@@ -4,6 +4,7 @@
 
 Works on a copy. Files up to 64 KiB are done whole: three values in place of every byte, and every
 shorter length; of larger ones a seeded sample. What is accepted ends the run.
+Signatures have tests of their own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from runtime.bundle import Bundle
 from runtime.errors import BundleError
+from runtime.manifest import MANIFEST, MANIFEST_DIGEST
 
 _WHOLE = 64 << 10
 
@@ -27,12 +29,13 @@ def positions(size: int, sample: int, choose: random.Random) -> Iterator[int]:
     yield from range(size) if size <= _WHOLE else choose.sample(range(size), sample)
 
 
-def require_refused(folder: Path, name: str, what: str) -> None:
-    """Raises AssertionError unless the file is refused."""
+def require_refused(good: Bundle, name: str, what: str) -> None:
+    """Raises AssertionError unless the file is refused; `good` was opened before it changed."""
     try:
-        bundle = Bundle.open(folder)
-        if name in bundle.manifest.files:
-            bundle.read(name)
+        if name in good.manifest.files:
+            good.read(name)
+        else:
+            Bundle.open(good.path)
     except BundleError:
         return
     raise AssertionError(f"{name} was accepted with {what}")
@@ -40,7 +43,7 @@ def require_refused(folder: Path, name: str, what: str) -> None:
 
 def fuzz_file(folder: Path, name: str, sample: int) -> tuple[int, int]:
     """How many changes and how many lengths were refused."""
-    path, choose = folder / name, random.Random(name)
+    path, choose, bundle = folder / name, random.Random(name), Bundle.open(folder)
     good = path.read_bytes()
     changes = lengths = 0
     with open(path, "r+b", buffering=0) as file:
@@ -48,12 +51,12 @@ def fuzz_file(folder: Path, name: str, sample: int) -> tuple[int, int]:
             byte = good[position]
             for value in {byte ^ 1, byte ^ 0x80, byte ^ choose.randrange(1, 256)}:
                 os.pwrite(file.fileno(), bytes([value]), position)
-                require_refused(folder, name, f"byte {position} = {value}")
+                require_refused(bundle, name, f"byte {position} = {value}")
                 changes += 1
             os.pwrite(file.fileno(), bytes([byte]), position)
         for length in sorted(positions(len(good), sample, choose), reverse=True):
             os.ftruncate(file.fileno(), length)
-            require_refused(folder, name, f"{length} bytes")
+            require_refused(bundle, name, f"{length} bytes")
             lengths += 1
     path.write_bytes(good)
     return changes, lengths
@@ -66,12 +69,16 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(shutil.copytree(arguments.bundle, Path(temporary) / "bundle"))
-        Bundle.open(folder).verify()
-        for name in sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()):
+        bundle = Bundle.open(folder)
+        bundle.verify()
+        for name in (MANIFEST, MANIFEST_DIGEST, *sorted(bundle.manifest.files)):
             start = time.perf_counter()
             changes, lengths = fuzz_file(folder, name, arguments.sample)
             seconds = time.perf_counter() - start
-            print(f"{name}: {changes} changes, {lengths} lengths, all refused, {seconds:.0f} s")
+            print(
+                f"{name}: {changes} changes, {lengths} lengths, all refused, {seconds:.0f} s",
+                flush=True,
+            )
         Bundle.open(folder).verify()
 
 
