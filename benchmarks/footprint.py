@@ -41,7 +41,7 @@ SOURCES = (
     "README.md", "LICENSE",
 )  # fmt: skip
 MAX_IMPORT_MS = 60
-IMPORTS, FIRST_LOADS, LATER_LOADS = 21, 3, 7
+IMPORTS, FIRST_LOADS, LATER_LOADS = 15, 3, 5
 MIB = 2**20
 
 
@@ -51,8 +51,8 @@ class Row:
 
     Attributes:
         sizes: Of every installed distribution; ours is "vit-edge".
-        runtime_import_ms: `import runtime` where numpy is imported already.
-        runtime_import_least_ms: The shortest, for medians suffer from what else the machine does.
+        imports: `numpy_ms`, and `runtime_ms` where numpy is imported already; `numpy_cpu_ms` and
+            `runtime_cpu_ms` are the processor's time, which suffers less from what else it does.
         first_load_ms: With an empty cache: the golden check, and what else is done once.
         bare: `load_ms` (the library's import included) and `resident_bytes` of a program that
             opens the same graph with the backend's own library.
@@ -63,9 +63,7 @@ class Row:
     version: str
     precision: str
     sizes: dict[str, int]
-    numpy_import_ms: float
-    runtime_import_ms: float
-    runtime_import_least_ms: float
+    imports: dict[str, float]
     first_load_ms: float
     later_load_ms: float
     resident_bytes: int
@@ -138,11 +136,12 @@ def measure(python: str, backend: str, wheel: Path, bundle: Path) -> Row:
             here.probe("load", inside, backend, cache=f"new{i}")["load_ms"]
             for i in range(FIRST_LOADS)
         ]
-        later = [here.probe("load", inside, backend, cache="new0") for _ in range(LATER_LOADS)]
-        graph = here.probe("describe", inside, later[0]["precision"])
-        file = f"{inside}/{graph['file']}"
-        shape = json.dumps(graph["shape"])
-        bare = [here.probe("bare", file, backend, shape) for _ in range(LATER_LOADS)]
+        later, bare = [], []
+        for _ in range(LATER_LOADS):  # by turns, so that both meet the same noise
+            later.append(here.probe("load", inside, backend, cache="new0"))
+            graph = here.probe("describe", inside, later[0]["precision"])
+            file, shape = f"{inside}/{graph['file']}", json.dumps(graph["shape"])
+            bare.append(here.probe("bare", file, backend, shape))
         alone = [here.probe("numpy_alone")["resident_bytes"] for _ in range(LATER_LOADS)]
         return Row(
             python=ran["python"],
@@ -150,9 +149,7 @@ def measure(python: str, backend: str, wheel: Path, bundle: Path) -> Row:
             version=later[0]["version"],
             precision=later[0]["precision"],
             sizes=here.probe("sizes"),
-            numpy_import_ms=_median(imports, "numpy_ms"),
-            runtime_import_ms=_median(imports, "runtime_ms"),
-            runtime_import_least_ms=min(one["runtime_ms"] for one in imports),
+            imports={key: _median(imports, key) for key in imports[0]},
             first_load_ms=statistics.median(first),
             later_load_ms=_median(later, "load_ms"),
             resident_bytes=int(_median(later, "resident_bytes")),
@@ -178,17 +175,17 @@ def measure_sizes(python: str, wheel: Path, bundle: Path) -> dict[str, dict[str,
 def print_table(rows: list[Row], sizes: dict[str, dict[str, int]]) -> None:
     """Markdown, as docs/runtime.md has it."""
     print(
-        "| Python | backend | installed: all / ours | `import runtime` beyond numpy | "
-        "first load | later loads | bare backend | memory | bare backend |"
+        "| Python | backend | installed: all / ours | `import runtime` (CPU) | "
+        "`import numpy` (CPU) | first load | later loads | bare backend | memory | bare backend |"
     )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for row in rows:
         cells = (
             row.python,
             f"{row.backend} {row.version}, {row.precision}",
             f"{sum(row.sizes.values()) / MIB:.0f} / {row.sizes['vit-edge'] / MIB:.1f} MiB",
-            f"{row.runtime_import_ms:.0f} ms, least {row.runtime_import_least_ms:.0f} (numpy "
-            f"{row.numpy_import_ms:.0f})",
+            f"{row.imports['runtime_ms']:.0f} ({row.imports['runtime_cpu_ms']:.0f}) ms",
+            f"{row.imports['numpy_ms']:.0f} ({row.imports['numpy_cpu_ms']:.0f}) ms",
             f"{row.first_load_ms:.0f} ms",
             f"{row.later_load_ms:.0f} ms",
             f"{row.bare['load_ms']:.0f} ms",
@@ -220,9 +217,9 @@ def main() -> int:
     found = {"rows": [asdict(row) for row in rows], "sizes_only": sizes}
     RESULTS.write_text(json.dumps(found, indent=2) + "\n")
     print_table(rows, sizes)
-    slow = [row for row in rows if row.runtime_import_ms > MAX_IMPORT_MS]
+    slow = [row for row in rows if row.imports["runtime_cpu_ms"] > MAX_IMPORT_MS]
     for row in slow:
-        print(f"import runtime takes {row.runtime_import_ms:.0f} ms on {row.python}")
+        print(f"import runtime takes {row.imports['runtime_cpu_ms']:.0f} ms on {row.python}")
     return 1 if slow else 0
 
 
