@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -130,6 +129,8 @@ class DeviceCache:
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file whole or not at all; a cache that cannot be written is done without."""
+        import tempfile
+
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             descriptor, temporary = tempfile.mkstemp(dir=self.folder)

@@ -11,7 +11,6 @@ Statement v1, Sigstore `Bundle` v0.3.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 from collections.abc import Mapping
@@ -142,6 +141,8 @@ def _open_envelope(bundle: Any) -> tuple[bytes, bytes]:
 def _decode(text: Any) -> bytes:
     if not isinstance(text, str):
         raise TypeError("base64 text is missing")
+    import base64
+
     return base64.b64decode(text, validate=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,8 @@ from .base import External
 @contextmanager
 def written_out(onnx: bytes, external: External) -> Iterator[Path]:
     """The path of the graph in a folder of this user alone, its verified weights beside it."""
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="vit-edge-") as folder:
         for name, content in external.items():
             (Path(folder) / name).write_bytes(content)

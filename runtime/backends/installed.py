@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from sys import modules
 
@@ -19,6 +18,8 @@ def is_installed(module: str) -> bool:
 
 def installed_version(*distributions: str) -> str | None:
     """The version of the first of these that is installed, as its installer recorded it."""
+    from importlib.metadata import PackageNotFoundError, version  # brings all of `email`
+
     for distribution in distributions:
         try:
             return version(distribution)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .base import Frames
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 IN_FLIGHT = 2
 """One batch computes while the next is fetched; more only adds latency."""
@@ -21,6 +24,8 @@ def stream_in_thread(
     """Answers each batch, in order, from one worker thread: the caller's thread fetches the next
     batch (reads a camera, decodes, resizes) meanwhile.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     waiting: deque[Future[NDArray[np.float32]]] = deque()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="vit-edge-stream") as pool:
         try:

@@ -5,7 +5,6 @@ Source: TensorRT Python API (Builder, OnnxParser, IBuilderConfig).
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +76,8 @@ def _parse(parser: Any, onnx: bytes, external: External) -> bool:
     """Source: IParser::parse. Weights beside the graph are found by the path that it is told."""
     if not external:
         return bool(parser.parse(onnx))
+    import tempfile
+
     with tempfile.TemporaryDirectory() as folder:  # of this user alone, with verified bytes
         for name, content in external.items():
             (Path(folder) / name).write_bytes(content)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from .base import Progress
@@ -84,6 +83,8 @@ def run_watched(build: Callable[[Watch], bytes], progress: Progress | None) -> b
     Raises:
         Whatever `build` or `progress` raises, when the build has ended.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     watch = Watch(progress)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="vit-edge-build") as pool:
         future = pool.submit(build, watch)

@@ -101,6 +101,26 @@ def test_importing_the_runtime_imports_no_backend() -> None:
     assert done.returncode == 0, done.stderr
 
 
+HEAVY = {
+    "argparse", "asyncio", "concurrent.futures", "email", "importlib.metadata", "multiprocessing",
+    "socket", "ssl", "subprocess", "tempfile", "unittest", "urllib.request", "xml",
+}  # fmt: skip
+"""Parts of the standard library that cost milliseconds, and that few applications need."""
+
+
+def test_importing_the_runtime_is_quick() -> None:
+    """Counted, for milliseconds depend on the machine: `benchmarks/footprint.py` measures them."""
+    code = (
+        "import numpy, numpy.typing\nbefore = set(sys.modules)\nimport runtime\n"
+        "print(*(set(sys.modules) - before))"
+    )
+    added = isolated(code).stdout.split()
+    assert "runtime.engine" in added
+    assert not HEAVY & set(added)
+    others = [name for name in added if name.split(".")[0] != "runtime"]
+    assert len(others) <= 50, sorted(others)
+
+
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_packages_import_downwards_only(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):
