@@ -21,7 +21,12 @@ COLUMNS = (
     "precision", "backend", "batch", "p50_ms", "p90_ms", "p99_ms", "images_per_s", "speedup",
     "to_fastest", "top1", "agreement", "rms_error", "bytes", "status",
 )  # fmt: skip
-HEADINGS = {"images_per_s": "images/s", "speedup": "x fp32", "to_fastest": "x fastest", "rms_error": "error"}
+HEADINGS = {
+    "images_per_s": "images/s",
+    "speedup": "x fp32",
+    "to_fastest": "x fastest",
+    "rms_error": "error",
+}
 NO_REPORT = "none"
 
 

@@ -13,6 +13,7 @@ _STEPS = (1.0, 2.0, 5.0, 10.0)
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _WIDE = 3.0
 """Values that differ by more than this factor are shown on a logarithmic axis."""
+_MANY = 1e4
 _TICK_SPACE = 46.0
 """Room that a tick's label needs along a horizontal axis."""
 
@@ -35,6 +36,11 @@ class Axis:
         else:
             share = (value - self.low) / (self.high - self.low)
         return self.start + share * (self.end - self.start)
+
+    def label(self, tick: float) -> str:
+        """A tick's text; all of an axis over many decades are powers of ten."""
+        many = self.logarithmic and self.high / self.low > _MANY
+        return _label(tick, *((10.0, 10.0) if many else (1e-3, 1e5)))
 
     def ticks(self) -> list[float]:
         """Round values, far enough apart to be labelled."""
@@ -71,9 +77,9 @@ def decades(values: Sequence[float], start: float, end: float) -> Axis:
     return Axis(low, high if high > low else 10 * low, start, end, logarithmic=True)
 
 
-def label(value: float) -> str:
-    """A tick's value: plain, or a power of ten where that is shorter."""
-    if value != 0 and not 1e-3 <= abs(value) < 1e5:
+def _label(value: float, least: float, most: float) -> str:
+    """A value: plain between `least` and `most`, else with a power of ten."""
+    if value != 0 and not least <= abs(value) < most:
         exponent = floor(log10(abs(value)) + 1e-9)
         mantissa = value / 10.0**exponent
         power = f"10{str(exponent).translate(_SUPERSCRIPTS)}"
@@ -87,7 +93,9 @@ def draw_bottom(axis: Axis, top: float, bottom: float, name: str) -> str:
     for tick in axis.ticks():
         x = axis.at(tick)
         parts.append(svg.line(x, top, x, bottom, "grid"))
-        parts.append(svg.text(label(tick), x, bottom + 16, class_="tick", text_anchor="middle"))
+        parts.append(
+            svg.text(axis.label(tick), x, bottom + 16, class_="tick", text_anchor="middle")
+        )
     middle = (axis.start + axis.end) / 2
     parts.append(svg.text(name, middle, bottom + 35, class_="name", text_anchor="middle"))
     return "".join(parts)
@@ -99,7 +107,7 @@ def draw_left(axis: Axis, left: float, right: float, name: str) -> str:
     for tick in axis.ticks():
         y = axis.at(tick)
         parts.append(svg.line(left, y, right, y, "grid"))
-        parts.append(svg.text(label(tick), left - 6, y + 4, class_="tick", text_anchor="end"))
+        parts.append(svg.text(axis.label(tick), left - 6, y + 4, class_="tick", text_anchor="end"))
     parts.append(svg.text(name, 0, min(axis.start, axis.end) - 10, class_="name"))
     return "".join(parts)
 

@@ -27,12 +27,15 @@ def around(x: float, y: float, radius: float) -> Box:
 
 
 def place_labels(
-    points: Sequence[tuple[float, float]], texts: Sequence[str], frame: Box
+    points: Sequence[tuple[float, float]],
+    texts: Sequence[str],
+    frame: Box,
+    obstacles: Sequence[Box] = (),
 ) -> list[Box]:
     """A box for each text near its point, inside `frame`: of several places the one that covers the
-    least of points and earlier labels, near ones first.
+    least of points, `obstacles` and earlier labels, near ones first.
     """
-    taken = [around(x, y, 7) for x, y in points]
+    taken = [*(around(x, y, 7) for x, y in points), *obstacles]
     placed = []
     for (x, y), text in zip(points, texts, strict=True):
         boxes = list(_places(x, y, text_width(text) + 4))

@@ -11,7 +11,7 @@ from .charts.bars import draw_size, draw_speedup
 from .charts.batches import draw_batches
 from .charts.latency import draw_latency
 from .charts.sensitivity import draw_sensitivity
-from .comparison import ComparedRow, Comparison
+from .comparison import REFERENCE, ComparedRow, Comparison
 from .page_tables import draw_environment, draw_table
 from .style import STYLE
 from .svg import TIMES, element
@@ -21,9 +21,7 @@ _ACCURACY = (
     "root mean square of the golden samples' outputs here, relative to what tells images apart. "
     "No engine beats those on the dashed line in both; the ring is the recommendation."
 )
-_LATENCY = (
-    "The curves show where calls lie; the ticks below them are p50, p90 and p99, tall to low."
-)
+_LATENCY = "The curves show where calls lie; the marks are p50 (the tallest), p90 and p99."
 _SPEEDUP = (
     "Whiskers are 95 % confidence intervals over interleaved rounds. Dotted: as fast as fp32."
 )
@@ -53,15 +51,11 @@ def _sections(c: Comparison) -> Iterator[str]:
     yield element(
         "header",
         element("h1", escape(c.name)),
-        _soft(f"{c.machine.cpu} · {c.made} · bundle {c.bundle[:16]}"),
+        _soft(f"{c.machine.cpu} · {_moment(c.made)} · bundle {c.bundle[:16]}"),
     )
     yield _recommendation(c)
-    if c.notes or c.not_run:
-        notes = [*c.notes, *(f"Not run: {name}: {why}" for name, why in c.not_run.items())]
-        yield _card(
-            "".join(element("p", escape(note)) for note in notes),
-            "card note" if c.notes else "card soft",
-        )
+    if c.notes:
+        yield _card("".join(element("p", escape(note)) for note in c.notes), "card note")
     yield element("div", *_figures(c), class_="charts")
     yield _card(element("h2", "All numbers") + draw_table(c))
     yield _card(element("h2", "How this was measured") + draw_environment(c))
@@ -94,7 +88,7 @@ def _facts(row: ComparedRow) -> Iterator[str]:
         if (row.images_per_s or 0) >= 100
         else f"{row.images_per_s:.1f} images/s"
     )
-    if row.speedup is not None:
+    if row.speedup is not None and row.precision != REFERENCE:
         facts["against fp32"] = f"{row.speedup.value:.2f}{TIMES}"
     if row.agreement is not None:
         facts["agreement"] = f"{100 * row.agreement:.2f} %"
@@ -118,6 +112,11 @@ def _figures(c: Comparison) -> Iterator[str]:
         if picture is not None:
             text = element("h2", escape(heading)) + element("figcaption", escape(caption))
             yield element("figure", text, picture, class_="card")
+
+
+def _moment(made: str) -> str:
+    """As "2026-11-24 22:43 UTC"."""
+    return f"{made[:10]} {made[11:16]} UTC"
 
 
 def _card(content: str, class_: str = "card") -> str:

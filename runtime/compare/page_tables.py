@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from html import escape
 
 from ..display import mebibytes, percent
@@ -14,26 +14,30 @@ from .comparison import ComparedRow, Comparison
 from .svg import TIMES, element
 
 _DASH = "-"
+_Show = Callable[[ComparedRow], str]
 
 
 def draw_table(c: Comparison) -> str:
     """A line for each row; the engine's name stays in sight while the rest is scrolled."""
     chosen = (c.recommendation.precision, c.recommendation.backend)
-    head = element("tr", *(element("th", escape(name)) for name in ("engine", *_COLUMNS)))
+    columns = {
+        name: show for name, show in _COLUMNS.items() if any(show(row) != _DASH for row in c.rows)
+    }
+    head = element("tr", *(element("th", escape(name)) for name in ("engine", *columns)))
     lines = []
     for row in c.rows:
         best = (row.precision, row.backend) == chosen
-        cells = [element("td", escape(looks.name(row))), *_cells(row)]
+        cells = [element("td", escape(looks.name(row))), *_cells(row, columns.values())]
         lines.append(element("tr", *cells, class_="best" if best else "other"))
     table = element("table", element("thead", head), element("tbody", *lines))
     return element("div", table, class_="scroll", tabindex=0)
 
 
-def _cells(row: ComparedRow) -> Iterator[str]:
+def _cells(row: ComparedRow, columns: Collection[_Show]) -> Iterator[str]:
     if row.batch is None:
-        yield element("td", escape(row.status), class_="wrong", colspan=len(_COLUMNS))
+        yield element("td", escape(row.status), class_="wrong", colspan=len(columns))
         return
-    for show in _COLUMNS.values():
+    for show in columns:
         yield element("td", show(row))
 
 
@@ -50,11 +54,13 @@ def _within(value: float | None, interval: tuple[float, float] | None, form: str
 
 
 def _times(ratio: Estimate | None) -> str:
+    if ratio is not None and ratio.low == ratio.value == ratio.high == 1:  # itself
+        return "1"
     return _DASH if ratio is None else _within(ratio.value, (ratio.low, ratio.high), ".2f")
 
 
-_COLUMNS: dict[str, Callable[[ComparedRow], str]] = {
-    "batch": lambda r: str(r.batch),
+_COLUMNS: dict[str, _Show] = {
+    "batch": lambda r: _number(r.batch, "d"),
     "p50 ms": lambda r: _within(r.p50_ms, r.p50_interval),
     "p90 ms": lambda r: _within(r.p90_ms, r.p90_interval),
     "p99 ms": lambda r: _number(r.p99_ms),
@@ -110,4 +116,6 @@ def _environment(c: Comparison) -> Iterator[tuple[str, str]]:
     )
     yield "System", m.system
     yield "Versions", ", ".join(f"{name} {number}" for name, number in m.versions.items())
+    for name, why in c.not_run.items():
+        yield f"Not run: {name}", why
     yield "Wrong here", ", ".join(looks.name(r) for r in c.rows if r.status != OK)

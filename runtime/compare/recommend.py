@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ..display import mebibytes, percent
 from ..measure.rounds import SINGLE_STREAM
 from ..rows import OK
-from .comparison import ComparedRow, Recommendation
+from .comparison import REFERENCE, ComparedRow, Recommendation
 
 LEVEL = 1.02
 """Two engines whose latencies differ by less are level: nobody notices, and noise may say so."""
@@ -75,17 +75,30 @@ def _why(
         )
     elif len(rivals) == 1:
         parts.append("It is the only one that is right here.")
+    steadier = min(rivals, key=lambda row: row.p90_ms or 0.0)
+    if _ends_below(steadier, best):
+        parts.append(
+            f"By p90, MLPerf's measure of a single stream, {_name(steadier)} is ahead with "
+            f"{steadier.p90_ms:.3g} ms."
+        )
     wrong = sorted({_name(row) for row in rows if row.status != OK})
     if wrong:
         parts.append(f"Not to be used: {', '.join(wrong)}.")
     return " ".join(parts)
 
 
+def _ends_below(row: ComparedRow, other: ComparedRow) -> bool:
+    """Whether its p90 is lower beyond noise."""
+    if row.p90_interval is None or other.p90_interval is None:
+        return False
+    return row.p90_interval[1] < other.p90_interval[0]
+
+
 def _speed(row: ComparedRow) -> str:
     single = row.scenario == SINGLE_STREAM
     what = "One image takes" if single else f"A batch of {row.batch} takes"
     faster = ""
-    if row.speedup is not None and row.precision != "fp32":
+    if row.speedup is not None and row.precision != REFERENCE:
         faster = f", {row.speedup} times as fast as fp32 on {row.backend}"
     return f"{what} {row.p50_ms:.3g} ms (p90 {row.p90_ms:.3g} ms){faster}"
 

@@ -5,7 +5,7 @@ prefers.
 from __future__ import annotations
 
 STYLE = """
-:root { color-scheme: light dark;
+:root { color-scheme: light dark; --pad: 18px;
   --paper: #f6f7f9; --card: #ffffff; --ink: #1a1d21; --soft: #5c6570; --grid: #e3e6ea;
   --line: #c9ced6; --good: #00714f; --good-paper: #e8f5ef; --warn: #8a4b00; --warn-paper: #fff4e0;
   --bad: #b3261e; --beaten: #8a94a20f;
@@ -28,7 +28,7 @@ h1 { font-size: 1.5rem; line-height: 1.25; margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.05rem; margin: 0 0 4px; }
 p { margin: 0 0 10px; } .soft, figcaption { color: var(--soft); font-size: .875rem; }
 .card { background: var(--card); border: 1px solid var(--grid); border-radius: 12px;
-  padding: 16px 18px; margin: 0 0 16px; min-width: 0; }
+  padding: 16px var(--pad); margin: 0 0 16px; min-width: 0; }
 .chosen { background: var(--good-paper); border-color: var(--good); }
 .chosen .what { color: var(--good); font-size: 1.35rem; font-weight: 650; line-height: 1.3; }
 .chosen p { margin: 4px 0 0; }
@@ -41,23 +41,27 @@ p { margin: 0 0 10px; } .soft, figcaption { color: var(--soft); font-size: .875r
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
 .charts .card { margin: 0; }
 figure { margin: 0; } figcaption { margin: 0 0 8px; }
-.scroll { overflow-x: auto; margin: 0 -18px; padding: 0 18px; }
+.scroll { overflow-x: auto; margin: 0 calc(-1 * var(--pad)); }
 table { border-collapse: collapse; font-size: .875rem; width: 100%;
   font-variant-numeric: tabular-nums; }
-th, td { padding: 6px 10px; text-align: right; white-space: nowrap;
+th, td { padding: 6px 9px; vertical-align: top; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--grid); }
 th { color: var(--soft); font-weight: 500; vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; position: sticky; left: -18px;
-  background: var(--card); padding-left: 18px; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
+  background: var(--card); padding-left: var(--pad); }
 tr.best td { font-weight: 650; } td.wrong { color: var(--bad); white-space: normal;
   min-width: 18em; text-align: left; }
-.pm { color: var(--soft); font-size: .78rem; font-weight: 400; }
+.pm { display: block; color: var(--soft); font-size: .78rem; font-weight: 400; }
 dl.plain { display: grid; grid-template-columns: minmax(7em, auto) 1fr; gap: 4px 16px; margin: 0;
   font-size: .875rem; } dl.plain dt { color: var(--soft); }
 dl.plain dd { margin: 0; overflow-wrap: anywhere; }
+@media (max-width: 600px) { :root { --pad: 14px; } main { padding: 12px 8px 32px; }
+  header { margin: 4px 8px 14px; } dl.plain { display: block; } dl.plain dd { margin: 0 0 8px; } }
 svg { display: block; width: 100%; height: auto; max-width: 620px; margin: 0 auto;
   font-family: inherit; }
 svg text { fill: var(--ink); font-size: 13px; } svg .tick { fill: var(--soft); font-size: 12px; }
+svg .label { paint-order: stroke; stroke: var(--card); stroke-width: 3px;
+  stroke-linejoin: round; }
 svg .name { fill: var(--soft); font-size: 12px; } svg .strong { font-weight: 650; }
 .grid { stroke: var(--grid); } .base { stroke: var(--line); }
 .leader { stroke: var(--line); stroke-width: 1; }

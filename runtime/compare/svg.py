@@ -8,7 +8,7 @@ from __future__ import annotations
 from html import escape
 from math import cos, pi, sin
 
-WIDTH = 440
+WIDTH = 400
 """Width of every chart in its own units: near a phone's, so that its text is readable there."""
 FONT = 13
 _CHARACTER = 0.56

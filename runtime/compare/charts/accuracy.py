@@ -32,7 +32,8 @@ def draw_accuracy(rows: Sequence[ComparedRow], chosen: Recommendation) -> str | 
     y = axes.decades([_error(row) for row in shown], _BOTTOM, _TOP)
     points = [(x.at(row.p50_ms or 0.0), y.at(_error(row))) for row in shown]
     frame = labels.Box(_LEFT, _TOP - 6, svg.WIDTH, _BOTTOM)
-    places = labels.place_labels(points, [row.precision for row in shown], frame)
+    whiskers = [_whisker(row, x, y) for row in shown]
+    places = labels.place_labels(points, [row.precision for row in shown], frame, whiskers)
     front = pareto(shown)
     parts = [
         axes.draw_left(y, _LEFT, _RIGHT, "error, lower is better"),
@@ -58,6 +59,12 @@ def _error(row: ComparedRow) -> float:
 
 def _said(row: ComparedRow) -> str:
     return f"{row.p50_ms:.3g} ms and an error of {row.rms_error:.2g}"
+
+
+def _whisker(row: ComparedRow, x: axes.Axis, y: axes.Axis) -> labels.Box:
+    low, high = row.p50_interval or (row.p50_ms or 0.0, row.p50_ms or 0.0)
+    there = y.at(_error(row))
+    return labels.Box(x.at(low) - 3, there - 3, x.at(high) + 3, there + 3)
 
 
 def _is_chosen(row: ComparedRow, chosen: Recommendation) -> bool:

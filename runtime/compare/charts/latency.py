@@ -46,7 +46,7 @@ def _ridge(row: ComparedRow, d: Distribution, x: axes.Axis, base: float) -> str:
         svg.path(_curve(d, x, base), f"ridge {colour}", "Z"),
         svg.line(_LEFT, base, _RIGHT, base, "base"),
     ]
-    for value, height in ((row.p50_ms, 15.0), (row.p90_ms, 10.0), (row.p99_ms, 6.0)):
+    for value, height in ((row.p50_ms, _CURVE), (row.p90_ms, 14.0), (row.p99_ms, 8.0)):
         place = x.at(value or 0.0)
         parts.append(svg.line(place, base, place, base - height, f"whisker {colour}"))
     parts.append(svg.text(looks.name(row), _LEFT, base - _ROW + 17, class_="label strong"))
