@@ -15,7 +15,7 @@ from .compare.files import default_folder, write_reports
 from .compare.run import compare_bundle
 from .display import print_table, say
 from .measure.statistics import Estimate
-from .rows import cell
+from .rows import OK, cell
 
 COLUMNS = (
     "precision", "backend", "batch", "p50_ms", "p90_ms", "p99_ms", "images_per_s", "speedup",
@@ -71,6 +71,9 @@ def _show(comparison: Comparison) -> None:
     names = [HEADINGS.get(column, column.replace("_", " ")) for column in COLUMNS]
     cells = [_cells(row, COLUMNS) for row in comparison.rows]
     print_table(f"{comparison.name} on {comparison.machine.cpu}", names, cells)
+    for row in comparison.rows:
+        if row.status != OK:
+            print(f"{row.precision} on {row.backend}, {row.status}")
     for backend, reason in comparison.not_run.items():
         print(f"not run: {backend}: {reason}")
     for note in comparison.notes:
@@ -87,6 +90,8 @@ def _cells(row: ComparedRow, columns: Sequence[str]) -> list[str]:
 def _cell(column: str, value: float | int | str | Estimate | None) -> str:
     if isinstance(value, Estimate):
         return f"{value.value:.2f} ±{(value.high - value.low) / 2:.2f}"
+    if column == "status" and isinstance(value, str):
+        return value.partition(":")[0]  # the reason has a line of its own
     if column == "rms_error" and isinstance(value, float):
         return f"{value:.1e}"
     if column == "images_per_s" and isinstance(value, float):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
-import numpy as np
-
 from ..bundle import Bundle
 from ..device_cache import DeviceCache
 from ..errors import InputError
@@ -53,8 +51,8 @@ def compare_bundle(
     machine, watch = describe_machine(versions.items()), Watch()
     measured = hold_contest(bundle, runnable.candidates, sorted(set(batches)), seconds)
     interference = watch.read()
-    _remember(measured, DeviceCache.of(bundle.digest))
     rows = tuple(compare_rows(measured))
+    _remember(rows, measured, DeviceCache.of(bundle.digest))
     return Comparison(
         version=REPORT_VERSION,
         name=bundle.manifest.name,
@@ -79,11 +77,13 @@ def _require(batches: Sequence[int], seconds: float) -> None:
         raise InputError(f"--seconds {seconds:g}: not between 0 and {_MOST_SECONDS:.0f}")
 
 
-def _remember(measured: Sequence[Measured], cache: DeviceCache) -> None:
+def _remember(
+    rows: Sequence[ComparedRow], measured: Sequence[Measured], cache: DeviceCache
+) -> None:
     """`Engine.load` uses these medians from now on, instead of its own quick ones."""
-    for m in measured:
-        if m.batch == SINGLE and m.row.status == OK and m.series is not None:
-            cache.store_latency(m.candidate.key(), float(np.median(m.series.calls)))
+    for row, m in zip(rows, measured, strict=True):
+        if row.batch == SINGLE and row.status == OK and row.p50_ms is not None:
+            cache.store_latency(m.candidate.key(), row.p50_ms)
 
 
 def _notes(rows: Sequence[ComparedRow], interference: Interference) -> list[str]:

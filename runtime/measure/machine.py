@@ -101,12 +101,8 @@ def _own_groups() -> Iterable[Path]:
 
 def _group_limit(folder: Path) -> float | None:
     """CPUs that the group may use: version 2 has one file, version 1 two; "max" and -1 are none."""
-    unified = _read(folder / "cpu.max")
-    quota, period = (
-        unified.split()[:2]
-        if unified
-        else (_read(folder / "cpu.cfs_quota_us") or "", _read(folder / "cpu.cfs_period_us") or "")
-    )
-    if not quota.isdigit() or not period.isdigit() or int(period) == 0:
+    names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+    words = (_read(folder / "cpu.max") or " ".join(_read(folder / n) or "" for n in names)).split()
+    if len(words) != 2 or not all(word.isdigit() for word in words) or int(words[1]) == 0:
         return None
-    return int(quota) / int(period)
+    return int(words[0]) / int(words[1])

@@ -39,11 +39,13 @@ class Estimate:
 
 
 def percentiles(series: Series, ranks: Sequence[float]) -> tuple[Estimate, ...]:
-    """Percentiles of the milliseconds of all calls."""
-    values = np.percentile(series.calls, ranks)
+    """Percentiles of the milliseconds of all calls: the least of which at least so many calls are
+    not above, as MLPerf's LoadGen counts.
+    """
+    values = np.percentile(series.calls, ranks, method="inverted_cdf")
     drawn = _drawn_percentiles(series, ranks)
     lows, highs = np.percentile(drawn, LEVEL, axis=0)
-    return tuple(Estimate(*map(float, found)) for found in zip(values, lows, highs, strict=True))
+    return tuple(_holding(*found) for found in zip(values, lows, highs, strict=True))
 
 
 def throughput(series: Series, batch: int) -> Estimate:
@@ -72,7 +74,12 @@ def separate_ratio(above: Series, below: Series) -> Estimate:
 
 def _estimate(value: float, drawn: NDArray[np.float64]) -> Estimate:
     low, high = np.percentile(drawn, LEVEL)
-    return Estimate(float(value), float(low), float(high))
+    return _holding(value, low, high)
+
+
+def _holding(value: float, low: float, high: float) -> Estimate:
+    """An interval of few rounds may miss the estimate itself: it is widened to it."""
+    return Estimate(float(value), float(min(low, value)), float(max(high, value)))
 
 
 def _draws(rounds: int, stream: int = 0) -> NDArray[np.int64]:
