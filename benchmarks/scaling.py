@@ -55,7 +55,7 @@ def points(
 
 
 def measure(point: Point, bundle: Path, seconds: float) -> dict[str, float]:
-    """Runs the point's processes at the same time: median latency, p90, images per second of all."""
+    """Runs a point's processes together: median latency, worst p90, images per second of all."""
     cores = sorted(os.sched_getaffinity(0))
     workers = []
     for index in range(point.processes):

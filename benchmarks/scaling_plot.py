@@ -13,6 +13,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
 _COLOURS = {
@@ -55,7 +56,7 @@ def _lines(
     rows = list(rows)
     for precision in dict.fromkeys(row["precision"] for row in rows):
         own = [row for row in rows if row["precision"] == precision]
-        own.sort(key=x)
+        own.sort(key=lambda row: (row["processes"], row["threads"], row["batch"]))
         panel.plot(
             list(map(x, own)),
             list(map(y, own)),
@@ -73,7 +74,7 @@ def _finish(panel: Axes, x: str, y: str) -> None:
     panel.set_ylim(bottom=0)
     panel.grid(alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(fontsize=8, frameon=False)
+    panel.legend(fontsize=8, frameon=False, handlelength=3.5)
 
 
 def _rate(row: Row) -> float:
@@ -109,6 +110,8 @@ def _draw_trade(panel: Axes, rows: list[Row], cores: int) -> None:
     if cores > 1:
         _lines(panel, split, lambda r: r["p90_ms"], _rate, "--", f"{cores} processes")
     panel.set_xscale("log")
+    panel.xaxis.set_major_formatter(ScalarFormatter())
+    panel.xaxis.set_minor_formatter(NullFormatter())
     _finish(panel, "p90 of a call in ms", "images per second")
 
 
