@@ -4,8 +4,8 @@
                                  [--batch 8] [--repeats 3] [--official]
 
 Expected: p50, p90, p99 and samples per second within a few per cent of ours, for models that take
-milliseconds; LoadGen's Python binding adds some tens of microseconds to each query, which is
-measured with an engine that does nothing. Both measure the same engine in the same process, by
+milliseconds; LoadGen's Python binding adds some microseconds to each query, which is measured with
+an engine that does nothing. Both measure the same engine in the same process, by
 turns; what counts is the median over the turns. `--official` takes
 MLPerf's minimums (600 s, 24576 samples for Offline): minutes become hours. Writes
 `benchmarks/results/loadgen.json`. Needs the `bench` extra.

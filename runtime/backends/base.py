@@ -87,8 +87,8 @@ class DeviceTimed(Protocol):
     """A session that can tell the device's time from the time of the whole call."""
 
     def device_time_ms(self, images: Frames) -> float:
-        """Runs as `Session.run` does; returns the milliseconds of the engine's own work on the
-        device, between events that are queued around it, without copies from and to the host.
+        """Runs as `Session.run` does; returns the milliseconds that the device took by its own
+        clock, copies from and to the host included.
         """
 
 

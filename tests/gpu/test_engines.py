@@ -9,6 +9,7 @@ import pytest
 
 from runtime.backends import BACKENDS
 from runtime.bundle import Bundle
+from runtime.compare.run import compare_bundle
 from runtime.engine import Engine
 
 GPU_BACKENDS = [name for name, backend in BACKENDS.items() if backend.graph == "gpu"]
@@ -29,3 +30,16 @@ def test_engine_agrees_with_pytorch_on_this_gpu(
         assert (scores.argmax(axis=1) == golden.logits.argmax(axis=1)).mean() >= 0.98
         for size in (1, 2, 4, 7):
             np.testing.assert_allclose(engine(golden.images[:size]), scores[:size], atol=0.1)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+def test_the_devices_time_is_part_of_the_calls(bundle_source: Path, backend: str) -> None:
+    problem = BACKENDS[backend].run_problem() or BACKENDS[backend].build_problem()
+    if problem:
+        pytest.skip(problem)
+    found = compare_bundle(Bundle.open(bundle_source), (1, 4), 0.5, ("fp16",), (backend,))
+    for row in found.rows:
+        assert row.device_ms is not None
+        assert row.p50_ms is not None
+        assert 0 < row.device_ms < 1.2 * row.p50_ms

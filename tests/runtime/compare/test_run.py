@@ -212,3 +212,20 @@ def test_a_busy_machine_is_said(bundle_source: Path, monkeypatch: pytest.MonkeyP
     quiet = Interference(load_before=0.1, load_after=1.9, others=0.02, stolen=0.0, cores=2)
     monkeypatch.setattr("runtime.compare.run.Watch.read", lambda self: quiet)
     assert compare(bundle_source, **few).notes == ()
+
+
+def test_the_devices_own_time_is_kept_apart_where_a_session_tells_it(
+    bundle_source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def tell(self: OpenVinoSession, images: np.ndarray) -> float:
+        asked.append(len(images))
+        return 0.25
+
+    monkeypatch.setattr(OpenVinoSession, "device_time_ms", tell, raising=False)
+    rows = by_engine(compare(bundle_source, 1, 7, precisions=("fp32",)))
+    assert rows["fp32", "openvino", 1].device_ms == 0.25
+    assert rows["fp32", "openvino", 7].device_ms == 0.5  # two parts: the largest batch is 4
+    assert rows["fp32", "onnxruntime", 1].device_ms is None
+    assert set(asked) == {1, 4, 3}
