@@ -11,6 +11,7 @@ from ..comparison import ComparedRow
 _LEFT, _TOP, _BOTTOM, _RIGHT = 52.0, 30.0, 250.0, svg.WIDTH - 54.0
 _HEIGHT = 318.0
 _LABEL = 14.0
+_FAR = 30.0
 _TITLE = "Throughput against batch size"
 
 
@@ -25,7 +26,8 @@ def draw_batches(rows: Sequence[ComparedRow]) -> str | None:
         return None
     x = axes.Axis(sizes[0], sizes[-1], _LEFT + 8, _RIGHT, logarithmic=True)
     rates = [row.images_per_s or 0.0 for line in lines.values() for row in line]
-    y = axes.from_zero(rates, _BOTTOM, _TOP)
+    far_apart = max(rates) > _FAR * min(rates)  # a linear axis would press some to the ground
+    y = (axes.spanning if far_apart else axes.from_zero)(rates, _BOTTOM, _TOP)
     parts = [axes.draw_left(y, _LEFT, _RIGHT, "images per second")]
     for size in sizes:
         parts.append(
