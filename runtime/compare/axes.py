@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from math import ceil, floor, log10
 
 from . import svg
@@ -49,9 +48,7 @@ class Axis:
             return _linear_ticks(self.low, self.high, most)
         for digits in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
             found = _decade_ticks(self.low, self.high, digits)
-            places = sorted(self.at(tick) for tick in found)
-            gaps = [b - a for a, b in pairwise(places)]
-            if len(found) <= most and min(gaps, default=_TICK_SPACE) > 0.7 * _TICK_SPACE:
+            if len(found) <= most:
                 return found
         return found[:: ceil(len(found) / most)]
 

@@ -70,6 +70,7 @@ _COLUMNS: dict[str, _Show] = {
     f"latency, {TIMES} fastest": lambda r: _times(r.to_fastest),
     "top-1": lambda r: percent(r.top1),
     "agreement": lambda r: percent(r.agreement),
+    "cosine": lambda r: _number(r.cosine, ".5f"),
     "RMS error": lambda r: _number(r.rms_error, ".1e"),
     "size": lambda r: _DASH if r.bytes is None else mebibytes(r.bytes),
     "calls": lambda r: _number(r.calls, ",d"),

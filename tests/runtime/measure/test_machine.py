@@ -27,6 +27,7 @@ def test_it_describes_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"cpu.max": "150000 100000"}, "1.50 CPUs"),
         ({"cpu.max": "max 100000"}, None),
         ({"cpu.max": "max 100000", "../cpu.max": "50000 100000"}, "0.50 CPUs"),
+        ({"cpu.max": "150000 100000", "../cpu.max": "50000 100000"}, "0.50 CPUs"),
         ({"cpu.cfs_quota_us": "200000", "cpu.cfs_period_us": "100000"}, "2.00 CPUs"),
         ({"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"}, None),
         ({"cpu.max": "garbage"}, None),
