@@ -44,5 +44,12 @@ def percent(rate: float | None) -> str:
     return "-" if rate is None else f"{100 * rate:.2f} %"
 
 
+def figures(value: float | None) -> str:
+    """Three significant digits, without a power of ten where the number is large."""
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
+
+
 def mebibytes(size: int) -> str:
     return f"{size / 2**20:.2f} MiB"

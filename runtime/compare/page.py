@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
+from ..display import figures
 from . import looks
 from .charts.accuracy import draw_accuracy
 from .charts.bars import draw_size, draw_speedup
@@ -21,7 +22,9 @@ _ACCURACY = (
     "root mean square of the golden samples' outputs here, relative to what tells images apart. "
     "No engine beats those on the dashed line in both; the ring is the recommendation."
 )
-_LATENCY = "The curves show where calls lie; the marks are p50 (the tallest), p90 and p99."
+_LATENCY = (
+    "The curves show where calls lie; the marks and the numbers are p50 (the tallest), p90 and p99."
+)
 _SPEEDUP = (
     "Whiskers are 95 % confidence intervals over interleaved rounds. Dotted: as fast as fp32."
 )
@@ -82,12 +85,8 @@ def _recommendation(c: Comparison) -> str:
 
 
 def _facts(row: ComparedRow) -> Iterator[str]:
-    facts = {"median": f"{row.p50_ms:.3g} ms", "p90": f"{row.p90_ms:.3g} ms"}
-    facts["throughput"] = (
-        f"{row.images_per_s:,.0f} images/s"
-        if (row.images_per_s or 0) >= 100
-        else f"{row.images_per_s:.1f} images/s"
-    )
+    facts = {"median": f"{figures(row.p50_ms)} ms", "p90": f"{figures(row.p90_ms)} ms"}
+    facts["throughput"] = f"{figures(row.images_per_s)} images/s"
     if row.speedup is not None and row.precision != REFERENCE:
         facts["against fp32"] = f"{row.speedup.value:.2f}{TIMES}"
     if row.agreement is not None:

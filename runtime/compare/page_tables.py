@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from html import escape
 
-from ..display import mebibytes, percent
+from ..display import figures, mebibytes, percent
 from ..measure.rounds import EARLY_STOPPING_CALLS, MLPERF_SECONDS
 from ..measure.statistics import Estimate
 from ..rows import OK
@@ -41,31 +41,30 @@ def _cells(row: ComparedRow, columns: Collection[_Show]) -> Iterator[str]:
         yield element("td", show(row))
 
 
-def _number(value: float | None, form: str = ".3g") -> str:
+def _number(value: float | None, form: str) -> str:
     return _DASH if value is None else format(value, form)
 
 
-def _within(value: float | None, interval: tuple[float, float] | None, form: str = ".3g") -> str:
+def _within(value: float | None, interval: tuple[float, float] | None) -> str:
     if value is None or interval is None:
         return _DASH
-    low, high = interval
-    span = element("span", f" {low:{form}} to {high:{form}}", class_="pm")
-    return f"{value:{form}}{span}"
+    span = element("span", " to ".join(map(figures, interval)), class_="pm")
+    return f"{figures(value)}{span}"
 
 
 def _times(ratio: Estimate | None) -> str:
     if ratio is not None and ratio.low == ratio.value == ratio.high == 1:  # itself
         return "1"
-    return _DASH if ratio is None else _within(ratio.value, (ratio.low, ratio.high), ".2f")
+    return _DASH if ratio is None else _within(ratio.value, (ratio.low, ratio.high))
 
 
 _COLUMNS: dict[str, _Show] = {
     "batch": lambda r: _number(r.batch, "d"),
     "p50 ms": lambda r: _within(r.p50_ms, r.p50_interval),
     "p90 ms": lambda r: _within(r.p90_ms, r.p90_interval),
-    "p99 ms": lambda r: _number(r.p99_ms),
-    "device ms": lambda r: _number(r.device_ms),
-    "images/s": lambda r: _number(r.images_per_s, ",.1f"),
+    "p99 ms": lambda r: figures(r.p99_ms),
+    "device ms": lambda r: figures(r.device_ms),
+    "images/s": lambda r: _within(r.images_per_s, r.images_per_s_interval),
     f"{TIMES} fp32": lambda r: _times(r.speedup),
     f"latency, {TIMES} fastest": lambda r: _times(r.to_fastest),
     "top-1": lambda r: percent(r.top1),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..display import mebibytes, percent
+from ..display import figures, mebibytes, percent
 from ..measure.rounds import SINGLE_STREAM
 from ..rows import OK
 from .comparison import REFERENCE, ComparedRow, Recommendation
@@ -70,7 +70,7 @@ def _why(
         parts.append(_tie(best, others))
     if slower is not None and slower.to_fastest is not None:
         parts.append(
-            f"Next comes {_name(slower)} with {slower.p50_ms:.3g} ms, "
+            f"Next comes {_name(slower)} with {figures(slower.p50_ms)} ms, "
             f"{slower.to_fastest} times the fastest."
         )
     elif len(rivals) == 1:
@@ -79,7 +79,7 @@ def _why(
     if _ends_below(steadier, best):
         parts.append(
             f"By p90, MLPerf's measure of a single stream, {_name(steadier)} is ahead with "
-            f"{steadier.p90_ms:.3g} ms."
+            f"{figures(steadier.p90_ms)} ms."
         )
     wrong = sorted({_name(row) for row in rows if row.status != OK})
     if wrong:
@@ -100,7 +100,7 @@ def _speed(row: ComparedRow) -> str:
     faster = ""
     if row.speedup is not None and row.precision != REFERENCE:
         faster = f", {row.speedup} times as fast as fp32 on {row.backend}"
-    return f"{what} {row.p50_ms:.3g} ms (p90 {row.p90_ms:.3g} ms){faster}"
+    return f"{what} {figures(row.p50_ms)} ms (p90 {figures(row.p90_ms)} ms){faster}"
 
 
 def _accuracy(row: ComparedRow) -> str:

@@ -37,7 +37,7 @@ p { margin: 0 0 10px; } .soft, figcaption { color: var(--soft); font-size: .875r
 .facts dd { margin: 0; font-size: 1.2rem; font-weight: 650; font-variant-numeric: tabular-nums; }
 .note { background: var(--warn-paper); border-color: var(--warn); color: var(--warn); }
 .note p:last-child { margin: 0; }
-.charts { columns: 2 420px; column-gap: 16px; }
+.charts { columns: 2 420px; column-gap: 16px; margin-bottom: 16px; }
 .charts .card { break-inside: avoid; }
 figure { margin: 0; } figcaption { margin: 0 0 8px; }
 .scroll { overflow-x: auto; margin: 0 calc(-1 * var(--pad)); }

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..display import figures
 from .rounds import Series
 
 LEVEL = (2.5, 97.5)
@@ -35,7 +36,7 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g})"
+        return f"{figures(self.value)} ({figures(self.low)} to {figures(self.high)})"
 
 
 def percentiles(series: Series, ranks: Sequence[float]) -> tuple[Estimate, ...]:

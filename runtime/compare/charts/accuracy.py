@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...display import figures
 from .. import axes, labels, looks, svg
 from ..comparison import ComparedRow, Recommendation
 
@@ -58,7 +59,7 @@ def _error(row: ComparedRow) -> float:
 
 
 def _said(row: ComparedRow) -> str:
-    return f"{row.p50_ms:.3g} ms and an error of {row.rms_error:.2g}"
+    return f"{figures(row.p50_ms)} ms and an error of {row.rms_error:.2g}"
 
 
 def _whisker(row: ComparedRow, x: axes.Axis, y: axes.Axis) -> labels.Box:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...display import figures
 from .. import axes, looks, svg
 from ..comparison import QUANTILES, ComparedRow, Distribution
 
@@ -37,11 +38,13 @@ def draw_latency(rows: Sequence[ComparedRow], distributions: Sequence[Distributi
 
 
 def _said(row: ComparedRow) -> str:
-    return f"p50 {row.p50_ms:.3g}, p90 {row.p90_ms:.3g}, p99 {row.p99_ms:.3g} ms"
+    p50, p90, p99 = map(figures, (row.p50_ms, row.p90_ms, row.p99_ms))
+    return f"p50 {p50}, p90 {p90}, p99 {p99} ms"
 
 
 def _ridge(row: ComparedRow, d: Distribution, x: axes.Axis, base: float) -> str:
     colour = looks.colour(row.precision)
+    numbers = " / ".join(map(figures, (row.p50_ms, row.p90_ms, row.p99_ms))) + " ms"
     parts = [
         svg.path(_curve(d, x, base), f"ridge {colour}", "Z"),
         svg.line(_LEFT, base, _RIGHT, base, "base"),
@@ -50,7 +53,7 @@ def _ridge(row: ComparedRow, d: Distribution, x: axes.Axis, base: float) -> str:
         place = x.at(value or 0.0)
         parts.append(svg.line(place, base, place, base - height, f"whisker {colour}"))
     parts.append(svg.text(looks.name(row), _LEFT, base - _ROW + 17, class_="label strong"))
-    parts.append(svg.text(_said(row), _RIGHT, base - _ROW + 17, class_="tick", text_anchor="end"))
+    parts.append(svg.text(numbers, _RIGHT, base - _ROW + 17, class_="tick", text_anchor="end"))
     return svg.tooltip(f"{looks.name(row)}: {_said(row)}", *parts)
 
 

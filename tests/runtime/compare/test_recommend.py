@@ -93,6 +93,11 @@ def test_the_reason_has_the_numbers() -> None:
     assert "Next comes fp32 on onnxruntime with 20 ms, 2 (2 to 2) times the fastest" in why
 
 
+def test_large_numbers_have_no_powers_of_ten() -> None:
+    why = recommend([row("fp32", 1234.4, EXACT)]).why
+    assert "One image takes 12,344 ms (p90 13,578 ms)" in why
+
+
 def test_a_tie_is_said_and_what_decided_it() -> None:
     why = recommend([row("int8", 1.0, EIGHT), row("fp32", 1.01, EXACT, noise=0.02)]).why
     assert "int8 on onnxruntime is level with it within noise" in why
