@@ -16,6 +16,7 @@ ONNX       ?=
 DATA       ?=
 PRECISIONS ?=
 TARGETS    ?=
+BATCHES    ?= 1 8
 OUT        ?=
 BUNDLE     ?= $(or $(OUT),build/$(or $(MODEL),vit_digits))
 
@@ -28,7 +29,7 @@ ARGUMENTS = $(MODEL) $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(ONNX),--onnx
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
-	@echo "  variables: MODEL WEIGHTS ONNX DATA PRECISIONS TARGETS OUT PYTHON TORCH_INDEX"
+	@echo "  variables: MODEL WEIGHTS ONNX DATA PRECISIONS TARGETS OUT BATCHES PYTHON TORCH_INDEX"
 
 setup: $(READY) ## install everything into .venv
 
@@ -44,8 +45,8 @@ export: $(READY) ## build a bundle of proven engines (default: build/vit_digits)
 check: $(READY) ## test the bundle's engines on this machine
 	$(BIN)/vit-edge check "$(BUNDLE)"
 
-compare: $(READY) ## compare latency and accuracy across precisions
-	$(BIN)/vit-edge compare "$(BUNDLE)"
+compare: $(READY) ## compare latency and accuracy across precisions, recommend one, write a report
+	$(BIN)/vit-edge compare "$(BUNDLE)" --batch $(BATCHES)
 
 inspect: $(READY) ## print what the bundle holds
 	$(BIN)/vit-edge inspect "$(BUNDLE)"

@@ -7,16 +7,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from .backends import BACKENDS
 from .build import build_here
 from .bundle import Bundle, SignedRelease
+from .compare_command import add_compare_arguments, run_compare
 from .display import mebibytes, percent, print_table, say
 from .errors import InputError
 from .layers import print_json, print_tables, read_all
-from .rows import COLUMNS, Measurement, Row, measure_bundle, row_cells
+from .rows import Row, check_bundle, row_cells
 from .run_command import add_run_arguments, run_run
 
 Parsers = argparse._SubParsersAction  # argparse has no public name for it
@@ -30,9 +31,7 @@ def add_commands(parsers: Parsers[argparse.ArgumentParser]) -> None:
     compare = _add(
         parsers, "compare", run_compare, "compare latency and accuracy across precisions"
     )
-    compare.add_argument(
-        "--batch", type=int, nargs="+", default=[1], metavar="N", help="default: 1"
-    )
+    add_compare_arguments(compare)
     inspect = _add(parsers, "inspect", run_inspect, "print what a bundle holds and how it was made")
     inspect.add_argument(
         "--layers", action="store_true", help="what each layer of its engines here runs in"
@@ -77,27 +76,13 @@ def run_check(arguments: argparse.Namespace) -> int:
     """Exit status 0 if all that runs here is right, 1 if something is not."""
     bundle = Bundle.open(arguments.bundle, arguments.public_key)
     bundle.verify()
-    measured = measure_bundle(bundle, batches=None)
-    return _show(arguments, f"golden samples of {bundle.manifest.name}", CHECK_COLUMNS, measured)
-
-
-def run_compare(arguments: argparse.Namespace) -> int:
-    """Exit status 0 if all that runs here is right, 1 if something is not."""
-    if any(batch < 1 for batch in arguments.batch):
-        raise InputError(f"--batch {min(arguments.batch)}: a batch has at least one image")
-    bundle = Bundle.open(arguments.bundle, arguments.public_key)
-    measured = measure_bundle(bundle, arguments.batch)
-    return _show(arguments, f"{bundle.manifest.name} on this device", COLUMNS, measured)
-
-
-def _show(
-    arguments: argparse.Namespace, title: str, columns: Sequence[str], measured: Measurement
-) -> int:
+    measured = check_bundle(bundle)
     if arguments.json:
         print(json.dumps(dataclasses.asdict(measured), indent=2))
     else:
-        names = [column.replace("_", " ") for column in columns]
-        print_table(title, names, [row_cells(row, columns) for row in measured.rows])
+        names = [column.replace("_", " ") for column in CHECK_COLUMNS]
+        rows = [row_cells(row, CHECK_COLUMNS) for row in measured.rows]
+        print_table(f"golden samples of {bundle.manifest.name}", names, rows)
         for backend, reason in measured.not_run.items():
             print(f"not run: {backend}: {reason}")
     return 0 if measured.good else 1

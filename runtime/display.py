@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-_PIPED_WIDTH = 150
+_PIPED_WIDTH = 160
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -42,6 +42,13 @@ def say(message: str) -> None:
 
 def percent(rate: float | None) -> str:
     return "-" if rate is None else f"{100 * rate:.2f} %"
+
+
+def figures(value: float | None) -> str:
+    """Three significant digits, without a power of ten where the number is large."""
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
 
 
 def mebibytes(size: int) -> str:

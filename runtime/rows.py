@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
-import numpy as np
-
-from .backends import BACKENDS
+from .backends import BACKENDS, Session, find_backend
 from .bundle import Bundle
 from .candidates import Candidate, list_candidates, load_or_build, open_blob
 from .device_cache import DeviceCache
@@ -16,8 +14,8 @@ from .display import mebibytes, percent, say
 from .errors import BackendError, EngineError
 from .frames import run_frames
 from .golden import GoldenSamples
-from .latency import THOROUGH, measure_latency
 from .manifest import FEATURES
+from .metrics import Metrics
 from .selfcheck import miss, run_golden
 
 OK, FAILED = "ok", "failed"
@@ -54,45 +52,84 @@ class Measurement:
         return all(row.status == OK for row in self.rows)
 
 
-def measure_bundle(bundle: Bundle, batches: Sequence[int] | None) -> Measurement:
-    """Measures all that runs here; without batch sizes only accuracy.
+class Runnable(NamedTuple):
+    """What runs here, and why the other backends do not, by their names."""
+
+    candidates: list[Candidate]
+    not_run: dict[str, str]
+
+
+def list_runnable(
+    bundle: Bundle, precisions: Sequence[str] = (), backends: Sequence[str] = ()
+) -> Runnable:
+    """What of the bundle runs here, of these precisions and backends; none named is all of them.
 
     Raises:
-        BackendError: if nothing in the bundle can run here.
+        InputError: if the bundle has no such precision, or there is no such backend.
+        BackendError: if nothing of it can run here.
     """
-    problems = {name: backend.run_problem() for name, backend in BACKENDS.items()}
+    for precision in precisions:
+        list_candidates(bundle.manifest, precision, None)
+    asked = {name: find_backend(name) for name in backends or BACKENDS}
+    problems = {name: backend.run_problem() for name, backend in asked.items()}
     not_run = {name: problem for name, problem in problems.items() if problem}
     candidates = [
         candidate
         for candidate in list_candidates(bundle.manifest, None, None)
-        if candidate.backend.name not in not_run
+        if candidate.backend.name in asked.keys() - not_run.keys()
+        and candidate.precision in (precisions or (candidate.precision,))
     ]
     if not candidates:
-        raise BackendError(f"nothing in {bundle.path} can run here: {'; '.join(not_run.values())}")
-    return Measurement(tuple(_rows(bundle, candidates, batches)), not_run)
+        reasons = "; ".join(not_run.values()) or "no graph for these precisions and backends"
+        raise BackendError(f"nothing in {bundle.path} can run here: {reasons}")
+    return Runnable(candidates, not_run)
 
 
-def _rows(
-    bundle: Bundle, candidates: list[Candidate], batches: Sequence[int] | None
-) -> Iterator[Row]:
+def check_bundle(bundle: Bundle) -> Measurement:
+    """Checks all that runs here on the golden samples.
+
+    Raises:
+        BackendError: if nothing in the bundle can run here.
+    """
+    runnable = list_runnable(bundle)
+    return Measurement(tuple(_checked_rows(bundle, runnable.candidates)), runnable.not_run)
+
+
+def _checked_rows(bundle: Bundle, candidates: list[Candidate]) -> Iterator[Row]:
     golden, cache = bundle.golden(), DeviceCache.of(bundle.digest)
     for candidate in candidates:
-        row = Row(candidate.precision, candidate.backend.name, OK)
         say(f"measuring {candidate} ...")
         try:
-            yield from _measure(row, candidate, bundle, golden, cache, batches)
+            opened = open_checked(candidate, bundle, golden, cache)
         except (BackendError, EngineError) as error:
-            yield replace(row, status=f"{FAILED}: {error}")
+            yield failed_row(candidate, error)
+        else:
+            opened.session.close()
+            yield opened.row
 
 
-def _measure(
-    row: Row,
-    candidate: Candidate,
-    bundle: Bundle,
-    golden: GoldenSamples,
-    cache: DeviceCache,
-    batches: Sequence[int] | None,
-) -> Iterator[Row]:
+def failed_row(candidate: Candidate, error: object) -> Row:
+    """The row of what could not be opened or run."""
+    return Row(candidate.precision, candidate.backend.name, f"{FAILED}: {error}")
+
+
+class Opened(NamedTuple):
+    """An engine that was opened and answered the golden samples, right or wrong (`row.status`)."""
+
+    candidate: Candidate
+    session: Session
+    row: Row
+    metrics: Metrics
+
+
+def open_checked(
+    candidate: Candidate, bundle: Bundle, golden: GoldenSamples, cache: DeviceCache
+) -> Opened:
+    """Opens an engine and runs the golden samples; the device remembers the outcome.
+
+    Raises:
+        BackendError, EngineError: if it cannot be built, opened or run.
+    """
     spec = bundle.manifest.spec
     graph = bundle.manifest.precisions[candidate.precision].graphs[candidate.backend.graph]
     blob = load_or_build(candidate, bundle, cache)
@@ -100,51 +137,34 @@ def _measure(
     del blob
     try:
         metrics = run_golden(lambda images: run_frames(session, spec, images), golden)
-        problem = miss(metrics, graph)
-        if problem is None:
-            cache.mark_right(candidate.key(), metrics.rms_error)
-        else:
-            cache.mark_refused(candidate.key(), problem)
-        row = replace(
-            row,
-            status=OK if problem is None else f"{FAILED}: {problem}",
-            top1=metrics.top1,
-            reference_top1=metrics.reference_top1,
-            agreement=None if spec.output_name == FEATURES else metrics.agreement,
-            cosine=metrics.cosine,
-            bytes=size,
-        )
-        if batches is None:
-            yield row
-        for batch in batches or ():
-            frames = np.resize(golden.images, (batch, *spec.image_shape))
-            latency = measure_latency(
-                lambda f=frames: run_frames(session, spec, f),  # type: ignore[misc]
-                THOROUGH,
-            )
-            if batch == 1 and problem is None:
-                cache.store_latency(candidate.key(), latency.p50_ms)
-            yield replace(
-                row,
-                batch=batch,
-                p50_ms=latency.p50_ms,
-                p90_ms=latency.p90_ms,
-                p99_ms=latency.p99_ms,
-                images_per_s=1e3 * batch / latency.p50_ms,
-            )
-    finally:
+    except BaseException:
         session.close()
+        raise
+    problem = miss(metrics, graph)
+    if problem is None:
+        cache.mark_right(candidate.key(), metrics.rms_error)
+    else:
+        cache.mark_refused(candidate.key(), problem)
+    row = Row(
+        candidate.precision,
+        candidate.backend.name,
+        OK if problem is None else f"{FAILED}: {problem}",
+        top1=metrics.top1,
+        reference_top1=metrics.reference_top1,
+        agreement=None if spec.output_name == FEATURES else metrics.agreement,
+        cosine=metrics.cosine,
+        bytes=size,
+    )
+    return Opened(candidate, session, row, metrics)
 
 
-COLUMNS = (*(f.name for f in dataclasses.fields(Row) if f.name != "status"), "status")
-
-
-def row_cells(row: Row, columns: Sequence[str] = COLUMNS) -> list[str]:
+def row_cells(row: Row, columns: Sequence[str]) -> list[str]:
     """A row as text for a table."""
-    return [_cell(column, getattr(row, column)) for column in columns]
+    return [cell(column, getattr(row, column)) for column in columns]
 
 
-def _cell(column: str, value: float | int | str | None) -> str:
+def cell(column: str, value: float | int | str | None) -> str:
+    """A value as text; the column says what it is."""
     if value is None or isinstance(value, str):
         return value or "-"
     if column in ("top1", "reference_top1", "agreement"):

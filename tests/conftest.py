@@ -21,6 +21,7 @@ from export.precision import PRECISIONS
 from export.progress import Display
 from runtime.images import ImageSet
 from runtime.latency import Effort
+from runtime.measure.rounds import Schedule
 from vit.checkpoints import encode_checkpoint
 from vit.datasets import digits, samples
 from vit.training.digits import train_digits
@@ -45,7 +46,8 @@ def _own_device_cache(
 def _little_effort(monkeypatch: pytest.MonkeyPatch) -> None:
     """A first load and `compare` measure each engine: a call or two will do here."""
     monkeypatch.setattr("runtime.selection.QUICK", Effort(runs=1, seconds=0.0))
-    monkeypatch.setattr("runtime.rows.THOROUGH", Effort(runs=2, seconds=0.0))
+    little = Schedule(seconds=0.0, calls=4, rounds=2, settle_s=0.0)
+    monkeypatch.setattr("runtime.compare.contest.schedule_for", lambda batch, seconds: little)
 
 
 @pytest.fixture(scope="session")

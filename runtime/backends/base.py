@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,16 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Waits for what runs, then frees what the session holds; later calls raise EngineError."""
+
+
+@runtime_checkable
+class DeviceTimed(Protocol):
+    """A session that can tell the device's time from the time of the whole call."""
+
+    def device_time_ms(self, images: Frames) -> float:
+        """Runs as `Session.run` does; returns the milliseconds that the device took by its own
+        clock, copies from and to the host included.
+        """
 
 
 class Backend(Protocol):

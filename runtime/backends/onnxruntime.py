@@ -104,8 +104,18 @@ def open_inference(blob: bytes, external: External = NONE, provider: str = CPU) 
         library.preload_dlls()
     options = library.SessionOptions()
     options.log_severity_level = 3
+    _keep_to_allowed_cores(options)
     _add_external_weights(options, external)
     return library.InferenceSession(blob, options, providers=[_PROVIDERS[provider]])
+
+
+def _keep_to_allowed_cores(options: Any) -> None:
+    """Where this process may use some cores only (taskset, one process for each core), ONNX Runtime
+    would still start a thread for every core of the machine and move each to its own.
+    """
+    allowed = len(os.sched_getaffinity(0))
+    if allowed < (os.cpu_count() or 1):
+        options.intra_op_num_threads = allowed
 
 
 def _add_external_weights(options: Any, external: External) -> None:

@@ -7,7 +7,7 @@ Overlapping Transfers".
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from . import cuda
 from .base import Frames
 from .tensorrt_contexts import Binding, Contexts, ContextSource
 
+_NOTHING = nullcontext()
 ALIGNMENT = 256
 """What IExecutionContext::setTensorAddress asks of an address, in bytes."""
 
@@ -75,9 +76,26 @@ class Lane:
             if not context.set_tensor_address(name, address):
                 raise EngineError(f"the address of {name!r} was refused")
 
-    def enqueue(self, images: Frames) -> None:
+    def device_time_ms(self, images: Frames) -> float:
+        """Milliseconds that a batch takes on the device, its copies included. Raises as `enqueue`
+        and `collect`.
+        """
+        timer = cuda.Timer(self._stream)
+        try:
+            self.enqueue(images, timer)
+            self.collect()
+            with cuda.on_device(self._device):
+                return timer.milliseconds()
+        finally:
+            timer.close()
+
+    def enqueue(self, images: Frames, around: AbstractContextManager[None] = _NOTHING) -> None:
         """Copies frames of the host and queues all work on them; returns at once. Frames on the GPU
         are read where they are, and stay unchanged until `collect` returns.
+
+        Args:
+            images: uint8 `[n, height, width, channels]`.
+            around: Is entered where the device's work is queued.
 
         Raises:
             InputError: if frames on a GPU are not on this one.
@@ -91,7 +109,9 @@ class Lane:
         try:
             with cuda.on_device(self._device):
                 binding = self._place(images)
-                self._contexts.find(binding).queue(self._stream, self._work(binding), self._source)
+                bound = self._contexts.find(binding)
+                with around:
+                    bound.queue(self._stream, self._work(binding), self._source)
         except EngineError as error:
             self._settle()
             raise EngineError(f"{error}{self._told()}") from None

@@ -91,6 +91,14 @@ class LanePool:
         finally:
             self.give_back(lane)
 
+    def device_time_ms(self, images: Frames) -> float:
+        """See `runtime.backends.base.DeviceTimed`. Raises as `run`."""
+        lane = self._take()
+        try:
+            return lane.device_time_ms(images)
+        finally:
+            self.give_back(lane)
+
     def submit(self, images: Frames) -> Pending:
         """Queues a batch, as soon as a lane is free. Raises as `run`."""
         lane = self._take()

@@ -53,6 +53,10 @@ class TensorRTSession:
         self._keep_compiled()
         return scores
 
+    def device_time_ms(self, images: Frames) -> float:
+        """See `runtime.backends.base.DeviceTimed`."""
+        return self._pool.device_time_ms(images)
+
     def stream(self, batches: Iterable[Frames]) -> Iterator[NDArray[np.float32]]:
         """Each batch is copied and queued on a lane of its own while the one before it computes."""
         waiting: deque[Pending] = deque()

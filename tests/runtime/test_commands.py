@@ -49,23 +49,6 @@ def test_check_exits_1_when_an_engine_answers_wrongly(
     assert "failed: logits are" in out
 
 
-def test_compare_prints_latency_and_accuracy(
-    bundle_source: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    status, out, _ = run(capsys, "compare", bundle_source, "--json", "--batch", "1", "3")
-    rows = json.loads(out)["rows"]
-    assert status == 0
-    assert all(row.keys() == ROW_FIELDS for row in rows)
-    on_cpu = [row for row in rows if row["backend"] == "onnxruntime"]
-    assert [(r["precision"], r["batch"]) for r in on_cpu] == [
-        (p, n) for p in ("int8", "fp32", "fp16") for n in (1, 3)
-    ]
-    for row in on_cpu:
-        assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
-        assert row["images_per_s"] == pytest.approx(1e3 * row["batch"] / row["p50_ms"])
-        assert row["agreement"] > 0.98
-
-
 def test_inspect_tells_how_the_bundle_was_made(
     bundle_source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

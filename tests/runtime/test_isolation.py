@@ -62,7 +62,10 @@ def test_a_bundle_runs_with_numpy_and_one_backend_alone(bundle_source: Path, bac
 def test_commands_run_with_numpy_and_onnxruntime_alone(bundle_source: Path, command: str) -> None:
     code = "from runtime.__main__ import main\nsys.exit(main(sys.argv[1:]))"
     done = isolated(
-        code, command, str(bundle_source), *(["--json"] if command == "compare" else [])
+        code,
+        command,
+        str(bundle_source),
+        *(["--json", "--seconds", "0.1"] if command == "compare" else []),
     )
     assert done.returncode == 0, done.stderr
     assert "fp32" in done.stdout

@@ -14,3 +14,16 @@ def test_nothing_is_reported_to_the_librarys_maker(bundle_source: Path, tmp_path
     ours = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "PATH": os.environ["PATH"]}
     subprocess.run([sys.executable, "-c", code], check=True, env=ours, cwd=ROOT)
     assert [path.name for path in tmp_path.iterdir()] == ["vit-edge"]
+
+
+def test_a_process_that_may_use_one_core_computes_on_that_core(bundle_source: Path) -> None:
+    code = (
+        "import os, sys\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from runtime import Engine\n"
+        "engine = Engine.load(sys.argv[1], 'fp32', 'onnxruntime')\n"
+        "threads = map(int, os.listdir('/proc/self/task'))\n"
+        "print(len(set().union(*(os.sched_getaffinity(t) for t in threads))))\n"
+    )
+    command = [sys.executable, "-c", code, str(bundle_source)]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "1\n"

@@ -1,0 +1,112 @@
+"""The whole comparison: from a bundle to the numbers and the recommendation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+from ..bundle import Bundle
+from ..device_cache import DeviceCache
+from ..errors import InputError
+from ..measure.interference import Interference, Watch
+from ..measure.machine import describe_machine
+from ..rows import OK, list_runnable
+from .comparison import (
+    REPORT_VERSION,
+    ComparedRow,
+    Comparison,
+    compare_rows,
+    distributions,
+)
+from .contest import SINGLE, Measured, hold_contest
+from .recommend import recommend
+from .sensitivity import read_sensitivities
+
+_MOST_SECONDS = 24 * 3600.0
+
+
+def compare_bundle(
+    bundle: Bundle,
+    batches: Sequence[int],
+    seconds: float,
+    precisions: Sequence[str] = (),
+    backends: Sequence[str] = (),
+) -> Comparison:
+    """Measures what runs here and recommends one. The device remembers the latencies.
+
+    Args:
+        bundle: What is compared.
+        batches: Batch sizes, each at least 1.
+        seconds: The least time that each engine is measured at each batch size.
+        precisions: Which; empty is all.
+        backends: Which; empty is all.
+
+    Raises:
+        InputError: for batch sizes, times or names that cannot be.
+        BackendError: if nothing can run here.
+    """
+    _require(batches, seconds)
+    runnable = list_runnable(bundle, precisions, backends)
+    versions = {c.backend.name: c.backend.version() for c in runnable.candidates}
+    machine, watch = describe_machine(versions.items()), Watch()
+    measured = hold_contest(bundle, runnable.candidates, sorted(set(batches)), seconds)
+    interference = watch.read()
+    rows = tuple(compare_rows(measured))
+    _remember(rows, measured, DeviceCache.of(bundle.digest))
+    return Comparison(
+        version=REPORT_VERSION,
+        name=bundle.manifest.name,
+        bundle=bundle.digest,
+        made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        rows=rows,
+        not_run=runnable.not_run,
+        recommendation=recommend(rows),
+        notes=tuple(_notes(rows, interference)),
+        distributions=tuple(distributions(measured)),
+        sensitivities=read_sensitivities(bundle),
+        machine=machine,
+        interference=interference,
+        seconds=seconds,
+    )
+
+
+def _require(batches: Sequence[int], seconds: float) -> None:
+    if any(batch < 1 for batch in batches):
+        raise InputError(f"--batch {min(batches)}: a batch has at least one image")
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise InputError(f"--seconds {seconds:g}: not between 0 and {_MOST_SECONDS:.0f}")
+
+
+def _remember(
+    rows: Sequence[ComparedRow], measured: Sequence[Measured], cache: DeviceCache
+) -> None:
+    """`Engine.load` uses these medians from now on, instead of its own quick ones."""
+    for row, m in zip(rows, measured, strict=True):
+        if row.batch == SINGLE and row.status == OK and row.p50_ms is not None:
+            cache.store_latency(m.candidate.key(), row.p50_ms)
+
+
+def _notes(rows: Sequence[ComparedRow], interference: Interference) -> list[str]:
+    """What a reader has to know before believing the numbers."""
+    notes = []
+    if interference.busy:
+        notes.append(f"The machine was busy: {_others(interference)}. Measure again when it rests.")
+    groups = {row.group for row in rows if row.group is not None}
+    if len(groups) > 1:
+        notes.append(
+            f"Memory did not hold all engines at once: they ran in {len(groups)} groups, one after "
+            "the other, so that drift between groups counts in their ratios' intervals only as far "
+            "as it shows within a group."
+        )
+    return notes
+
+
+def _others(interference: Interference) -> str:
+    if interference.others is None or interference.stolen is None:
+        return f"load average {interference.load_before:.2f} on {interference.cores} cores before"
+    stolen = interference.stolen
+    return (
+        f"other processes used {interference.others:.2f} of {interference.cores} cores"
+        + (f", other guests {stolen:.2f}" if stolen >= 0.01 else "")
+        + f", load average {interference.load_before:.2f} before"
+    )
