@@ -59,7 +59,7 @@ def test_the_debug_variable_shows_the_traceback(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_interrupt_while_the_commands_are_gathered_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], interruptible: None
 ) -> None:
     """The packages that add commands take their time to import."""
 

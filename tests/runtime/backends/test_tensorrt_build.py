@@ -35,7 +35,9 @@ def graph(bundle: Path) -> tuple[bytes, EngineSpec]:
 
 @needs_rtx
 class TestStopping:
-    def test_ctrl_c_stops_a_build_at_its_next_step(self, bundle_source: Path) -> None:
+    def test_ctrl_c_stops_a_build_at_its_next_step(
+        self, bundle_source: Path, interruptible: None
+    ) -> None:
         onnx, spec = graph(bundle_source)
         told: list[int] = []
 
