@@ -164,16 +164,17 @@ class TensorRT:
                 without descriptions of its layers.
             BackendError: if the library has no inspector.
         """
-        library, messages = self._library(), list[str]()
+        library, ran_errors, asked_errors = self._library(), list[str](), list[str]()
         if not hasattr(library, "EngineInspector"):
             raise BackendError(
                 f"{self.module_name} has no engine inspector: `vit-edge build --target tensorrt` "
                 "and inspect that"
             )
-        with _errors_as_engine_errors(f"{self.name} cannot inspect this engine", messages):
-            ran = read_layers(library, _logger(library, messages), blob, spec)
-            logger = _logger(library, messages)
-            return Layers(ran, asked_products(library, logger, onnx, external, messages))
+        with _errors_as_engine_errors(f"{self.name} cannot inspect this engine", ran_errors):
+            ran = read_layers(library, _logger(library, ran_errors), blob, spec)
+        with _errors_as_engine_errors(f"{self.name} cannot read this graph", asked_errors):
+            logger = _logger(library, asked_errors)
+            return Layers(ran, asked_products(library, logger, onnx, external, asked_errors))
 
 
 def _import(module_name: str, backend: str) -> Any:
@@ -190,18 +191,19 @@ def _builds_without_gpu(library: Any) -> bool:
     return hasattr(library, "ComputeCapability")
 
 
-def _logger(library: Any, messages: list[str]) -> Any:
-    """A TensorRT logger that keeps errors for our message and passes the rest to `logging`."""
+def _logger(library: Any, errors: list[str]) -> Any:
+    """A TensorRT logger that keeps errors for our message and passes the rest to `logging`. Whoever
+    tells of `errors` clears them, so that they stay few.
+    """
 
     class Logger(library.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.errors = list[str]()
+            self.errors = errors
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
-                self.errors.append(message)
-                messages.append(message)
+                errors.append(message)
             elif severity == library.ILogger.WARNING:
                 _log.info("%s", message)
             else:
