@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from calibration.onnx_file import read_onnx, to_bytes
 from runtime.backends import BACKENDS
 from runtime.images import ImageSet
-from runtime.latency import measure_latency
+from runtime.latency import QUICK, measure_latency
 from runtime.manifest import EngineSpec
 
 from .progress import Update
@@ -71,14 +71,17 @@ class LatencyHere:
 def measure_here(
     precision: str, path: Path, spec: EngineSpec, images: ImageSet
 ) -> LatencyHere | None:
-    """Latency of the ONNX file on the fastest engine for CPUs on this machine; None without any."""
+    """Latency of the ONNX file on the fastest engine for CPUs on this machine; None without any.
+
+    Enough to tell what is fast: `vit-edge compare` measures for decisions.
+    """
     onnx, image = read_onnx(path), next(images.batches(1))
     found = []
     for backend in BACKENDS.values():
         if backend.graph != "cpu" or precision in backend.lacks or backend.run_problem():
             continue
         session = backend.open(onnx.graph, spec, onnx.external)
-        latency = measure_latency(lambda run=session.run: run(image))  # type: ignore[misc]
+        latency = measure_latency(lambda run=session.run: run(image), QUICK)  # type: ignore[misc]
         session.close()
         found.append(LatencyHere(latency.p50_ms, backend.name))
     return min(found, key=lambda latency: latency.p50_ms, default=None)

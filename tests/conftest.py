@@ -54,8 +54,9 @@ def interruptible() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _little_effort(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A first load and `compare` measure each engine: a call or two will do here."""
-    monkeypatch.setattr("runtime.selection.QUICK", Effort(runs=1, seconds=0.0))
+    """A first load, an export and `compare` measure each engine: a call or two will do here."""
+    for place in ("runtime.selection", "export.measure"):
+        monkeypatch.setattr(f"{place}.QUICK", Effort(runs=1, seconds=0.0))
     little = Schedule(seconds=0.0, calls=4, rounds=2, settle_s=0.0)
     monkeypatch.setattr("runtime.compare.contest.schedule_for", lambda batch, seconds: little)
 
