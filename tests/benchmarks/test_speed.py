@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 
 from benchmarks.speed.contenders import CONTENDERS, QUICK, REFERENCE
 from benchmarks.speed.intervals import latency, lead
+from benchmarks.speed.measure import Effort, Entry, rotate
 from benchmarks.speed.openers import OPENERS, Job, normalise
 from benchmarks.speed.peak import Peak, Peaks, better, measure_peaks
 from benchmarks.speed.process import RefusedError, WorkerProcess
@@ -166,6 +167,36 @@ def test_the_better_of_two_peaks_is_kept_type_by_type() -> None:
     b = Peaks({"fp32": Peak("FMA", 2, 3), "bf16": None})
     assert better(a, b).by_type == {"fp32": Peak("FMA", 2, 9), "bf16": None}
     assert better(Peaks({}, "no compiler"), b) == b
+
+
+class Answers:
+    """A process that answers with its number of milliseconds, and refuses from a turn on."""
+
+    def __init__(self, ms: float, refuses_at: int, turns: list[tuple[float, int]]) -> None:
+        self._ms, self._refuses_at, self._turns = ms, refuses_at, turns
+
+    def ask(self, limit_s: float, do: str, batch: int, seconds: float) -> dict[str, Any]:
+        self._turns.append((self._ms, batch))
+        if sum(ms == self._ms for ms, _ in self._turns) > self._refuses_at:
+            raise RefusedError("out of memory")
+        return {"ms": [self._ms * batch]}
+
+
+def test_all_take_turns_and_one_that_fails_half_way_has_no_numbers() -> None:
+    turns: list[tuple[float, int]] = []
+    entries = [
+        Entry(contender, None, Answers(ms, refuses_at, turns), {1: [], 8: []})  # type: ignore[arg-type]
+        for contender, ms, refuses_at in zip(
+            CONTENDERS[:3], (1.0, 2.0, 3.0), (99, 3, 99), strict=True
+        )
+    ]
+    rotate(entries, Effort((1, 8), rounds=4, round_s=0.0), lambda done, total: None)
+    assert entries[0].rounds == {1: [[1.0]] * 4, 8: [[8.0]] * 4}
+    assert entries[1].rounds == {1: [], 8: []}
+    assert entries[1].problem == "out of memory"
+    assert entries[2].to_json()["batches"]["8"]["rounds_ms"] == [24.0] * 4
+    assert len(turns) == 2 * 8 + 4
+    assert turns[:6] != turns[6:12]
 
 
 def write_average(file: Path) -> None:
