@@ -64,15 +64,19 @@ def run(plan: Plan) -> dict[str, Any]:
     report = _started(unfinished, plan)
     done = {model["model"] for model in report["models"]}
     display, threads = Display(), report["machine"]["threads"]
+
+    def probe() -> None:
+        peaks = Peaks.from_json(report["peaks"])
+        report["peaks"] = better(peaks, measure_peaks(threads, unfinished.parent)).to_json()
+
     for name in plan.models:
         if name in done:
             display.cached(name)
             continue
+        subject = Subject(name, CACHE)
         report["models"].append(
-            measure.run(Subject(name, CACHE), plan.contenders, plan.effort, threads, display)
+            measure.run(subject, plan.contenders, plan.effort, threads, probe, display)
         )
-        peaks = better(Peaks.from_json(report["peaks"]), measure_peaks(threads, unfinished.parent))
-        report["peaks"] = peaks.to_json()
         report["machine"]["load_after"] = load()
         unfinished.write_text(json.dumps(report))
     unfinished.unlink()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,9 +67,12 @@ def run(
     contenders: Sequence[Contender],
     effort: Effort,
     threads: int,
+    probe: Callable[[], None],
     display: Display,
 ) -> dict[str, Any]:
-    """Measures one model; the answer is the model's part of the report."""
+    """Measures one model; the answer is the model's part of the report. `probe` has a turn of its
+    own in each round.
+    """
     subject.prepare(display)
     with ExitStack() as processes:
         entries = []
@@ -81,7 +84,7 @@ def run(
             _judge(subject, entries, max(effort.batches))
         memory = sum(e.process.memory_mib() for e in entries if e.process)
         with display.stage(f"{subject.variant}: {effort.rounds} rounds") as update:
-            rotate(entries, effort, update)
+            rotate(entries, effort, probe, update)
     return {
         "model": subject.variant,
         "memory_mib": round(memory),
@@ -138,7 +141,7 @@ def _judge(subject: Subject, entries: list[Entry], batch: int) -> None:
             entry.accuracy = {"cosine": found.cosine, "agreement": found.agreement}
 
 
-def rotate(entries: list[Entry], effort: Effort, update: Update) -> None:
+def rotate(entries: list[Entry], effort: Effort, probe: Callable[[], None], update: Update) -> None:
     """Fills the entries' rounds."""
     for index in range(effort.rounds):
         turns = [(e, batch) for e in entries if e.process for batch in effort.batches]
@@ -153,6 +156,8 @@ def rotate(entries: list[Entry], effort: Effort, update: Update) -> None:
                 _drop(entry, error)
                 continue
             entry.rounds[batch].append(answer["ms"])
+        time.sleep(_PAUSE_S)
+        probe()
         update(index + 1, effort.rounds)
 
 

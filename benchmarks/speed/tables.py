@@ -54,9 +54,11 @@ def put_into(file: Path, tables: str) -> None:
 
 def _machine(machine: dict[str, Any], peaks: Peaks) -> Iterator[str]:
     libraries = ", ".join(f"{name} {number}" for name, number in machine["libraries"].items())
+    pinned = sorted({pin for pins in machine["environments"].values() for pin in pins})
     yield (
         f"{machine['cpu']}, {machine['threads']} threads, {machine['date'][:10]}, load average "
-        f"{machine['load'][0]:.1f} before and {machine['load_after'][0]:.1f} after; {libraries}."
+        f"{machine['load'][0]:.1f} before and {machine['load_after'][0]:.1f} after; {libraries}"
+        + (f"; in environments of their own: {', '.join(pinned)}." if pinned else ".")
     )
     if peaks.problem:
         yield f"\nPeak unknown: {peaks.problem}."

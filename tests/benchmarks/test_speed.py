@@ -47,6 +47,7 @@ def row(name: str, type_: str, ms: float, cosine: float = 1.0, ours: bool = Fals
 REPORT: dict[str, Any] = {
     "machine": {
         "cpu": "a CPU", "threads": 2, "date": "2026-01-02T00:00:00", "libraries": {"torch": "1"},
+        "environments": {"nncf": ["nncf==3", "onnx==1"], "modelopt": ["onnx==1"]},
         "load": [0.1, 0, 0], "load_after": [2.0, 0, 0],
     },
     "peaks": Peaks({"fp32": Peak("FMA", 50, 100), "bf16": None, "int8": None}).to_json(),
@@ -117,6 +118,7 @@ def test_tables_say_who_is_ours_who_does_not_count_and_who_was_refused(tmp_path:
     assert "| **ours fp32** | fp32 |" in tables
     assert "0.50000 (does not count)" in tables
     assert "- none: no bf16 here" in tables
+    assert "torch 1; in environments of their own: nncf==3, onnx==1." in tables
     document = tmp_path / "page.md"
     document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     put_into(document, tables)
@@ -184,13 +186,17 @@ class Answers:
 
 def test_all_take_turns_and_one_that_fails_half_way_has_no_numbers() -> None:
     turns: list[tuple[float, int]] = []
+    probes: list[int] = []
     entries = [
         Entry(contender, None, Answers(ms, refuses_at, turns), {1: [], 8: []})  # type: ignore[arg-type]
         for contender, ms, refuses_at in zip(
             CONTENDERS[:3], (1.0, 2.0, 3.0), (99, 3, 99), strict=True
         )
     ]
-    rotate(entries, Effort((1, 8), rounds=4, round_s=0.0), lambda done, total: None)
+    rotate(
+        entries, Effort((1, 8), rounds=4, round_s=0.0), lambda: probes.append(1), lambda d, t: None
+    )
+    assert len(probes) == 4
     assert entries[0].rounds == {1: [[1.0]] * 4, 8: [[8.0]] * 4}
     assert entries[1].rounds == {1: [], 8: []}
     assert entries[1].problem == "out of memory"
