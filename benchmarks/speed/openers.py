@@ -32,7 +32,8 @@ class Job:
         opener: A key of `OPENERS`.
         setting: As in `benchmarks.speed.contenders.Contender`.
         file: The ONNX file or the bundle that it runs, if it runs one.
-        threads: How many the library may use.
+        threads: How many PyTorch may use; the runtimes choose as many themselves, and treat their
+            threads differently where they are told.
     """
 
     variant: str
@@ -79,7 +80,7 @@ def onnx_in_onnxruntime(job: Job) -> Open:
 
     def open_batch(batch: int) -> Opened:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = job.threads, 3
+        options.log_severity_level = 3
         options.add_free_dimension_override_by_name("batch", batch)
         session = onnxruntime.InferenceSession(
             job.file, options, providers=["CPUExecutionProvider"]
@@ -110,10 +111,7 @@ def onnx_in_openvino(job: Job) -> Open:
         "CPU", "OPTIMIZATION_CAPABILITIES"
     ):
         raise ValueError("this CPU has no bf16")
-    properties: dict[str, Any] = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": job.threads,
-    }
+    properties = {"PERFORMANCE_HINT": "LATENCY"}  # naming its own number of threads would pin them
     if job.setting:
         properties["INFERENCE_PRECISION_HINT"] = job.setting
 
