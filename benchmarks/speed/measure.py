@@ -2,7 +2,8 @@
 
 Every contender has a process of its own. They are asked one after the other, in an order drawn
 anew for each round, so that drift, heat and whatever else the machine does meet all alike; those
-that are not asked are blocked on a read.
+that are not asked are blocked on a read. Batch sizes come one after the other: an engine for each
+at once would take too much memory.
 """
 
 from __future__ import annotations
@@ -76,34 +77,49 @@ def run(
     own in each round.
     """
     subject.prepare(display)
-    with ExitStack() as processes:
-        entries = []
-        with display.stage(f"{subject.variant}: opening") as update:
-            for index, contender in enumerate(contenders):
-                entries.append(_open(subject, contender, effort, threads, processes, display))
-                update(index + 1, len(contenders))
-        with display.stage(f"{subject.variant}: accuracy"):
-            _judge(subject, entries, max(effort.batches))
-        memory = sum(e.process.memory_mib() for e in entries if e.process)
-        with display.stage(f"{subject.variant}: {effort.rounds} rounds") as update:
-            rotate(entries, effort, probe, update)
+    passes, memory = [], 0.0
+    for batch in sorted(effort.batches):
+        what = f"{subject.variant}, batch {batch}"
+        with ExitStack() as processes:
+            entries = []
+            with display.stage(f"{what}: opening") as update:
+                for index, contender in enumerate(contenders):
+                    entries.append(_open(subject, contender, batch, threads, processes))
+                    update(index + 1, len(contenders))
+            if batch == max(effort.batches):
+                with display.stage(f"{what}: accuracy"):
+                    _judge(subject, entries, batch)
+            memory = max(memory, sum(e.process.memory_mib() for e in entries if e.process))
+            with display.stage(f"{what}: {effort.rounds} rounds") as update:
+                rotate(entries, effort, probe, update)
+        passes.append(entries)
+    merged = [merge(parts) for parts in zip(*passes, strict=True)]
+    for entry in merged:
+        if entry.problem:
+            display.note(f"{entry.contender.name}: {entry.problem}")
     return {
         "model": subject.variant,
         "memory_mib": round(memory),
-        "rows": [entry.to_json() for entry in entries],
+        "rows": [entry.to_json() for entry in merged],
     }
 
 
+def merge(parts: Sequence[Entry]) -> Entry:
+    """A contender's entries for each batch size as one. Whose accuracy is not known has no
+    numbers.
+    """
+    problem = next((entry.problem for entry in parts if entry.problem), None)
+    accuracy = next((entry.accuracy for entry in parts if entry.accuracy), None)
+    rounds = {b: r if accuracy else [] for entry in parts for b, r in entry.rounds.items()}
+    open_s = sum(entry.open_s for entry in parts)
+    return Entry(parts[0].contender, problem, None, rounds, open_s, accuracy)
+
+
 def _open(
-    subject: Subject,
-    contender: Contender,
-    effort: Effort,
-    threads: int,
-    processes: ExitStack,
-    display: Display,
+    subject: Subject, contender: Contender, batch: int, threads: int, processes: ExitStack
 ) -> Entry:
-    """The contender opened for every batch size, or why not."""
-    entry = Entry(contender, None, None, {batch: [] for batch in effort.batches})
+    """The contender opened for a batch size, or why not."""
+    entry = Entry(contender, None, None, {batch: []})
     start = time.perf_counter()
     try:
         file, python = subject.file_of(contender), python_of(contender.environment, subject.cache)
@@ -113,12 +129,10 @@ def _open(
         )  # fmt: skip
         log = subject.folder / f"{contender.slug}.log"
         process = processes.enter_context(WorkerProcess(python, job, log, subject.cache))
-        for batch in effort.batches:
-            process.ask(_OPEN_S, do="open", batch=batch)
+        process.ask(_OPEN_S, do="open", batch=batch)
         entry.process = process
     except (RefusedError, RuntimeError) as error:  # what a peer refuses is its row
         entry.problem = str(error).replace(f"{subject.folder}/", "")
-        display.note(f"{contender.name}: {entry.problem}")
     entry.open_s = time.perf_counter() - start
     return entry
 
@@ -136,6 +150,8 @@ def _judge(subject: Subject, entries: list[Entry], batch: int) -> None:
             _drop(entry, error)
             continue
         files[entry.contender.name] = file
+    if REFERENCE not in files:
+        raise RuntimeError(f"{REFERENCE} does not run, and nothing can be compared with it")
     reference = np.load(files[REFERENCE])
     for entry in entries:
         if entry.contender.name in files:
@@ -146,7 +162,7 @@ def _judge(subject: Subject, entries: list[Entry], batch: int) -> None:
 def rotate(entries: list[Entry], effort: Effort, probe: Callable[[], None], update: Update) -> None:
     """Fills the entries' rounds."""
     for index in range(effort.rounds):
-        turns = [(e, batch) for e in entries if e.process for batch in effort.batches]
+        turns = [(e, batch) for e in entries if e.process for batch in e.rounds]
         random.Random(index).shuffle(turns)
         for entry, batch in turns:
             if entry.process is None:  # refused earlier in this round

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from benchmarks.speed.contenders import CONTENDERS, QUICK, REFERENCE
 from benchmarks.speed.intervals import latency, lead
-from benchmarks.speed.measure import Effort, Entry, rotate
+from benchmarks.speed.measure import Effort, Entry, merge, rotate
 from benchmarks.speed.openers import OPENERS, Job, normalise
 from benchmarks.speed.peak import Peak, Peaks, better, measure_peaks
 from benchmarks.speed.process import RefusedError, WorkerProcess
@@ -203,6 +203,17 @@ def test_all_take_turns_and_one_that_fails_half_way_has_no_numbers() -> None:
     assert entries[2].to_json()["batches"]["8"]["rounds_ms"] == [24.0] * 4
     assert len(turns) == 2 * 8 + 4
     assert turns[:6] != turns[6:12]
+
+
+def test_numbers_without_accuracy_are_not_kept() -> None:
+    right = {"cosine": 1.0, "agreement": 1.0}
+    first, last = Entry(CONTENDERS[0], None, None, {1: [[2.0]]}), {8: [[9.0]]}
+    both = merge([first, Entry(CONTENDERS[0], None, None, last, accuracy=right)])
+    assert both.rounds == {1: [[2.0]], 8: [[9.0]]}
+    assert both.accuracy == right
+    failed = merge([first, Entry(CONTENDERS[0], "too large", None, {8: []})])
+    assert failed.rounds == {1: [], 8: []}
+    assert failed.problem == "too large"
 
 
 def write_average(file: Path) -> None:
