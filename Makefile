@@ -9,7 +9,7 @@ GPU    := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 EXTRAS := export,hub,dev,openvino,tensorrt-rtx,$(if $(GPU),onnxruntime-gpu$(comma)tensorrt,onnxruntime)
 comma  := ,
 
-# Options of `make export`, `check` and `compare`: see the README.
+# Options of `make export`, `check`, `compare` and `bench`: see the README.
 MODEL      ?=
 WEIGHTS    ?=
 ONNX       ?=
@@ -18,6 +18,7 @@ PRECISIONS ?=
 TARGETS    ?=
 BATCHES    ?= 1 8
 OUT        ?=
+QUICK      ?=
 BUNDLE     ?= $(or $(OUT),build/$(or $(MODEL),vit_digits))
 
 ARGUMENTS = $(MODEL) $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(ONNX),--onnx "$(ONNX)") \
@@ -25,11 +26,11 @@ ARGUMENTS = $(MODEL) $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(ONNX),--onnx
 	$(foreach p,$(PRECISIONS),--precision $(p)) $(foreach t,$(TARGETS),--target $(t))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup export check compare inspect example test test-gpu bench-gpu lint format clean
+.PHONY: help setup export check compare inspect example test test-gpu bench bench-gpu lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
-	@echo "  variables: MODEL WEIGHTS ONNX DATA PRECISIONS TARGETS OUT BATCHES PYTHON TORCH_INDEX"
+	@echo "  variables: MODEL WEIGHTS ONNX DATA PRECISIONS TARGETS OUT BATCHES QUICK PYTHON TORCH_INDEX"
 
 setup: $(READY) ## install everything into .venv
 
@@ -50,6 +51,9 @@ compare: $(READY) ## compare latency and accuracy across precisions, recommend o
 
 inspect: $(READY) ## print what the bundle holds
 	$(BIN)/vit-edge inspect "$(BUNDLE)"
+
+bench: $(READY) ## compare speed with every peer, under 30 minutes (QUICK=1: under 5)
+	$(BIN)/python -m benchmarks.speed $(if $(QUICK),--quick,--markdown docs/performance-peers.md)
 
 example: $(READY) ## classify a digit, draw its patches and attention rollout
 	$(BIN)/python -m vit.example_usage
