@@ -126,10 +126,7 @@ def build_engine(
 
 def why_built(candidate: Candidate, bundle: Bundle) -> list[str]:
     """Why none of the bundle's own engines is used; empty if one is or there is none."""
-    backend = candidate.backend
-    if not backend.needs_engine:
-        return []
-    return passed_over(bundle.manifest, candidate.precision, backend)
+    return passed_over(bundle.manifest, candidate.precision, candidate.backend)
 
 
 def load_or_build(candidate: Candidate, bundle: Bundle, cache: DeviceCache) -> Blob:

@@ -8,17 +8,17 @@ made again.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .backends.base import Scratch
 from .schema import SchemaError, decode, encode
+from .writing import locked_if_possible, write_whole
 
 _INDEX, _LOCK = "device.json", "lock"
 
@@ -129,18 +129,10 @@ class DeviceCache:
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file whole or not at all; a cache that cannot be written is done without."""
-        import tempfile
 
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=self.folder)
-            try:
-                with os.fdopen(descriptor, "wb") as stream:
-                    stream.write(data)
-                os.replace(temporary, self.folder / name)
-            except BaseException:
-                os.unlink(temporary)  # neither a full disk nor Ctrl-C shall leave halves
-                raise
+            write_whole(self.folder / name, data)
 
     @contextmanager
     def _changed(self, key: str) -> Iterator[tuple[dict[str, Finding], Finding]]:
@@ -153,15 +145,8 @@ class DeviceCache:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Two processes that add to the cache must not lose each other's findings."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError:
+        with ExitStack() as held:
+            with suppress(OSError):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked_if_possible(self.folder / _LOCK))
             yield
-            return
-        try:
-            with suppress(OSError):  # some network file systems know no locks
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)

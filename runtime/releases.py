@@ -6,7 +6,6 @@ What cannot be read here is an error: it must not count as "nothing seen yet".
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from .errors import RollbackError, SignatureError
 from .schema import decode, encode, parse_json
+from .writing import locked, write_durably
 
 RELEASE = "release.json"
 """Beside the manifest of a signed bundle, and signed with it."""
@@ -77,7 +77,8 @@ class SeenReleases:
             with self._locked():
                 seen = self._load().releases
                 _compare(seen, key, release)
-                self._store(_Seen({**seen, _line(key, release): release.number}))
+                newer = _Seen({**seen, _line(key, release): release.number})
+                write_durably(self.folder / _SEEN, encode(newer).encode())
         except OSError as error:
             raise SignatureError(
                 f"{self.folder} cannot be written ({error.strerror}), so an older release would go "
@@ -102,35 +103,11 @@ class SeenReleases:
                 "delete it if no older release can have been slipped in"
             ) from None
 
-    def _store(self, seen: _Seen) -> None:
-        import tempfile
-
-        descriptor, temporary = tempfile.mkstemp(dir=self.folder)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(encode(seen).encode())
-                file.flush()
-                os.fsync(descriptor)
-            os.replace(temporary, self.folder / _SEEN)
-        except OSError:
-            os.unlink(temporary)
-            raise
-        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)  # the new name too must survive a power cut
-        finally:
-            os.close(folder)
-
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Source: flock(2); the lock ends with the descriptor, also when the process is killed."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with locked(self.folder / _LOCK):
             yield
-        finally:
-            os.close(descriptor)
 
 
 def _line(key: str, release: Release) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import EngineError, InputError
 from ..manifest import EngineSpec
 from .base import BuildOptions, External
+from .external import written_out
 from .tensorrt_open import Logger, require_made
 from .tensorrt_progress import Watch, progress_monitor
 from .tensorrt_timing import timing_cache
@@ -76,12 +77,8 @@ def _parse(parser: Any, onnx: bytes, external: External) -> bool:
     """Source: IParser::parse. Weights beside the graph are found by the path that it is told."""
     if not external:
         return bool(parser.parse(onnx))
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:  # of this user alone, with verified bytes
-        for name, content in external.items():
-            (Path(folder) / name).write_bytes(content)
-        return bool(parser.parse(onnx, str(Path(folder) / "model.onnx")))
+    with written_out(onnx, external) as path:
+        return bool(parser.parse(onnx, str(path)))
 
 
 def _build_config(library: Any, builder: Any, recipe: Recipe) -> Any:

@@ -8,15 +8,15 @@ Source: TensorRT Python API (IBuilderConfig.create_timing_cache, ITimingCache).
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
-import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from ..writing import locked_if_possible, write_whole
 
 _log = logging.getLogger("vit_edge.tensorrt")
 
@@ -39,9 +39,11 @@ def timing_cache(config: Any, path: Path | None) -> Iterator[None]:
     cache = _attach(config, _read(path))
     yield
     try:
-        with _locked(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked_if_possible(path.with_suffix(".lock")):
             _add_others(config, cache, _read(path))
-            _write(path, bytes(cache.serialize()))
+            data = bytes(cache.serialize())
+            write_whole(path, hashlib.sha256(data).digest() + data)
     except OSError as error:
         _log.info("the timing cache is not kept: %s", error)
 
@@ -74,29 +76,3 @@ def _read(path: Path) -> bytes:
     digest, data = content[:_DIGEST], content[_DIGEST:]
     good = len(content) <= _MAX_BYTES and hashlib.sha256(data).digest() == digest
     return data if good else b""
-
-
-def _write(path: Path, data: bytes) -> None:
-    import tempfile
-
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(hashlib.sha256(data).digest() + data)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)  # a full disk shall not fill up with halves
-        raise
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Two builders must not lose each other's timings."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        with suppress(OSError):  # some network file systems know no locks
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 from ..schema import encode
+from ..writing import write_whole
 from .comparison import Comparison
 from .page import draw_page
 
 HTML, JSON = "report.html", "report.json"
+_READABLE = 0o644
 
 
 def default_folder(bundle: Path) -> Path:
@@ -28,18 +28,6 @@ def write_reports(comparison: Comparison, folder: Path) -> Path:
     """
     texts = {JSON: encode(comparison), HTML: draw_page(comparison)}
     folder.mkdir(parents=True, exist_ok=True)
-    _write_all(texts, folder)
-    return folder / HTML
-
-
-def _write_all(texts: Mapping[str, str], folder: Path) -> None:
     for name, text in texts.items():
-        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                os.fchmod(descriptor, 0o644)
-                stream.write(text)
-            os.replace(temporary, folder / name)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_whole(folder / name, text.encode(), mode=_READABLE)
+    return folder / HTML
