@@ -1,0 +1,149 @@
+"""The Linears of an OpenVINO model as 1x1 convolutions: the same sums by kernels that suit ViTs.
+
+OpenVINO's kernels for matrix products (oneDNN's inner product) take rows in blocks of 64: the 197
+tokens of a 224x224 image take the time of 256. Its kernels for 1x1 convolutions choose blocks that
+fit. And on CPUs without AVX-512, 8-bit products by matrices fall back to floats, convolutions do
+not. Tokens by channels is the memory layout that these kernels want, so nothing is moved around
+them, provided that all shapes are known: with a batch that may vary, OpenVINO copies before and
+after each. docs/performance.md has the measurements.
+
+Source: OpenVINO operation set 13 (MatMul, Convolution, Transpose, Reshape).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A product of tokens by weights in an OpenVINO model.
+
+    Attributes:
+        node: The MatMul; its tokens are `[N, tokens, inputs]`.
+        weights: The Constant `[inputs, outputs]`.
+        scale: The output `[1, outputs]` or `[outputs]` that 8-bit weights are multiplied by; None
+            for others.
+        tokens: How many an image has.
+    """
+
+    node: Any
+    weights: Any
+    scale: Any
+    tokens: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        inputs, outputs = self.weights.get_output_shape(0)
+        return inputs, outputs
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one image."""
+        inputs, outputs = self.shape
+        return self.tokens * inputs * outputs
+
+
+def find_linears(model: Any) -> list[Linear]:
+    """Those of a model, an `openvino.Model` whose shapes are all known."""
+    found = (_linear(node) for node in model.get_ordered_ops())
+    return [linear for linear in found if linear is not None]
+
+
+def as_convolutions(library: Any, model: Any, linears: list[Linear]) -> None:
+    """Replaces them in the model."""
+    import openvino.opset13 as ops
+
+    for linear in linears:
+        _replace(library, ops, linear)
+    model.validate_nodes_and_infer_types()
+
+
+def _linear(node: Any) -> Linear | None:
+    if node.get_type_name() != "MatMul" or any(
+        node.get_attributes()[flag] for flag in ("transpose_a", "transpose_b")
+    ):
+        return None
+    tokens, (weights, scale) = node.input_value(0).get_partial_shape(), _weights(node)
+    if weights is None or tokens.is_dynamic or len(tokens) != 3:
+        return None
+    return Linear(node, weights, scale, tokens[1].get_length())
+
+
+def _weights(node: Any) -> tuple[Any, Any]:
+    """The Constant and the scale of `(Convert(Constant) - 0) * scale`; or the Constant alone."""
+    weights, scale = _source(node, 1), None
+    if weights.get_type_name() == "Multiply":
+        scale, weights = weights.input_value(1), _source(weights, 0)
+        if weights.get_type_name() == "Subtract":
+            if np.any(_constant_behind(weights.input_value(1)).data):  # weights' zero points are 0
+                return None, None
+            weights = _source(weights, 0)
+        if weights.get_type_name() != "Convert":
+            return None, None
+        weights = _source(weights, 0)
+        if weights.get_type_name() != "Constant" or weights.get_element_type().size != 1:
+            return None, None
+    if weights.get_type_name() != "Constant" or len(weights.get_output_shape(0)) != 2:
+        return None, None
+    return weights, scale
+
+
+def _replace(library: Any, ops: Any, linear: Linear) -> None:
+    """`[N, tokens, inputs]` -> `[N, inputs, tokens, 1]` -> convolution -> the way back."""
+    inputs, outputs = linear.shape
+    images = ops.reshape(linear.node.input_value(0), _ints(ops, 0, 0, 1, inputs), True)
+    images = ops.transpose(images, _ints(ops, 0, 3, 1, 2))
+    filters = _filters(library, ops, linear)
+    sums = ops.convolution(images, filters, [1, 1], [0, 0], [0, 0], [1, 1])
+    replaced, bias = _bias(linear.node)
+    if bias is not None:
+        sums = ops.add(sums, ops.reshape(bias, _ints(ops, 1, outputs, 1, 1), False))
+    tokens = ops.transpose(sums, _ints(ops, 0, 2, 3, 1))
+    tokens = ops.reshape(tokens, _ints(ops, 0, 0, outputs), True)
+    tokens.set_friendly_name(replaced.get_friendly_name())
+    replaced.output(0).replace(tokens.output(0))
+
+
+def _filters(library: Any, ops: Any, linear: Linear) -> Any:
+    """`[outputs, inputs, 1, 1]`, turned here: OpenVINO would keep the original as well."""
+    kind = linear.weights.get_element_type()
+    inputs, outputs = linear.shape
+    turned = library.Tensor(kind, library.Shape([outputs, inputs, 1, 1]))
+    turned.data[:, :, 0, 0] = linear.weights.data.T
+    filters = ops.constant(turned)
+    if linear.scale is None:
+        return filters
+    scale = ops.reshape(linear.scale, _ints(ops, -1, 1, 1, 1), False)
+    return ops.multiply(ops.convert(filters, scale.get_element_type().get_type_name()), scale)
+
+
+def _bias(node: Any) -> tuple[Any, Any]:
+    """The Add behind a MatMul that adds `[outputs]` to it, and these; else the MatMul and None."""
+    readers = list(node.output(0).get_target_inputs())
+    if len(readers) != 1 or readers[0].get_node().get_type_name() != "Add":
+        return node, None
+    add = readers[0].get_node()
+    other = add.input_value(1 - readers[0].get_index()).get_node()
+    if other.get_type_name() != "Constant" or len(other.get_output_shape(0)) != 1:
+        return node, None
+    return add, other
+
+
+def _constant_behind(output: Any) -> Any:
+    """What Converts and Reshapes give in their way."""
+    node = output.get_node()
+    while node.get_type_name() in ("Convert", "Reshape"):
+        node = _source(node, 0)
+    return node
+
+
+def _source(node: Any, index: int) -> Any:
+    return node.input_value(index).get_node()
+
+
+def _ints(ops: Any, *values: int) -> Any:
+    return ops.constant(np.array(values, dtype=np.int64))

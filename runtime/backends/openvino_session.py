@@ -1,0 +1,218 @@
+"""Runs a model in OpenVINO: a single image by all threads, batches as it suits the model.
+
+Source: OpenVINO Python API (Model, Core, CompiledModel, InferRequest, Tensor), CPU device
+documentation (NUM_STREAMS, PERFORMANCE_HINT).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ClosedError, EngineError, first_line
+from ..manifest import EngineSpec
+from .base import Frames
+from .openvino_graph import as_convolutions, find_linears
+from .pool import Pool
+from .streaming import stream_in_thread
+
+Images = NDArray[np.uint8]
+Scores = NDArray[np.float32]
+Compile = Callable[[Any, dict[str, Any]], Any]
+"""Compiles a model with these properties beside those of all its models."""
+
+_LARGE = 500_000_000
+"""Multiply-adds of an image from which on it has enough to do for a thread of its own. A ViT-Ti has
+twice as many and gains; the digits model has a thousandth and would take three times as long."""
+_LATENCY = {"PERFORMANCE_HINT": "LATENCY"}
+_X86 = ("x86_64", "AMD64")
+
+
+class OpenVinoSession:
+    """See `runtime.backends.base.Session`.
+
+    Args:
+        single: Runs one image.
+        open_batches: Opens what runs more; called once, with the first batch.
+    """
+
+    takes_device_arrays = False
+
+    def __init__(self, single: Runner, open_batches: Callable[[], Runner]) -> None:
+        self._single, self._open_batches = single, open_batches
+        self._batches: Runner | None = None
+        self._lock, self._closed = threading.Lock(), False
+
+    def run(self, images: Frames) -> Scores:
+        assert isinstance(images, np.ndarray)  # takes_device_arrays
+        try:
+            runner = self._single if len(images) == 1 else self._runner_of_batches()
+            return runner.run(_writable(images))
+        except ClosedError:
+            raise
+        except RuntimeError as error:  # OpenVINO's, with pages of C++ places
+            raise EngineError(f"OpenVINO failed: {last_line(error)}") from None
+
+    def _runner_of_batches(self) -> Runner:
+        with self._lock:
+            if self._closed:
+                raise ClosedError
+            if self._batches is None:
+                self._batches = self._open_batches()
+            return self._batches
+
+    def stream(self, batches: Iterable[Frames]) -> Iterator[Scores]:
+        return stream_in_thread(self.run, batches)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+        for runner in (self._single, self._batches):
+            if runner is not None:
+                runner.close()
+
+
+class Runner(Protocol):
+    """Runs images, uint8 `[n, height, width, channels]` -> float32 `[n, outputs]`. Thread-safe."""
+
+    def run(self, images: Images) -> Scores: ...
+
+    def close(self) -> None: ...
+
+
+def open_session(
+    library: Any, model: Any, spec: EngineSpec, compile_model: Compile
+) -> OpenVinoSession:
+    """Opens a model of a batch that may vary, or of a fixed one.
+
+    Where it may vary, a single image gets a graph whose shapes are all known: that spares OpenVINO
+    what it would decide anew in each call, and lets Linears be convolutions.
+
+    Raises:
+        RuntimeError: if OpenVINO refuses it.
+    """
+    if model.input().partial_shape[0].is_static:
+        together = _Together(library, compile_model(model, _LATENCY), spec)
+        return OpenVinoSession(together, lambda: together)
+    one = model.clone()
+    one.reshape([1, *spec.image_shape])
+    linears = find_linears(one)
+    is_large = sum(linear.macs for linear in linears) >= _LARGE
+    if is_large and platform.machine() in _X86:
+        as_convolutions(library, one, linears)
+    compiled = compile_model(one, _LATENCY)
+    single = _Together(library, compiled, spec)
+    if not is_large:
+        return OpenVinoSession(
+            single, lambda: _Together(library, compile_model(model, _LATENCY), spec)
+        )
+    count = min(_threads(compiled), spec.max_batch)
+
+    if count == 1:  # and `one`, as large as the weights, is let go
+        return OpenVinoSession(single, lambda: _EachAlone(library, compiled, 1, single, spec))
+    streams = {"NUM_STREAMS": count, "ENABLE_CPU_PINNING": False}
+    return OpenVinoSession(
+        single, lambda: _EachAlone(library, compile_model(one, streams), count, single, spec)
+    )
+
+
+def _threads(compiled: Any) -> int:
+    return int(compiled.get_property("INFERENCE_NUM_THREADS"))
+
+
+class _Together:
+    """All images of a call in one request. A request is one thread's at a time: they are pooled."""
+
+    def __init__(self, library: Any, compiled: Any, spec: EngineSpec) -> None:
+        self._tensor, self._output = library.Tensor, spec.output_name
+        count = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._requests = Pool([compiled.create_infer_request() for _ in range(count)])
+
+    def run(self, images: Images) -> Scores:
+        with self._requests.lend() as request:
+            request.set_input_tensor(self._tensor(images, shared_memory=True))
+            request.start_async()
+            request.wait()
+            scores: Scores = request.get_tensor(self._output).data.copy()
+        return scores
+
+    def close(self) -> None:
+        self._requests.close(lambda request: None)
+
+
+class _EachAlone:
+    """Every image of a call by itself, several at a time: threads that each have an image need not
+    wait for each other in every layer.
+
+    Args:
+        library: OpenVINO.
+        compiled: A model of one image, for `streams` at a time.
+        streams: How many.
+        single: Runs the last images by all threads where they would leave half of the streams or
+            more without any.
+        spec: What it takes and gives.
+    """
+
+    def __init__(
+        self, library: Any, compiled: Any, streams: int, single: Runner, spec: EngineSpec
+    ) -> None:
+        self._tensor, self._spec, self._streams = library.Tensor, spec, streams
+        self._requests = Pool([[compiled.create_infer_request() for _ in range(streams)]])
+        self._single = single
+
+    def run(self, images: Images) -> Scores:
+        scores = np.empty((len(images), self._spec.outputs), np.float32)
+        rest = len(images) % self._streams
+        side_by_side = len(images) - (rest if 2 * rest <= self._streams else 0)
+        with self._requests.lend() as requests:
+            self._run(requests, images[:side_by_side], scores)
+        for index in range(side_by_side, len(images)):
+            scores[index] = self._single.run(images[index : index + 1])[0]
+        return scores
+
+    def _run(self, requests: list[Any], images: Images, scores: Scores) -> None:
+        """Each request has every so manieth image, and the next as soon as it is done."""
+        waiting: dict[int, Any] = {}
+
+        def take(index: int) -> None:
+            request = waiting.pop(index)
+            request.wait()
+            scores[index] = request.get_tensor(self._spec.output_name).data[0]
+
+        try:
+            for index in range(len(images)):
+                if index >= self._streams:
+                    take(index - self._streams)
+                request = requests[index % self._streams]
+                image = self._tensor(images[index : index + 1], shared_memory=True)
+                request.set_input_tensor(image)
+                request.start_async()
+                waiting[index] = request
+            for index in sorted(waiting):
+                take(index)
+        finally:  # after a failure: no request may go on with memory that is the caller's again
+            for request in waiting.values():
+                request.wait()
+
+    def close(self) -> None:
+        self._requests.close(lambda requests: None)
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of OpenVINO's message is the reason; those before say where it was found."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else first_line(error)
+
+
+def _writable(images: Images) -> Images:
+    """The same memory: OpenVINO shares writable arrays only, though it never writes to an input."""
+    if images.flags.writeable:
+        return images
+    memory = memoryview((ctypes.c_uint8 * images.nbytes).from_address(images.ctypes.data))
+    return np.frombuffer(memory, dtype=np.uint8).reshape(images.shape)
