@@ -24,6 +24,7 @@ from .device_array import DeviceArray
 from .device_cache import DeviceCache
 from .errors import ClosedError, InputError
 from .frames import check_frames, cut, run_frames
+from .heap import give_back_freed
 from .manifest import Manifest
 from .preprocess import Preprocess
 from .selection import open_best
@@ -107,6 +108,7 @@ class Engine:
         except BaseException:
             engine.close()
             raise
+        give_back_freed()
         return engine
 
     def __call__(self, frames: Any) -> NDArray[np.float32]:

@@ -58,6 +58,7 @@ def as_convolutions(library: Any, model: Any, linears: list[Linear]) -> None:
     import openvino.opset13 as ops
 
     for linear in linears:
+        _join_quantiser(ops, linear.node.input_value(0))
         _replace(library, ops, linear)
     model.validate_nodes_and_infer_types()
 
@@ -90,6 +91,45 @@ def _weights(node: Any) -> tuple[Any, Any]:
     if weights.get_type_name() != "Constant" or len(weights.get_output_shape(0)) != 2:
         return None, None
     return weights, scale
+
+
+def _join_quantiser(ops: Any, tokens: Any) -> None:
+    """Makes ONNX's Q and DQ the one quantiser that OpenVINO knows, if tokens come from such a pair.
+
+    Before a convolution OpenVINO (2026.4) takes the pair for something else: behind a
+    LayerNormalization it rounded to 9 levels instead of 256.
+    """
+    scaled = tokens.get_node()
+    found = _quantiser(scaled)
+    if found is None:
+        return
+    quantiser, zero, scale = found
+    low, high = (
+        ops.constant(((_source(quantiser, index).data - zero) * scale).astype(np.float32))
+        for index in (3, 4)
+    )
+    x, *range_in = (quantiser.input_value(index) for index in range(3))
+    levels = quantiser.get_attributes()["levels"]
+    joined = ops.fake_quantize(x, *range_in, low, high, levels)
+    joined.set_friendly_name(scaled.get_friendly_name())
+    scaled.output(0).replace(joined.output(0))
+
+
+def _quantiser(node: Any) -> tuple[Any, Any, Any] | None:
+    """Of `(Convert(Convert(FakeQuantize)) - zero) * scale` the quantiser and the two numbers."""
+    constants = []
+    for kind in ("Multiply", "Subtract"):
+        if node.get_type_name() != kind:
+            return None
+        constants.append(_constant_behind(node.input_value(1)))
+        node = _source(node, 0)
+    scale, zero = constants
+    while node.get_type_name() == "Convert":
+        node = _source(node, 0)
+    is_pair = node.get_type_name() == "FakeQuantize" and not any(
+        constant.get_type_name() != "Constant" for constant in (scale, zero)
+    )
+    return (node, zero.data, scale.data) if is_pair else None
 
 
 def _replace(library: Any, ops: Any, linear: Linear) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ClosedError, EngineError, first_line
+from ..heap import give_back_freed
 from ..manifest import EngineSpec
 from .base import Frames
 from .openvino_graph import as_convolutions, find_linears
@@ -65,6 +66,7 @@ class OpenVinoSession:
                 raise ClosedError
             if self._batches is None:
                 self._batches = self._open_batches()
+                give_back_freed()
             return self._batches
 
     def stream(self, batches: Iterable[Frames]) -> Iterator[Scores]:

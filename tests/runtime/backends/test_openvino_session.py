@@ -146,9 +146,12 @@ def test_pixels_that_are_read_only(
     np.testing.assert_allclose(session.run(frames), expected[:3], atol=1e-4)
 
 
-def test_8_bits_beside_single_images(open_digits: Open, digit_frames: np.ndarray) -> None:
-    """Both graphs of a session answer alike."""
+def test_8_bits_are_256_levels_on_every_graph(
+    open_digits: Open, digit_frames: np.ndarray, expected: np.ndarray, bundle_source: Path
+) -> None:
+    """OpenVINO has rounded to 9 levels where it misread a Q/DQ pair: 0.18 off, silently."""
     session = open_digits("int8")
-    batch = session.run(digit_frames[:4])
-    single = np.concatenate([session.run(digit_frames[i : i + 1]) for i in range(4)])
-    np.testing.assert_allclose(batch, single, atol=0.15)
+    batch = session.run(digit_frames)
+    single = np.concatenate([session.run(frame[None]) for frame in digit_frames])
+    for answer in (batch, single):
+        assert np.sqrt(np.mean((answer - expected) ** 2)) / expected.std() < 0.05
