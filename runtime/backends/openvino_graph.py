@@ -97,7 +97,8 @@ def _join_quantiser(ops: Any, tokens: Any) -> None:
     """Makes ONNX's Q and DQ the one quantiser that OpenVINO knows, if tokens come from such a pair.
 
     Before a convolution OpenVINO (2026.4) takes the pair for something else: behind a
-    LayerNormalization it rounded to 9 levels instead of 256.
+    LayerNormalization it rounded to 9 levels instead of 256. A constant that is subtracted first
+    (`export/quantise/shift.py`) becomes part of the quantiser's range: one pass less.
     """
     scaled = tokens.get_node()
     found = _quantiser(scaled)
@@ -109,10 +110,22 @@ def _join_quantiser(ops: Any, tokens: Any) -> None:
         for index in (3, 4)
     )
     x, *range_in = (quantiser.input_value(index) for index in range(3))
+    shift = _shift(x)
+    if shift is not None:
+        x, range_in = x.get_node().input_value(0), [ops.add(r, shift) for r in range_in]
     levels = quantiser.get_attributes()["levels"]
     joined = ops.fake_quantize(x, *range_in, low, high, levels)
     joined.set_friendly_name(scaled.get_friendly_name())
     scaled.output(0).replace(joined.output(0))
+
+
+def _shift(x: Any) -> Any:
+    """The number that `x` was centred by, or None."""
+    node = x.get_node()
+    if node.get_type_name() != "Subtract" or _source(node, 1).get_type_name() != "Constant":
+        return None
+    shift = node.input_value(1)
+    return shift if shift.get_partial_shape().rank.get_length() == 0 else None
 
 
 def _quantiser(node: Any) -> tuple[Any, Any, Any] | None:

@@ -42,11 +42,12 @@ def _quantised(zero: int = 0) -> Any:
     arrays = {
         "w8": np.round(WEIGHTS / scale).astype(np.int8), "ws": scale,
         "wz": np.full(OUTPUTS, zero, np.int8), "s": np.float32(0.02), "z": np.int8(0), "b": BIAS,
-        "gain": 1 + np.abs(WEIGHTS[:, 0]), "mean": WEIGHTS[:, 1],
+        "shift": np.float32(0.6), "gain": 1 + np.abs(WEIGHTS[:, 0]), "mean": WEIGHTS[:, 1],
     }  # fmt: skip
     nodes = [
         helper.make_node("LayerNormalization", ["x", "gain", "mean"], ["normalised"]),
-        helper.make_node("QuantizeLinear", ["normalised", "s", "z"], ["q"]),
+        helper.make_node("Sub", ["normalised", "shift"], ["centred"]),
+        helper.make_node("QuantizeLinear", ["centred", "s", "z"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["dq"]),
         helper.make_node("DequantizeLinear", ["w8", "ws", "wz"], ["w"], axis=1),
         helper.make_node("MatMul", ["dq", "w"], ["sums"]),
@@ -77,6 +78,7 @@ def test_a_convolution_sums_the_same(made: Any) -> None:
     as_convolutions(load_library(), model, linears)
     assert "MatMul" not in _kinds(model)
     assert "Convolution" in _kinds(model)
+    assert "Subtract" not in _kinds(model)
     np.testing.assert_allclose(_answer(model, x), expected, atol=1e-5)
 
 
