@@ -140,7 +140,8 @@ def _quantiser(node: Any) -> tuple[Any, Any, Any] | None:
     while node.get_type_name() == "Convert":
         node = _source(node, 0)
     is_pair = node.get_type_name() == "FakeQuantize" and not any(
-        constant.get_type_name() != "Constant" for constant in (scale, zero)
+        constant.get_type_name() != "Constant" or constant.data.size != 1
+        for constant in (scale, zero)
     )
     return (node, zero.data, scale.data) if is_pair else None
 
