@@ -46,13 +46,13 @@ class Plan:
 FULL = Plan(
     ("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224"),
     CONTENDERS,
-    Effort(batches=(1, 8), rounds=12, round_s=0.15),
+    Effort(batches=(1, 8), rounds=8, round_s=0.15),
     tables.OUT,
 )
 SHORT = Plan(
     FULL.models[:1],
     QUICK,
-    Effort(batches=(1,), rounds=12, round_s=0.15),
+    Effort(batches=(1,), rounds=8, round_s=0.15),
     CACHE / "speed" / "quick.json",
 )
 

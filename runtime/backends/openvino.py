@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from ..errors import BackendError, EngineError
@@ -48,6 +49,15 @@ def load_library() -> Any:
     return openvino
 
 
+@cache
+def _core() -> Any:
+    """The process's only one. Each sets a stack for signals and gives back that of the one before,
+    which is freed already where cores end in the order in which they were made: the next signal,
+    Ctrl-C say, would crash the process.
+    """
+    return load_library().Core()
+
+
 @dataclass(frozen=True)
 class OpenVino(RunsGraphs):
     """See `runtime.backends.base.Backend`."""
@@ -74,7 +84,7 @@ class OpenVino(RunsGraphs):
     ) -> OpenVinoSession:
         library = load_library()
         try:
-            core = library.Core()
+            core = _core()
             if external:
                 with written_out(blob, external) as path:
                     return self._open(library, core, core.read_model(path), spec)

@@ -97,3 +97,29 @@ def test_without_the_library_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
     assert "pip install 'vit-edge[openvino]'" in (OPENVINO.run_problem() or "")
     with pytest.raises(BackendError, match="pip install"):
         OPENVINO.open(b"", EngineSpec("images", "logits", (2, 2, 1), 3, (1, 1, 4)))
+
+
+def test_an_interrupt_after_engines_were_closed_is_still_one(bundle_source: Path) -> None:
+    """Each of OpenVINO's cores sets a stack for signals, and gives back that of the one before:
+    freed already, where cores end in the order in which they were made. It has crashed Python.
+    """
+    code = (
+        "import gc, os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from runtime.backends import BACKENDS\n"
+        "from runtime.bundle import Bundle\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "bundle = Bundle.open(Path(sys.argv[1]))\n"
+        "graph = bundle.read('onnx/fp32.onnx')\n"
+        "sessions = [BACKENDS['openvino'].open(graph, bundle.manifest.spec) for _ in range(3)]\n"
+        "for _ in range(3):\n"
+        "    sessions.pop(0).close()\n"
+        "    gc.collect()\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    command = [sys.executable, "-X", "faulthandler", "-c", code, str(bundle_source)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    assert (done.returncode, done.stdout) == (0, "interrupted\n")
