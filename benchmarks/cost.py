@@ -1,0 +1,168 @@
+"""What an export costs: time and memory of each stage, and how they grow.
+
+    python -m benchmarks.cost [--markdown FILE]
+
+Exports ViT-Ti, S, B and L with random weights as `vit-edge export` does, from nothing, each in a
+process of its own: fp32, fp16 and int8 with 128 calibration and 128 evaluation images, and the
+engines of every TensorRT that builds here. Then ViT-Ti with more images and with more layers.
+Writes `benchmarks/results/cost.json`; the whole takes half an hour on 2 cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.backends.cpu import cpu_name
+from vit.datasets import samples
+from vit.variants import find_variant
+
+from .speed.tables import put_into
+
+OUT = Path("benchmarks/results/cost.json")
+MODELS = tuple(f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large"))
+IMAGES = 128
+MORE_IMAGES, DEPTHS = (64, 128, 256, 512), (6, 12, 24, 48)
+GROWING = MODELS[0]
+_STAGE = re.compile(r"^(.+): ([0-9.]+) s$")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One export.
+
+    Attributes:
+        what: The model, or what differs from it.
+        seconds: From the start of the process to its end.
+        peak_mib: The largest resident memory.
+        stages: Seconds of each stage, in the order in which they ran.
+    """
+
+    what: str
+    seconds: float
+    peak_mib: float
+    stages: dict[str, float]
+
+
+def export(what: str, model: str, folder: Path, *options: str, images: int = IMAGES) -> Cost:
+    """Exports a model from nothing; pixels and results lie in `folder` meanwhile.
+
+    Raises:
+        RuntimeError: with the last line of what it said, if it fails.
+    """
+    calibration, evaluation = (
+        _write_images(folder, model, split, images) for split in ("calibration", "evaluation")
+    )
+    with tempfile.TemporaryDirectory(dir=folder) as fresh:
+        command = [
+            sys.executable, "-m", "export", model, "--out", f"{fresh}/{model}",
+            f"--calib={calibration}", f"--eval={evaluation}", f"--calibration-size={images}",
+            *options,
+        ]  # fmt: skip
+        log, start = Path(fresh) / "log.txt", time.perf_counter()
+        with log.open("w") as stream:
+            process = subprocess.Popen(command, stdout=stream, stderr=stream)
+            _, status, usage = os.wait4(process.pid, 0)
+        seconds, said = time.perf_counter() - start, log.read_text()
+    if status:
+        raise RuntimeError(f"{what}: {said.strip().splitlines()[-1]}")
+    return Cost(what, round(seconds, 1), round(usage.ru_maxrss / 1024), stages_of(said))
+
+
+def stages_of(said: str) -> dict[str, float]:
+    """Seconds of each stage that an export named."""
+    stages: dict[str, float] = {}
+    for line in said.splitlines():
+        if found := _STAGE.match(line):
+            stages[found[1]] = stages.get(found[1], 0.0) + float(found[2])
+    return stages
+
+
+def _write_images(folder: Path, model: str, split: str, count: int) -> Path:
+    """Crops of the sample photographs; where there are too few of them, all again, mirrored and
+    turned: what they cost does not depend on what they show.
+    """
+    preprocess = find_variant(model).preprocess
+    crops = np.concatenate(list(samples(split, preprocess).batches(IMAGES)))
+    turned = [crops, crops[:, :, ::-1], crops[:, ::-1], crops[:, ::-1, ::-1]]
+    path = folder / f"{split}-{preprocess.shape[0]}-{count}.npz"
+    np.savez(path, images=np.concatenate(turned)[:count])
+    return path
+
+
+def growth(folder: Path) -> tuple[list[Cost], list[Cost]]:
+    """With the number of images, and with the number of layers."""
+    images = [export(f"{count} images", GROWING, folder, images=count) for count in MORE_IMAGES]
+    depths = []
+    for depth in DEPTHS:
+        config = folder / f"depth-{depth}.json"
+        config.write_text(json.dumps({"depth": depth}))
+        depths.append(export(f"{depth} layers", GROWING, folder, f"--config={config}"))
+    return images, depths
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The tables."""
+    models = [Cost(**cost) for cost in report["models"]]
+    names = list(dict.fromkeys(stage for cost in models for stage in cost.stages))
+    lines = [f"{report['machine']}, {report['date']}.", ""]
+    lines += _row("stage, in seconds", *(cost.what for cost in models))
+    lines += ["| --- " * (len(models) + 1) + "|"]
+    for name in names:
+        lines += _row(name, *(_seconds(cost.stages.get(name)) for cost in models))
+    lines += _row("**all, in seconds**", *(f"**{cost.seconds:.0f}**" for cost in models))
+    lines += _row("**most memory, in MiB**", *(f"**{cost.peak_mib:.0f}**" for cost in models))
+    for title in ("images", "depth"):
+        costs = [Cost(**cost) for cost in report[title]]
+        lines += ["", *_row(GROWING, *(cost.what for cost in costs))]
+        lines += ["| --- " * (len(costs) + 1) + "|"]
+        lines += _row("seconds", *(f"{cost.seconds:.1f}" for cost in costs))
+        lines += _row("most memory, in MiB", *(f"{cost.peak_mib:.0f}" for cost in costs))
+    return "\n".join(lines) + "\n"
+
+
+def _row(*cells: str) -> list[str]:
+    return ["| " + " | ".join(cells) + " |"]
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What an export costs.")
+    parser.add_argument("--markdown", type=Path, help="a document that gets the tables")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        models = []
+        for model in MODELS:
+            models.append(export(model, model, folder))
+            print(f"{model}: {models[-1].seconds:.0f} s, {models[-1].peak_mib:.0f} MiB", flush=True)
+        images, depths = growth(folder)
+    report = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": cpu_name(),
+        "models": [asdict(cost) for cost in models],
+        "images": [asdict(cost) for cost in images],
+        "depth": [asdict(cost) for cost in depths],
+    }
+    OUT.write_text(json.dumps(report, indent=1) + "\n")
+    print(markdown(report), end="")
+    if options.markdown is not None:
+        put_into(options.markdown, markdown(report))
+
+
+if __name__ == "__main__":
+    main()
