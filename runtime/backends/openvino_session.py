@@ -46,9 +46,10 @@ class OpenVinoSession:
     takes_device_arrays = False
 
     def __init__(self, single: Runner, open_batches: Callable[[], Runner]) -> None:
-        self._single, self._open_batches = single, open_batches
+        self._single = single
         self._batches: Runner | None = None
-        self._lock, self._closed = threading.Lock(), False
+        self._open_batches: Callable[[], Runner] | None = open_batches
+        self._lock = threading.Lock()
 
     def run(self, images: Frames) -> Scores:
         assert isinstance(images, np.ndarray)  # takes_device_arrays
@@ -62,10 +63,11 @@ class OpenVinoSession:
 
     def _runner_of_batches(self) -> Runner:
         with self._lock:
-            if self._closed:
-                raise ClosedError
             if self._batches is None:
+                if self._open_batches is None:
+                    raise ClosedError
                 self._batches = self._open_batches()
+                self._open_batches = None  # it holds a copy of the weights
                 give_back_freed()
             return self._batches
 
@@ -74,7 +76,7 @@ class OpenVinoSession:
 
     def close(self) -> None:
         with self._lock:
-            self._closed = True
+            self._open_batches = None
         for runner in (self._single, self._batches):
             if runner is not None:
                 runner.close()
@@ -115,7 +117,6 @@ def open_session(
             single, lambda: _Together(library, compile_model(model, _LATENCY), spec)
         )
     count = min(_threads(compiled), spec.max_batch)
-
     if count == 1:  # and `one`, as large as the weights, is let go
         return OpenVinoSession(single, lambda: _EachAlone(library, compiled, 1, single, spec))
     streams = {"NUM_STREAMS": count, "ENABLE_CPU_PINNING": False}

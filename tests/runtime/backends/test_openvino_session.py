@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -125,6 +127,31 @@ def test_what_comes_after_the_end_is_refused(open_digits: Open, digit_frames: np
         with pytest.raises(ClosedError):
             session.run(digit_frames[:count])
     session.close()
+
+
+class _Nothing:
+    """Answers nothing."""
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        return np.zeros((len(images), 1), np.float32)
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "end", [lambda session: session.run(np.zeros((2, 1))), OpenVinoSession.close]
+)
+def test_weights_that_are_not_needed_any_more_are_let_go(end: Callable[[Any], Any]) -> None:
+    """What opens batches holds them until then."""
+    weights = _Nothing()
+    kept = weakref.ref(weights)
+    session = OpenVinoSession(_Nothing(), lambda held=weights: _Nothing())  # type: ignore[misc]
+    del weights
+    gc.collect()
+    assert kept() is not None
+    end(session)
+    gc.collect()
+    assert kept() is None
 
 
 def test_a_failure_says_why_and_the_next_call_is_answered(
