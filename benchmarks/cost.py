@@ -66,7 +66,7 @@ def export(what: str, model: str, folder: Path, *options: str, images: int = IMA
     )
     with tempfile.TemporaryDirectory(dir=folder) as fresh:
         command = [
-            sys.executable, "-m", "export", model, "--out", f"{fresh}/{model}",
+            sys.executable, "-m", "runtime", "export", model, "--out", f"{fresh}/{model}",
             f"--calib={calibration}", f"--eval={evaluation}", f"--calibration-size={images}",
             *options,
         ]  # fmt: skip

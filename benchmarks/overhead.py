@@ -69,7 +69,7 @@ def bare_openvino(engine: Engine, frame: NDArray[np.uint8]) -> Call:
     """The leanest that OpenVINO's Python interface has: shared input, one copy of the scores."""
     import openvino
 
-    pool: Any = engine._session._requests  # type: ignore[union-attr]
+    pool: Any = engine._session._single._requests  # type: ignore[union-attr]
     with pool.lend() as request:
 
         def call() -> object:
