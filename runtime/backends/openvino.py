@@ -1,4 +1,4 @@
-"""OpenVINO on x86 and Arm CPUs: runs every precision's ONNX graph as it is.
+"""OpenVINO on x86 and Arm CPUs: runs every precision's ONNX graph.
 
 Source: OpenVINO Python API (Core).
 """
@@ -89,7 +89,7 @@ class OpenVino(RunsGraphs):
                 with written_out(blob, external) as path:
                     return self._open(library, core, core.read_model(path), spec)
             return self._open(library, core, core.read_model(blob), spec)
-        except RuntimeError as error:  # with pages of C++ places
+        except Exception as error:  # RuntimeError with pages of C++ places
             raise EngineError(
                 f"OpenVINO {self.version()} refuses the graph: {last_line(error)}"
             ) from None

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+_EIGHT_BITS = ("i8", "u8")
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -80,13 +82,14 @@ def _weights(node: Any) -> tuple[Any, Any]:
     if weights.get_type_name() == "Multiply":
         scale, weights = weights.input_value(1), _source(weights, 0)
         if weights.get_type_name() == "Subtract":
-            if np.any(_constant_behind(weights.input_value(1)).data):  # weights' zero points are 0
+            zero = _constant_behind(weights.input_value(1))
+            if zero.get_type_name() != "Constant" or np.any(zero.data):
                 return None, None
             weights = _source(weights, 0)
         if weights.get_type_name() != "Convert":
             return None, None
         weights = _source(weights, 0)
-        if weights.get_type_name() != "Constant" or weights.get_element_type().size != 1:
+        if weights.get_element_type().get_type_name() not in _EIGHT_BITS:
             return None, None
     if weights.get_type_name() != "Constant" or len(weights.get_output_shape(0)) != 2:
         return None, None
@@ -182,7 +185,8 @@ def _bias(node: Any) -> tuple[Any, Any]:
         return node, None
     add = readers[0].get_node()
     other = add.input_value(1 - readers[0].get_index()).get_node()
-    if other.get_type_name() != "Constant" or len(other.get_output_shape(0)) != 1:
+    outputs = node.get_output_partial_shape(0)[2].get_length()
+    if other.get_type_name() != "Constant" or list(other.get_output_shape(0)) != [outputs]:
         return node, None
     return add, other
 

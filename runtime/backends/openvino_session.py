@@ -30,7 +30,7 @@ Compile = Callable[[Any, dict[str, Any]], Any]
 
 _LARGE = 500_000_000
 """Multiply-adds of an image from which on it has enough to do for a thread of its own. A ViT-Ti has
-twice as many and gains; the digits model has a thousandth and would take three times as long."""
+twice as many and gains; the digits model has a six-hundredth and would take three times as long."""
 _LATENCY = {"PERFORMANCE_HINT": "LATENCY"}
 _X86 = ("x86_64", "AMD64")
 
@@ -56,9 +56,9 @@ class OpenVinoSession:
         try:
             runner = self._single if len(images) == 1 else self._runner_of_batches()
             return runner.run(_writable(images))
-        except ClosedError:
+        except EngineError:
             raise
-        except RuntimeError as error:  # OpenVINO's, with pages of C++ places
+        except Exception as error:  # RuntimeError with pages of C++ places
             raise EngineError(f"OpenVINO failed: {last_line(error)}") from None
 
     def _runner_of_batches(self) -> Runner:
@@ -99,7 +99,7 @@ def open_session(
     what it would decide anew in each call, and lets Linears be convolutions.
 
     Raises:
-        RuntimeError: if OpenVINO refuses it.
+        Exception: if OpenVINO refuses it, RuntimeError as a rule.
     """
     if model.input().partial_shape[0].is_static:
         together = _Together(library, compile_model(model, _LATENCY), spec)

@@ -50,6 +50,22 @@ def test_a_refusal_gives_the_reason_in_one_line(bundle_source: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("shape", [[], None], ids=["a number", "no shape"])
+def test_an_input_of_another_form_is_refused(shape: list[int] | None) -> None:
+    from onnx import TensorProto, helper
+
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["images"], ["logits"], to=TensorProto.FLOAT)],
+        "g",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, shape)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    spec = EngineSpec("images", "logits", (2, 2, 1), 3, (1, 1, 4))
+    with pytest.raises(EngineError, match="refuses the graph: "):
+        OPENVINO.open(model.SerializeToString(), spec)
+
+
 def test_weights_beside_the_graph_are_found(tmp_path: Path) -> None:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -78,6 +94,8 @@ def test_weights_beside_the_graph_are_found(tmp_path: Path) -> None:
     session = OPENVINO.open(path.read_bytes(), spec, external)
     images = np.array([[1, 2, 3, 4]], np.uint8).reshape(1, 2, 2, 1)
     np.testing.assert_allclose(session.run(images), [[1, 2, 3, 4] @ weights])
+    batch = np.concatenate([images, images])  # compiled when the file is gone
+    np.testing.assert_allclose(session.run(batch), [[1, 2, 3, 4] @ weights] * 2)
     session.close()
 
 

@@ -28,12 +28,12 @@ def _model(nodes: list[Any], arrays: dict[str, np.ndarray], shape: tuple[Any, ..
     return load_library().Core().read_model(proto.SerializeToString())
 
 
-def _linear(shape: tuple[Any, ...] = (2, TOKENS, INPUTS)) -> Any:
+def _linear(shape: tuple[Any, ...] = (2, TOKENS, INPUTS), bias: np.ndarray = BIAS) -> Any:
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["sums"]),
         helper.make_node("Add", ["b", "sums"], ["y"]),
     ]
-    return _model(nodes, {"w": WEIGHTS, "b": BIAS}, shape)
+    return _model(nodes, {"w": WEIGHTS, "b": bias}, shape)
 
 
 def _quantised(zero: int = 0) -> Any:
@@ -67,7 +67,11 @@ def _kinds(model: Any) -> list[str]:
     return [node.get_type_name() for node in model.get_ops()]
 
 
-@pytest.mark.parametrize("made", [_linear, _quantised])
+def _one_number_for_all() -> Any:
+    return _linear(bias=BIAS[:1])
+
+
+@pytest.mark.parametrize("made", [_linear, _quantised, _one_number_for_all])
 def test_a_convolution_sums_the_same(made: Any) -> None:
     model, x = made(), _RANDOM.standard_normal((2, TOKENS, INPUTS)).astype(np.float32)
     expected = _answer(model, x)

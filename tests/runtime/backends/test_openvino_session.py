@@ -173,6 +173,14 @@ def test_pixels_that_are_read_only(
     np.testing.assert_allclose(session.run(frames), expected[:3], atol=1e-4)
 
 
+def test_16_bits_are_those_of_the_graph(
+    open_digits: Open, digit_frames: np.ndarray, expected: np.ndarray
+) -> None:
+    session = open_digits("fp16")
+    for count in (1, 4):
+        np.testing.assert_allclose(session.run(digit_frames[:count]), expected[:count], atol=0.02)
+
+
 def test_8_bits_are_256_levels_on_every_graph(
     open_digits: Open, digit_frames: np.ndarray, expected: np.ndarray, bundle_source: Path
 ) -> None:
