@@ -28,7 +28,7 @@ from runtime.backends.cpu import cpu_name
 from vit.datasets import samples
 from vit.variants import find_variant
 
-from .speed.tables import put_into
+from .documents import put_into
 
 OUT = Path("benchmarks/results/cost.json")
 MODELS = tuple(f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large"))
@@ -142,7 +142,11 @@ def _seconds(value: float | None) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What an export costs.")
-    parser.add_argument("--markdown", type=Path, help="a document that gets the tables")
+    parser.add_argument(
+        "--markdown",
+        type=Path,
+        help="a document that gets the tables, between <!-- cost --> and <!-- /cost -->",
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -161,7 +165,7 @@ def main() -> None:
     OUT.write_text(json.dumps(report, indent=1) + "\n")
     print(markdown(report), end="")
     if options.markdown is not None:
-        put_into(options.markdown, markdown(report))
+        put_into(options.markdown, "cost", markdown(report))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from typing import Any
 
 from export.progress import Display
 
+from ..documents import put_into
 from . import measure, tables
 from .contenders import CONTENDERS, QUICK, Contender
 from .machine import describe, load, physical_cores
@@ -112,7 +113,7 @@ def main() -> None:
     found = tables.markdown(run(options.plan))
     print(found, end="")
     if options.markdown is not None:
-        tables.put_into(options.markdown, found)
+        put_into(options.markdown, tables.NAME, found)
 
 
 if __name__ == "__main__":

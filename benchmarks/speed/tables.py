@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import InputError
-
+from ..documents import put_into
 from .intervals import Lead
 from .peak import Peaks
 from .verdicts import Line, Row, batches, lines, require_report, verdicts
 
 OUT = Path("benchmarks/results/speed.json")
-BEGIN, END = "<!-- speed -->", "<!-- /speed -->"
+NAME = "speed"
+"""Of the tables in a document."""
 
 _HEAD = ("how", "class", "p50 ms", "95 %", "p90 ms", "cosine", "agreement", "speed", "of peak")
 """`speed` is how many times as fast as the best peer of its class."""
@@ -37,19 +37,6 @@ def markdown(report: Row) -> str:
             parts += [f"\n### {model['model']}, batch {batch}\n", *_table(model, batch, peaks)]
         parts += _refused(model)
     return "\n".join(parts) + "\n"
-
-
-def put_into(file: Path, tables: str) -> None:
-    """Replaces what stands between the two marks.
-
-    Raises:
-        InputError: if the file has not both.
-    """
-    before, begin, rest = file.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise InputError(f"{file} has no lines {BEGIN} and {END}: add them where the tables go")
-    file.write_text(f"{before}{BEGIN}\n{tables}{END}{after}")
 
 
 def _machine(machine: dict[str, Any], peaks: Peaks) -> Iterator[str]:
@@ -126,7 +113,7 @@ def main() -> None:
     if options.into is None:
         print(tables, end="")
     else:
-        put_into(options.into, tables)
+        put_into(options.into, NAME, tables)
 
 
 if __name__ == "__main__":

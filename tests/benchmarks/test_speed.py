@@ -20,7 +20,7 @@ from benchmarks.speed.openers import OPENERS, Job, normalise
 from benchmarks.speed.peak import Peak, Peaks, better, measure_peaks
 from benchmarks.speed.process import RefusedError, WorkerProcess
 from benchmarks.speed.subject import macs
-from benchmarks.speed.tables import BEGIN, END, markdown, put_into
+from benchmarks.speed.tables import markdown
 from benchmarks.speed.verdicts import best_peer, lines, verdicts
 from benchmarks.speed.worker import time_round
 from runtime.errors import InputError
@@ -113,20 +113,12 @@ def test_the_share_of_the_peak_is_of_the_rows_own_type() -> None:
     assert shares["ours int8"] is None
 
 
-def test_tables_say_who_is_ours_who_does_not_count_and_who_was_refused(tmp_path: Path) -> None:
+def test_tables_say_who_is_ours_who_does_not_count_and_who_was_refused() -> None:
     tables = markdown(REPORT)
     assert "| **ours fp32** | fp32 |" in tables
     assert "0.50000 (does not count)" in tables
     assert "- none: no bf16 here" in tables
     assert "torch 1; in environments of their own: nncf==3, onnx==1." in tables
-    document = tmp_path / "page.md"
-    document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    put_into(document, tables)
-    put_into(document, tables)  # finds its marks again
-    assert document.read_text() == f"before\n{BEGIN}\n{tables}{END}\nafter\n"
-    document.write_text("no marks")
-    with pytest.raises(InputError, match="has no lines"):
-        put_into(document, tables)
     with pytest.raises(InputError, match="it has no peaks, models"):
         markdown({"machine": {}})
 
