@@ -99,6 +99,22 @@ def test_images_side_by_side_and_those_that_are_left_over(
     session.close()
 
 
+def test_on_arm_products_stay_products(
+    bundle_source: Path,
+    digit_frames: np.ndarray,
+    expected: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_LARGE", 0)
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setattr(module, "as_convolutions", lambda *a: pytest.fail("were replaced"))
+    bundle = Bundle.open(bundle_source)
+    session = BACKENDS["openvino"].open(bundle.read("onnx/fp32.onnx"), bundle.manifest.spec)
+    for count in (1, 3):
+        np.testing.assert_allclose(session.run(digit_frames[:count]), expected[:count], atol=1e-4)
+    session.close()
+
+
 def test_threads_that_ask_at_once_get_their_own_answers(
     open_digits: Open, digit_frames: np.ndarray, expected: np.ndarray
 ) -> None:
