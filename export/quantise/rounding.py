@@ -1,15 +1,17 @@
 """Rounds weights so that the errors of a row cancel in the outputs.
 
 Source: E. Frantar et al., "GPTQ", arXiv 2210.17323: input channels are rounded one after the other,
-and the error of each is passed on to those that come after it, by the inverse of the inputs' second
-moments.
+and the error of each is made up for by those that come after it. Computed as J. Chee et al.,
+"QuIP", arXiv 2307.13304, section 4.1, do, who prove their LDLQ to be the same: with the factors of
+the inputs' second moments themselves, not of their inverse, and errors gathered where they are
+needed instead of passed on to all that is left.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import lapack
+from scipy.linalg import cholesky
 
 from .grid import INT8_GRID, Floats, Grid, for_each_weight
 
@@ -30,33 +32,29 @@ def round_weights(
         moments: float64 `[K, K]`, the mean of x x^T over the inputs as they are quantised.
         grid: What the weights are rounded to.
     """
-    order = np.argsort(-np.diag(moments), kind="stable")  # the channels that matter most go first
-    factor = _inverse_factor(moments[np.ix_(order, order)])
-    left, steps = weight[order].astype(np.float64), for_each_weight(scales, weight.shape)[order]
-    rounded = np.empty_like(left)
-    for start in range(0, len(left), _BLOCK):
-        stop = min(start + _BLOCK, len(left))
-        passed_on = np.empty((stop - start, left.shape[1]))
-        for k in range(start, stop):
-            rounded[k] = grid.round(left[k].astype(np.float32) / steps[k])
-            passed_on[k - start] = (left[k] - rounded[k] * steps[k]) / factor[k, k]
-            left[k:stop] -= np.outer(factor[k, k:stop], passed_on[k - start])
-        left[stop:] -= factor[start:stop, stop:].T @ passed_on
+    order = np.argsort(np.diag(moments), kind="stable")  # from the end on: what matters most first
+    feedback = _feedback(moments[np.ix_(order, order)])
+    exact, steps = weight[order], for_each_weight(scales, weight.shape)[order]
+    rounded, errors = np.empty(weight.shape, np.float32), np.empty_like(exact)
+    for stop in range(len(exact), 0, -_BLOCK):
+        start = max(0, stop - _BLOCK)
+        wanted = exact[start:stop] + feedback[stop:, start:stop].T @ errors[stop:]
+        for k in reversed(range(start, stop)):
+            wanted[k - start] += feedback[k + 1 : stop, k] @ errors[k + 1 : stop]
+            rounded[k] = grid.round(wanted[k - start] / steps[k])
+            errors[k] = exact[k] - rounded[k] * steps[k]
     result = np.empty(weight.shape, np.float32)
     result[order] = rounded
     return result
 
 
-def _inverse_factor(moments: Moments) -> Moments:
-    """The upper U with U^T U the inverse of the damped moments; damped, for channels that never
-    vary.
+def _feedback(moments: Moments) -> Floats:
+    """The unit lower L with L D L^T the damped moments; damped, for channels that never vary.
 
-    With R R^T the moments and R upper, U is the inverse of R, which costs a fraction of inverting
-    first.
+    Its column k says how channel k makes up for the errors of those behind it.
     """
     damping = max(_DAMPING * float(np.diag(moments).mean()), 1e-12)
-    damped = moments + np.diag(np.full(len(moments), damping))
-    upper = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
-    inverse, _ = lapack.dtrtri(np.asfortranarray(upper), lower=0)
-    factor: Moments = inverse
-    return factor
+    np.fill_diagonal(moments, np.diag(moments) + damping)
+    factor: Moments = cholesky(moments.T, lower=True, overwrite_a=True, check_finite=False)
+    factor /= np.diag(factor).copy()
+    return factor.astype(np.float32)
