@@ -71,6 +71,12 @@ def graph_digest(model: ir.Model) -> str:
     return state.hexdigest()
 
 
+def same_graph(one: ir.Model, other: ir.Model) -> bool:
+    """Whether both are the same to the last weight."""
+    kinds = [[node.op_type for node in model.graph] for model in (one, other)]
+    return kinds[0] == kinds[1] and graph_digest(one) == graph_digest(other)
+
+
 def _size(model: ir.Model) -> int:
     return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
 

@@ -3,7 +3,8 @@
 ONNX Runtime on a CPU computes fp16 nodes in fp32, with casts that nobody sees: overflow stays
 invisible there. Here each 16-bit tensor becomes an fp32 one that passes through `Cast(16) ->
 Cast(32)`, so that it rounds and overflows as it does on a GPU, whose matrix products accumulate in
-fp32.
+fp32. Operands of an 8-bit product are not rounded: its kernel multiplies the 8-bit numbers, and
+nobody ever sees what they stand for.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import onnx_ir as ir
 from export.graph_edit import array, describe, set_dtype
 
 SIXTEEN_BIT = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_EIGHT_BIT = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.FLOAT8E4M3FN)
 
 
 def simulate(model: ir.Model) -> ir.Model:
@@ -22,13 +24,16 @@ def simulate(model: ir.Model) -> ir.Model:
     """
     simulated = model.clone()
     graph = simulated.graph
+    exact = {value for node in graph for value in _eight_bit_operands(node)}
     for value in list(graph.initializers.values()):
         if value.dtype in SIXTEEN_BIT and value.const_value is not None:
             value.const_value = ir.tensor(array(value).astype(np.float32), name=value.name)
             set_dtype(value, ir.DataType.FLOAT)
     for node in list(graph):
         for value in node.outputs:
-            if value.dtype in SIXTEEN_BIT:
+            if value in exact:
+                set_dtype(value, ir.DataType.FLOAT)
+            elif value.dtype in SIXTEEN_BIT:
                 _round(graph, node, value, value.dtype)
     return simulated
 
@@ -37,6 +42,22 @@ def sixteen_bit_types(model: ir.Model) -> set[ir.DataType]:
     """The 16-bit types that `model` computes in."""
     types = {value.dtype for node in model.graph for value in node.outputs}
     return {dtype for dtype in SIXTEEN_BIT if dtype in types}
+
+
+def _eight_bit_operands(node: ir.Node) -> tuple[ir.Value, ...]:
+    """Both operands of a matrix product of 8-bit numbers that nothing else reads."""
+    operands = tuple(value for value in node.inputs if value is not None)
+    if node.op_type != "MatMul" or not all(map(_is_eight_bit, operands)):
+        return ()
+    return operands
+
+
+def _is_eight_bit(value: ir.Value) -> bool:
+    node = value.producer()
+    if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+        return False
+    users = {user.op_type for user in value.consumers()}
+    return node.inputs[0].dtype in _EIGHT_BIT and users == {"MatMul"}
 
 
 def _round(graph: ir.Graph, node: ir.Node, value: ir.Value, dtype: ir.DataType) -> None:

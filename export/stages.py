@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from calibration.collect import Calibration, provenance_of
-from calibration.onnx_file import graph_digest, read_onnx, save_onnx
+from calibration.onnx_file import read_onnx, same_graph, save_onnx
 from calibration.samples import load_samples
 from calibration.table import Origin, read_table
 from runtime.backends import BuildOptions, find_backend
@@ -139,7 +139,7 @@ class PrecisionStages:
             for done, file in enumerate(files):
                 update(done, len(files))
                 graph, fp32 = ir.load(lowered / file), ir.load(shared.start.onnx / "model.onnx")
-                if graph_digest(graph) != graph_digest(fp32):  # else the export check did it
+                if not same_graph(graph, fp32):  # else the export check did it
                     found += find_faults(graph, fp32, data.evaluation, reference, limits)
             (folder / "faults.json").write_text(encode_all(found))
 
@@ -236,5 +236,5 @@ def _save_graphs(name: str, graphs: Graphs, folder: Path) -> None:
         if id(graph) not in files:
             files[id(graph)] = f"{name}.{kind}.onnx" if files else f"{name}.onnx"
             save_onnx(graph, folder / files[id(graph)])
-    wanted = {k: [files[id(graph)], how_to_measure(graph, k)] for k, graph in graphs.items()}
+    wanted = {k: [files[id(graph)], how_to_measure(graph)] for k, graph in graphs.items()}
     (folder / "graphs.json").write_text(json.dumps(wanted))

@@ -148,3 +148,51 @@ def test_simulated_rounding_is_that_of_fp16() -> None:
         expected = (values.astype(np.float16) ** 2).astype(np.float32)
     np.testing.assert_array_equal(run(simulate(graph), values), expected)
     assert np.isinf(expected[1])
+
+
+def quantised(weight: ir.DataType) -> ir.Model:
+    """fp16 around a product of two dequantised tensors, the second of them a constant."""
+    graph = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["" : 21]>
+        g (float[2,2] images) => (float[2,2] logits)
+        <float scale = {0.1}, int8[2,2] weight = {1, 2, 3, 4}> {
+            half = Cast <to = 10> (images)
+            small = QuantizeLinear <output_dtype = 3> (half, scale)
+            left = DequantizeLinear (small, scale)
+            right = DequantizeLinear (weight, scale)
+            product = MatMul (left, right)
+            logits = Cast <to = 1> (product)
+        }"""
+    )
+    for node, kind in zip(graph.graph, (10, 3, 10, 10, 10, 1), strict=True):
+        node.outputs[0].type = ir.TensorType(ir.DataType(kind))
+    scale = graph.graph.initializers["scale"]
+    scale.const_value = ir.tensor(np.array(0.1, np.float16), name="scale")
+    scale.type = ir.TensorType(ir.DataType.FLOAT16)
+    graph.graph.initializers["weight"].type = ir.TensorType(weight)
+    return graph
+
+
+def rounded_tensors(model: ir.Model) -> set[str]:
+    names = {str(node.name) for node in simulate(model).graph}
+    return {name.removesuffix("@rounded") for name in names if name.endswith("@rounded")}
+
+
+def test_operands_of_an_8_bit_product_are_not_rounded() -> None:
+    model = quantised(ir.DataType.INT8)
+    assert rounded_tensors(model) == {"half", "product"}
+    scale, weight = np.float32(np.float16(0.1)), np.array([[1, 2], [3, 4]], np.float32)
+    images = np.array([[1.05, -7.3], [0.2, 3.33]], np.float32)
+    integers = np.rint(images.astype(np.float16).astype(np.float32) / scale)
+    expected = (integers @ weight * scale * scale).astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(run(simulate(model), images), expected)
+
+
+def test_what_meets_other_numbers_than_8_bits_is_rounded() -> None:
+    """A product with a 4-bit weight is computed in 16 bits."""
+    everything = {"half", "left", "right", "product"}
+    assert rounded_tensors(quantised(ir.DataType.INT4)) == everything
+    seen = quantised(ir.DataType.INT8)
+    left = next(n.outputs[0] for n in seen.graph if n.outputs[0].name == "left")
+    seen.graph.append(ir.node("Abs", [left]))
+    assert rounded_tensors(seen) == everything
