@@ -135,10 +135,10 @@ class PrecisionStages:
             reference = load_reference(
                 shared.start.reference, data.evaluation, self.plan.source.output
             ).logits
-            found: list[Fault] = []
+            fp32, found = ir.load(shared.start.onnx / "model.onnx"), list[Fault]()
             for done, file in enumerate(files):
                 update(done, len(files))
-                graph, fp32 = ir.load(lowered / file), ir.load(shared.start.onnx / "model.onnx")
+                graph = ir.load(lowered / file)
                 if not same_graph(graph, fp32):  # else the export check did it
                     found += find_faults(graph, fp32, data.evaluation, reference, limits)
             (folder / "faults.json").write_text(encode_all(found))

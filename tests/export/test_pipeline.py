@@ -54,6 +54,8 @@ def test_bundle_holds_every_precision_proven(bundle_source: Path) -> None:
             assert (graph.accuracy.reference_top1 or 0) >= 0.97
             assert "ONNX Runtime" in graph.accuracy.measured_on
     assert "simulated" in manifest.precisions["fp16"].graphs["gpu"].accuracy.measured_on
+    fp16 = manifest.precisions["fp16"].graphs
+    assert fp16["cpu"].accuracy == fp16["gpu"].accuracy  # one graph, one proof
     assert "simulated" not in manifest.precisions["int8"].graphs["cpu"].accuracy.measured_on
     assert manifest.provenance["weights"] == "digits.safetensors"
 
