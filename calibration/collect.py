@@ -61,13 +61,15 @@ def collect(
     observers: dict[str, Observer] = {
         site: samplers[site] if method == SEARCH else METHODS[method]() for site in sites
     }
+    ends = [name for names in peaks.values() for name in names]
     largest = dict.fromkeys(peaks, 0.0)
     done = 0
     for batch in images.batches(_BATCH):
-        values = session.run([*peaks.values(), *sites], {observed.graph.inputs[0].name: batch})
-        for name, value in zip(peaks, values, strict=False):
-            largest[name] = max(largest[name], float(value))
-        for site, value in zip(sites, values[len(peaks) :], strict=True):
+        values = session.run([*ends, *sites], {observed.graph.inputs[0].name: batch})
+        seen = values[: len(ends)]
+        for name, least, most in zip(peaks, seen[::2], seen[1::2], strict=True):
+            largest[name] = max(largest[name], -float(least), float(most))
+        for site, value in zip(sites, values[len(ends) :], strict=True):
             try:
                 observers[site].update(value)
             except ValueError as error:
@@ -88,16 +90,20 @@ def provenance_of(model: ir.Model, images: ImageSet, method: str, origin: Origin
     return Provenance(origin, digest, images.digest(), images.source, len(images), method)
 
 
-def _observe_peaks(graph: ir.Graph) -> dict[str, str]:
-    """Adds the peak of every fp32 activation as an output: tensor name -> output name."""
+def _observe_peaks(graph: ir.Graph) -> dict[str, tuple[str, str]]:
+    """Adds the ends of every fp32 activation as outputs: tensor name -> names of the outputs.
+
+    Both ends, not the largest magnitude, which would be written out for every tensor first.
+    """
     activations = [(n, v) for n in graph for v in n.outputs if v.dtype == ir.DataType.FLOAT]
     outputs = {}
     for node, value in activations:
-        magnitude = ir.node("Abs", [value])
-        peak = ir.node("ReduceMax", magnitude.outputs, {"keepdims": 0})
-        graph.insert_after(node, (magnitude, peak))  # at once, so that the activation can be freed
-        _add_output(graph, peak.outputs[0], f"{value.name}@peak")
-        outputs[str(value.name)] = f"{value.name}@peak"
+        ends = [ir.node(kind, [value], {"keepdims": 0}) for kind in ("ReduceMin", "ReduceMax")]
+        graph.insert_after(node, ends)  # at once, so that the activation can be freed
+        names = (f"{value.name}@least", f"{value.name}@largest")
+        for end, name in zip(ends, names, strict=True):
+            _add_output(graph, end.outputs[0], name)
+        outputs[str(value.name)] = names
     return outputs
 
 

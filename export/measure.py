@@ -9,17 +9,17 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.onnx_file import read_onnx, to_bytes
+from calibration.onnx_file import read_onnx
 from runtime.backends import BACKENDS
 from runtime.images import ImageSet
 from runtime.latency import QUICK, measure_latency
 from runtime.manifest import EngineSpec
 
 from .progress import Update
+from .running import BATCH, outputs
 from .simulate import simulate, sixteen_bit_types
 
 BACKEND = "onnxruntime"
-BATCH = 4
 AS_IT_IS, SIMULATED = "as it is", "simulated"
 
 
@@ -38,24 +38,17 @@ def how_to_measure(model: ir.Model) -> str:
     return SIMULATED if sixteen_bit_types(model) else AS_IT_IS
 
 
-def measure_logits(
-    path: Path, how: str, spec: EngineSpec, images: ImageSet, update: Update
-) -> MeasuredLogits:
+def measure_logits(path: Path, how: str, images: ImageSet, update: Update) -> MeasuredLogits:
     """Logits of the ONNX file at `path` for every image; `how` is `AS_IT_IS` or `SIMULATED`."""
-    backend = BACKENDS[BACKEND]
+    backend, model = BACKENDS[BACKEND], ir.load(path)
     measured_on = f"ONNX Runtime {backend.version()}, {backend.device()}"
     if how == SIMULATED:
         measured_on += ", 16-bit numerics simulated"
-        onnx = to_bytes(simulate(ir.load(path)))
-    else:
-        onnx = read_onnx(path)
-    session = backend.open(onnx.graph, spec, onnx.external)
-    del onnx
+        model = simulate(model)
     parts: list[NDArray[np.float32]] = []
-    for batch in images.batches(BATCH):
-        parts.append(session.run(batch))
+    for logits, *_ in outputs(model, images):
+        parts.append(logits)
         update(min(len(parts) * BATCH, len(images)), len(images))
-    session.close()
     return MeasuredLogits(np.concatenate(parts), measured_on)
 
 

@@ -26,7 +26,10 @@ from .quantise.units import Unit
 
 MULTIPLICATIONS = 1.75e12
 """What the measurement may cost; about 10 s on 2 CPU cores."""
-FEWEST, MOST = 4, 64
+FEWEST, MOST = 2, 64
+"""Images. Large models have many tokens and outputs for errors to average over: for a ViT-B/16 two
+images put its 48 parts in the order that twelve do (rank correlation 0.96; 0.97 with four).
+"""
 _EXACT = -1
 """The element that nothing changed."""
 

@@ -169,23 +169,16 @@ class PrecisionStages:
 
     def _prove(self, file: Path, how: str) -> GraphResult:
         """Measures a graph against the reference on the evaluation images."""
-        data, spec = self.plan.data, self.plan.spec
-        reference = self.shared.start.reference
+        data, reference = self.plan.data, self.shared.start.reference
 
         def accuracy_stage(folder: Path, update: Update) -> None:
             expected = load_reference(reference, data.evaluation, self.plan.source.output)
-            measured = measure_logits(file, how, spec, data.evaluation, update)
+            measured = measure_logits(file, how, data.evaluation, update)
             accuracy = assess(measured.logits, expected, measured.measured_on)
             proof = Proof(accuracy, golden_tolerance(measured.logits, expected))
             (folder / "proof.json").write_text(encode(proof))
 
-        inputs = [
-            file.parent,
-            file.name,
-            self.shared.start.reference,
-            spec,
-            *self.shared.evaluation,
-        ]
+        inputs = [file.parent, file.name, reference, *self.shared.evaluation]
         folder = self.cache.run(f"{file.stem} accuracy, {how}", inputs, accuracy_stage)
         proof = decode(Proof, json.loads((folder / "proof.json").read_text()))
         return GraphResult(file, proof.accuracy, proof.rms_tolerance)

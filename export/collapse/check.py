@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from export.running import answers
 from export.simulate import simulate, sixteen_bit_types
 from runtime.errors import EngineError
 from runtime.images import ImageSet
@@ -20,7 +21,6 @@ from .judge import judge
 from .limits import EXPORT_ERROR, Limits
 from .moments import Observed, moments, observe
 from .places import OUTPUT, Place, find_places
-from .running import answers
 from .structure import check_grids, check_layer_norms, check_quantised_stream, check_stream
 
 IMAGES = 16

@@ -6,11 +6,11 @@ import numpy as np
 import onnx_ir as ir
 
 from export.graph_edit import add_initializer, describe
+from export.running import outputs
 from runtime.images import ImageSet
 
 from .fault import FINITE, Fault
 from .moments import Observed
-from .running import outputs
 
 _ONE = 1
 """Images at a time: every activation is summed up."""

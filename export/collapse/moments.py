@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from export.running import outputs
 from runtime.images import ImageSet
 
 from .forced import Forced
 from .places import Place
-from .running import outputs
 
 Floats = NDArray[np.float64]
 

@@ -15,15 +15,15 @@ from export.graph_edit import add_initializer, array, replace_input
 from export.passes.linears import Linear
 from export.progress import Update
 
-from .explanation import SiteExplanation, describe_channels, sqnr_db
-from .grid import Floats, best_range, fake_quantise, for_each_weight, representable_scale
-from .grid import weight_scales as search_scales
+from .explanation import SiteExplanation, describe_channels
+from .grid import Floats, for_each_weight, representable_scale
 from .qdq import quantise_activation, quantise_weight
-from .rounding import Moments, round_weights
 from .scheme import Scheme
-from .shift import shift_of, subtract
+from .shift import subtract
+from .side_by_side import side_by_side
+from .site_search import RoundedSite, search_site
 from .sites import NormSource, Site, find_sites, find_source
-from .smooth import MIN_GAIN, MIN_GAIN_OF_VALUES, search
+from .smooth import MIN_GAIN, MIN_GAIN_OF_VALUES, Smoothing, search
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,12 @@ def smooth_all(
     `update` is told sites done and sites in all.
     """
     sites, done = find_sites(graph), dict[str, Smoothed]()
-    for site in sites:
-        done[site.name] = smooth(graph, site, samples[site.name], scheme)
+
+    def search_one(site: Site) -> Smoothing | None:
+        return search_smoothing(site, samples[site.name], scheme)
+
+    for site, found in zip(sites, side_by_side(search_one, sites), strict=True):
+        done[site.name] = smooth(graph, site, samples[site.name], found)
         update(len(done), len(sites))
     return done
 
@@ -74,66 +78,44 @@ def quantise(
         update: Is told sites done and sites in all.
     """
     sites, done = find_sites(graph), list[SiteExplanation]()
-    for site in sites:
-        seen = samples[site.name]
-        done.append(_quantise_site(graph, site, seen, smoothed[site.name], scheme))
+
+    def search_one(site: Site) -> RoundedSite:
+        return search_site(site, smoothed[site.name].rows, scheme)
+
+    for site, rounded in zip(sites, side_by_side(search_one, sites), strict=True):
+        _quantise(graph, site, rounded, scheme)
+        done.append(_explain(site, samples[site.name], smoothed[site.name], rounded))
         update(len(done), len(sites))
     return tuple(done)
 
 
-def _quantise_site(
-    graph: ir.Graph, site: Site, seen: SiteSamples, smoothed: Smoothed, scheme: Scheme
-) -> SiteExplanation:
-    rows, amax, read, grid = smoothed.rows, None, site.activation, scheme.activations
-    quantised, shift = rows, np.float32(0)
-    if grid is not None:
-        amax = best_range(rows, (site.weights**2).sum(axis=1), grid)
-        shift, scale = shift_of(site, rows, amax, grid)
-        quantised = fake_quantise(rows - shift, scale, grid) + shift
-        read = subtract(graph, read, shift) if shift else read
-        read = quantise_activation(graph, read, scale, grid)
-    moments = (quantised.T @ quantised).astype(np.float64) / len(quantised)
-    noise = {}
-    for linear in site.linears:
-        expected = rows @ array(linear.weight)
-        lost = _quantise_linear(graph, linear, moments, scheme, expected, quantised, shift)
+def _quantise(graph: ir.Graph, site: Site, rounded: RoundedSite, scheme: Scheme) -> None:
+    """Puts Q/DQ on a site's activation and on its Linears' weights."""
+    read = site.activation
+    if rounded.scale is not None and scheme.activations is not None:
+        read = subtract(graph, read, rounded.shift) if rounded.shift else read
+        read = quantise_activation(graph, read, rounded.scale, scheme.activations)
+    for linear, weight in zip(site.linears, rounded.linears, strict=True):
+        if weight.correction is not None:
+            _correct_bias(graph, linear, weight.correction)
+        quantise_weight(graph, linear, weight.numbers, weight.scales, scheme.weights)
         linear.node.replace_input_with(0, read)
-        noise[linear.name] = sqnr_db(expected - expected.mean(axis=0), lost)
+
+
+def _explain(
+    site: Site, seen: SiteSamples, smoothed: Smoothed, rounded: RoundedSite
+) -> SiteExplanation:
     return SiteExplanation(
         site.name,
         smoothed.alpha,
         describe_channels(seen.channel_amax),
         describe_channels(smoothed.channel_amax),
-        None if amax is None else float(amax),
-        noise,
+        rounded.amax,
+        {
+            linear.name: weight.sqnr_db
+            for linear, weight in zip(site.linears, rounded.linears, strict=True)
+        },
     )
-
-
-def _quantise_linear(
-    graph: ir.Graph,
-    linear: Linear,
-    moments: Moments,
-    scheme: Scheme,
-    expected: Floats,
-    quantised: Floats,
-    shift: np.float32,
-) -> Floats:
-    """Rounds the weight and corrects the bias; returns what the outputs `[rows, N]` lose still.
-
-    `quantised` are the inputs on their grid, `shift` is what will be subtracted from them.
-    """
-    weight, grid = array(linear.weight), scheme.weights
-    importance = np.diag(moments).astype(np.float32)
-    scales = search_scales(weight, importance, grid, scheme.block_for(len(weight)))
-    numbers = round_weights(weight, scales, moments, grid)
-    rounded = numbers * for_each_weight(scales, weight.shape)
-    lost: Floats = expected - quantised @ rounded
-    if linear.bias is not None:
-        mean = lost.mean(axis=0)
-        _correct_bias(graph, linear, mean + shift * rounded.sum(axis=0))
-        lost -= mean
-    quantise_weight(graph, linear, numbers, scales, grid)
-    return lost
 
 
 def quantise_by_table(graph: ir.Graph, amax: Mapping[str, float], scheme: Scheme) -> None:
@@ -153,16 +135,20 @@ def quantise_by_table(graph: ir.Graph, amax: Mapping[str, float], scheme: Scheme
             quantise_weight(graph, linear, numbers, scales, scheme.weights)
 
 
-def smooth(graph: ir.Graph, site: Site, samples: SiteSamples, scheme: Scheme) -> Smoothed:
-    """Moves outliers into the weights where that pays."""
-    source, rows = find_source(site), np.ascontiguousarray(samples.rows)
-    untouched = Smoothed(rows, samples.channel_amax)
+def search_smoothing(site: Site, samples: SiteSamples, scheme: Scheme) -> Smoothing | None:
+    """What to move from a site's outliers into its weights; None where nothing can be moved."""
+    source = find_source(site)
     if source is None:
-        return untouched
+        return None
     min_gain = MIN_GAIN if isinstance(source, NormSource) else MIN_GAIN_OF_VALUES
-    found = search(samples, site.weights, scheme, min_gain)
-    if found.alpha is None:
-        return untouched
+    return search(samples, site.weights, scheme, min_gain)
+
+
+def smooth(graph: ir.Graph, site: Site, samples: SiteSamples, found: Smoothing | None) -> Smoothed:
+    """Moves it, where that pays."""
+    rows, source = np.ascontiguousarray(samples.rows), find_source(site)
+    if found is None or found.alpha is None or source is None:
+        return Smoothed(rows, samples.channel_amax)
     source.scale(graph, (1 / found.factor).astype(np.float32))
     for linear in site.linears:
         name = f"{linear.weight.name}/smoothed"
@@ -172,14 +158,10 @@ def smooth(graph: ir.Graph, site: Site, samples: SiteSamples, scheme: Scheme) ->
     return Smoothed(rows, samples.channel_amax / found.factor, found.alpha, found.factor)
 
 
-def _correct_bias(graph: ir.Graph, linear: Linear, lost: Floats) -> None:
-    """Gives back what the outputs lose on average and by the shift, `lost` float32 `[N]`.
-
-    Source: M. Nagel et al., "Data-Free Quantization", arXiv 1906.04721, section 4.2.
-    """
+def _correct_bias(graph: ir.Graph, linear: Linear, correction: Floats) -> None:
     add = linear.output.producer()
     assert linear.bias is not None
     assert add is not None
-    corrected = array(linear.bias) + lost
+    corrected = array(linear.bias) + correction
     name = f"{linear.bias.name}/corrected"
     replace_input(add, linear.bias, add_initializer(graph, name, corrected))

@@ -42,6 +42,22 @@ def test_peaks_are_the_largest_magnitudes(optimised: ir.Model, photographs: Imag
     assert table.peak["Sub"] <= 128
 
 
+def test_a_peak_may_lie_on_either_side(photographs: ImageSet) -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["" : 21]>
+        g (uint8[n, 32, 32, 3] images) => (float[n, 32, 32, 3] y) <float big = {-300}> {
+            x = Cast <to = 1> (images)
+            y = Add (x, big)
+        }"""
+    )
+    model.graph.node(0).outputs[0].dtype = ir.DataType.FLOAT
+    few = photographs.subset(range(5))
+    peak = collect(model, [], few, "minmax", ORIGIN, ignore).table.peak
+    (frames,) = few.batches(5)
+    assert peak == {"x": frames.max(), "y": 300 - int(frames.min())}
+    assert peak["y"] > peak["x"]
+
+
 def test_table_is_the_same_whatever_the_batch(
     optimised: ir.Model, photographs: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,11 +11,11 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
-from export.collapse.running import answers
 from export.graph_edit import array
 from export.onnx_export import export_onnx
 from export.passes import optimise
 from export.reference import compute_reference
+from export.running import answers
 from runtime.images import ImageSet
 from runtime.preprocess import Preprocess
 from vit.config import BlockOptions, EmbeddingOptions, ReadoutOptions, ViTConfig

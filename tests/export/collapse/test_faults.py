@@ -8,7 +8,7 @@ import pytest
 from calibration.observers import DEFAULT_METHOD
 from export.collapse import Fault, find_export_faults, find_faults
 from export.collapse.fault import EXPORT, STRUCTURE
-from export.collapse.running import answers
+from export.running import answers
 from export.simulate import simulate, sixteen_bit_types
 from runtime.metrics import measure
 

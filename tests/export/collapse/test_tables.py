@@ -7,8 +7,8 @@ import pytest
 
 from export.collapse import LIMITS, Fault, find_faults
 from export.collapse.fault import LOCAL
-from export.collapse.running import answers
 from export.precision.int8 import INT8
+from export.running import answers
 from runtime.metrics import measure
 
 from .edit import change_input

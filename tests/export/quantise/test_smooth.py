@@ -15,7 +15,7 @@ from calibration.samples import SiteSamples
 from export.onnx_export import export_onnx
 from export.passes import optimise
 from export.precision.int8 import INT8
-from export.quantise.linears import smooth
+from export.quantise.linears import search_smoothing, smooth
 from export.quantise.sites import LinearSource, NormSource, find_sites, find_source
 from export.quantise.smooth import search
 from runtime.preprocess import Preprocess
@@ -106,7 +106,8 @@ def test_outliers_move_and_the_graph_computes_the_same(
     before = run(graph, frames)
     for site in find_sites(graph.graph):
         seen = observed.samples[site.name]
-        rows = smooth(graph.graph, site, seen, INT8().scheme).rows
+        found = search_smoothing(site, seen, INT8().scheme)
+        rows = smooth(graph.graph, site, seen, found).rows
         assert np.abs(rows).max() <= 1.001 * np.abs(seen.channel_amax).max()
         if isinstance(find_source(site), NormSource):
             spread = [np.abs(r).max(axis=0).max() / np.median(np.abs(r)) for r in (rows, seen.rows)]

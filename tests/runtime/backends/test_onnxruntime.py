@@ -5,6 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
+from runtime.backends import BACKENDS
+from runtime.backends.onnxruntime import open_inference
+
+from .tiny import SPEC, tiny_frames, tiny_graph, tiny_scores
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -27,3 +34,12 @@ def test_a_process_that_may_use_one_core_computes_on_that_core(bundle_source: Pa
     )
     command = [sys.executable, "-c", code, str(bundle_source)]
     assert subprocess.run(command, capture_output=True, text=True).stdout == "1\n"
+
+
+def test_memory_is_laid_out_ahead_for_engines_and_not_for_data_sets() -> None:
+    whole = open_inference(tiny_graph())
+    engine = BACKENDS["onnxruntime"].open(tiny_graph(), SPEC)
+    assert not whole.get_session_options().enable_mem_pattern
+    assert engine._session.get_session_options().enable_mem_pattern
+    frames = tiny_frames(3)
+    assert np.array_equal(whole.run(None, {SPEC.input_name: frames})[0], tiny_scores(frames))

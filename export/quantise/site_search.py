@@ -1,0 +1,101 @@
+"""What one site's activations and weights become, by what its Linears give out.
+
+Nothing here changes the graph, so that sites can be worked on side by side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from export.graph_edit import array
+from export.passes.linears import Linear
+
+from .explanation import sqnr_db
+from .grid import Floats, best_range, fake_quantise, for_each_weight
+from .grid import weight_scales as search_scales
+from .rounding import Moments, round_weights
+from .scheme import Scheme
+from .shift import shift_of
+from .sites import Site
+
+
+@dataclass(frozen=True)
+class RoundedLinear:
+    """A Linear's weight on its grid.
+
+    Attributes:
+        numbers: float32 `[K, N]`, of the grid.
+        scales: float32 `[N]` or `[K / block, N]`.
+        correction: float32 `[N]`, to be added to the bias: what the outputs lose on average, and
+            by the shift of the inputs. None without a bias.
+        sqnr_db: Of the outputs.
+    """
+
+    numbers: Floats
+    scales: Floats
+    correction: Floats | None
+    sqnr_db: float
+
+
+@dataclass(frozen=True)
+class RoundedSite:
+    """A site's grid, and its Linears' weights.
+
+    Attributes:
+        amax: The largest magnitude that its grid represents; None where activations stay as they
+            are.
+        scale: float32 `[]`, likewise.
+        shift: What is subtracted from the activations first; 0 for nothing.
+        linears: In the order of `Site.linears`.
+    """
+
+    amax: float | None
+    scale: Floats | None
+    shift: np.float32
+    linears: tuple[RoundedLinear, ...]
+
+
+def search_site(site: Site, rows: Floats, scheme: Scheme) -> RoundedSite:
+    """Ranges, rounding and biases.
+
+    Args:
+        site: Where, after smoothing.
+        rows: float32 `[rows, K]`, samples of its activations, likewise.
+        scheme: The grids.
+    """
+    amax, scale, grid = None, None, scheme.activations
+    quantised, shift = rows, np.float32(0)
+    if grid is not None:
+        best = best_range(rows, (site.weights**2).sum(axis=1), grid)
+        shift, scale = shift_of(site, rows, best, grid)
+        quantised, amax = fake_quantise(rows - shift, scale, grid) + shift, float(best)
+    moments = (quantised.T @ quantised).astype(np.float64) / len(quantised)
+    linears = (_round(linear, moments, scheme, rows, quantised, shift) for linear in site.linears)
+    return RoundedSite(amax, scale, shift, tuple(linears))
+
+
+def _round(
+    linear: Linear,
+    moments: Moments,
+    scheme: Scheme,
+    rows: Floats,
+    quantised: Floats,
+    shift: np.float32,
+) -> RoundedLinear:
+    """`quantised` are `rows` on their grid, `shift` is what will be subtracted from them."""
+    weight, grid = array(linear.weight), scheme.weights
+    importance = np.diag(moments).astype(np.float32)
+    scales = search_scales(weight, importance, grid, scheme.block_for(len(weight)))
+    numbers = round_weights(weight, scales, moments, grid)
+    rounded = numbers * for_each_weight(scales, weight.shape)
+    expected = rows @ weight
+    lost: Floats = expected - quantised @ rounded
+    correction = None
+    if linear.bias is not None:  # M. Nagel et al., arXiv 1906.04721, section 4.2
+        mean = lost.mean(axis=0)
+        correction = mean + shift * rounded.sum(axis=0)
+        lost -= mean
+    noise = sqnr_db(expected - expected.mean(axis=0), lost)
+    return RoundedLinear(numbers, scales, correction, noise)
