@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -101,15 +102,16 @@ def _write_images(folder: Path, model: str, split: str, count: int) -> Path:
     return path
 
 
-def growth(folder: Path) -> tuple[list[Cost], list[Cost]]:
-    """With the number of images, and with the number of layers."""
-    images = [export(f"{count} images", GROWING, folder, images=count) for count in MORE_IMAGES]
-    depths = []
+def measure(folder: Path) -> Iterator[tuple[str, Cost]]:
+    """Yields which table each export belongs to, and what it cost."""
+    for model in MODELS:
+        yield "models", export(model, model, folder)
+    for images in MORE_IMAGES:
+        yield "images", export(f"{images} images", GROWING, folder, images=images)
     for depth in DEPTHS:
         config = folder / f"depth-{depth}.json"
         config.write_text(json.dumps({"depth": depth}))
-        depths.append(export(f"{depth} layers", GROWING, folder, f"--config={config}"))
-    return images, depths
+        yield "depth", export(f"{depth} layers", GROWING, folder, f"--config={config}")
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -148,21 +150,13 @@ def main() -> None:
         help="a document that gets the tables, between <!-- cost --> and <!-- /cost -->",
     )
     options = parser.parse_args()
+    report: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "machine": cpu_name()}
+    report |= {"models": [], "images": [], "depth": []}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        models = []
-        for model in MODELS:
-            models.append(export(model, model, folder))
-            print(f"{model}: {models[-1].seconds:.0f} s, {models[-1].peak_mib:.0f} MiB", flush=True)
-        images, depths = growth(folder)
-    report = {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": cpu_name(),
-        "models": [asdict(cost) for cost in models],
-        "images": [asdict(cost) for cost in images],
-        "depth": [asdict(cost) for cost in depths],
-    }
-    OUT.write_text(json.dumps(report, indent=1) + "\n")
+        for table, cost in measure(Path(name)):
+            print(f"{cost.what}: {cost.seconds:.0f} s, {cost.peak_mib:.0f} MiB", flush=True)
+            report[table].append(asdict(cost))
+            OUT.write_text(json.dumps(report, indent=1) + "\n")  # what follows takes long
     print(markdown(report), end="")
     if options.markdown is not None:
         put_into(options.markdown, "cost", markdown(report))

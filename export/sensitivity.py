@@ -24,7 +24,7 @@ from .graph_copy import copy_between, find_value
 from .graph_edit import add_initializer, describe
 from .quantise.units import Unit
 
-MULTIPLICATIONS = 1.75e12
+MULTIPLICATIONS = 0.8e12
 """What the measurement may cost; about 10 s on 2 CPU cores."""
 FEWEST, MOST = 2, 64
 """Images. Large models have many tokens and outputs for errors to average over: for a ViT-B/16 two

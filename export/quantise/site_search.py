@@ -13,7 +13,7 @@ from export.graph_edit import array
 from export.passes.linears import Linear
 
 from .explanation import sqnr_db
-from .grid import Floats, best_range, fake_quantise, for_each_weight
+from .grid import Floats, best_range, fake_quantise, for_each_weight, thin_out
 from .grid import weight_scales as search_scales
 from .rounding import Moments, round_weights
 from .scheme import Scheme
@@ -30,7 +30,7 @@ class RoundedLinear:
         scales: float32 `[N]` or `[K / block, N]`.
         correction: float32 `[N]`, to be added to the bias: what the outputs lose on average, and
             by the shift of the inputs. None without a bias.
-        sqnr_db: Of the outputs.
+        sqnr_db: Of the outputs, on some of the samples.
     """
 
     numbers: Floats
@@ -90,12 +90,17 @@ def _round(
     scales = search_scales(weight, importance, grid, scheme.block_for(len(weight)))
     numbers = round_weights(weight, scales, moments, grid)
     rounded = numbers * for_each_weight(scales, weight.shape)
-    expected = rows @ weight
-    lost: Floats = expected - quantised @ rounded
+    expected = _mean(rows) @ weight
+    lost: Floats = expected - _mean(quantised) @ rounded
+    few = thin_out(rows) @ weight
+    errors = few - thin_out(quantised) @ rounded
     correction = None
     if linear.bias is not None:  # M. Nagel et al., arXiv 1906.04721, section 4.2
-        mean = lost.mean(axis=0)
-        correction = mean + shift * rounded.sum(axis=0)
-        lost -= mean
-    noise = sqnr_db(expected - expected.mean(axis=0), lost)
-    return RoundedLinear(numbers, scales, correction, noise)
+        correction = lost + shift * rounded.sum(axis=0)
+        errors -= lost
+    return RoundedLinear(numbers, scales, correction, sqnr_db(few - expected, errors))
+
+
+def _mean(rows: Floats) -> Floats:
+    mean: Floats = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return mean

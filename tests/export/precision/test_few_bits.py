@@ -9,7 +9,6 @@ import onnx_ir as ir
 import pytest
 
 from calibration.collect import Calibration
-from calibration.onnx_file import to_bytes
 from export.precision import find_precision
 from export.quantise.qdq import BLOCKS_OPSET
 from export.simulate import simulate
@@ -83,7 +82,7 @@ def test_searching_beats_rounding_to_the_nearest(
 def test_engines_are_built_of_them(
     optimised: ir.Model, calibration: Calibration, variant: Variant, name: str
 ) -> None:
-    content = to_bytes(find_precision(name).lower(optimised, calibration)["gpu"])
+    graph = ir.to_proto(find_precision(name).lower(optimised, calibration)["gpu"])
     outputs = variant.config.num_classes
     spec = EngineSpec("images", "logits", variant.preprocess.shape, outputs, (1, 2, 4))
-    assert len(RTX.compile(content.graph, spec, BuildOptions())) > 100_000
+    assert len(RTX.compile(graph.SerializeToString(), spec, BuildOptions())) > 100_000
