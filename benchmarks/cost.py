@@ -1,11 +1,12 @@
 """What an export costs: time and memory of each stage, and how they grow.
 
-    python -m benchmarks.cost [--markdown FILE]
+    python -m benchmarks.cost [--markdown FILE] [--only WHAT ...]
 
 Exports ViT-Ti, S, B and L with random weights as `vit-edge export` does, from nothing, each in a
 process of its own: fp32, fp16 and int8 with 128 calibration and 128 evaluation images, and the
 engines of every TensorRT that builds here. Then ViT-Ti with more images and with more layers.
-Writes `benchmarks/results/cost.json`; the whole takes half an hour on 2 cores.
+Writes `benchmarks/results/cost.json` after each; the whole takes half an hour on 2 cores.
+`--only vit_base_patch16_224` measures that row again and keeps the others.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,14 @@ class Cost:
         seconds: From the start of the process to its end.
         peak_mib: The largest resident memory.
         stages: Seconds of each stage, in the order in which they ran.
+        date: Of the day.
     """
 
     what: str
     seconds: float
     peak_mib: float
     stages: dict[str, float]
+    date: str
 
 
 def export(what: str, model: str, folder: Path, *options: str, images: int = IMAGES) -> Cost:
@@ -63,7 +66,7 @@ def export(what: str, model: str, folder: Path, *options: str, images: int = IMA
         RuntimeError: with the last line of what it said, if it fails.
     """
     calibration, evaluation = (
-        _write_images(folder, model, split, images) for split in ("calibration", "evaluation")
+        write_images(folder, model, split, images) for split in ("calibration", "evaluation")
     )
     with tempfile.TemporaryDirectory(dir=folder) as fresh:
         command = [
@@ -78,7 +81,8 @@ def export(what: str, model: str, folder: Path, *options: str, images: int = IMA
         seconds, said = time.perf_counter() - start, log.read_text()
     if status:
         raise RuntimeError(f"{what}: {said.strip().splitlines()[-1]}")
-    return Cost(what, round(seconds, 1), round(usage.ru_maxrss / 1024), stages_of(said))
+    today = time.strftime("%Y-%m-%d")
+    return Cost(what, round(seconds, 1), round(usage.ru_maxrss / 1024), stages_of(said), today)
 
 
 def stages_of(said: str) -> dict[str, float]:
@@ -90,35 +94,67 @@ def stages_of(said: str) -> dict[str, float]:
     return stages
 
 
-def _write_images(folder: Path, model: str, split: str, count: int) -> Path:
-    """Crops of the sample photographs; where there are too few of them, all again, mirrored and
-    turned: what they cost does not depend on what they show.
+def write_images(folder: Path, model: str, split: str, count: int) -> Path:
+    """Crops of the sample photographs; where there are too few of them, all again, turned and
+    mirrored: what they cost does not depend on what they show.
     """
     preprocess = find_variant(model).preprocess
     crops = np.concatenate(list(samples(split, preprocess).batches(IMAGES)))
-    turned = [crops, crops[:, :, ::-1], crops[:, ::-1], crops[:, ::-1, ::-1]]
+    turned = [np.rot90(side, k, (1, 2)) for side in (crops, crops[:, :, ::-1]) for k in range(4)]
+    images = np.concatenate(turned)[:count]
+    if len(images) < count:
+        raise ValueError(f"{count} images are too many: there are {len(images)}")
     path = folder / f"{split}-{preprocess.shape[0]}-{count}.npz"
-    np.savez(path, images=np.concatenate(turned)[:count])
+    np.savez(path, images=images)
     return path
 
 
-def measure(folder: Path) -> Iterator[tuple[str, Cost]]:
-    """Yields which table each export belongs to, and what it cost."""
-    for model in MODELS:
-        yield "models", export(model, model, folder)
-    for images in MORE_IMAGES:
-        yield "images", export(f"{images} images", GROWING, folder, images=images)
-    for depth in DEPTHS:
-        config = folder / f"depth-{depth}.json"
-        config.write_text(json.dumps({"depth": depth}))
-        yield "depth", export(f"{depth} layers", GROWING, folder, f"--config={config}")
+@dataclass(frozen=True)
+class Row:
+    """An export to measure, and the table that it belongs to."""
+
+    table: str
+    what: str
+    model: str
+    images: int = IMAGES
+    depth: int | None = None
+
+    def measure(self, folder: Path) -> Cost:
+        """Exports it."""
+        if self.depth is None:
+            return export(self.what, self.model, folder, images=self.images)
+        config = folder / f"depth-{self.depth}.json"
+        config.write_text(json.dumps({"depth": self.depth}))
+        return export(self.what, self.model, folder, f"--config={config}", images=self.images)
+
+
+ROWS = (
+    *(Row("models", model, model) for model in MODELS),
+    *(Row("images", f"{images} images", GROWING, images=images) for images in MORE_IMAGES),
+    *(Row("depth", f"{depth} layers", GROWING, depth=depth) for depth in DEPTHS),
+)
+
+
+def add(report: dict[str, Any], row: Row, cost: Cost) -> None:
+    """Puts a row into its table, in the place of an earlier one of that name."""
+    rows = {found["what"]: found for found in report.setdefault(row.table, [])}
+    rows[row.what] = asdict(cost)
+    order = [planned.what for planned in ROWS]
+    report[row.table] = sorted(rows.values(), key=lambda found: order.index(found["what"]))
+
+
+def read_report(file: Path) -> dict[str, Any]:
+    """What was measured on this machine before."""
+    before = json.loads(file.read_text()) if file.is_file() else {}
+    return before if before.get("machine") == cpu_name() else {"machine": cpu_name()}
 
 
 def markdown(report: dict[str, Any]) -> str:
     """The tables."""
-    models = [Cost(**cost) for cost in report["models"]]
+    models = [Cost(**cost) for cost in report.get("models", ())]
     names = list(dict.fromkeys(stage for cost in models for stage in cost.stages))
-    lines = [f"{report['machine']}, {report['date']}.", ""]
+    dates = sorted({cost["date"] for row in ROWS for cost in report.get(row.table, ())})
+    lines = [f"{report['machine']}, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}.", ""]
     lines += _row("stage, in seconds", *(cost.what for cost in models))
     lines += ["| --- " * (len(models) + 1) + "|"]
     for name in names:
@@ -126,12 +162,24 @@ def markdown(report: dict[str, Any]) -> str:
     lines += _row("**all, in seconds**", *(f"**{cost.seconds:.0f}**" for cost in models))
     lines += _row("**most memory, in MiB**", *(f"**{cost.peak_mib:.0f}**" for cost in models))
     for title in ("images", "depth"):
-        costs = [Cost(**cost) for cost in report[title]]
+        costs = [Cost(**cost) for cost in report.get(title, ())]
         lines += ["", *_row(GROWING, *(cost.what for cost in costs))]
         lines += ["| --- " * (len(costs) + 1) + "|"]
         lines += _row("seconds", *(f"{cost.seconds:.1f}" for cost in costs))
+        lines += _row("on a straight line", *(f"{seconds:.1f}" for seconds in straight(costs)))
         lines += _row("most memory, in MiB", *(f"{cost.peak_mib:.0f}" for cost in costs))
     return "\n".join(lines) + "\n"
+
+
+def straight(costs: Sequence[Cost]) -> list[float]:
+    """The seconds that a straight line through all would give: least squares over the number with
+    which `what` begins.
+    """
+    numbers = [float(cost.what.split()[0]) for cost in costs]
+    if len(costs) < 2:
+        return [cost.seconds for cost in costs]
+    slope, start = np.polyfit(numbers, [cost.seconds for cost in costs], 1)
+    return [float(start + slope * number) for number in numbers]
 
 
 def _row(*cells: str) -> list[str]:
@@ -149,13 +197,22 @@ def main() -> None:
         type=Path,
         help="a document that gets the tables, between <!-- cost --> and <!-- /cost -->",
     )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="WHAT",
+        choices=[row.what for row in ROWS],
+        help="the rows to measure; those that were measured before stay (default: all, anew)",
+    )
     options = parser.parse_args()
-    report: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "machine": cpu_name()}
-    report |= {"models": [], "images": [], "depth": []}
+    report = read_report(OUT) if options.only else {"machine": cpu_name()}
     with tempfile.TemporaryDirectory() as name:
-        for table, cost in measure(Path(name)):
+        for row in ROWS:
+            if options.only and row.what not in options.only:
+                continue
+            cost = row.measure(Path(name))
             print(f"{cost.what}: {cost.seconds:.0f} s, {cost.peak_mib:.0f} MiB", flush=True)
-            report[table].append(asdict(cost))
+            add(report, row, cost)
             OUT.write_text(json.dumps(report, indent=1) + "\n")  # what follows takes long
     print(markdown(report), end="")
     if options.markdown is not None:

@@ -29,7 +29,7 @@ def write_bundle(out: Path, manifest: Manifest, files: Mapping[str, Path]) -> Bu
     Args:
         out: The bundle's folder.
         manifest: The manifest; its `files` are filled in here.
-        files: Path inside the bundle -> the file to copy.
+        files: Path inside the bundle -> the file that goes there; its content must not change.
 
     Raises:
         InputError: if `out` is something else than a bundle.
@@ -41,7 +41,7 @@ def write_bundle(out: Path, manifest: Manifest, files: Mapping[str, Path]) -> Bu
         for name, source in files.items():
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+            _place(source, target)
             entries[name] = FileEntry(file_sha256(target), target.stat().st_size)
         raw = encode(replace(manifest, files=entries)).encode()
         (folder / MANIFEST).write_bytes(raw)
@@ -50,6 +50,17 @@ def write_bundle(out: Path, manifest: Manifest, files: Mapping[str, Path]) -> Bu
         _sync(folder)
         _swap(folder, out)
     return Bundle.open(out)
+
+
+def _place(source: Path, target: Path) -> None:
+    """A second name of the same file, where the file system allows it: engines are large, and
+    nobody writes into them. Who does so damages the stage cache too, which notices and makes the
+    file again.
+    """
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
 
 
 def require_replaceable(out: Path) -> None:

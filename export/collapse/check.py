@@ -25,6 +25,8 @@ from .structure import check_grids, check_layer_norms, check_quantised_stream, c
 
 IMAGES = 16
 """As many as are looked at. Errors are averaged over tokens, which few images give plenty of."""
+EXPORT_IMAGES = 4
+"""Enough to tell a wrong graph before the work begins: its answers to all images are wrong."""
 
 Answers = NDArray[np.float32]
 
@@ -35,10 +37,10 @@ def find_export_faults(fp32: ir.Model, images: ImageSet, reference: Answers) -> 
 
     Args:
         fp32: The graph.
-        images: Unlabelled; `IMAGES` of them, spread evenly, are looked at.
+        images: Unlabelled; `EXPORT_IMAGES` of them, spread evenly, are looked at.
         reference: PyTorch's answers to `images`, float32 `[N, outputs]`.
     """
-    images, reference = _choose(images, reference)
+    images, reference = _choose(images, reference, EXPORT_IMAGES)
     try:
         logits = answers(fp32, images)
     except EngineError as error:
@@ -60,7 +62,7 @@ def find_faults(
         reference: PyTorch's answers to `images`, float32 `[N, outputs]`.
         limits: A row of `LIMITS`.
     """
-    images, reference = _choose(images, reference)
+    images, reference = _choose(images, reference, IMAGES)
     places = find_places(fp32.graph)
     lost = [*check_stream(lowered.graph, places)]
     faults = [
@@ -74,8 +76,8 @@ def find_faults(
     return tuple(faults)
 
 
-def _choose(images: ImageSet, reference: Answers) -> tuple[ImageSet, Answers]:
-    count = min(IMAGES, len(images))
+def _choose(images: ImageSet, reference: Answers, most: int) -> tuple[ImageSet, Answers]:
+    count = min(most, len(images))
     positions = np.linspace(0, len(images) - 1, count).astype(int)
     return images.subset(positions.tolist()), reference[positions]
 

@@ -74,7 +74,7 @@ _COLUMNS: dict[str, _Show] = {
     "size": lambda r: _DASH if r.bytes is None else mebibytes(r.bytes),
     "calls": lambda r: _number(r.calls, ",d"),
     "busy cores": lambda r: _number(r.cores, ".2f"),
-    "status": lambda r: escape(r.status),
+    "status": lambda r: _DASH if r.status == OK else escape(r.status),
 }
 
 

@@ -45,7 +45,7 @@ table { border-collapse: collapse; font-size: .875rem; width: 100%;
   font-variant-numeric: tabular-nums; }
 th, td { padding: 6px 9px; vertical-align: top; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--grid); }
-th { color: var(--soft); font-weight: 500; vertical-align: bottom; }
+th { color: var(--soft); font-weight: 500; vertical-align: bottom; white-space: normal; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
   background: var(--card); padding-left: var(--pad); }
 tr.best td { font-weight: 650; } td.wrong { color: var(--bad); white-space: normal;

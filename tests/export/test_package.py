@@ -15,21 +15,20 @@ from export.package import recover, write_bundle
 from runtime.bundle import Bundle
 from runtime.errors import InputError
 
-KILLED_WHILE_COPYING = """
-import os, shutil, signal, sys
-from pathlib import Path
-from export.package import write_bundle
+KILLED_MIDWAY = """
+import os, signal, sys
+from export import package
 from runtime.bundle import Bundle
 
-copied, copy = [], shutil.copyfile
-def copy_or_die(source, target):
-    if len(copied) == 2:
+placed, place = [], package._place
+def place_or_die(source, target):
+    if len(placed) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    copied.append(copy(source, target))
-shutil.copyfile = copy_or_die
+    placed.append(place(source, target))
+package._place = place_or_die
 bundle = Bundle.open(sys.argv[1])
 files = {name: bundle.path / name for name in bundle.manifest.files}
-write_bundle(bundle.path, bundle.manifest, files)
+package.write_bundle(bundle.path, bundle.manifest, files)
 """
 
 
@@ -46,6 +45,24 @@ def test_a_bundle_is_written_whole_and_verified(bundle: Path, tmp_path: Path) ->
     written.verify()
     assert written.digest == Bundle.open(bundle).digest
     assert siblings(tmp_path / "new") == []
+
+
+def no_links(source: Path, target: Path) -> None:
+    raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+
+def test_files_take_their_room_once_where_the_file_system_can(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Bundle.open(bundle)
+    name = next(iter(source.manifest.files))
+    linked = rewrite(source, tmp_path / "linked")
+    assert (linked.path / name).samefile(source.path / name)
+    monkeypatch.setattr(os, "link", no_links)
+    copied = rewrite(source, tmp_path / "copied")
+    assert not (copied.path / name).samefile(source.path / name)
+    copied.verify()
+    assert copied.digest == linked.digest
 
 
 @pytest.mark.parametrize("exchange", [True, False])
@@ -73,6 +90,7 @@ def test_a_full_disk_leaves_the_old_bundle(
         target.write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    monkeypatch.setattr(os, "link", no_links)
     monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(OSError, match="No space"):
         rewrite(source, out)
@@ -83,7 +101,7 @@ def test_a_full_disk_leaves_the_old_bundle(
 
 def test_a_kill_leaves_the_old_bundle_and_the_next_export_clears_up(bundle: Path) -> None:
     digest = Bundle.open(bundle).digest
-    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_COPYING, str(bundle)], check=False)
+    killed = subprocess.run([sys.executable, "-c", KILLED_MIDWAY, str(bundle)], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert siblings(bundle)
     assert Bundle.open(bundle).digest == digest
