@@ -192,21 +192,21 @@ def main() -> None:
     machine, watch = describe_machine(versions.items()), Watch()
     overhead = binding_overhead(bundle.golden().images)
     print(f"LoadGen's binding adds {1e3 * overhead:.0f} us to a query")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for candidate in candidates:
         with Engine.load(arguments.bundle, candidate.precision, candidate.backend.name) as engine:
             rows.append(compare(engine, bundle.golden().images, arguments))
         ratios = ", ".join(f"{k} {v:.3f}" for k, v in rows[-1]["loadgen_to_ours"].items())
         print(f"{candidate}: LoadGen's by ours: {ratios}", flush=True)
-    result = {
-        "model": bundle.manifest.name,
-        "settings": {k: v for k, v in vars(arguments).items() if k != "bundle"},
-        "binding_overhead_ms": overhead,
-        "machine": asdict(machine),
-        "interference": asdict(watch.read()),
-        "rows": rows,
-    }
-    OUT.write_text(json.dumps(result, indent=2) + "\n")
+        result = {
+            "model": bundle.manifest.name,
+            "settings": {k: v for k, v in vars(arguments).items() if k != "bundle"},
+            "binding_overhead_ms": overhead,
+            "machine": asdict(machine),
+            "interference": asdict(watch.read()),
+            "rows": rows,
+        }
+        OUT.write_text(json.dumps(result, indent=2) + "\n")  # what follows takes minutes
 
 
 if __name__ == "__main__":

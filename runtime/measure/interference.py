@@ -78,7 +78,7 @@ class Watch:
         known = len(rows) == len(self._cores) and any(map(sum, rows))
         return _Clock(
             time.perf_counter(),
-            time.process_time(),
+            sum(os.times()[:4]),  # its finished children are the measurement too
             busy if known else None,
             stolen if known else None,
         )

@@ -26,14 +26,16 @@ def test_the_time_of_others_on_our_cores_is_counted(
     stat(file, f"cpu0 {9 * tick} 0 0 0 0 0 0 0", f"cpu1 {tick} 0 0 {tick} 0 0 0 0")
     clock = iter([100.0, 110.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    own = iter([50.0, 52.0])
-    monkeypatch.setattr(time, "process_time", lambda: next(own))
+    own = iter([(40.0, 5.0, 5.0, 0.0, 0.0), (41.0, 5.5, 5.25, 0.25, 0.0)])
+    monkeypatch.setattr(os, "times", lambda: next(own))
     watch = Watch()
     stat(
         file, f"cpu0 {99 * tick} 0 0 0 0 0 0 0", f"cpu1 {6 * tick} {tick} 0 {9 * tick} 0 0 0 {tick}"
     )
     found = watch.read()
-    assert found.others == pytest.approx((6 - 2) / 10)  # user and nice less our own
+    assert found.others == pytest.approx(
+        (6 - 2) / 10
+    )  # user and nice less our own and our children's
     assert found.stolen == pytest.approx(1 / 10)
     assert found.busy
 
