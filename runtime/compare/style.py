@@ -22,7 +22,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 20px 16px 48px; }
+main { max-width: 1280px; margin: 0 auto; padding: 20px 16px 48px; }
 header { margin: 4px 0 18px; }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.05rem; margin: 0 0 4px; }
@@ -41,16 +41,17 @@ p { margin: 0 0 10px; } .soft, figcaption { color: var(--soft); font-size: .875r
 .charts .card { break-inside: avoid; }
 figure { margin: 0; } figcaption { margin: 0 0 8px; }
 .scroll { overflow-x: auto; margin: 0 calc(-1 * var(--pad)); }
-table { border-collapse: collapse; font-size: .875rem; width: 100%;
+table { border-collapse: collapse; font-size: .8rem; width: 100%;
   font-variant-numeric: tabular-nums; }
-th, td { padding: 6px 9px; vertical-align: top; text-align: right; white-space: nowrap;
+th, td { padding: 6px 5px; vertical-align: top; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--grid); }
 th { color: var(--soft); font-weight: 500; vertical-align: bottom; white-space: normal; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
   background: var(--card); padding-left: var(--pad); }
+th:last-child, td:last-child { padding-right: 12px; }
 tr.best td { font-weight: 650; } td.wrong { color: var(--bad); white-space: normal;
   min-width: 18em; text-align: left; }
-.pm { display: block; color: var(--soft); font-size: .78rem; font-weight: 400; }
+.pm { display: block; color: var(--soft); font-size: .7rem; font-weight: 400; }
 dl.plain { display: grid; grid-template-columns: minmax(7em, auto) 1fr; gap: 4px 16px; margin: 0;
   font-size: .875rem; } dl.plain dt { color: var(--soft); }
 dl.plain dd { margin: 0; overflow-wrap: anywhere; }
