@@ -202,14 +202,13 @@ def main() -> None:
         nargs="+",
         metavar="WHAT",
         choices=[row.what for row in ROWS],
-        help="the rows to measure; those that were measured before stay (default: all, anew)",
+        help="the rows to measure; those measured on this machine before stay (default: all, anew)",
     )
     options = parser.parse_args()
+    rows = [row for row in ROWS if not options.only or row.what in options.only]
     report = read_report(OUT) if options.only else {"machine": cpu_name()}
     with tempfile.TemporaryDirectory() as name:
-        for row in ROWS:
-            if options.only and row.what not in options.only:
-                continue
+        for row in rows:
             cost = row.measure(Path(name))
             print(f"{cost.what}: {cost.seconds:.0f} s, {cost.peak_mib:.0f} MiB", flush=True)
             add(report, row, cost)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_WARM_UP_SECONDS = 0.06
+SETTLE_SECONDS = 0.06
+"""How long calls do not count after a start or a change of engine."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,17 @@ class Latency:
     p99_ms: float
 
 
-def measure_latency(call: Callable[[], object], effort: Effort = THOROUGH) -> Latency:
-    """Times `call`, after a warm-up: at least one call and 60 ms, as `runtime.measure.rounds`."""
+def settle(call: Callable[[], object], seconds: float = SETTLE_SECONDS) -> None:
+    """Calls for so long, once at least."""
     start = time.perf_counter()
     call()
-    while time.perf_counter() - start < _WARM_UP_SECONDS:
+    while time.perf_counter() - start < seconds:
         call()
+
+
+def measure_latency(call: Callable[[], object], effort: Effort = THOROUGH) -> Latency:
+    """Times `call`, after it has settled."""
+    settle(call)
     times: list[float] = []
     start = time.perf_counter()
     while len(times) < effort.most_runs and (

@@ -145,8 +145,9 @@ def search_smoothing(site: Site, samples: SiteSamples, scheme: Scheme) -> Smooth
 
 
 def smooth(graph: ir.Graph, site: Site, samples: SiteSamples, found: Smoothing | None) -> Smoothed:
-    """Moves it, where that pays."""
-    rows, source = np.ascontiguousarray(samples.rows), find_source(site)
+    """Moves what was found, where that pays."""
+    rows = np.ascontiguousarray(samples.rows)
+    source = find_source(site)  # again: sites before this one may have replaced its weight since
     if found is None or found.alpha is None or source is None:
         return Smoothed(rows, samples.channel_amax)
     source.scale(graph, (1 / found.factor).astype(np.float32))

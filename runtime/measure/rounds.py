@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BackendError, EngineError
+from ..latency import SETTLE_SECONDS, settle
 
 SINGLE_STREAM, OFFLINE = "SingleStream", "Offline"
 """MLPerf's scenarios: one sample in flight, judged by the p90 of its latency; all samples at hand,
@@ -50,7 +51,7 @@ class Schedule:
     seconds: float
     calls: int
     rounds: int = 12
-    settle_s: float = 0.06
+    settle_s: float = SETTLE_SECONDS
 
     @property
     def slot_s(self) -> float:
@@ -102,7 +103,7 @@ class _Slots:
     wall_s: float = 0.0
 
     def run(self, schedule: Schedule) -> None:
-        _settle(self.call, schedule.settle_s)
+        settle(self.call, schedule.settle_s)
         cpu, wall = time.process_time(), time.perf_counter()
         self.rounds.append(_time_calls(self.call, schedule.slot_s, schedule.slot_calls))
         self.cpu_s += time.process_time() - cpu
@@ -145,13 +146,6 @@ def _rotated(keys: list[Key], by: int) -> Iterator[Key]:
     turn, shift = divmod(by, len(keys))
     order = keys[shift:] + keys[:shift]
     yield from order if turn % 2 == 0 else reversed(order)
-
-
-def _settle(call: Call, seconds: float) -> None:
-    start = time.perf_counter()
-    call()
-    while time.perf_counter() - start < seconds:
-        call()
 
 
 def _time_calls(call: Call, seconds: float, least: int) -> NDArray[np.float64]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -39,6 +41,17 @@ def test_latency_counts_its_calls() -> None:
     assert latency.runs == 7
     assert len(calls) > latency.runs
     assert latency.p50_ms <= latency.p90_ms <= latency.p99_ms
+
+
+@pytest.mark.parametrize(("took", "uncounted"), [(0.07, 1), (0.025, 3), (0.01, 6)])
+def test_calls_do_not_count_until_time_has_passed(
+    monkeypatch: pytest.MonkeyPatch, took: float, uncounted: int
+) -> None:
+    calls: list[float] = []
+    monkeypatch.setattr(time, "perf_counter", lambda: len(calls) * took)
+    latency = measure_latency(lambda: calls.append(took), Effort(runs=2, seconds=0.0))
+    assert latency.runs == 2
+    assert len(calls) - latency.runs == uncounted
 
 
 def test_few_images_of_one_class_are_judged_by_the_spread_of_all() -> None:

@@ -33,9 +33,8 @@ def test_the_time_of_others_on_our_cores_is_counted(
         file, f"cpu0 {99 * tick} 0 0 0 0 0 0 0", f"cpu1 {6 * tick} {tick} 0 {9 * tick} 0 0 0 {tick}"
     )
     found = watch.read()
-    assert found.others == pytest.approx(
-        (6 - 2) / 10
-    )  # user and nice less our own and our children's
+    # user and nice, less our own and our children's
+    assert found.others == pytest.approx((6 - 2) / 10)
     assert found.stolen == pytest.approx(1 / 10)
     assert found.busy
 
