@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from calibration.onnx_file import weights_file
@@ -17,8 +18,10 @@ from runtime.manifest import (
     FileEntry,
     Graph,
     Manifest,
+    PlanSummary,
     PrecisionEntry,
 )
+from runtime.tools.plan.engine_plan import EnginePlan, decode_plan
 
 from .cache import tool_versions
 from .measure import LatencyHere
@@ -49,12 +52,28 @@ class GraphResult:
 
 @dataclass(frozen=True)
 class EngineResult:
-    """An engine that was built here."""
+    """An engine that was built here.
+
+    Attributes:
+        form: The form of the graph that it was built from.
+        plan_file: What its builder compiled, as `EnginePlan.encode` writes it; None if that is not
+            known.
+    """
 
     file: Path
     target: Target
     version: str
     compute_capabilities: tuple[str, ...]
+    form: Mapping[str, str]
+    plan_file: Path | None
+
+    @cached_property
+    def plan(self) -> EnginePlan | None:
+        return None if self.plan_file is None else decode_plan(self.plan_file.read_bytes())
+
+    @cached_property
+    def summary(self) -> PlanSummary | None:
+        return None if self.plan is None else self.plan.summary()
 
 
 @dataclass(frozen=True)
@@ -134,10 +153,22 @@ def _entry(result: PrecisionResult, files: dict[str, Path]) -> PrecisionEntry:
         graphs[kind] = Graph(name, tuple(external), graph.accuracy, graph.rms_tolerance)
     engines = []
     for engine in result.engines:
-        name = f"engines/{result.name}.{engine.target}.engine"
+        stem = f"engines/{result.name}.{engine.target}"
+        name, plan_name = f"{stem}.engine", ""
         files[name] = engine.file
+        if engine.plan_file is not None:
+            plan_name = f"{stem}.plan.json"
+            files[plan_name] = engine.plan_file
         engines.append(
-            EngineEntry(name, engine.target.backend, engine.version, engine.compute_capabilities)
+            EngineEntry(
+                name,
+                engine.target.backend,
+                engine.version,
+                engine.compute_capabilities,
+                dict(engine.form),
+                plan_name,
+                engine.summary,
+            )
         )
     raised = result.raised
     units, reason = (raised.units, raised.reason) if raised else ((), "")

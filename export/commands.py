@@ -54,6 +54,12 @@ def attach(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         metavar="T",
         help="as tensorrt-rtx or tensorrt-rtx:8.9,12.0 (default: all)",
     )
+    parser.add_argument(
+        "--effort",
+        metavar="E",
+        help="fast (builds each engine once) or default (tries several equivalent forms of the "
+        "graph, and estimates latencies)",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: build/MODEL")
     parser.add_argument(
         "--output", metavar="O", help="logits (default) or features: what the head reads"
@@ -175,6 +181,7 @@ def run_export(arguments: argparse.Namespace) -> int:
         "calibration_size": arguments.calibration_size,
         "method": arguments.calibration_method,
         "seed": arguments.seed,
+        "effort": arguments.effort,
     }
     request = ExportRequest(**{name: value for name, value in given.items() if value is not None})
     try:

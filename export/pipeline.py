@@ -118,7 +118,7 @@ def _run_precision(name: str, plan: Plan, shared: Shared, cache: StageCache) -> 
     if "cpu" in attempt.graphs:
         result = replace(result, latency=stages.measure_latency(attempt.graphs["cpu"].file))
     try:
-        file = attempt.graphs["gpu"].file
-        return replace(result, engines=tuple(stages.build(file, t) for t in plan.targets))
+        graph = attempt.graphs["gpu"]
+        return replace(result, engines=tuple(stages.build(graph, t) for t in plan.targets))
     except EngineError as error:
         return replace(result, problem=str(error))

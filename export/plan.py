@@ -21,6 +21,12 @@ from .package import require_replaceable
 from .precision import DEFAULT_PRECISIONS, find_precision
 from .sources import ModelSource, find_source
 
+FAST, DEFAULT_EFFORT = "fast", "default"
+EFFORTS = (FAST, DEFAULT_EFFORT)
+"""Fast builds each engine once, in the form that is best for most; by default several equivalent
+forms of the graph are tried, and built again for estimates of latency.
+"""
+
 
 @dataclass(frozen=True)
 class ExportRequest:
@@ -45,6 +51,7 @@ class ExportRequest:
     calibration_size: int = 128
     method: str = DEFAULT_METHOD
     seed: int = 0
+    effort: str = DEFAULT_EFFORT
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,7 @@ class Plan:
     calibration_size: int
     method: str
     seed: int
+    effort: str
     notes: tuple[str, ...]
 
 
@@ -90,6 +98,8 @@ def make_plan(request: ExportRequest) -> Plan:
     for precision in request.precisions:
         find_precision(precision)
     require_method(request.method)
+    if request.effort not in EFFORTS:
+        raise InputError(f"unknown effort {request.effort!r}: choose from {', '.join(EFFORTS)}")
     if request.calibration_size < 1:
         raise InputError(f"--calibration-size {request.calibration_size}: give at least 1")
     if not 0 <= request.seed < 1 << 63:
@@ -123,6 +133,7 @@ def make_plan(request: ExportRequest) -> Plan:
         calibration_size=request.calibration_size,
         method=request.method,
         seed=request.seed,
+        effort=request.effort,
         notes=(*_describe(source, data), *notes),
     )
 

@@ -11,10 +11,24 @@ from typing import Any
 
 from runtime.display import mebibytes, percent, print_table
 from runtime.schema import encode
+from runtime.tools.plan.devices import PORTABLE
+from runtime.tools.plan.show import (
+    ESTIMATE_COLUMNS,
+    NOTE,
+    PLAN_COLUMNS,
+    EstimateRow,
+    advice,
+    estimate_cells,
+    estimate_rows,
+    plan_cells,
+    shortfall,
+)
 
-from .assemble import PrecisionResult
+from .assemble import EngineResult, PrecisionResult
+from .engines import devices_for
 from .explain import ABOUT, draw, explain
 from .explain import COLUMNS as EXPLAINED
+from .forms import DEFAULT
 from .measure import LatencyHere
 from .plan import Plan
 from .search import count_parts
@@ -29,7 +43,16 @@ MORE_COLUMNS = (
     "worst error",
     "measured on",
 )
-ENGINE_COLUMNS = ("precision", "target", "version", "size", "status")
+ENGINE_COLUMNS = ("precision", "target", "size", "Linear work in", "fused", "a block", "status")
+ENGINE_ROWS = ("precision", "target", "version", "form", *PLAN_COLUMNS)
+
+ABOUT_PLANS = (
+    "What the builder compiled, by its own listing: the type that the Linears' multiplications "
+    "run in; attentions that run as one kernel; kernels that a call launches, and from one "
+    "attention to the next; layers whose weights are widened at every call; kernels that only "
+    "bring numbers to another place; waits between streams; bytes that kernels read and write in "
+    "one call."
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +67,9 @@ class Report:
     repairs: tuple[str, ...]
     explanations: dict[str, tuple[tuple[str, ...], ...]]
     engines: tuple[tuple[str, ...], ...]
+    plans: tuple[tuple[str, ...], ...]
+    estimates: tuple[tuple[str, ...], ...]
+    advice: tuple[str, ...]
     passes: tuple[dict[str, Any], ...]
     oracle: str
     results: tuple[dict[str, Any], ...]
@@ -53,6 +79,7 @@ class Report:
 def make_report(plan: Plan, results: list[PrecisionResult], passes: list[dict[str, Any]]) -> Report:
     """Collects the results. The export is good if no precision has a problem."""
     good = all(result.problem is None for result in results)
+    estimates = _estimates(plan, results)
     return Report(
         title=f"{plan.source.name}: {'shipped to' if good else 'NOT shipped to'} {plan.out}",
         notes=plan.notes,
@@ -66,11 +93,10 @@ def make_report(plan: Plan, results: list[PrecisionResult], passes: list[dict[st
             if result.raised
         ),
         explanations={r.name: tuple(explain(r)) for r in results if r.quantising},
-        engines=tuple(
-            (result.name, str(e.target), e.version, _size(e.file), "built; not run here")
-            for result in results
-            for e in result.engines
-        ),
+        engines=tuple(_engine(result.name, e) for result in results for e in result.engines),
+        plans=tuple(_plan(result.name, e) for result in results for e in result.engines),
+        estimates=tuple(map(estimate_cells, estimates)),
+        advice=advice(estimates),
         passes=tuple(passes),
         oracle=plan.source.oracle,
         results=tuple(_numbers(result) for result in results),
@@ -78,8 +104,32 @@ def make_report(plan: Plan, results: list[PrecisionResult], passes: list[dict[st
     )
 
 
-def _size(file: Path) -> str:
-    return mebibytes(file.stat().st_size)
+def _engine(name: str, engine: EngineResult) -> tuple[str, ...]:
+    """What the terminal shows of an engine."""
+    size, summary = mebibytes(engine.file.stat().st_size), engine.summary
+    if summary is None:
+        return (name, str(engine.target), size, "-", "-", "-", "built; not run here")
+    work, fused, _, block, *_ = plan_cells(summary)
+    status = shortfall(summary) or "as asked"
+    return (name, str(engine.target), size, work, fused, block, f"{status}; not run here")
+
+
+def _plan(name: str, engine: EngineResult) -> tuple[str, ...]:
+    changed = [f"{form}: {c}" for form, c in engine.form.items() if c != DEFAULT.get(form)]
+    form = ", ".join(changed) or "default"
+    return (name, str(engine.target), engine.version, form, *plan_cells(engine.summary))
+
+
+def _estimates(plan: Plan, results: Sequence[PrecisionResult]) -> tuple[EstimateRow, ...]:
+    """For each target the latencies on the devices that it is for."""
+    rows: dict[EstimateRow, None] = {}
+    for target in plan.targets:
+        engines = {r.name: e for r in results for e in r.engines if e.target == target}
+        plans = {name: e.plan for name, e in engines.items() if e.plan is not None}
+        capabilities = {c for e in engines.values() for c in e.compute_capabilities or PORTABLE}
+        devices = devices_for(sorted(capabilities)) if plans else ()
+        rows.update(dict.fromkeys(estimate_rows(plans, devices)))
+    return tuple(rows)
 
 
 def _rows(result: PrecisionResult, good: bool) -> list[tuple[str, ...]]:
@@ -91,9 +141,17 @@ def _rows(result: PrecisionResult, good: bool) -> list[tuple[str, ...]]:
         status = MISSED if result.problem else SHIPPED if good else HELD_BACK
         if result.raised:
             status += f", {count_parts(result.raised.units)} raised"
+        if kind == "gpu":
+            status += _not_as_asked(result)
         numbers = (percent(a.top1), drop, percent(a.agreement), f"{a.cosine:.6f}")
         rows.append((result.name, kind, *numbers, mebibytes(graph.size), p50, status))
     return rows
+
+
+def _not_as_asked(result: PrecisionResult) -> str:
+    """What an engine of a precision does not do in it; "" if all do."""
+    problems = [shortfall(e.summary) for e in result.engines if e.summary is not None]
+    return "".join(f", {problem}" for problem in dict.fromkeys(problems) if problem)
 
 
 def _latency(latency: LatencyHere) -> str:
@@ -120,7 +178,15 @@ def _numbers(result: PrecisionResult) -> dict[str, Any]:
         "explanation": [asdict(site) for site in q.explanation] if q else [],
         "latency": asdict(result.latency) if result.latency else None,
         "graphs": {kind: asdict(graph.accuracy) for kind, graph in result.graphs.items()},
-        "engines": [{"target": str(e.target), "version": e.version} for e in result.engines],
+        "engines": [
+            {
+                "target": str(e.target),
+                "version": e.version,
+                "form": dict(e.form),
+                "plan": asdict(e.summary) if e.summary else None,
+            }
+            for e in result.engines
+        ],
     }
 
 
@@ -166,12 +232,23 @@ def _markdown(report: Report) -> str:
         "relative to the range of the reference's logits.",
         _table(MORE_COLUMNS, report.more),
         "## Engines",
-        _table(ENGINE_COLUMNS, report.engines) if report.engines else "None were built here.",
+        *_engines(report),
         *_explained(report),
         "## Passes",
         _table(("pass", "nodes before", "nodes after"), passes),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _engines(report: Report) -> list[str]:
+    """What the builder compiled, and what it is estimated to take."""
+    if not report.engines:
+        return ["None were built here."]
+    parts = [_table(ENGINE_COLUMNS, report.engines), ABOUT_PLANS, _table(ENGINE_ROWS, report.plans)]
+    if report.estimates:
+        parts += ["## Estimated latency", NOTE, "\n".join(f"- {line}" for line in report.advice)]
+        parts.append(_table(ESTIMATE_COLUMNS, report.estimates))
+    return parts
 
 
 def _explained(report: Report) -> list[str]:

@@ -25,10 +25,7 @@ def simulate(model: ir.Model) -> ir.Model:
     simulated = model.clone()
     graph = simulated.graph
     exact = {value for node in graph for value in _eight_bit_operands(node)}
-    for value in list(graph.initializers.values()):
-        if value.dtype in SIXTEEN_BIT and value.const_value is not None:
-            value.const_value = ir.tensor(array(value).astype(np.float32), name=value.name)
-            set_dtype(value, ir.DataType.FLOAT)
+    _widen_constants(graph)
     for node in list(graph):
         for value in node.outputs:
             if value in exact:
@@ -36,6 +33,26 @@ def simulate(model: ir.Model) -> ir.Model:
             elif value.dtype in SIXTEEN_BIT:
                 _round(graph, node, value, value.dtype)
     return simulated
+
+
+def widen(model: ir.Model) -> ir.Model:
+    """A copy of `model` with 32 bits where it has 16: what its nodes compute, without rounding."""
+    wide = model.clone()
+    _widen_constants(wide.graph)
+    for node in wide.graph:
+        for value in node.outputs:
+            if value.dtype in SIXTEEN_BIT:
+                set_dtype(value, ir.DataType.FLOAT)
+                if node.op_type == "Cast":
+                    node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT)
+    return wide
+
+
+def _widen_constants(graph: ir.Graph) -> None:
+    for value in list(graph.initializers.values()):
+        if value.dtype in SIXTEEN_BIT and value.const_value is not None:
+            value.const_value = ir.tensor(array(value).astype(np.float32), name=value.name)
+            set_dtype(value, ir.DataType.FLOAT)
 
 
 def sixteen_bit_types(model: ir.Model) -> set[ir.DataType]:

@@ -11,19 +11,19 @@ from pathlib import Path
 import onnx_ir as ir
 
 from calibration.collect import Calibration, provenance_of
-from calibration.onnx_file import read_onnx, same_graph, save_onnx
+from calibration.onnx_file import same_graph, save_onnx, to_bytes
 from calibration.samples import load_samples
 from calibration.table import Origin, read_table
-from runtime.backends import BuildOptions, find_backend
-from runtime.device_cache import timing_caches
 from runtime.schema import decode, decode_all, encode, encode_all
 
 from .accuracy import Proof, assess, budget_miss, golden_tolerance
 from .assemble import EngineResult, GraphResult, Quantising
 from .cache import StageCache, content_digest
 from .collapse import Fault, find_faults
+from .engines import EngineBuilder, FoundForm, same_answers
+from .forms import DEFAULT, GraphForm, write_in
 from .measure import LatencyHere, how_to_measure, measure_here, measure_logits
-from .plan import Plan, Target
+from .plan import FAST, Plan, Target
 from .precision import Graphs, QuantisedPrecision, find_precision
 from .progress import Update
 from .quantise.explanation import SiteExplanation
@@ -195,27 +195,53 @@ class PrecisionStages:
         folder = self.cache.run(f"{self.name} latency", inputs, latency_stage)
         return next(iter(decode_all(LatencyHere, (folder / "latency.json").read_text())), None)
 
-    def build(self, onnx: Path, target: Target) -> EngineResult:
-        """An engine of the graph in the file `onnx`."""
-        backend, spec = find_backend(target.backend), self.plan.spec
-        options = BuildOptions(
-            compute_capabilities=target.compute_capabilities,
-            timing_caches=timing_caches(),
-        )
-        built_for = backend.built_for(options)
+    def build(self, graph: GraphResult, target: Target) -> EngineResult:
+        """An engine of a proven graph, in the form that costs least on the target."""
+        builder, spec = EngineBuilder(target, self.plan.spec, self.name), self.plan.spec
+        form = self._find_form(graph, builder)
 
         def engine_stage(folder: Path, update: Update) -> None:
-            content = read_onnx(onnx)
-            told = replace(
-                options,
-                external=content.external,
-                progress=lambda what, done, total: update(done, total),
-            )
-            (folder / "engine").write_bytes(backend.compile(content.graph, spec, told))
+            content = to_bytes(write_in(ir.load(graph.file), form))
+            built = builder.build(content, form, spec.batch, update)
+            (folder / "engine").write_bytes(built.engine)
+            plan = builder.read_plan(content, form, built, self.plan.effort)
+            if plan is not None:
+                (folder / "plan.json").write_bytes(plan.encode())
 
-        inputs = [onnx.parent, onnx.name, target, built_for, spec]
+        inputs = [graph.file.parent, graph.file.name, target, builder.built_for, spec, dict(form)]
+        inputs.append(self.plan.effort)
         folder = self.cache.run(f"{self.name} engine {target}", inputs, engine_stage)
-        return EngineResult(folder / "engine", target, backend.builder_version(), built_for)
+        plan_file = folder / "plan.json"
+        return EngineResult(
+            folder / "engine",
+            target,
+            builder.version,
+            builder.built_for,
+            form,
+            plan_file if plan_file.exists() else None,
+        )
+
+    def _find_form(self, graph: GraphResult, builder: EngineBuilder) -> GraphForm:
+        """The form to build in: the default one where the builder needs a GPU, whose builds take
+        too long to try several.
+        """
+        if self.plan.effort == FAST or not builder.tells_plans:
+            return DEFAULT
+        data, shared = self.plan.data, self.shared
+
+        def form_stage(folder: Path, update: Update) -> None:
+            model = ir.load(graph.file)
+            found = builder.search(model, ir.load(shared.start.onnx / "model.onnx"))
+            other, tolerance = write_in(model, found.form), graph.rms_tolerance / 4
+            if not same_answers(model, other, data.evaluation, tolerance):
+                found = replace(found, form=dict(DEFAULT))
+            (folder / "form.json").write_text(encode(found))
+
+        file = graph.file
+        inputs = [file.parent, file.name, builder.target, builder.built_for, self.plan.spec]
+        inputs += [shared.start.onnx, *shared.evaluation]
+        folder = self.cache.run(f"{self.name} form for {builder.target}", inputs, form_stage)
+        return decode(FoundForm, json.loads((folder / "form.json").read_text())).form
 
 
 def _load_pair(graphs: Path) -> tuple[ir.Model, ir.Model]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .backends import BuildOptions, find_backend
+from .backends import BuildOptions, Built, find_backend
 from .bundle import Bundle
 from .candidates import Candidate, build_engine, list_candidates
 from .device_cache import DeviceCache
 from .display import mebibytes, say
 from .errors import BackendError, EngineError, InputError
+from .tools.plan.engine_plan import plan_of
+from .tools.plan.show import shares, shortfall
 
 
 def build_here(bundle: Bundle, target: str, precisions: Sequence[str]) -> bool:
@@ -38,12 +40,25 @@ def build_here(bundle: Bundle, target: str, precisions: Sequence[str]) -> bool:
 def _build(candidate: Candidate, bundle: Bundle, cache: DeviceCache) -> bool:
     say(f"building {candidate} ...")
     try:
-        blob = build_engine(candidate, bundle, cache, BuildOptions(progress=_say_progress))
+        built = build_engine(candidate, bundle, cache, BuildOptions(progress=_say_progress))
     except EngineError as error:
         print(f"{candidate.precision}: not built: {error}")
         return False
-    print(f"{candidate.precision}: {mebibytes(len(blob))}, kept in {cache.folder}")
+    size = mebibytes(len(built.engine))
+    print(f"{candidate.precision}: {size}, {_describe(built)}kept in {cache.folder}")
     return True
+
+
+def _describe(built: Built) -> str:
+    """What the engine really runs in; "" where its builder does not tell."""
+    try:
+        summary = plan_of("", built).summary() if built.listing else None
+    except EngineError as error:
+        return f"what it runs in is not known ({error}), "
+    if summary is None:
+        return ""
+    problem = shortfall(summary)
+    return f"Linear work in {shares(summary.linear_work)}, " + (f"{problem}, " if problem else "")
 
 
 def _say_progress(what: str, done: int, total: int) -> None:

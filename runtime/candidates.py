@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from .backends import BACKENDS, Backend, BuildOptions, Session, find_backend
+from .backends import BACKENDS, Backend, BuildOptions, Built, Session, find_backend
 from .backends.base import NONE, External
 from .bundle import Bundle
 from .device_cache import DeviceCache, timing_caches
@@ -105,7 +105,7 @@ def load_graph(graph: Graph, bundle: Bundle) -> Blob:
 
 def build_engine(
     candidate: Candidate, bundle: Bundle, cache: DeviceCache, options: BuildOptions
-) -> bytes:
+) -> Built:
     """Builds an engine for this device from the bundle's ONNX and keeps it in the device's cache.
 
     Raises:
@@ -117,11 +117,18 @@ def build_engine(
         raise BackendError(f"cannot build {candidate} here: {problem}")
     graph = bundle.manifest.precisions[candidate.precision].graphs[candidate.backend.graph]
     onnx = load_graph(graph, bundle)
-    told = replace(options, external=onnx.external, timing_caches=timing_caches())
-    blob = candidate.backend.compile(onnx.data, bundle.manifest.spec, told)
+    build_options = replace(
+        options,
+        external=onnx.external,
+        timing_caches=timing_caches(),
+        what=f"{candidate.precision} of {bundle.manifest.name}",
+    )
+    built = candidate.backend.compile(onnx.data, bundle.manifest.spec, build_options)
     if candidate.backend.needs_engine:
-        cache.store_engine(candidate.key(), blob)
-    return blob
+        cache.store_engine(candidate.key(), built.engine)
+        if built.listing:
+            cache.store_listing(candidate.key(), built)
+    return built
 
 
 def why_built(candidate: Candidate, bundle: Bundle) -> list[str]:
@@ -138,7 +145,7 @@ def load_or_build(candidate: Candidate, bundle: Bundle, cache: DeviceCache) -> B
             candidate,
             "".join(f"; {why}" for why in why_built(candidate, bundle)),
         )
-        blob = Blob(build_engine(candidate, bundle, cache, BuildOptions()))
+        blob = Blob(build_engine(candidate, bundle, cache, BuildOptions()).engine)
     return blob
 
 

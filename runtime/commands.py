@@ -19,6 +19,8 @@ from .errors import InputError
 from .layers import print_json, print_tables, read_all
 from .rows import Row, check_bundle, row_cells
 from .run_command import add_run_arguments, run_run
+from .tools.estimate import add_estimate_arguments, run_estimate
+from .tools.plan.show import PLAN_COLUMNS, plan_cells
 
 Parsers = argparse._SubParsersAction  # argparse has no public name for it
 GRAPH_COLUMNS = ("precision", "for", "file", "agreement", "cosine", "measured on")
@@ -42,6 +44,10 @@ def add_commands(parsers: Parsers[argparse.ArgumentParser]) -> None:
     engines = [name for name, backend in BACKENDS.items() if backend.needs_engine]
     build.add_argument("--target", required=True, metavar="BACKEND", help=" or ".join(engines))
     build.add_argument("--precision", action="append", metavar="P", help="again for more")
+    estimate = _add(
+        parsers, "estimate", run_estimate, "estimate latencies on devices that are not at hand"
+    )
+    add_estimate_arguments(estimate)
     run = _add(
         parsers, "run", run_run, "classify pictures: the likeliest classes of each, or its features"
     )
@@ -52,11 +58,11 @@ def add_commands(parsers: Parsers[argparse.ArgumentParser]) -> None:
         "--release", type=int, required=True, metavar="N", help="devices refuse lower ones later"
     )
     sign.add_argument("--name", help="what the releases are of; default: the bundle's name")
-    for parser in (check, compare, inspect, build, run):
+    for parser in (check, compare, inspect, build, estimate, run):
         parser.add_argument(
             "--public-key", type=Path, metavar="FILE", help="demand a signature of this key"
         )
-    for parser in (check, compare, inspect, run):
+    for parser in (check, compare, inspect, estimate, run):
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -136,13 +142,16 @@ def _show_precisions(bundle: Bundle) -> None:
         for kind, g in entry.graphs.items()
     ]
     print_table("graphs", GRAPH_COLUMNS, graphs)
-    engines = []
+    engines, plans = [], []
     for name, entry in precisions.items():
         for e in entry.engines:
             size = mebibytes(bundle.manifest.files[e.file].size)
             capabilities = ", ".join(e.compute_capabilities) or "the library's default"
             engines.append((name, e.file, size, f"{e.backend} {e.version}", capabilities))
+            plans.append((name, e.backend, *plan_cells(e.plan)))
     print_table("engines", ("precision", "file", "size", "built by", "for"), engines)
+    if plans:
+        print_table("what their builder compiled", ("precision", "by", *PLAN_COLUMNS), plans)
     for name, entry in precisions.items():
         if entry.raised:
             print(f"{name} leaves {', '.join(entry.raised)} in higher precision: {entry.reason}")

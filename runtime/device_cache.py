@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .backends.base import Scratch
+from .backends.base import AskedProduct, Built, Scratch
 from .schema import SchemaError, decode, encode
 from .writing import locked_if_possible, write_whole
 
@@ -56,6 +56,14 @@ class Finding:
     rms_error: float | None = None
     latency_ms: float | None = None
     refused: str | None = None
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What a builder told of an engine; the listing by lines."""
+
+    lines: tuple[str, ...]
+    products: tuple[AskedProduct, ...]
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,20 @@ class DeviceCache:
         except OSError:
             return None
         return data if hashlib.sha256(data).hexdigest() == entry.sha256 else None
+
+    def store_listing(self, key: str, built: Built) -> None:
+        """Keeps what the builder told of the engine that is stored under `key`."""
+        told = _Listing(tuple(built.listing.splitlines()), built.products)
+        self.store_engine(f"{key}|listing", encode(told).encode())
+
+    def listing(self, key: str) -> Built | None:
+        """What was told of it, without the engine itself; None if nothing was."""
+        raw = self.engine(f"{key}|listing")
+        try:
+            told = None if raw is None else decode(_Listing, json.loads(raw))
+        except (ValueError, RecursionError):
+            return None
+        return None if told is None else Built(b"", "\n".join(told.lines), told.products)
 
     def _remove(self, file: str) -> None:
         with suppress(OSError):

@@ -4,98 +4,121 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from typing import Any
 
+from .backends.base import Built
 from .backends.tensorrt import TensorRT
-from .backends.tensorrt_layers import Layers
 from .bundle import Bundle
-from .candidates import Candidate, list_candidates, load_blob, load_graph
+from .candidates import list_candidates, load_blob
 from .device_cache import DeviceCache
 from .display import print_table
-from .errors import BackendError
+from .errors import BackendError, EngineError
+from .tools.plan.engine_plan import EnginePlan, decode_plan, plan_of
+from .tools.plan.layers import Layer
+from .tools.plan.show import PLAN_COLUMNS, plan_cells, shortfall
 
 _COLUMNS = ("layer", "kind", "in", "out", "runs in")
 _LONGEST = 60
 
 
-def read_all(bundle: Bundle, precision: str | None, backend: str | None) -> dict[str, Layers]:
-    """The layers of every TensorRT engine of these wishes that opens on this device, by what it is.
+def read_all(bundle: Bundle, precision: str | None, backend: str | None) -> dict[str, EnginePlan]:
+    """The plan of every TensorRT engine of these wishes, by what it is: those that the bundle
+    brings, and those that were built on this device.
 
     Raises:
-        BackendError: if none does.
-        EngineError: if the library refuses an engine, or it was built without descriptions.
+        InputError: if the bundle has no such precision, or there is no such backend.
+        BackendError: if there is none.
+        EngineError: if a plan is not understood.
     """
-    candidates = [
-        (candidate, candidate.backend)
-        for candidate in list_candidates(bundle.manifest, precision, backend)
-    ]
-    found, problems = {}, []
-    for candidate, used in candidates:
+    list_candidates(bundle.manifest, precision, backend)  # refuses wishes that nothing meets
+    plans = dict(_of_the_bundle(bundle, precision, backend))
+    built, problems = _built_here(bundle, precision, backend)
+    plans.update(built)
+    if not plans:
+        raise BackendError(f"no layers to show here: {'; '.join(dict.fromkeys(problems))}")
+    return plans
+
+
+def _of_the_bundle(
+    bundle: Bundle, precision: str | None, backend: str | None
+) -> Iterator[tuple[str, EnginePlan]]:
+    for name, entry in bundle.manifest.precisions.items():
+        for engine in entry.engines:
+            wanted = name == (precision or name) and engine.backend == (backend or engine.backend)
+            if wanted and engine.plan_file:
+                yield f"{name}: {engine.file}", decode_plan(bundle.read(engine.plan_file))
+
+
+def _built_here(
+    bundle: Bundle, precision: str | None, backend: str | None
+) -> tuple[dict[str, EnginePlan], list[str]]:
+    """The plans of engines in the device's cache, and why others have none."""
+    cache, plans, problems = DeviceCache.of(bundle.digest), dict[str, EnginePlan](), list[str]()
+    for candidate in list_candidates(bundle.manifest, precision, backend):
+        used = candidate.backend
         if not isinstance(used, TensorRT):
             problems.append(f"{used.name} has no layers to tell of: TensorRT does")
             continue
         problem = used.run_problem()
-        if problem is None:
-            found[str(candidate)] = _read(candidate, used, bundle)
-        else:
+        if problem is not None:
             problems.append(f"{used.name}: {problem}")
-    if not found:
-        raise BackendError(f"no layers to show here: {'; '.join(dict.fromkeys(problems))}")
-    return found
+            continue
+        told = cache.listing(candidate.key())
+        if told is None:
+            blob = load_blob(candidate, bundle, cache)
+            if blob is None:
+                problems.append(
+                    f"no engine for {candidate} on this device: `vit-edge build BUNDLE --target "
+                    f"{used.name} --precision {candidate.precision}`"
+                )
+                continue
+            try:
+                told = Built(b"", used.inspect(blob.data, bundle.manifest.spec))
+            except (BackendError, EngineError) as error:
+                problems.append(str(error))
+                continue
+        plans[f"{candidate}, here"] = plan_of(f"{used.name} {used.version()}", told)
+    return plans, problems
 
 
-def _read(candidate: Candidate, backend: TensorRT, bundle: Bundle) -> Layers:
-    blob = load_blob(candidate, bundle, DeviceCache.of(bundle.digest))
-    if blob is None:
-        raise BackendError(
-            f"no engine for {candidate} on this device: `vit-edge build BUNDLE --target "
-            f"{backend.name} --precision {candidate.precision}`"
-        )
-    graph = load_graph(
-        bundle.manifest.precisions[candidate.precision].graphs[backend.graph], bundle
-    )
-    return backend.layers(blob.data, bundle.manifest.spec, graph.data, graph.external)
-
-
-def print_json(found: dict[str, Layers]) -> None:
+def print_json(plans: dict[str, EnginePlan]) -> None:
     """Prints one object; its `rows` are the engines."""
     rows: list[dict[str, Any]] = [
         {
             "engine": name,
-            "layers": [dataclasses.asdict(layer) for layer in layers.ran],
-            "products": [dataclasses.asdict(product) for product in layers.products()],
-            "shares": layers.shares(),
+            "layers": [
+                {**dataclasses.asdict(layer), "precision": layer.precision} for layer in plan.layers
+            ],
+            "summary": dataclasses.asdict(plan.summary()),
         }
-        for name, layers in found.items()
+        for name, plan in plans.items()
     ]
     print(json.dumps({"rows": rows}, indent=2))
 
 
-def print_tables(found: dict[str, Layers]) -> None:
-    """Prints the layers of each engine, and below what became of the graph's matrix products."""
-    for name, layers in found.items():
-        _print_table(name, layers)
+def print_tables(plans: dict[str, EnginePlan]) -> None:
+    """Prints the layers of each engine, and below what became of what the graph asks."""
+    for name, plan in plans.items():
+        print_table(name, _COLUMNS, [_cells(layer) for layer in plan.layers])
+        summary = plan.summary()
+        print_table("in all", PLAN_COLUMNS, [plan_cells(summary)])
+        for problem in (*summary.unmet, *summary.dequantised):
+            print(f"  {problem}")
+        if not shortfall(summary) and plan.products:
+            print(f"all {len(plan.products)} matrix products run as the graph asks")
 
 
-def _print_table(name: str, layers: Layers) -> None:
-    rows = [
-        (_short(layer.name), layer.kind, _list(layer.inputs), _list(layer.outputs), layer.precision)
-        for layer in layers.ran
-    ]
-    print_table(name, _COLUMNS, rows)
-    total = len(layers.ran)
-    shares = (f"{kind} {100 * count / total:.0f} %" for kind, count in layers.shares().items())
-    print(f"{total} layers: {', '.join(shares)}")
-    products = layers.products()
-    other = [product for product in products if product.runs != product.asked]
-    print(f"{len(products) - len(other)} of {len(products)} matrix products run as the graph asks")
-    for product in other:
-        print(f"  {product.node}: asked {product.asked}, runs in {product.runs}")
+def _cells(layer: Layer) -> tuple[str, ...]:
+    inputs = (*layer.inputs, *(t for t in layer.constants if len(t.shape) > 1))
+    return (
+        _short(layer.name),
+        layer.kind,
+        ", ".join(dict.fromkeys(t.dtype for t in inputs)),
+        ", ".join(dict.fromkeys(t.dtype for t in layer.outputs)),
+        layer.precision,
+    )
 
 
 def _short(name: str) -> str:
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..."
-
-
-def _list(kinds: tuple[str, ...]) -> str:
-    return ", ".join(dict.fromkeys(kinds))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .errors import BundleError
 from .preprocess import Preprocess
@@ -12,7 +12,9 @@ from .releases import RELEASE
 from .schema import SchemaError, decode, parse_json
 from .signature import SIGNATURE
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+OLDEST_SCHEMA = 3
+"""Version 4 added what is known of an engine's plan."""
 MANIFEST, MANIFEST_DIGEST = "manifest.json", "manifest.sha256"
 GOLDEN, CALIBRATION = "golden.npz", "calibration.json"
 LOGITS, FEATURES = "logits", "features"
@@ -77,15 +79,66 @@ class EngineSpec:
 
 
 @dataclass(frozen=True)
+class PlanSummary:
+    """What an engine's builder compiled, by its own listing.
+
+    Attributes:
+        kernels: Kernels that one call launches.
+        kernels_per_block: Median number from one attention to the next; None for fewer than two.
+        linear_work: Share of the Linears' multiplications by the type that they run in.
+        attentions, fused_attentions: How many there are, and how many run as one kernel.
+        unmet: Layers that do not run in the type that the graph asks for, as
+            "blocks.0.attn.qkv in fp16".
+        dequantised: Layers whose weights are widened again at every call.
+        copies: Kernels that only bring numbers to another place.
+        waits: Signals and waits between CUDA streams.
+        batch: The batch size that `bytes` is of.
+        bytes: What the kernels of one call read and write; None if it is not known.
+    """
+
+    kernels: int
+    kernels_per_block: float | None
+    linear_work: dict[str, float]
+    attentions: int
+    fused_attentions: int
+    unmet: tuple[str, ...]
+    dequantised: tuple[str, ...]
+    copies: int
+    waits: int
+    batch: int
+    bytes: float | None
+
+    def __post_init__(self) -> None:
+        counts = (
+            self.kernels, self.attentions, self.fused_attentions, self.copies, self.waits,
+            self.batch, self.bytes or 0, self.kernels_per_block or 0,
+        )  # fmt: skip
+        if not all(0 <= count <= _MAX_BUNDLE_BYTES for count in counts):
+            raise ValueError(f"kernels, bytes and the like {counts} are not possible")
+        if not all(0 <= share <= 1 + _ROUNDING for share in self.linear_work.values()):
+            raise ValueError(f"linear_work {self.linear_work} is not made of shares")
+
+
+@dataclass(frozen=True)
 class EngineEntry:
-    """A prebuilt engine: which backend and library version built it, for which compute
-    capabilities.
+    """A prebuilt engine.
+
+    Attributes:
+        file: Its path in the bundle.
+        backend, version: Which library built it.
+        compute_capabilities: The GPUs that it was built for; empty for the library's own choice.
+        form: Which of the equivalent forms of the graph it was built from.
+        plan_file: The layers that the builder listed, in the bundle; "" where it listed none.
+        plan: Their summary; None likewise.
     """
 
     file: str
     backend: str
     version: str
     compute_capabilities: tuple[str, ...]
+    form: dict[str, str] = field(default_factory=dict)
+    plan_file: str = ""
+    plan: PlanSummary | None = None
 
 
 @dataclass(frozen=True)
@@ -192,7 +245,8 @@ class Manifest:
         _require_plain_files(self.files)
         graphs = [graph for p in self.precisions.values() for graph in p.graphs.values()]
         named = [file for graph in graphs for file in (graph.file, *graph.external)]
-        named += [engine.file for p in self.precisions.values() for engine in p.engines]
+        engines = [engine for p in self.precisions.values() for engine in p.engines]
+        named += [file for e in engines for file in (e.file, e.plan_file) if file]
         missing = sorted({GOLDEN, *named} - self.files.keys())
         if missing:
             raise ValueError(f"files are named but not listed with their hashes: {missing[:5]}")
@@ -228,12 +282,23 @@ def parse_manifest(raw: bytes) -> Manifest:
     """
     try:
         value = parse_json(raw)
-        if isinstance(value, dict) and value.get("schema_version") != SCHEMA_VERSION:
-            raise SchemaError(
-                f"schema_version is {str(value.get('schema_version'))[:20]}, this vit-edge "
-                f"reads {SCHEMA_VERSION}: "
-                "export the bundle again or install the matching vit-edge"
-            )
+        if isinstance(value, dict):
+            _require_known_schema(value.get("schema_version"))
         return decode(Manifest, value)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{MANIFEST} is not valid: {str(error)[:300]}") from None
+
+
+def _require_known_schema(version: object) -> None:
+    if type(version) is int and OLDEST_SCHEMA <= version <= SCHEMA_VERSION:
+        return
+    newer = type(version) is int and version > SCHEMA_VERSION
+    remedy = (
+        "it was made by a newer vit-edge: update this one"
+        if newer
+        else "export the bundle again or install the matching vit-edge"
+    )
+    raise SchemaError(
+        f"schema_version is {str(version)[:20]}, this vit-edge reads {OLDEST_SCHEMA} to "
+        f"{SCHEMA_VERSION}: {remedy}"
+    )

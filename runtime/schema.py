@@ -110,14 +110,29 @@ def _hints(kind: type) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 
+@functools.cache
+def _required(kind: Any) -> frozenset[str]:
+    """The fields without a default: others may be missing, as in what an older version wrote."""
+    none = dataclasses.MISSING
+    return frozenset(
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is none and field.default_factory is none
+    )
+
+
 def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
     _expect(isinstance(value, dict), value, "an object", where)
     hints = _hints(kind)
-    unknown, missing = value.keys() - hints.keys(), hints.keys() - value.keys()
+    unknown, missing = value.keys() - hints.keys(), _required(kind) - value.keys()
     if unknown or missing:
         named = [key[:60] for key in sorted(unknown)[:5]]
         raise SchemaError(f"{where}: missing fields {sorted(missing)}, unknown fields {named}")
-    fields = {name: _decode(hint, value[name], f"{where}.{name}") for name, hint in hints.items()}
+    fields = {
+        name: _decode(hint, value[name], f"{where}.{name}")
+        for name, hint in hints.items()
+        if name in value
+    }
     try:
         return kind(**fields)
     except ValueError as error:  # a dataclass may check its own values

@@ -32,6 +32,7 @@ if __name__ == "__main__":
     main(
         {
             "default": partial(run, {}),
+            "fp8": partial(run, {"quantize_mode": "fp8"}),
             "no attention, max": partial(run, VIT | {"calibration_method": "max"}),
             "Linears, max": partial(run, LINEARS | {"calibration_method": "max"}),
             "Linears, entropy": partial(run, LINEARS | {"calibration_method": "entropy"}),

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from calibration.collect import Calibration
 from export.collapse.limits import LIMITS, Limits
+from export.forms import write_in_default
 
 from .base import SIXTEEN_BIT, Budget, Graphs
 from .cast import cast_to
@@ -32,6 +33,7 @@ class BF16:
     def lower(self, model: ir.Model, calibration: Calibration) -> Graphs:
         lowered = model.clone()
         cast_to(lowered.graph, ir.DataType.BFLOAT16, _stays_fp32)
+        write_in_default(lowered)
         return {"cpu": lowered, "gpu": lowered}
 
 

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from calibration.collect import Calibration
 from calibration.table import CalibrationTable
 from export.collapse.limits import LIMITS, Limits
+from export.forms import write_in_default
 
 from .base import SIXTEEN_BIT, Budget, Graphs
 from .cast import cast_to
@@ -39,7 +40,9 @@ class FP16:
 
 
 def to_fp16(model: ir.Model, table: CalibrationTable, headroom: float) -> ir.Model:
-    """Casts `model` in place, islands left in fp32, and returns it."""
+    """Casts `model` in place, islands left in fp32, writes it in the form that GPUs want, and
+    returns it.
+    """
     limit = FP16_MAX / headroom
 
     def stays_fp32(node: ir.Node) -> bool:
@@ -52,6 +55,7 @@ def to_fp16(model: ir.Model, table: CalibrationTable, headroom: float) -> ir.Mod
         )
 
     cast_to(model.graph, ir.DataType.FLOAT16, stays_fp32)
+    write_in_default(model)
     return model
 
 

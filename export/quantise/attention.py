@@ -1,5 +1,8 @@
 """Quantises attention's two products, at the places where TensorRT fuses them into one kernel.
 
+Attention of a single query, as that of a last block whose class token alone is read, stays as it
+is: in 16 bits TensorRT runs it as one kernel, in 8 bits as eight.
+
 Source: NVIDIA TensorRT's rules for fused multi-head attention: Q/DQ on both operands of Q K^T, on
 the Softmax's output and on V; the output of the second product is the input of the projection,
 which carries Q/DQ already.
@@ -51,6 +54,11 @@ class Attention:
         return str(self.softmax.name).rpartition("/")[0]
 
     @property
+    def single_query(self) -> bool:
+        shape = self.softmax.outputs[0].shape
+        return shape is not None and shape[-2] == 1
+
+    @property
     def operands(self) -> tuple[ir.Value, ...]:
         """Q, K^T, V as they enter the products."""
         values = (*self.scores.inputs, self.mixed.inputs[1])
@@ -74,13 +82,18 @@ def find_attentions(graph: ir.Graph) -> list[Attention]:
     return found
 
 
+def quantisable(graph: ir.Graph) -> list[Attention]:
+    """The attentions that quantisation is for, in order."""
+    return [attention for attention in find_attentions(graph) if not attention.single_query]
+
+
 def attention_tensors(graph: ir.Graph) -> tuple[str, ...]:
     """The tensors whose samples `quantise_attention` needs.
 
     Raises:
         InputError: if TensorRT has no fused kernel for this model's attention.
     """
-    attentions = find_attentions(graph)
+    attentions = quantisable(graph)
     if not attentions:
         raise InputError("the model has no attention of the form MatMul, Softmax, MatMul")
     names: list[str] = []
@@ -123,7 +136,7 @@ def balance_all(graph: ir.Graph, calibration: Calibration, scheme: AttentionSche
     enough. Returns what was done.
     """
     done: dict[str, Floats] = {}
-    for attention in find_attentions(graph):
+    for attention in quantisable(graph):
         q, k = (_channels(value) for value in attention.operands[:2])
         samples = [calibration.samples.get(str(value.name)) for value in (q, k)]
         factor = _balance(samples[0], samples[1], scheme.grid)
@@ -188,7 +201,7 @@ def quantise_attention(
         scaling: What was done to them since.
         scheme: The grid.
     """
-    for attention in find_attentions(graph):
+    for attention in quantisable(graph):
         readers = (attention.scores, attention.mixed)
         for value, amax in _ranges(attention, calibration, scaling, scheme.grid):
             scale = representable_scale(np.array(amax, np.float32), scheme.grid)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from ..errors import InputError
-from .base import Backend, BuildOptions, Frames, Scratch, Session
+from .base import Backend, BuildOptions, Built, Frames, Scratch, Session
 from .onnxruntime import CPU, CUDA, OnnxRuntime
 from .openvino import OpenVino
 from .tensorrt import VERSION_COMPATIBLE, TensorRT
 
-__all__ = ["BACKENDS", "Backend", "BuildOptions", "Frames", "Scratch", "Session", "find_backend"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "BuildOptions",
+    "Built",
+    "Frames",
+    "Scratch",
+    "Session",
+    "find_backend",
+]
 
 BACKENDS: dict[str, Backend] = {
     backend.name: backend

@@ -36,12 +36,53 @@ class BuildOptions:
             (TensorRT: the GPU that is here; TensorRT for RTX: its portable set).
         timing_caches: The folder where full TensorRT keeps its timing caches, or None.
         progress: Is told of the build's progress, or None.
+        what: What is built, for messages.
+        max_aux_streams: How many streams beside the main one an engine may use; None is the
+            library's own choice. Waiting for each other costs a ViT more than it gains.
+        time_limit_s: Seconds that a build may take.
     """
 
     external: External = field(default_factory=dict)
     compute_capabilities: tuple[str, ...] = ()
     timing_caches: Path | None = None
     progress: Progress | None = None
+    what: str = "this graph"
+    max_aux_streams: int | None = 0
+    time_limit_s: float = 7200.0
+
+
+@dataclass(frozen=True)
+class AskedProduct:
+    """A matrix product of an ONNX graph, and the types that the graph asks it to multiply.
+
+    Attributes:
+        node: The ONNX node's name.
+        operands: The library's names of its operands' types, of a quantised one the type before its
+            DequantizeLinear.
+        weights: Whether its second operand is a constant.
+    """
+
+    node: str
+    operands: tuple[str, ...]
+    weights: bool
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine and what its builder told of it.
+
+    Attributes:
+        engine: What `Backend.open` takes.
+        listing: The builder's or the inspector's description of the engine's layers; "" where the
+            library has none.
+        products: The graph's matrix products, as the library's parser reads them.
+        peak_bytes: The most memory that the build held; 0 where it was not measured.
+    """
+
+    engine: bytes
+    listing: str = ""
+    products: tuple[AskedProduct, ...] = ()
+    peak_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -139,8 +180,11 @@ class Backend(Protocol):
     def run_problem(self) -> str | None:
         """Why this machine cannot run it, with the remedy; None if it can."""
 
-    def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> bytes:
-        """Builds an engine. Raises EngineError if the library refuses the graph."""
+    def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> Built:
+        """Builds an engine.
+
+        Raises EngineError if the library refuses the graph, crashes or takes too long.
+        """
 
     def open(
         self,

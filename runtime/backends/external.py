@@ -9,14 +9,19 @@ from pathlib import Path
 from .base import External
 
 
+def write_out(path: Path, onnx: bytes, external: External) -> None:
+    """Writes a graph to `path`, its verified weights beside it."""
+    for name, content in external.items():
+        (path.parent / name).write_bytes(content)
+    path.write_bytes(onnx)
+
+
 @contextmanager
 def written_out(onnx: bytes, external: External) -> Iterator[Path]:
     """The path of the graph in a folder of this user alone, its verified weights beside it."""
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="vit-edge-") as folder:
-        for name, content in external.items():
-            (Path(folder) / name).write_bytes(content)
         path = Path(folder) / "model.onnx"
-        path.write_bytes(onnx)
+        write_out(path, onnx, external)
         yield path

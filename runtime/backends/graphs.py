@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..manifest import EngineEntry, EngineSpec
-from .base import BuildOptions
+from .base import BuildOptions, Built
 
 
 class RunsGraphs:
@@ -29,6 +29,6 @@ class RunsGraphs:
     def build_problem(self) -> str | None:
         return self.run_problem()
 
-    def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> bytes:
+    def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> Built:
         """It compiles as it opens: the graph itself is the engine."""
-        return onnx
+        return Built(onnx)

@@ -12,18 +12,19 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BackendError, EngineError, InputError
 from ..manifest import EngineEntry, EngineSpec
 from . import cuda
-from .base import NONE, BuildOptions, External, Scratch
-from .tensorrt_build import Recipe, build_plan, find_compute_capability
-from .tensorrt_layers import Layers, asked_products, read_layers
+from .base import NONE, BuildOptions, Built, External, Scratch
+from .tensorrt_build import find_compute_capability
+from .tensorrt_child import Job
+from .tensorrt_inspect import inspect_engine
 from .tensorrt_open import mismatch, opens_forward
-from .tensorrt_progress import Watch, run_watched
+from .tensorrt_process import build_in_child
 from .tensorrt_session import TensorRTSession
 from .tensorrt_timing import timing_file
 
@@ -121,25 +122,36 @@ class TensorRT:
             return str(error)
         return cuda.device_problem()
 
-    def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> bytes:
-        library, messages = self._builder(), list[str]()
-        timings, device = None, None
-        if not _builds_without_gpu(library):  # TensorRT for RTX has no use for timings
+    def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> Built:
+        library = self._builder()
+        timings, device = "", None
+        if not self.builds_without_gpu:  # TensorRT for RTX has no use for timings
             device = cuda.current_device()
             if options.timing_caches is not None:
                 name, version = library.__name__, self.builder_version()
-                timings = timing_file(options.timing_caches, name, version, cuda.device_name())
-        recipe = Recipe(spec, options, self.builder_flags, timings)
+                folder = options.timing_caches
+                timings = str(timing_file(folder, name, version, cuda.device_name()))
+        for capability in options.compute_capabilities:
+            find_compute_capability(library, capability)
+        job = Job(
+            library.__name__,
+            device,
+            spec,
+            options.compute_capabilities,
+            self.builder_flags,
+            timings,
+            options.max_aux_streams,
+        )
+        try:
+            return build_in_child(job, onnx, options)
+        except EngineError as error:
+            name = f"{self.name} {self.builder_version()}"
+            raise EngineError(f"{name} cannot build {options.what}: {error}") from None
 
-        what = f"{self.name} {self.builder_version()} cannot build this graph"
-
-        def build(watch: Watch) -> bytes:
-            here = nullcontext() if device is None else cuda.on_device(device)
-            with _errors_as_engine_errors(what, messages), here:
-                logger = _logger(library, messages)
-                return build_plan(library, logger, onnx, recipe, watch, messages)
-
-        return run_watched(build, options.progress)
+    @property
+    def builds_without_gpu(self) -> bool:
+        """Whether engines are built on any machine. Raises BackendError without the library."""
+        return _builds_without_gpu(self._builder())
 
     def open(
         self,
@@ -154,27 +166,21 @@ class TensorRT:
         ):
             return TensorRTSession(library, _logger(library, messages), blob, spec, scratch)
 
-    def layers(
-        self, blob: bytes, spec: EngineSpec, onnx: bytes, external: External = NONE
-    ) -> Layers:
-        """What each layer of an engine really runs in, and what its graph asks.
+    def inspect(self, blob: bytes, spec: EngineSpec) -> str:
+        """What the engine inspector writes about an engine's layers, as JSON.
 
         Raises:
-            EngineError: if the library refuses the engine or the graph, or the engine was built
-                without descriptions of its layers.
+            EngineError: if the library refuses the engine.
             BackendError: if the library has no inspector.
         """
-        library, ran_errors, asked_errors = self._library(), list[str](), list[str]()
+        library, errors = self._library(), list[str]()
         if not hasattr(library, "EngineInspector"):
             raise BackendError(
                 f"{self.module_name} has no engine inspector: `vit-edge build --target tensorrt` "
                 "and inspect that"
             )
-        with _errors_as_engine_errors(f"{self.name} cannot inspect this engine", ran_errors):
-            ran = read_layers(library, _logger(library, ran_errors), blob, spec)
-        with _errors_as_engine_errors(f"{self.name} cannot read this graph", asked_errors):
-            logger = _logger(library, asked_errors)
-            return Layers(ran, asked_products(library, logger, onnx, external, asked_errors))
+        with _errors_as_engine_errors(f"{self.name} cannot inspect this engine", errors):
+            return inspect_engine(library, _logger(library, errors), blob, spec)
 
 
 def _import(module_name: str, backend: str) -> Any:

@@ -11,10 +11,10 @@ from typing import Any
 
 from ..errors import EngineError, InputError
 from ..manifest import EngineSpec
-from .base import BuildOptions, External
-from .external import written_out
+from .base import AskedProduct, Progress
+from .tensorrt_asked import asked_products
 from .tensorrt_open import Logger, require_made
-from .tensorrt_progress import Watch, progress_monitor
+from .tensorrt_progress import OutermostPhases, progress_monitor
 from .tensorrt_timing import timing_cache
 
 
@@ -24,40 +24,55 @@ class Recipe:
 
     Attributes:
         spec: What it takes and gives.
-        options: What the caller wants.
+        compute_capabilities: GPUs to build for; empty is the library's own choice.
         flags: Names of builder flags to set.
         timings: The file of the timing cache, or None.
+        max_aux_streams: How many streams beside the main one it may use; None is the library's own
+            choice.
     """
 
     spec: EngineSpec
-    options: BuildOptions
+    compute_capabilities: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     timings: Path | None = None
+    max_aux_streams: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An engine, and what its graph asked for."""
+
+    engine: bytes
+    products: tuple[AskedProduct, ...]
 
 
 def build_plan(
-    library: Any, logger: Logger, onnx: bytes, recipe: Recipe, watch: Watch, messages: list[str]
-) -> bytes:
-    """Builds a strongly typed engine; the parser's errors are added to `messages`.
+    library: Any,
+    logger: Logger,
+    onnx: Path,
+    recipe: Recipe,
+    progress: Progress,
+    messages: list[str],
+) -> Plan:
+    """Builds a strongly typed engine of the graph at `onnx`; the parser's errors are added to
+    `messages`.
 
     Raises:
-        EngineError: if the parser or the builder refuses the graph, or the build was stopped.
+        EngineError: if the parser or the builder refuses the graph.
     """
     builder = library.Builder(logger)
     require_made(builder, logger)
-    network = parse_network(library, builder, logger, onnx, recipe.options.external, messages)
+    network = parse_network(library, builder, logger, onnx, messages)
     config = _build_config(library, builder, recipe)
-    config.progress_monitor = progress_monitor(library, watch)
+    config.progress_monitor = progress_monitor(library, OutermostPhases(progress))
     with timing_cache(config, recipe.timings):
         plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise EngineError("the builder returned no engine")
-    return bytes(plan)
+    return Plan(bytes(plan), asked_products(library, network))
 
 
-def parse_network(
-    library: Any, builder: Any, logger: Any, onnx: bytes, external: External, messages: list[str]
-) -> Any:
+def parse_network(library: Any, builder: Any, logger: Any, onnx: Path, messages: list[str]) -> Any:
     """The strongly typed network of a graph.
 
     Raises:
@@ -67,18 +82,11 @@ def parse_network(
     flags = 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
     parser = library.OnnxParser(network, logger)
-    if not _parse(parser, onnx, external):
+    # Weights beside the graph are found by the path that it is told. Source: IParser::parse.
+    if not parser.parse(onnx.read_bytes(), str(onnx)):
         messages.extend(str(parser.get_error(i)) for i in range(parser.num_errors))
         raise EngineError("the ONNX parser refused it")
     return network
-
-
-def _parse(parser: Any, onnx: bytes, external: External) -> bool:
-    """Source: IParser::parse. Weights beside the graph are found by the path that it is told."""
-    if not external:
-        return bool(parser.parse(onnx))
-    with written_out(onnx, external) as path:
-        return bool(parser.parse(onnx, str(path)))
 
 
 def _build_config(library: Any, builder: Any, recipe: Recipe) -> Any:
@@ -87,13 +95,15 @@ def _build_config(library: Any, builder: Any, recipe: Recipe) -> Any:
     config.clear_flag(library.BuilderFlag.TF32)
     for flag in recipe.flags:
         config.set_flag(getattr(library.BuilderFlag, flag))
-    # So that `inspect --layers` can tell what each layer runs in: descriptions, no other kernels.
+    # So that the builder and the inspector tell what each layer runs in: no other kernels.
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
+    if recipe.max_aux_streams is not None:
+        config.max_aux_streams = recipe.max_aux_streams
     profile = builder.create_optimization_profile()
     profile.set_shape(spec.input_name, *((batch, *spec.image_shape) for batch in spec.batch))
     config.add_optimization_profile(profile)
-    if recipe.options.compute_capabilities:
-        _set_compute_capabilities(library, config, recipe.options.compute_capabilities)
+    if recipe.compute_capabilities:
+        _set_compute_capabilities(library, config, recipe.compute_capabilities)
     return config
 
 

@@ -25,6 +25,15 @@ def rewrite_manifest(bundle: Path, change: Any) -> None:
     write_manifest(bundle, json.dumps(value).encode())
 
 
+def _engine(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The first engine of a manifest, which has a plan wherever TensorRT for RTX is."""
+    return next(e for p in manifest["precisions"].values() for e in p["engines"])  # type: ignore[no-any-return]
+
+
+def _plan(manifest: dict[str, Any]) -> dict[str, Any]:
+    return _engine(manifest)["plan"]  # type: ignore[no-any-return]
+
+
 def write_manifest(bundle: Path, raw: bytes) -> None:
     """Writes the manifest with its hash."""
     (bundle / MANIFEST).write_bytes(raw)
@@ -126,6 +135,9 @@ def test_paths_out_of_the_bundle_are_refused(bundle: Path, name: str) -> None:
         (lambda m: m.pop("spec"), "missing fields"),
         (lambda m: m.update(extra=1), "unknown fields"),
         (lambda m: m["spec"].update(outputs="10"), "Manifest.spec.outputs"),
+        (lambda m: _plan(m).update(kernels=-1), "kernels"),
+        (lambda m: _plan(m).update(linear_work={"int8": 7.0}), "linear_work"),
+        (lambda m: _engine(m).update(plan_file="engines/x.json"), "engines/x.json"),
         (lambda m: m["spec"].update(outputs=-1), "Manifest.spec"),
         (lambda m: m["spec"].update(outputs=True), "Manifest.spec.outputs"),
         (lambda m: m["spec"].update(batch=[4, 2, 1]), "Manifest.spec"),
@@ -133,7 +145,11 @@ def test_paths_out_of_the_bundle_are_refused(bundle: Path, name: str) -> None:
         (lambda m: m["files"]["golden.npz"].update(size=-5), "size"),
         (lambda m: m["files"]["golden.npz"].update(sha256="zz"), "sha256"),
         (lambda m: m["files"].pop("golden.npz"), "golden.npz"),
-        (lambda m: m.update(schema_version=99), "schema_version is 99"),
+        (lambda m: m.update(schema_version=99), "made by a newer vit-edge: update"),
+        (
+            lambda m: m.update(schema_version=2),
+            "schema_version is 2, this vit-edge reads 3 to 4: export",
+        ),
         (lambda m: m.update(precisions={}), "no precision"),
         (lambda m: m["preprocess"].update(height=9), "preprocess makes"),
         (lambda m: m["preprocess"].update(std=[0.0]), "not positive"),
@@ -174,6 +190,21 @@ def test_a_manifest_that_makes_no_sense_is_refused(bundle: Path, change: Any, na
     with pytest.raises(BundleError) as caught:
         Bundle.open(bundle)
     assert named in str(caught.value)
+
+
+def test_a_bundle_of_version_3_is_read(bundle: Path) -> None:
+    """As it was written before engines had plans."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["schema_version"] = 3
+        for precision in manifest["precisions"].values():
+            for engine in precision["engines"]:
+                for new in ("form", "plan_file", "plan"):
+                    del engine[new]
+
+    rewrite_manifest(bundle, change)
+    engines = [e for p in Bundle.open(bundle).manifest.precisions.values() for e in p.engines]
+    assert all((e.form, e.plan_file, e.plan) == ({}, "", None) for e in engines)
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"{", b"\xff", b"null", b"[" * 100_000])

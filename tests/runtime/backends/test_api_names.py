@@ -16,7 +16,14 @@ from .api.usage import OTHER, Call, Usage, Use
 FOLDER = Path(tensorrt.__file__).parent
 FILES = sorted(FOLDER.glob("tensorrt*.py"))
 CUDA_FILES = sorted(FOLDER.glob("cuda*.py"))
-NOT_FOR_LEAN = {"tensorrt_build", "tensorrt_timing", "tensorrt_progress", "tensorrt_layers"}
+NOT_FOR_LEAN = {
+    "tensorrt_asked",
+    "tensorrt_build",
+    "tensorrt_child",
+    "tensorrt_inspect",
+    "tensorrt_progress",
+    "tensorrt_timing",
+}
 """Files that need the whole library: TensorRT lean has no builder, parser and inspector."""
 
 DECLARED = {

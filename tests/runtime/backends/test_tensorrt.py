@@ -26,13 +26,13 @@ class TestBuild:
     def test_progress_is_told(self, bundle_source: Path) -> None:
         steps: list[tuple[int, int]] = []
         options = BuildOptions(progress=lambda what, done, total: steps.append((done, total)))
-        assert len(RTX.compile(*graph(bundle_source), options)) > 100_000
+        assert len(RTX.compile(*graph(bundle_source), options).engine) > 100_000
         assert steps[0][0] == 0
         assert steps[-1][0] == steps[-1][1] > 0
 
     def test_fewer_gpus_make_another_engine(self, bundle_source: Path) -> None:
         options = BuildOptions(compute_capabilities=("8.9",))
-        assert len(RTX.compile(*graph(bundle_source), options)) > 100_000
+        assert len(RTX.compile(*graph(bundle_source), options).engine) > 100_000
 
     def test_unknown_gpu_is_named(self, bundle_source: Path) -> None:
         with pytest.raises(InputError, match=r"no compute capability '3\.5': choose from .*8\.9"):
@@ -48,6 +48,6 @@ class TestBuild:
         if RTX.run_problem() is None:
             pytest.skip("there is a GPU here")
         onnx, spec = graph(bundle_source)
-        engine = RTX.compile(onnx, spec, BuildOptions())
+        engine = RTX.compile(onnx, spec, BuildOptions()).engine
         with pytest.raises(EngineError, match="cannot open this engine"):
             RTX.open(engine, spec)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +13,6 @@ import pytest
 from runtime.backends import BACKENDS, BuildOptions, cuda
 from runtime.backends.tensorrt import TensorRT
 from runtime.backends.tensorrt_open import REMEDIES, open_engine, opens_forward, parse_version
-from runtime.backends.tensorrt_progress import Watch, progress_monitor, run_watched
 from runtime.bundle import Bundle
 from runtime.errors import EngineError
 from runtime.manifest import EngineEntry, EngineSpec
@@ -28,63 +24,10 @@ PROBLEM = RTX.build_problem()
 needs_rtx = pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))
 
 
-def graph(bundle: Path) -> tuple[bytes, EngineSpec]:
+def graph(bundle: Path, precision: str = "fp16") -> tuple[bytes, EngineSpec]:
     opened = Bundle.open(bundle)
-    return opened.read(opened.manifest.precisions["fp16"].graphs["gpu"].file), opened.manifest.spec
-
-
-@needs_rtx
-class TestStopping:
-    def test_ctrl_c_stops_a_build_at_its_next_step(
-        self, bundle_source: Path, interruptible: None
-    ) -> None:
-        onnx, spec = graph(bundle_source)
-        told: list[int] = []
-
-        def progress(what: str, done: int, total: int) -> None:
-            if not told:
-                os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(0.05)  # by now the signal is with the thread that waits
-            told.append(done)
-
-        with pytest.raises(KeyboardInterrupt):
-            RTX.compile(onnx, spec, BuildOptions(progress=progress))
-        assert told[-1] < 3, "it went on"
-
-    def test_what_telling_the_progress_raises_comes_through(self, bundle_source: Path) -> None:
-        def progress(what: str, done: int, total: int) -> None:
-            raise BrokenPipeError("the reader went away")
-
-        with pytest.raises(BrokenPipeError, match="went away"):
-            RTX.compile(*graph(bundle_source), BuildOptions(progress=progress))
-
-    def test_the_builder_hears_of_it(self, bundle_source: Path) -> None:
-        watch = Watch(None)
-        watch.stop()
-        monitor = progress_monitor(RTX._library(), watch)  # type: ignore[attr-defined]
-        monitor.phase_start("Building", None, 3)
-        assert monitor.step_complete("Building", 0) is False
-        assert progress_monitor(RTX._library(), Watch(None)).step_complete("x", 0) is True  # type: ignore[attr-defined]
-
-
-def test_the_builds_own_error_comes_through() -> None:
-    def build(watch: Watch) -> bytes:
-        raise EngineError("no tactic")
-
-    with pytest.raises(EngineError, match="no tactic"):
-        run_watched(build, None)
-
-
-def test_only_the_outermost_phase_is_told() -> None:
-    told: list[tuple[str, int, int]] = []
-    watch = Watch(lambda *step: told.append(step))
-    watch.started("engine", None, 2)
-    watch.started("graph", "engine", 9)
-    assert watch.advanced("graph", 1)
-    assert watch.advanced("engine", 1)
-    watch.finished("graph")
-    watch.finished("engine")
-    assert told == [("engine", 0, 2), ("engine", 1, 2), ("engine", 2, 2)]
+    file = opened.manifest.precisions[precision].graphs["gpu"].file
+    return opened.read(file), opened.manifest.spec
 
 
 class TestLean:
@@ -103,7 +46,7 @@ class TestLean:
         assert isinstance(self.lean, TensorRT)
         flags = self.lean.builder_flags
         backend = TensorRT("lean", "tensorrt_rtx", "tensorrt_rtx", flags)
-        assert len(backend.compile(onnx, spec, BuildOptions())) > 100_000
+        assert len(backend.compile(onnx, spec, BuildOptions()).engine) > 100_000
         wrong = TensorRT("lean", "tensorrt_rtx", "tensorrt_rtx", ("FASTER",))
         with pytest.raises(EngineError, match="FASTER"):
             wrong.compile(onnx, spec, BuildOptions())

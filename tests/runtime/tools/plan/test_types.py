@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from runtime.backends.tensorrt_types import UNKNOWN, find_type, narrowest, of_kernel
+from runtime.tools.plan.types import UNKNOWN, bits, find_type, kernel_type, narrowest, widest
+from tests.runtime.backends.api import recordings
 
-from .api import recordings
 from .inspected import HALF_KERNEL, INT8_KERNEL
 
 
@@ -23,6 +23,7 @@ from .inspected import HALF_KERNEL, INT8_KERNEL
         ("Float", "fp32"),
         ("UInt8", "uint8"),
         ("FP8", "fp8"),
+        ("FP4E2M1", "fp4"),
         ("INT4", "int4"),
         ("Int32", "int32"),
         ("N/A due to dynamic shapes", UNKNOWN),
@@ -64,9 +65,11 @@ def test_every_type_of_the_library_has_a_name(api: Any) -> None:
     ],
 )
 def test_kernels_tell_what_they_multiply(kernel: str, kind: str | None) -> None:
-    assert of_kernel(kernel) == kind
+    assert kernel_type(kernel) == kind
 
 
-def test_the_narrowest_type_is_what_is_computed_in() -> None:
+def test_types_have_an_order_and_a_size() -> None:
     assert narrowest(["fp32", "int8", "int64"]) == "int8"
-    assert narrowest(["int64", "bool", UNKNOWN]) is None
+    assert widest(["fp32", "int8", "int64"]) == "fp32"
+    assert narrowest(["int64", UNKNOWN]) is widest([]) is None
+    assert [bits(kind) for kind in ("int4", "fp8", "bf16", UNKNOWN)] == [4, 8, 16, None]

@@ -1,12 +1,13 @@
-"""Types of numbers, as TensorRT's enumerations, engine inspector and kernels name them.
+"""Types of numbers, as TensorRT's enumerations, listings, engine inspector and kernels name them.
 
-Source: names in inspector output and build logs of TensorRT 8 to 11, in public issues and tools.
+Source: listings of TensorRT for RTX 1.7; names in inspector output and build logs of TensorRT 8 to
+11, in public issues and tools.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 UNKNOWN = "?"
 
@@ -15,8 +16,8 @@ _WORDS = {
     "fp16": r"float16|half|fp16",
     "tf32": r"tf32",
     "fp32": r"float32|fp32|float",
-    "fp8": r"fp8|e4m3|e5m2",
-    "fp4": r"fp4|e2m1",
+    "fp8": r"fp8\w*|e4m3\w*|e5m2",
+    "fp4": r"fp4\w*|e2m1\w*",
     "uint8": r"uint8",
     "int8": r"int8",
     "int4": r"int4",
@@ -26,6 +27,10 @@ _WORDS = {
 }
 """Each type with the words for it; where one word is part of another, the longer one is first."""
 
+_BITS = {
+    "int4": 4, "fp4": 4, "uint8": 8, "int8": 8, "fp8": 8, "bool": 8, "fp16": 16, "bf16": 16,
+    "tf32": 32, "fp32": 32, "int32": 32, "int64": 64,
+}  # fmt: skip
 _NARROW_FIRST = ("int4", "fp4", "int8", "fp8", "fp16", "bf16", "tf32", "fp32")
 
 _SHORT = {
@@ -64,7 +69,12 @@ def find_type(text: str) -> str:
     return UNKNOWN
 
 
-def of_kernel(name: str) -> str | None:
+def bits(dtype: str) -> int | None:
+    """Bits of a number of that type; None if it is not known."""
+    return _BITS.get(dtype)
+
+
+def kernel_type(name: str) -> str | None:
     """What a matrix product's kernel multiplies, by its name; None if the name does not tell."""
     for pattern, names in _KERNELS:
         found = pattern.search(name)
@@ -75,5 +85,14 @@ def of_kernel(name: str) -> str | None:
 
 def narrowest(kinds: Iterable[str]) -> str | None:
     """The narrowest type to compute in; None if there is none among them."""
-    present = [kind for kind in _NARROW_FIRST if kind in set(kinds)]
-    return present[0] if present else None
+    return next(_in_order(kinds, _NARROW_FIRST), None)
+
+
+def widest(kinds: Iterable[str]) -> str | None:
+    """The widest type to compute in; None if there is none among them."""
+    return next(_in_order(kinds, _NARROW_FIRST[::-1]), None)
+
+
+def _in_order(kinds: Iterable[str], order: Iterable[str]) -> Iterator[str]:
+    present = set(kinds)
+    return (kind for kind in order if kind in present)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from runtime.backends.base import AskedProduct
+
 
 def layer(name: str, kind: str, inputs: list[str], outputs: list[str], **more: Any) -> Any:
     """As TensorRT 10 describes a layer."""
@@ -55,10 +57,10 @@ TEN = {
     ],
     "Bindings": ["images", "logits"],
 }
-ASKED = {
-    "qkv/MatMul": "int8",
-    "proj/MatMul": "int8",
-    "attn/MatMul": "fp16",
-    "attn/MatMul_2": "fp16",
-    "head/Gemm": "fp16",
-}
+ASKED = (
+    AskedProduct("qkv/MatMul", ("INT8", "INT8"), True),
+    AskedProduct("attn/MatMul", ("HALF", "HALF"), False),
+    AskedProduct("attn/MatMul_2", ("HALF", "HALF"), False),
+    AskedProduct("proj/MatMul", ("INT8", "INT8"), True),
+    AskedProduct("head/Gemm", ("HALF", "HALF"), True),
+)

@@ -1,0 +1,160 @@
+"""Builds engines and reads their plans: of which form, in what types, at which cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import onnx_ir as ir
+
+from calibration.onnx_file import OnnxBytes, to_bytes
+from runtime.backends import BuildOptions, Built, find_backend
+from runtime.backends.tensorrt import TensorRT
+from runtime.device_cache import timing_caches
+from runtime.images import ImageSet
+from runtime.manifest import EngineSpec
+from runtime.metrics import image_centred
+from runtime.tools.plan.devices import DEVICES, PORTABLE, Device, nearest_capability
+from runtime.tools.plan.engine_plan import EnginePlan, plan_of
+
+from .forms import GraphForm, aux_streams
+from .forms.search import FoundForm, search_form
+from .forms.shorten import shorten
+from .plan import FAST, Target
+from .progress import Update, ignore
+from .running import answers
+from .simulate import widen
+
+__all__ = ["EngineBuilder", "FoundForm", "devices_for", "same_answers"]
+
+_PROOF_IMAGES = 4
+_AT_ONCE = 2
+
+
+@dataclass(frozen=True)
+class EngineBuilder:
+    """Builds engines of a precision's graphs for a target."""
+
+    target: Target
+    spec: EngineSpec
+    precision: str
+
+    @cached_property
+    def _options(self) -> BuildOptions:
+        return BuildOptions(
+            compute_capabilities=self.target.compute_capabilities,
+            timing_caches=timing_caches(),
+            what=f"{self.precision} for {self.target}",
+        )
+
+    @cached_property
+    def built_for(self) -> tuple[str, ...]:
+        """See `runtime.backends.base.Backend.built_for`."""
+        return find_backend(self.target.backend).built_for(self._options)
+
+    @property
+    def version(self) -> str:
+        return find_backend(self.target.backend).builder_version()
+
+    @property
+    def tells_plans(self) -> bool:
+        """Whether it builds in seconds, without a GPU, and lists what it compiled."""
+        backend = find_backend(self.target.backend)
+        return isinstance(backend, TensorRT) and backend.builds_without_gpu
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """Those that the target is for, or that are nearest to it."""
+        return devices_for(self.built_for or PORTABLE)
+
+    def build(
+        self,
+        content: OnnxBytes,
+        form: GraphForm,
+        batch: tuple[int, ...],
+        update: Update = ignore,
+    ) -> Built:
+        """Builds a graph that is written in `form`.
+
+        Raises:
+            EngineError: if the builder refuses it, crashes, or takes too long.
+        """
+        options = replace(
+            self._options,
+            external=content.external,
+            max_aux_streams=aux_streams(form),
+            progress=lambda what, done, total: update(done, total),
+        )
+        spec = replace(self.spec, batch=batch)
+        return find_backend(self.target.backend).compile(content.graph, spec, options)
+
+    def read_plan(
+        self, content: OnnxBytes, form: GraphForm, built: Built, effort: str
+    ) -> EnginePlan | None:
+        """The plan of `built`, and of the same graph built for single images and for the batch size
+        that engines are built for best alone, where that takes seconds and `effort` allows it; None
+        where the builder lists nothing.
+        """
+        if not built.listing:
+            return None
+        several = effort != FAST and self.tells_plans
+        sizes = sorted(set(self.spec.batch[:2])) if several else []
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            found = pool.map(lambda n: self.build(content, form, (n, n, n)), sizes)
+            batches = dict(zip(sizes, found, strict=True))
+        return plan_of(f"{self.target.backend} {self.version}", built, batches)
+
+    def search(self, model: ir.Model, fp32: ir.Model) -> FoundForm:
+        """The form of `model` that costs least at the batch size that engines are built for best.
+
+        Args:
+            model: A lowering of `fp32`, in its default form.
+            fp32: The optimised fp32 graph.
+
+        Raises:
+            EngineError: if the builder refuses the graph in every form.
+        """
+        batch = self.spec.batch[1]
+
+        def build(written: ir.Model, form: GraphForm) -> EnginePlan:
+            built = self.build(to_bytes(written), form, (batch, batch, batch))
+            return plan_of(self.target.backend, built)
+
+        return search_form(shorten(model, fp32), build, batch, self.devices)
+
+
+def devices_for(capabilities: Sequence[str]) -> tuple[Device, ...]:
+    """The devices of these compute capabilities; where there are none, the nearest ones."""
+    built = tuple(capabilities)
+    exact = tuple(device for device in DEVICES.values() if device.capability in built)
+    return exact or tuple(
+        device
+        for device in DEVICES.values()
+        if device.capability == nearest_capability(built[0], tuple(_capabilities()))
+    )
+
+
+def _capabilities() -> set[str]:
+    return {device.capability for device in DEVICES.values()}
+
+
+def same_answers(one: ir.Model, other: ir.Model, images: ImageSet, tolerance: float) -> bool:
+    """Whether two forms of a graph compute the same, on a few images and without the rounding to
+    16 bits, whose order differs between them.
+
+    Args:
+        one, other: The forms.
+        images: Some of which are looked at.
+        tolerance: Root mean square of the difference, relative to that of the image-centred
+            outputs.
+    """
+    if one is other:
+        return True
+    few = images.subset(range(min(_PROOF_IMAGES, len(images))))
+    found = [answers(widen(model), few) for model in (one, other)]
+    spread = float(np.sqrt((image_centred(found[0]) ** 2).mean()))
+    difference = float(np.sqrt(((found[0] - found[1]) ** 2).mean()))
+    return difference <= tolerance * max(spread, 1e-30)

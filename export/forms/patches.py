@@ -1,0 +1,113 @@
+"""The patch embedding as a matrix product of the patches' pixels.
+
+A convolution kernel takes 4 channels where there are 3, and a copy of the image that has them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from export.graph_edit import add_initializer, array, describe
+
+_CHANNELS_FIRST, _TOKENS = [0, 3, 1, 2], [0, 2, 1]
+
+
+@dataclass(frozen=True)
+class _Embedding:
+    """`Transpose -> Conv -> Reshape -> Transpose`, from `pixels` `[B, H, W, C]` to `tokens`
+    `[B, N, D]`.
+    """
+
+    pixels: ir.Value
+    convolution: ir.Node
+    tokens: ir.Value
+
+
+def patches_as_product(model: ir.Model) -> bool:
+    """Rewrites every convolution that embeds patches without overlap."""
+    found = [embedding for node in model.graph if (embedding := _embedding(node))]
+    for embedding in found:
+        _rewrite(model.graph, embedding)
+    RemoveUnusedNodesPass()(model)
+    return bool(found)
+
+
+def _embedding(node: ir.Node) -> _Embedding | None:
+    if node.op_type != "Conv" or not _cuts_patches(node):
+        return None
+    image = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if image is None or not _permutes(image, _CHANNELS_FIRST) or image.inputs[0] is None:
+        return None
+    value = node.outputs[0]
+    for wanted in ("Reshape", "Transpose"):
+        users = list(value.consumers())
+        if len(users) != 1 or users[0].op_type != wanted:
+            return None
+        value = users[0].outputs[0]
+    last = value.producer()
+    tokens = value.shape
+    if last is None or not _permutes(last, _TOKENS) or tokens is None or len(tokens) != 3:
+        return None
+    return _Embedding(image.inputs[0], node, value)
+
+
+def _cuts_patches(node: ir.Node) -> bool:
+    weight = node.inputs[1]
+    shape = weight.shape if weight is not None and weight.is_initializer() else None
+    if shape is None or len(shape) != 4 or node.attributes.get_int("group", 1) != 1:
+        return False
+    strides = node.attributes.get_ints("strides", [1, 1])
+    pads = node.attributes.get_ints("pads", [0, 0, 0, 0])
+    dilations = node.attributes.get_ints("dilations", [1, 1])
+    automatic = node.attributes.get_string("auto_pad", "NOTSET")
+    return (
+        list(strides) == list(shape)[2:]
+        and not any(pads)
+        and set(dilations) == {1}
+        and automatic in ("NOTSET", "VALID")
+    )
+
+
+def _permutes(node: ir.Node, order: list[int]) -> bool:
+    return node.op_type == "Transpose" and list(node.attributes["perm"].as_ints()) == order
+
+
+def _rewrite(graph: ir.Graph, embedding: _Embedding) -> None:
+    node, output = embedding.convolution, embedding.convolution.outputs[0]
+    kernel = node.inputs[1]
+    assert kernel is not None
+    assert output.shape is not None
+    assert output.dtype is not None
+    weight, dtype = array(kernel), output.dtype
+    width, channels, high, wide = weight.shape
+    batch, _, rows, columns = output.shape
+    pixels, nodes = high * wide * channels, list[ir.Node]()
+
+    def add(
+        operator: str, inputs: list[ir.Value], shape: list[object], **attributes: object
+    ) -> ir.Value:
+        name = f"{node.name}/{operator}_{len(nodes)}"
+        made = ir.node(operator, inputs, attributes, name=name)  # type: ignore[arg-type]
+        nodes.append(made)
+        return describe(made.outputs[0], name, ir.Shape(shape), dtype)  # type: ignore[arg-type]
+
+    def sizes(*numbers: object) -> ir.Value:
+        return add_initializer(graph, f"{node.name}/sizes", np.array(numbers, np.int64))
+
+    cut = [rows, high, columns, wide * channels]
+    value = add("Reshape", [embedding.pixels, sizes(-1, *cut)], [batch, *cut])
+    value = add("Transpose", [value], [batch, rows, columns, high, cut[-1]], perm=[0, 1, 3, 2, 4])
+    tokens = int(rows) * int(columns)  # type: ignore[arg-type]
+    value = add("Reshape", [value, sizes(-1, tokens, pixels)], [batch, tokens, pixels])
+    matrix = np.ascontiguousarray(weight.transpose(2, 3, 1, 0).reshape(pixels, width))
+    constant = add_initializer(graph, f"{kernel.name}/product", matrix)
+    value = add("MatMul", [value, constant], [batch, tokens, width])
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None:
+        value = add("Add", [value, bias], [batch, tokens, width])
+    graph.insert_before(node, nodes)
+    embedding.tokens.replace_all_uses_with(value)

@@ -1,0 +1,118 @@
+"""Finds the form of a graph of which a builder makes the cheapest engine for a target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from statistics import fmean
+
+import onnx_ir as ir
+
+from runtime.errors import EngineError
+from runtime.tools.plan.devices import Device
+from runtime.tools.plan.engine_plan import EnginePlan
+from runtime.tools.plan.estimate import estimate
+
+from . import DEFAULT, FORMS, GraphForm, aux_streams, write_in
+
+Build = Callable[[ir.Model, GraphForm], EnginePlan]
+"""Builds a graph for one batch size alone, and reads the plan. Raises EngineError."""
+
+MIN_GAIN = 1.005
+"""How much cheaper another choice than the default has to be."""
+_AT_ONCE = 2
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a form costs; less is better, faults first.
+
+    Attributes:
+        faults: Layers that do not run in the type that the graph asks for, or whose weights are
+            widened at every call.
+        milliseconds: Mean estimate over the target's devices; None where there is none for any.
+        kernels: That one call launches.
+    """
+
+    faults: int
+    milliseconds: float | None
+    kernels: int
+
+    def beats(self, other: Cost) -> bool:
+        """Whether it is worth leaving `other` for."""
+        if self.faults != other.faults:
+            return self.faults < other.faults
+        if self.milliseconds is None or other.milliseconds is None:
+            return self.kernels < other.kernels
+        return self.milliseconds * MIN_GAIN < other.milliseconds
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A form that was tried; `cost` is None where the builder refused it."""
+
+    form: dict[str, str]
+    cost: Cost | None
+
+
+@dataclass(frozen=True)
+class FoundForm:
+    """The form that costs least, and all that was tried."""
+
+    form: dict[str, str]
+    trials: tuple[Trial, ...]
+
+
+def search_form(model: ir.Model, build: Build, batch: int, devices: Sequence[Device]) -> FoundForm:
+    """Tries each choice of `FORMS` in turn, the ones before it settled.
+
+    Args:
+        model: In its default form.
+        build: Builds it in another one, for `batch` alone.
+        batch: The batch size to estimate for.
+        devices: The target's.
+
+    Raises:
+        EngineError: if the builder refuses the graph in every form.
+    """
+    problems: list[EngineError] = []
+
+    def attempt(form: GraphForm) -> Trial:
+        try:
+            plan = build(write_in(model, form), form)
+        except EngineError as error:
+            problems.append(error)
+            return Trial(dict(form), None)
+        return Trial(dict(form), cost_of(plan, batch, devices))
+
+    best = attempt(DEFAULT)
+    trials = [best]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for name, choices in FORMS.items():
+            others = [
+                {**best.form, name: choice} for choice in choices if choice != best.form[name]
+            ]
+            others = [form for form in others if _makes_a_difference(model, name, form)]
+            for trial in pool.map(attempt, others):
+                trials.append(trial)
+                if trial.cost and (best.cost is None or trial.cost.beats(best.cost)):
+                    best = trial
+    if best.cost is None:
+        raise problems[0]
+    return FoundForm(best.form, tuple(trials))
+
+
+def cost_of(plan: EnginePlan, batch: int, devices: Sequence[Device]) -> Cost:
+    """The cost of an engine that was built for `batch` alone."""
+    summary = plan.summary()
+    estimates = [estimate(plan.layers, batch, device) for device in devices]
+    known = [one.milliseconds for one in estimates if one is not None]
+    faults = len(summary.unmet) + len(summary.dequantised)
+    return Cost(faults, fmean(known) if known else None, summary.kernels)
+
+
+def _makes_a_difference(model: ir.Model, name: str, form: GraphForm) -> bool:
+    """Whether the choice of the form `name` changes the graph or how it is built."""
+    rewritten = write_in(model, {name: form[name]}) is not model
+    return rewritten or aux_streams(form) != aux_streams(DEFAULT)

@@ -1,0 +1,140 @@
+"""The process that builds an engine: a crash of the library ends it alone.
+
+`tensorrt_process.py` starts it with a folder, which holds `JOB` and the graph, and with a pipe, on
+which it tells its progress and how it ended. It writes `ENGINE` and `OUTCOME` into the folder.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import os
+import signal
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..errors import EngineError, InputError
+from ..manifest import EngineSpec
+from ..schema import decode, encode
+from . import cuda
+from .base import AskedProduct
+from .tensorrt_build import Recipe, build_plan
+from .tensorrt_inspect import inspect_engine
+
+JOB, GRAPH, ENGINE, OUTCOME, LOG = "job.json", "model.onnx", "engine", "outcome.json", "log.txt"
+_LISTING = "Layers:"
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be built.
+
+    Attributes:
+        module: Python module of the library that builds.
+        device: The GPU to build on; None where none is needed.
+        spec, compute_capabilities, flags, max_aux_streams: See `Recipe`.
+        timings: The file of the timing cache; "" for none.
+    """
+
+    module: str
+    device: int | None
+    spec: EngineSpec
+    compute_capabilities: tuple[str, ...]
+    flags: tuple[str, ...]
+    timings: str
+    max_aux_streams: int | None
+
+    @property
+    def recipe(self) -> Recipe:
+        timings = Path(self.timings) if self.timings else None
+        capabilities = self.compute_capabilities
+        return Recipe(self.spec, capabilities, self.flags, timings, self.max_aux_streams)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job. The listing, which has lines, lies in a file of its own.
+
+    Attributes:
+        error: Why there is no engine; "" if there is one.
+        bad_input: Whether the job itself is at fault.
+        products: See `runtime.backends.base.Built`.
+        peak_bytes: Likewise.
+    """
+
+    error: str
+    bad_input: bool
+    products: tuple[AskedProduct, ...]
+    peak_bytes: int
+
+
+def main(place: str, pipe: int) -> None:
+    """Builds what lies in the folder `place`; the end of the pipe says that it is done."""
+    folder = Path(place)
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    job = decode(Job, json.loads((folder / JOB).read_text()))
+    with os.fdopen(pipe, "w", buffering=1) as told, (folder / LOG).open("w", buffering=1) as log:
+        (folder / OUTCOME).write_text(encode(_carry_out(job, folder, told, log)))
+
+
+def _carry_out(job: Job, folder: Path, told: TextIO, log: TextIO) -> Outcome:
+    errors, listings = list[str](), list[str]()
+    bad_input, products = False, tuple[AskedProduct, ...]()
+
+    def progress(what: str, done: int, total: int) -> None:
+        told.write(json.dumps([what, done, total]) + "\n")
+
+    try:
+        library = importlib.import_module(job.module)
+        logger = _logger(library, errors, listings, log)
+        with nullcontext() if job.device is None else cuda.on_device(job.device):
+            plan = build_plan(library, logger, folder / GRAPH, job.recipe, progress, errors)
+        products = plan.products
+        (folder / ENGINE).write_bytes(plan.engine)
+        listing = listings[-1] if listings else _inspected(job, library, logger, plan.engine)
+        (folder / f"{ENGINE}.txt").write_text(listing)
+    except Exception as error:  # the bindings raise RuntimeError, TypeError and their own
+        bad_input = isinstance(error, InputError)
+        detail = "; ".join([str(error) or type(error).__name__, *errors[:3]])
+        text = "".join(c if c.isprintable() else " " for c in detail)
+        return Outcome(" ".join(text.split())[:500], bad_input, (), _peak_bytes())
+    return Outcome("", False, products, _peak_bytes())
+
+
+def _inspected(job: Job, library: Any, logger: Any, engine: bytes) -> str:
+    """What full TensorRT, which has a GPU here, tells of the engine; "" if that fails."""
+    if job.device is None or not hasattr(library, "EngineInspector"):
+        return ""
+    try:
+        return inspect_engine(library, logger, engine, job.spec)
+    except EngineError:
+        return ""  # it is no worse for that, and its opening will say what is wrong
+
+
+def _logger(library: Any, errors: list[str], listings: list[str], log: TextIO) -> Any:
+    """Keeps errors and the listing of layers, and writes all else to the log."""
+
+    class Logger(library.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.errors = errors
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
+                errors.append(message)
+            if message.lstrip().startswith(_LISTING):
+                listings.append(message)
+            else:
+                log.write(f"{severity.name} {message}\n")
+
+    return Logger()
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process held; `getrusage` would count its parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM")), 0)

@@ -1,0 +1,172 @@
+"""The plan of an engine as it is kept in a bundle and in a device's cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+from runtime.backends.base import AskedProduct, Built
+from runtime.errors import BundleError
+from runtime.manifest import PlanSummary
+from runtime.schema import decode, encode, parse_json
+
+from . import layers as kinds
+from .layers import Layer, kernels, total
+from .listing import read_layers
+from .types import UNKNOWN, bits, find_type, widest
+
+_EIGHT_BITS = 8
+
+
+@dataclass(frozen=True)
+class PlanAtBatch:
+    """The layers of an engine that was built for one batch size alone: every shape is known."""
+
+    batch: int
+    layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """What an engine's builder compiled.
+
+    Attributes:
+        library: The builder and its version.
+        products: The matrix products of the graph that it was built from, and what each asks for.
+        layers: The engine's layers, in the order in which they run.
+        batches: The same graph built for certain batch sizes alone; empty where that was not done.
+    """
+
+    library: str
+    products: tuple[AskedProduct, ...]
+    layers: tuple[Layer, ...]
+    batches: tuple[PlanAtBatch, ...] = ()
+
+    @property
+    def blocks(self) -> int:
+        """How many attentions there are."""
+        attentions = sum(not product.weights for product in self.products) // 2
+        return max(attentions, sum(layer.kind == kinds.ATTENTION for layer in self.layers))
+
+    def summary(self) -> PlanSummary:
+        """See `runtime.manifest.PlanSummary`; bytes are of the largest batch size in `batches`."""
+        largest = max(self.batches, key=lambda at: at.batch, default=PlanAtBatch(0, ()))
+        measured = largest.layers or self.layers
+        counts = [layer.kind for layer in self.layers]
+        return PlanSummary(
+            kernels=sum(1 for _ in kernels(self.layers)),
+            kernels_per_block=_kernels_per_block(self.products, self.layers),
+            linear_work=_linear_work(self.products, self.layers, _work(self.products, measured)),
+            attentions=self.blocks,
+            fused_attentions=counts.count(kinds.ATTENTION),
+            unmet=tuple(_unmet(self.products, self.layers)),
+            dequantised=tuple(_dequantised(self.products, self.layers)),
+            copies=counts.count(kinds.COPY),
+            waits=counts.count(kinds.WAIT),
+            batch=largest.batch,
+            bytes=total(layer.bytes for layer in measured),
+        )
+
+    def encode(self) -> bytes:
+        """As `decode_plan` reads it."""
+        return encode(self).encode()
+
+
+def plan_of(library: str, built: Built, batches: Mapping[int, Built] | None = None) -> EnginePlan:
+    """The plan of what a builder built, and of the same graph built for certain batch sizes alone.
+
+    Raises:
+        EngineError: if the listing is not understood.
+    """
+    at = tuple(PlanAtBatch(n, read_layers(b.listing)) for n, b in sorted((batches or {}).items()))
+    return EnginePlan(library, built.products, read_layers(built.listing), at)
+
+
+def decode_plan(raw: bytes) -> EnginePlan:
+    """What `EnginePlan.encode` wrote. Raises BundleError if it is not that."""
+    try:
+        return decode(EnginePlan, parse_json(raw))
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"an engine's plan is not valid: {str(error)[:300]}") from None
+
+
+def layer_of(product: AskedProduct, layers: Sequence[Layer]) -> Layer | None:
+    """The layer that multiplies a product of the graph; None if none is known to."""
+    owners = [layer for layer in layers if product.node in layer.nodes]
+    multiply = [layer for layer in owners if layer.multiplies or layer.kind == kinds.ATTENTION]
+    return next(iter(multiply or owners), None)
+
+
+def asked_type(product: AskedProduct) -> str:
+    """What a product of the graph asks to be computed in: the wider one of its operands."""
+    return widest(map(find_type, product.operands)) or UNKNOWN
+
+
+def _unmet(products: Sequence[AskedProduct], layers: Sequence[Layer]) -> list[str]:
+    """Where quantised numbers are asked for, and others are multiplied."""
+    problems = []
+    for product in products:
+        asked, weight = asked_type(product), bits(find_type(product.operands[1]))
+        if weight is None or weight > _EIGHT_BITS:
+            continue
+        layer = layer_of(product, layers)
+        runs = layer.precision if layer is not None else UNKNOWN
+        if runs != asked:
+            problems.append(f"{_name(product.node)} in {runs}")
+        elif product.weights and layer is not None and (layer.weight_bits or weight) > weight:
+            problems.append(f"the weights of {_name(product.node)} in {layer.weight_bits} bits")
+    return list(dict.fromkeys(problems))
+
+
+def _dequantised(products: Sequence[AskedProduct], layers: Sequence[Layer]) -> list[str]:
+    multiplied = {product.node for product in products}
+    widened = [layer for layer in layers if layer.kind == kinds.DEQUANTISE]
+    return [
+        _name(next((node for node in layer.nodes if node in multiplied), layer.nodes[0]))
+        for layer in widened
+    ]
+
+
+def _name(node: str) -> str:
+    """The module of a node: "blocks.0.attn.qkv/MatMul" -> "blocks.0.attn.qkv"."""
+    module, _, operator = node.rpartition("/")
+    return module if module and operator[:1].isupper() else node
+
+
+def _work(products: Sequence[AskedProduct], layers: Sequence[Layer]) -> dict[str, float]:
+    """Multiplications of each product with weights, by node; all alike where one is not known."""
+    with_weights = [product for product in products if product.weights]
+    owners = {product.node: layer_of(product, layers) for product in with_weights}
+    work = {}
+    for node, layer in owners.items():
+        sharing = sum(other is layer for other in owners.values())
+        macs = layer.macs if layer is not None else None
+        if not macs:
+            return dict.fromkeys(owners, 1.0)
+        work[node] = macs / sharing
+    return work
+
+
+def _linear_work(
+    products: Sequence[AskedProduct], layers: Sequence[Layer], work: Mapping[str, float]
+) -> dict[str, float]:
+    shares: dict[str, float] = {}
+    for product in products:
+        if product.weights:
+            layer = layer_of(product, layers)
+            runs = layer.precision if layer is not None else UNKNOWN
+            shares[runs] = shares.get(runs, 0.0) + work.get(product.node, 0.0)
+    all_work = sum(shares.values()) or 1.0
+    return {kind: share / all_work for kind, share in sorted(shares.items(), key=lambda s: -s[1])}
+
+
+def _kernels_per_block(products: Sequence[AskedProduct], layers: Sequence[Layer]) -> float | None:
+    """Median distance, in kernels, from one attention's second product to the next one's."""
+    running = list(kernels(layers))
+    seconds = [product for product in products if not product.weights][1::2]
+    owners = [layer_of(product, running) for product in seconds]
+    places = [running.index(layer) for layer in owners if layer is not None]
+    distances = [after - before for before, after in pairwise(places)]
+    return float(median(distances)) if distances else None

@@ -1,0 +1,153 @@
+"""Estimates an engine's latency on a device from the layers that its builder listed.
+
+Each kernel takes the longer of two times: to move its bytes, and to multiply. Sources: S. Williams
+et al., "Roofline", doi:10.1145/1498765.1498785; tiles and waves: NVIDIA, "Matrix Multiplication
+Background User's Guide". The constants were set on the public figures in `benchmarks/figures.py`;
+docs/tensorrt-plan.md has how far from them the estimates are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from . import layers as kinds
+from .devices import Device
+from .layers import Layer, Tensor, kernels, total
+
+LOW, HIGH = 0.7, 1.5
+"""A measured latency is most often between these times the estimate."""
+
+_BANDWIDTH = 0.8
+"""Share of the memory's bandwidth that kernels reach."""
+_CACHE_SPEED = 3.0
+"""How much faster the second-level cache is."""
+_CACHE_SHARE = 0.5
+"""Share of it that is there for what one kernel hands to the next."""
+_TILES = ((128, 128, 0.66), (128, 64, 0.57), (64, 64, 0.45), (64, 32, 0.3))
+"""Rows, columns and share of the peak of a kernel that multiplies in tiles of that size."""
+_ATTENTION = 0.35
+"""Share of the peak that fused attention reaches."""
+_VECTOR = 0.25
+"""The same of a product with few rows, which moves bytes more than it multiplies."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A latency on a device.
+
+    Attributes:
+        milliseconds: Of one call.
+        batch: Images of one call.
+        moving, multiplying, launching: Shares of the time in kernels that are bound by memory, by
+            arithmetic, and between kernels; they add up to 1.
+    """
+
+    milliseconds: float
+    batch: int
+    moving: float
+    multiplying: float
+    launching: float
+
+    @property
+    def images_per_second(self) -> float:
+        return 1000 * self.batch / self.milliseconds
+
+    @property
+    def bound(self) -> str:
+        """What most of the time goes into."""
+        parts = {
+            "memory": self.moving, "arithmetic": self.multiplying, "launches": self.launching
+        }  # fmt: skip
+        return max(parts, key=lambda part: parts[part])
+
+
+def estimate(layers: Sequence[Layer], batch: int, device: Device) -> Estimate | None:
+    """The latency of an engine whose layers have known shapes.
+
+    Returns:
+        None if a size is not known, or the device has no units for a type.
+    """
+    running = list(kernels(layers))
+    constants = total(t.bytes for t in {t for layer in running for t in layer.constants})
+    if constants is None or not running:
+        return None
+    weights_stay = constants < _CACHE_SHARE * device.cache * 1e6
+    moving = multiplying = 0.0
+    for layer in running:
+        moved = _moving_us(layer, device, weights_stay)
+        multiplied = _multiplying_us(layer, device)
+        if moved is None or multiplied is None:
+            return None
+        if moved > multiplied:
+            moving += moved
+        else:
+            multiplying += multiplied
+    launching = len(running) * device.launch
+    whole = moving + multiplying + launching
+    return Estimate(whole / 1000, batch, moving / whole, multiplying / whole, launching / whole)
+
+
+def _moving_us(layer: Layer, device: Device, weights_stay: bool) -> float | None:
+    """Microseconds to move the bytes of a kernel; what it shares with its neighbours may lie in the
+    second-level cache.
+    """
+    activations = _bytes({*layer.inputs, *layer.outputs})
+    constants = _bytes(set(layer.constants))
+    if activations is None or constants is None:
+        return None
+    stays = activations < _CACHE_SHARE * device.cache * 1e6
+    speed = device.bandwidth * 1e3 * _BANDWIDTH
+    slow = (0.0 if stays else activations) + (0.0 if weights_stay else constants)
+    fast = activations + constants - slow
+    return slow / speed + fast / (speed * _CACHE_SPEED)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> float | None:
+    return total(tensor.bytes for tensor in tensors)
+
+
+def _multiplying_us(layer: Layer, device: Device) -> float | None:
+    """Microseconds of arithmetic; None if it is not known how much, or the device cannot do it."""
+    if not layer.multiplies and layer.kind != kinds.ATTENTION:
+        return 0.0
+    macs, peak = layer.macs, device.peaks.get(layer.precision)
+    if macs is None or peak is None:
+        return None
+    rate = peak * device.sustained * 1e6  # operations a microsecond
+    if layer.kind == kinds.ATTENTION:
+        heads, queries = layer.outputs[0].shape[0], layer.outputs[0].shape[-2]
+        share = _ATTENTION if queries > 1 else _VECTOR * _ATTENTION
+        return 2 * macs / (rate * share * _occupied(heads * math.ceil(queries / 64), device))
+    rows, columns, count = _sizes(layer)
+    return min(
+        2 * macs / (rate * share * _filled(rows, columns, high, wide)
+                    * _occupied(count * math.ceil(rows / high) * math.ceil(columns / wide), device))
+        for high, wide, share in _TILES
+    )  # fmt: skip
+
+
+def _sizes(layer: Layer) -> tuple[int, int, int]:
+    """Rows, columns and number of the products of a layer."""
+    shape = layer.outputs[0].shape
+    if layer.kind == kinds.CONVOLUTION:
+        return shape[0] * math.prod(shape[2:]), shape[1], 1
+    operands = layer.operands
+    assert operands is not None
+    second = operands[1]
+    if second in layer.constants or len(shape) < 3:
+        return math.prod(shape[:-1]), shape[-1], 1
+    return shape[-2], shape[-1], math.prod(shape[:-2])
+
+
+def _filled(rows: int, columns: int, high: int, wide: int) -> float:
+    """Share of the tiles' numbers that are wanted."""
+    padded = math.ceil(rows / high) * high * math.ceil(columns / wide) * wide
+    return rows * columns / padded
+
+
+def _occupied(tiles: int, device: Device) -> float:
+    """Share of the multiprocessors that have work, over all waves of tiles."""
+    waves = math.ceil(tiles / device.multiprocessors)
+    return tiles / (waves * device.multiprocessors)

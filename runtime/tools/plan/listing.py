@@ -1,0 +1,178 @@
+"""Reads the layers of an engine from its builder's log or from its inspector.
+
+TensorRT for RTX logs, at verbose severity, one message that begins with "Layers:" and has a line
+for each layer; the engine inspector of TensorRT 10 and 11 writes the same fields as JSON.
+
+Source: TensorRT Python API (EngineInspector); the listing has no specification.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from runtime.errors import EngineError
+
+from . import layers as kinds
+from .layers import Layer, Tensor
+from .types import bits, find_type
+
+HEADER = "Layers:"
+"""How the builder's message with the layers begins."""
+
+_LINE = re.compile(
+    r"Name: (?P<name>.*?), LayerType: (?P<type>\w+), Inputs: \[(?P<inputs>.*)\], "
+    r"Constants: \[(?P<constants>.*)\], Outputs: \[(?P<outputs>.*)\], TacticName: (?P<kernel>.*?), "
+    r"StreamId: (?P<stream>\d+),.*?Metadata: (?P<metadata>.*)$"
+)
+_TENSOR = re.compile(
+    r"\{ Name: (.*?), Dimensions: \[([-\d,]*)\],.*?Datatype: (\w+), Format: [^{}]*\}"
+)
+_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+_SUFFIX = re.compile(r"_myl\d+_\d+$")
+_STEPS = re.compile(r"^__myl_((?:[A-Z][a-z]+)+)_myl\d+_\d+$")
+
+_BY_TYPE = {
+    "gemm": kinds.GEMM,
+    "matrixmultiply": kinds.GEMM,
+    "matrix_multiply": kinds.GEMM,
+    "caskgemmmatrixmultiply": kinds.GEMM,
+    "correlation": kinds.CONVOLUTION,
+    "convolution": kinds.CONVOLUTION,
+    "caskconvolution": kinds.CONVOLUTION,
+    "caskgemmconvolution": kinds.CONVOLUTION,
+    "reformat": kinds.COPY,
+    "shuffle": kinds.COPY,
+    "signal": kinds.WAIT,
+    "wait": kinds.WAIT,
+    "shape_call": kinds.SHAPE,
+}
+_LAYOUT = {"Move", "Resh", "Tran", "Slic", "Conc", "Repl"}
+"""Steps of a generated kernel that only bring numbers to another place."""
+_MULTIPLIES = {"Fc", "Bmm", "Gemm", "Matm"}
+_WIDE, _NARROW = 16, 8
+
+
+def read_layers(text: str) -> tuple[Layer, ...]:
+    """The layers of an engine, in the order in which they run.
+
+    Args:
+        text: The builder's message, or what `EngineInspector.get_engine_information` wrote as JSON.
+
+    Raises:
+        EngineError: if it is neither, or names the layers only.
+    """
+    if text.lstrip().startswith(HEADER):
+        lines = [line for line in text.splitlines() if line.startswith("Name: ")]
+        found = [_LINE.match(line) for line in lines]
+        bad = next((line for line, match in zip(lines, found, strict=True) if not match), None)
+        if bad is not None:
+            raise EngineError(f"a layer in the builder's listing is not understood: {bad[:80]!r}")
+        return tuple(_listed(match) for match in found if match)
+    return _inspected(text)
+
+
+def _listed(match: re.Match[str]) -> Layer:
+    sides = [_listed_tensors(match[side]) for side in ("inputs", "constants", "outputs")]
+    return _layer(
+        match["name"], match["type"], sides, match["metadata"], match["kernel"], match["stream"]
+    )
+
+
+def _listed_tensors(text: str) -> tuple[Tensor, ...]:
+    return tuple(
+        Tensor(name, tuple(int(size) for size in shape.split(",") if size), find_type(dtype))
+        for name, shape, dtype in _TENSOR.findall(text)
+    )
+
+
+def _inspected(text: str) -> tuple[Layer, ...]:
+    try:
+        entries = list(json.loads(text)["Layers"])
+    except (ValueError, KeyError, TypeError):
+        raise EngineError(f"the engine inspector answered {text[:80]!r}") from None
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise EngineError(
+            "it was built without descriptions of its layers: `vit-edge build` makes one with them"
+        )
+    return tuple(map(_inspected_layer, entries))
+
+
+def _inspected_layer(entry: dict[str, Any]) -> Layer:
+    inputs, constants, outputs = (
+        _described_tensors(entry.get(side)) for side in ("Inputs", "Constants", "Outputs")
+    )
+    weights = entry.get("Weights")
+    if isinstance(weights, dict):
+        constants += (Tensor("", (), find_type(str(weights.get("Type")))),)
+    return _layer(
+        str(entry.get("Name", "")),
+        str(entry.get("LayerType", "")),
+        [inputs, constants, outputs],
+        str(entry.get("Metadata", "")),
+        str(entry.get("TacticName", "")),
+        str(entry.get("StreamId", "0")),
+    )
+
+
+def _described_tensors(entries: object) -> tuple[Tensor, ...]:
+    """Of a layer's inputs or outputs. TensorRT 10 has "Format/Datatype", 11 has "DataType"."""
+    found = []
+    for entry in entries if isinstance(entries, list) else []:
+        values: Mapping[str, Any] = entry if isinstance(entry, dict) else {}
+        types = [str(value) for key, value in values.items() if key.lower().endswith("datatype")]
+        sizes = values.get("Dimensions")
+        shape = tuple(s for s in sizes if isinstance(s, int)) if isinstance(sizes, list) else ()
+        dtype = find_type(types[0]) if types else find_type("")
+        found.append(Tensor(str(values.get("Name", "")), shape, dtype))
+    return tuple(found)
+
+
+def _layer(
+    name: str,
+    layer_type: str,
+    sides: Sequence[tuple[Tensor, ...]],
+    metadata: str,
+    kernel: str,
+    stream: str,
+) -> Layer:
+    inputs, constants, outputs = sides
+    nodes = tuple(_NODE.findall(metadata)) or _named_after(name)
+    kind = _kind(name, layer_type, inputs, constants, outputs)
+    number = int(stream) if stream.isdecimal() else 0
+    return Layer(name, kind, inputs, constants, outputs, nodes, kernel, number)
+
+
+def _kind(
+    name: str,
+    layer_type: str,
+    inputs: tuple[Tensor, ...],
+    constants: tuple[Tensor, ...],
+    outputs: tuple[Tensor, ...],
+) -> str:
+    if "_mha_" in name:
+        return kinds.ATTENTION
+    known = _BY_TYPE.get(layer_type.lower())
+    if known is not None:
+        return known
+    match = _STEPS.match(name)
+    steps = set(re.findall("[A-Z][a-z]+", match[1])) if match else set()
+    if steps & _MULTIPLIES:
+        return kinds.FUSION
+    if not inputs and _widens(constants, outputs):
+        return kinds.DEQUANTISE
+    return kinds.COPY if steps and steps <= _LAYOUT else kinds.ELEMENTWISE
+
+
+def _widens(constants: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> bool:
+    """Whether wide numbers are made of narrow constants."""
+    before = [bits(t.dtype) or _WIDE for t in constants if len(t.shape) > 1]
+    after = [bits(t.dtype) or _NARROW for t in outputs]
+    return bool(before) and bool(after) and min(before) <= _NARROW and min(after) >= _WIDE
+
+
+def _named_after(name: str) -> tuple[str, ...]:
+    """The nodes that a layer without metadata is named after: "a + b", or "a+b_myl0_7"."""
+    return tuple(re.split(r"\s*\+\s*", _SUFFIX.sub("", name)))

@@ -1,0 +1,231 @@
+"""Equivalent forms of a graph: the same answers, and the kernels that they are for."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from calibration.collect import Calibration
+from calibration.onnx_file import to_bytes
+from export.engines import same_answers
+from export.forms import DEFAULT, FORMS, GraphForm, aux_streams, write_in
+from export.forms.qkv import cut_apart, join, saturate
+from export.forms.search import Cost, search_form
+from export.forms.shorten import shorten
+from export.graph_edit import array
+from export.onnx_export import export_onnx
+from export.passes import optimise
+from export.precision import PRECISIONS
+from export.simulate import widen
+from runtime.backends import BACKENDS, BuildOptions
+from runtime.errors import EngineError
+from runtime.images import ImageSet
+from runtime.manifest import EngineSpec
+from runtime.tools.plan.devices import DEVICES
+from runtime.tools.plan.engine_plan import EnginePlan, plan_of
+from tests.export import graphs
+from tests.export.graphs import count
+from vit.variants import find_variant
+from vit.vision_transformer import VisionTransformer
+
+RTX = BACKENDS["tensorrt-rtx"]
+PROBLEM = RTX.build_problem()
+needs_rtx = pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))
+SPEC = EngineSpec("images", "logits", (32, 32, 3), 10, (8, 8, 8))
+CHOICES = [(form, choice) for form, choices in FORMS.items() for choice in choices]
+
+
+@pytest.fixture(scope="module", params=["fp16", "bf16", "int8", "int8_attention", "int4"])
+def lowered(
+    request: pytest.FixtureRequest, optimised: ir.Model, calibration: Calibration
+) -> ir.Model:
+    """A precision's graph for GPUs."""
+    model = PRECISIONS[request.param].lower(optimised, calibration)["gpu"]
+    model.graph.name = request.param
+    return model
+
+
+def run(model: ir.Model, frames: np.ndarray) -> np.ndarray:
+    """Its answers in 32 bits: ONNX Runtime has no bf16."""
+    return graphs.run(widen(model), frames)
+
+
+def apart(model: ir.Model) -> ir.Model:
+    """As exporters write it whose queries, keys and values are Linears of their own."""
+    copy = model.clone()
+    assert cut_apart(copy)
+    return copy
+
+
+@pytest.mark.parametrize(("form", "choice"), CHOICES)
+def test_every_choice_computes_the_same(
+    lowered: ir.Model, frames: np.ndarray, form: str, choice: str
+) -> None:
+    """But where sums of floats in another order round to other whole numbers."""
+    expected = run(lowered, frames)
+    changed = run(write_in(lowered, {form: choice}), frames)
+    limit = 1e-2 if choice == "product" and count(lowered)["QuantizeLinear"] else 1e-6
+    assert np.sqrt(((changed - expected) ** 2).mean()) <= limit * np.ptp(expected)
+
+
+def test_the_default_form_is_what_is_shipped(lowered: ir.Model) -> None:
+    assert write_in(lowered, DEFAULT) is lowered
+    clips = [node for node in lowered.graph if node.op_type == "Clip"]
+    assert len(clips) == 2, "one for each block's queries, keys and values"
+    for clip in clips:
+        assert {user.op_type for user in clip.outputs[0].consumers()} == {"Split"}
+        bounds = [float(array(v)) for v in clip.inputs[1:] if v]
+        largest = {"bf16": 3.3895e38}.get(str(lowered.graph.name), 65504.0)
+        assert bounds == pytest.approx([-largest, largest], rel=1e-4)
+
+
+def test_products_are_cut_and_joined_again(lowered: ir.Model, frames: np.ndarray) -> None:
+    expected, cut = run(lowered, frames), apart(lowered)
+    assert count(cut)["Split"] == count(cut)["Clip"] == 0
+    assert count(cut)["MatMul"] == count(lowered)["MatMul"] + 2 * 2
+    np.testing.assert_array_equal(run(cut, frames), expected)
+    outputs = {value.name for node in cut.graph for value in node.outputs}
+    assert saturate(cut)
+    assert count(cut)["Clip"] == count(cut)["Split"] == 2
+    assert count(cut)["MatMul"] == count(lowered)["MatMul"]
+    np.testing.assert_array_equal(run(cut, frames), expected)
+    names = {value.name for node in cut.graph for value in node.outputs}
+    assert {name for name in outputs if str(name).endswith("/Add")} <= names, "their names stay"
+
+
+def test_saturating_twice_changes_nothing(lowered: ir.Model) -> None:
+    copy = lowered.clone()
+    assert not saturate(copy)
+    assert join(copy)
+    assert count(copy)["Clip"] == 0
+    assert not join(copy)
+
+
+def test_products_of_different_kinds_are_not_joined(optimised: ir.Model) -> None:
+    """One quantised, one not: their weights have no common type."""
+    cut = optimised.clone()
+    assert cut_apart(cut)
+    first = next(n for n in cut.graph if n.op_type == "MatMul" and "qkv" in str(n.name))
+    weight = first.inputs[1]
+    assert weight is not None
+    assert weight.const_value is not None
+    half = ir.val("half", const_value=ir.tensor(weight.const_value.numpy().astype(np.float16)))
+    cut.graph.register_initializer(half)
+    first.replace_input_with(1, half)
+    before = count(cut)["MatMul"]
+    join(cut)
+    assert count(cut)["MatMul"] == before - 1 - 2, "two of the first block, three of the second"
+
+
+def test_patches_of_another_layout_stay_a_convolution(lowered: ir.Model) -> None:
+    copy = lowered.clone()
+    convolution = next(node for node in copy.graph if node.op_type == "Conv")
+    convolution.attributes["strides"] = ir.AttrInt64s("strides", [4, 4])
+    assert write_in(copy, {"patches": "product"}) is copy
+    assert count(write_in(lowered, {"patches": "product"}))["Conv"] == 0
+
+
+class TestShortened:
+    def test_equal_blocks_are_left_out(self, digits_model: VisionTransformer) -> None:
+        """Of the digits' four blocks three stay: two, and the last one."""
+        fp32 = export_onnx(digits_model, find_variant("vit_digits").preprocess, "logits")
+        optimise(fp32)
+        short = shorten(fp32, fp32)
+        assert count(fp32)["Softmax"] == 4
+        assert count(short)["Softmax"] == 3
+        frames = np.zeros((2, *find_variant("vit_digits").preprocess.shape), np.uint8)
+        assert run(short, frames).shape == (2, 10)
+
+    def test_few_blocks_stay(self, lowered: ir.Model, optimised: ir.Model) -> None:
+        assert shorten(lowered, optimised) is lowered
+
+
+class TestSameAnswers:
+    def same(self, one: ir.Model, other: ir.Model, images: ImageSet) -> bool:
+        return same_answers(one, other, images, tolerance=1e-2)
+
+    def test_other_forms_are(self, lowered: ir.Model, photographs: ImageSet) -> None:
+        for form, choice in CHOICES:
+            assert self.same(lowered, write_in(lowered, {form: choice}), photographs)
+
+    def test_a_wrong_rewrite_is_not(self, lowered: ir.Model, photographs: ImageSet) -> None:
+        wrong = write_in(lowered, {"qkv": "apart"})
+        add = next(n for n in wrong.graph if n.op_type == "Add" and str(n.name).endswith("/2/Add"))
+        bias = next(value for value in add.inputs if value is not None and value.is_initializer())
+        bias.const_value = ir.tensor(array(bias)[::-1].copy(), name=bias.name)
+        assert not self.same(lowered, wrong, photographs), "values have each other's biases"
+
+
+def build(model: ir.Model, form: GraphForm) -> EnginePlan:
+    content = to_bytes(model)
+    options = BuildOptions(external=content.external, max_aux_streams=aux_streams(form))
+    return plan_of("rtx", RTX.compile(content.graph, SPEC, options))
+
+
+@needs_rtx
+class TestKernels:
+    """What a real builder makes of the forms."""
+
+    def test_every_quantised_layer_runs_in_its_type(self, lowered: ir.Model) -> None:
+        summary = build(lowered, DEFAULT).summary()
+        assert (summary.unmet, summary.waits) == ((), 0)
+        assert summary.fused_attentions == summary.attentions == 2
+        if lowered.graph.name != "int4":  # a single block of scales, as here, is widened before
+            assert summary.dequantised == ()
+
+    def test_a_product_that_is_cut_dequantises_its_weights(
+        self, optimised: ir.Model, calibration: Calibration
+    ) -> None:
+        """The form that was shipped once; it is caught, and the search leaves it."""
+        model = PRECISIONS["int8"].lower(optimised, calibration)["gpu"]
+        together = write_in(model, {"qkv": "together"})
+        summary = build(together, DEFAULT).summary()
+        assert summary.unmet == ("blocks.0.attn.qkv in fp16",)
+        assert summary.dequantised == ("blocks.0.attn.qkv",)
+        default = build(model, DEFAULT).summary()
+        assert default.kernels < summary.kernels
+
+    def test_the_search_finds_a_form_without_faults(
+        self, optimised: ir.Model, calibration: Calibration
+    ) -> None:
+        model = PRECISIONS["int8"].lower(optimised, calibration)["gpu"]
+        found = search_form(model, build, 8, [DEVICES["RTX 4060"]])
+        costs = {tuple(trial.form.values()): trial.cost for trial in found.trials}
+        best = costs[tuple(found.form.values())]
+        assert best is not None
+        assert best.faults == 0
+        assert found.form["qkv"] != "together"
+        tried = {trial.form["qkv"] for trial in found.trials}
+        assert tried == {"saturated", "together", "apart"}
+        assert all(cost is None or not cost.beats(best) for cost in costs.values())
+
+
+class TestSearch:
+    def test_a_form_that_the_builder_refuses_is_passed_over(self, lowered: ir.Model) -> None:
+        def refusing(model: ir.Model, form: GraphForm) -> EnginePlan:
+            if form["qkv"] == "saturated":
+                raise EngineError("no tactic")
+            return EnginePlan("x", (), ())
+
+        found = search_form(lowered, refusing, 8, [])
+        assert found.form["qkv"] == "together"
+        assert found.trials[0].cost is None
+
+    def test_what_no_form_helps_is_the_builders_own_error(self, lowered: ir.Model) -> None:
+        def refusing(model: ir.Model, form: GraphForm) -> EnginePlan:
+            raise EngineError("no tactic")
+
+        with pytest.raises(EngineError, match="no tactic"):
+            search_form(lowered, refusing, 8, [])
+
+    def test_faults_count_first_and_small_gains_for_nothing(self) -> None:
+        assert Cost(0, 2.0, 9).beats(Cost(1, 1.0, 9))
+        assert Cost(0, 1.0, 9).beats(Cost(0, 1.1, 9))
+        assert not Cost(0, 1.0, 9).beats(Cost(0, 1.001, 9))
+        assert Cost(0, None, 8).beats(Cost(0, None, 9))
+
+
+def test_built_engines_say_which_form_they_have() -> None:
+    assert aux_streams(DEFAULT) == 0
+    assert aux_streams({"streams": "library's choice"}) is None
