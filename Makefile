@@ -54,6 +54,7 @@ inspect: $(READY) ## print what the bundle holds
 
 bench: $(READY) ## compare speed with every peer, under 30 minutes (QUICK=1: under 5)
 	$(BIN)/python -m benchmarks.speed $(if $(QUICK),--quick,--markdown docs/performance-peers.md)
+	$(BIN)/python -m benchmarks.plans $(if $(QUICK),--quick,--markdown docs/tensorrt-plan.md)
 
 example: $(READY) ## classify a digit, draw its patches and attention rollout
 	$(BIN)/python -m vit.example_usage

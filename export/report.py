@@ -44,7 +44,7 @@ MORE_COLUMNS = (
     "measured on",
 )
 ENGINE_COLUMNS = ("precision", "target", "size", "Linear work in", "fused", "a block", "status")
-ENGINE_ROWS = ("precision", "target", "version", "form", *PLAN_COLUMNS)
+ENGINE_ROWS = ("precision", "target", "version", "form", *PLAN_COLUMNS, "memory of the build")
 
 ABOUT_PLANS = (
     "What the builder compiled, by its own listing: the type that the Linears' multiplications "
@@ -117,7 +117,8 @@ def _engine(name: str, engine: EngineResult) -> tuple[str, ...]:
 def _plan(name: str, engine: EngineResult) -> tuple[str, ...]:
     changed = [f"{form}: {c}" for form, c in engine.form.items() if c != DEFAULT.get(form)]
     form = ", ".join(changed) or "default"
-    return (name, str(engine.target), engine.version, form, *plan_cells(engine.summary))
+    memory = mebibytes(engine.plan.peak_bytes) if engine.plan else "-"
+    return (name, str(engine.target), engine.version, form, *plan_cells(engine.summary), memory)
 
 
 def _estimates(plan: Plan, results: Sequence[PrecisionResult]) -> tuple[EstimateRow, ...]:

@@ -14,9 +14,9 @@ from .tools.plan.engine_plan import plan_of
 from .tools.plan.show import shares, shortfall
 
 
-def build_here(bundle: Bundle, target: str, precisions: Sequence[str]) -> bool:
-    """Builds engines of the precisions, of all if none is named. What fails is said, and keeps no
-    other from being built. Returns whether all were.
+def build_here(bundle: Bundle, target: str, precisions: Sequence[str], time_limit_s: float) -> bool:
+    """Builds engines of the precisions, of all if none is named, each within the time limit. What
+    fails is said, and keeps no other from being built. Returns whether all were.
 
     Raises:
         InputError: if there is no such backend or precision, or the backend needs no engines.
@@ -33,14 +33,15 @@ def build_here(bundle: Bundle, target: str, precisions: Sequence[str]) -> bool:
     if problem:
         raise BackendError(f"cannot build for {backend.name} on this device: {problem}")
     cache = DeviceCache.of(bundle.digest)
-    built = [_build(candidate, bundle, cache) for candidate in candidates]
+    options = BuildOptions(progress=_say_progress, time_limit_s=time_limit_s)
+    built = [_build(candidate, bundle, cache, options) for candidate in candidates]
     return all(built)
 
 
-def _build(candidate: Candidate, bundle: Bundle, cache: DeviceCache) -> bool:
+def _build(candidate: Candidate, bundle: Bundle, cache: DeviceCache, options: BuildOptions) -> bool:
     say(f"building {candidate} ...")
     try:
-        built = build_engine(candidate, bundle, cache, BuildOptions(progress=_say_progress))
+        built = build_engine(candidate, bundle, cache, options)
     except EngineError as error:
         print(f"{candidate.precision}: not built: {error}")
         return False

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from .backends import BACKENDS
+from .backends import BACKENDS, BuildOptions
 from .build import build_here
 from .bundle import Bundle, SignedRelease
 from .compare_command import add_compare_arguments, run_compare
@@ -44,6 +44,13 @@ def add_commands(parsers: Parsers[argparse.ArgumentParser]) -> None:
     engines = [name for name, backend in BACKENDS.items() if backend.needs_engine]
     build.add_argument("--target", required=True, metavar="BACKEND", help=" or ".join(engines))
     build.add_argument("--precision", action="append", metavar="P", help="again for more")
+    build.add_argument(
+        "--time-limit",
+        type=_positive,
+        default=BuildOptions().time_limit_s,
+        metavar="SECONDS",
+        help="for each engine (default: %(default)g)",
+    )
     estimate = _add(
         parsers, "estimate", run_estimate, "estimate latencies on devices that are not at hand"
     )
@@ -76,6 +83,17 @@ def _add(
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.set_defaults(run=run)
     return parser
+
+
+def _positive(text: str) -> float:
+    """A number of seconds from the command line."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+    return number
 
 
 def run_check(arguments: argparse.Namespace) -> int:
@@ -178,7 +196,8 @@ def _stored_rows(bundle: Bundle) -> list[Row]:
 def run_build(arguments: argparse.Namespace) -> int:
     """Exit status 0 if every engine was built, 1 if one was not."""
     bundle = Bundle.open(arguments.bundle, arguments.public_key)
-    return 0 if build_here(bundle, arguments.target, arguments.precision or []) else 1
+    precisions = arguments.precision or []
+    return 0 if build_here(bundle, arguments.target, precisions, arguments.time_limit) else 1
 
 
 def run_sign(arguments: argparse.Namespace) -> int:

@@ -66,6 +66,11 @@ class _Listing:
     products: tuple[AskedProduct, ...]
 
 
+def _lines(built: Built) -> list[str]:
+    """Of the listing; `splitlines` would split at separators inside them too."""
+    return built.listing.split("\n")
+
+
 @dataclass(frozen=True)
 class _Index:
     findings: dict[str, Finding] = field(default_factory=dict)
@@ -127,7 +132,8 @@ class DeviceCache:
 
     def store_listing(self, key: str, built: Built) -> None:
         """Keeps what the builder told of the engine that is stored under `key`."""
-        told = _Listing(tuple(built.listing.splitlines()), built.products)
+        lines = ("".join(c if c.isprintable() else " " for c in line) for line in _lines(built))
+        told = _Listing(tuple(lines), built.products)
         self.store_engine(f"{key}|listing", encode(told).encode())
 
     def listing(self, key: str) -> Built | None:

@@ -21,10 +21,8 @@ from ..manifest import EngineEntry, EngineSpec
 from . import cuda
 from .base import NONE, BuildOptions, Built, External, Scratch
 from .tensorrt_build import find_compute_capability
-from .tensorrt_child import Job
 from .tensorrt_inspect import inspect_engine
 from .tensorrt_open import mismatch, opens_forward
-from .tensorrt_process import build_in_child
 from .tensorrt_session import TensorRTSession
 from .tensorrt_timing import timing_file
 
@@ -123,6 +121,9 @@ class TensorRT:
         return cuda.device_problem()
 
     def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> Built:
+        from .tensorrt_child import Job  # `subprocess` and its like are for builds alone
+        from .tensorrt_process import build_in_child
+
         library = self._builder()
         timings, device = "", None
         if not self.builds_without_gpu:  # TensorRT for RTX has no use for timings

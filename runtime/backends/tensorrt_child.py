@@ -72,10 +72,15 @@ class Outcome:
     peak_bytes: int
 
 
-def main(place: str, pipe: int) -> None:
-    """Builds what lies in the folder `place`; the end of the pipe says that it is done."""
+def main(place: str, pipe: int, parent: int) -> None:
+    """Builds what lies in the folder `place`; the end of the pipe says that it is done.
+
+    Ends with the process `parent`.
+    """
     folder = Path(place)
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before
+        return
     job = decode(Job, json.loads((folder / JOB).read_text()))
     with os.fdopen(pipe, "w", buffering=1) as told, (folder / LOG).open("w", buffering=1) as log:
         (folder / OUTCOME).write_text(encode(_carry_out(job, folder, told, log)))
@@ -129,7 +134,7 @@ def _logger(library: Any, errors: list[str], listings: list[str], log: TextIO) -
             if message.lstrip().startswith(_LISTING):
                 listings.append(message)
             else:
-                log.write(f"{severity.name} {message}\n")
+                log.write(f"{severity.name} {' '.join(message.split())}\n")
 
     return Logger()
 

@@ -27,7 +27,7 @@ _START = f"""
 import json, sys
 sys.path[:] = json.loads(sys.argv[3])
 from {main.__module__} import main
-main(sys.argv[1], int(sys.argv[2]))
+main(sys.argv[1], int(sys.argv[2]), int(sys.argv[4]))
 """
 
 
@@ -46,6 +46,7 @@ def build_in_child(job: Job, onnx: bytes, options: BuildOptions) -> Built:
         write_out(folder / GRAPH, onnx, options.external)
         _run(folder, options)
         outcome = decode(Outcome, json.loads((folder / OUTCOME).read_text()))
+        _pass_on_log(folder / LOG)
         if outcome.error:
             raise (InputError if outcome.bad_input else EngineError)(outcome.error)
         listing = (folder / f"{ENGINE}.txt").read_text()
@@ -56,7 +57,8 @@ def build_in_child(job: Job, onnx: bytes, options: BuildOptions) -> Built:
 def _run(folder: Path, options: BuildOptions) -> None:
     """Starts the child and follows it to its end."""
     reading, writing = os.pipe()
-    command = [sys.executable, "-c", _START, str(folder), str(writing), json.dumps(sys.path)]
+    arguments = [str(folder), str(writing), json.dumps(sys.path), str(os.getpid())]
+    command = [sys.executable, "-c", _START, *arguments]
     with (folder / "output.txt").open("wb") as output:
         child = subprocess.Popen(
             command,
@@ -110,6 +112,13 @@ def _how_it_ended(status: int) -> str:
     return f"crashed ({signal.Signals(-status).name})"
 
 
+def _pass_on_log(path: Path) -> None:
+    """Gives what the library said to `logging`, where somebody wants to know."""
+    if _log.isEnabledFor(logging.DEBUG):
+        for line in path.read_text(errors="replace").splitlines():
+            _log.debug("%s", line)
+
+
 def _last_words(folder: Path) -> str:
     """The last line that the child wrote, of its log or of what went wrong in Python."""
     for name in ("output.txt", LOG):
@@ -117,6 +126,6 @@ def _last_words(folder: Path) -> str:
         lines = path.read_text(errors="replace").split("\n") if path.exists() else []
         said = [line.strip() for line in lines if line.strip()]
         if said:
-            _log.info("%s", said[-1])
+            _pass_on_log(path)
             return f"; the last that it said: {' '.join(said[-1].split())[:200]}"
     return ""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runtime.__main__ import main
-from runtime.backends import BACKENDS, BuildOptions, cuda
+from runtime.backends import BACKENDS, BuildOptions, Built, cuda
 from runtime.backends.tensorrt import TensorRT
 from runtime.bundle import Bundle
 from runtime.candidates import Candidate
@@ -57,7 +57,7 @@ def test_one_that_fails_keeps_no_other_from_being_built(
 
     def compile_or_fail(
         self: TensorRT, onnx: bytes, spec: EngineSpec, options: BuildOptions
-    ) -> bytes:
+    ) -> Built:
         calls.append(len(onnx))
         if len(calls) == 1:
             raise EngineError("no tactic for this layer")

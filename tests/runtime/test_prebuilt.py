@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from runtime.backends import BACKENDS, BuildOptions, cuda
+from runtime.backends import BACKENDS, BuildOptions, Built, cuda
 from runtime.backends.tensorrt import TensorRT
 from runtime.bundle import Bundle
 from runtime.engine import Engine
@@ -30,8 +30,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = make_rig(monkeypatch, "10", max_batch=4)
     rig.library.__version__ = "10.99"
 
-    def compile_here(self: TensorRT, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> bytes:
-        return onnx
+    def compile_here(self: TensorRT, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> Built:
+        return Built(onnx)
 
     monkeypatch.setattr(TensorRT, "compile", compile_here)
 

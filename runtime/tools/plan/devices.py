@@ -3,8 +3,8 @@
 Sources, by device: NVIDIA's data sheets of T4, L4, A10, A100, H100; the architecture white papers
 of Ada (appendix D) and RTX Blackwell; Jetson tech briefs. A multiprocessor of compute capability
 8.7 does 2,048 dense FP16 operations a cycle. The sparse TOPS that Jetsons are sold with are halved,
-and their DLAs left out. GeForce cards multiply FP16 at half the rate where they add in FP32, which is
-what is assumed.
+and their DLAs left out. GeForce cards multiply FP16 at half the rate where they add in FP32, which
+is what is assumed.
 """
 
 from __future__ import annotations

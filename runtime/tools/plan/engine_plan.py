@@ -37,12 +37,14 @@ class EnginePlan:
         products: The matrix products of the graph that it was built from, and what each asks for.
         layers: The engine's layers, in the order in which they run.
         batches: The same graph built for certain batch sizes alone; empty where that was not done.
+        peak_bytes: The most memory that the build held; 0 where it was not measured.
     """
 
     library: str
     products: tuple[AskedProduct, ...]
     layers: tuple[Layer, ...]
     batches: tuple[PlanAtBatch, ...] = ()
+    peak_bytes: int = 0
 
     @property
     def blocks(self) -> int:
@@ -81,7 +83,8 @@ def plan_of(library: str, built: Built, batches: Mapping[int, Built] | None = No
         EngineError: if the listing is not understood.
     """
     at = tuple(PlanAtBatch(n, read_layers(b.listing)) for n, b in sorted((batches or {}).items()))
-    return EnginePlan(library, built.products, read_layers(built.listing), at)
+    layers = read_layers(built.listing)
+    return EnginePlan(library, built.products, layers, at, built.peak_bytes)
 
 
 def decode_plan(raw: bytes) -> EnginePlan:

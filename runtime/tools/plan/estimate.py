@@ -9,12 +9,12 @@ docs/tensorrt-plan.md has how far from them the estimates are.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import layers as kinds
 from .devices import Device
-from .layers import Layer, Tensor, kernels, total
+from .layers import Layer, kernels, total
 
 LOW, HIGH = 0.7, 1.5
 """A measured latency is most often between these times the estimate."""
@@ -90,22 +90,20 @@ def estimate(layers: Sequence[Layer], batch: int, device: Device) -> Estimate | 
 
 
 def _moving_us(layer: Layer, device: Device, weights_stay: bool) -> float | None:
-    """Microseconds to move the bytes of a kernel; what it shares with its neighbours may lie in the
-    second-level cache.
+    """Microseconds to move the bytes of a kernel.
+
+    A tensor that it shares with its neighbours may lie in the second-level cache.
     """
-    activations = _bytes({*layer.inputs, *layer.outputs})
-    constants = _bytes(set(layer.constants))
-    if activations is None or constants is None:
-        return None
-    stays = activations < _CACHE_SHARE * device.cache * 1e6
+    room = _CACHE_SHARE * device.cache * 1e6
     speed = device.bandwidth * 1e3 * _BANDWIDTH
-    slow = (0.0 if stays else activations) + (0.0 if weights_stay else constants)
-    fast = activations + constants - slow
-    return slow / speed + fast / (speed * _CACHE_SPEED)
-
-
-def _bytes(tensors: Iterable[Tensor]) -> float | None:
-    return total(tensor.bytes for tensor in tensors)
+    constants, time = set(layer.constants), 0.0
+    for tensor in {*layer.inputs, *layer.outputs, *constants}:
+        size = tensor.bytes
+        if size is None:
+            return None
+        stays = weights_stay if tensor in constants else size < room
+        time += size / (speed * _CACHE_SPEED if stays else speed)
+    return time
 
 
 def _multiplying_us(layer: Layer, device: Device) -> float | None:

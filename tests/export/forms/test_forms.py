@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 
 from calibration.collect import Calibration
 from calibration.onnx_file import to_bytes
@@ -157,10 +160,10 @@ class TestSameAnswers:
         assert not self.same(lowered, wrong, photographs), "values have each other's biases"
 
 
-def build(model: ir.Model, form: GraphForm) -> EnginePlan:
+def build(model: ir.Model, form: GraphForm, spec: EngineSpec = SPEC) -> EnginePlan:
     content = to_bytes(model)
     options = BuildOptions(external=content.external, max_aux_streams=aux_streams(form))
-    return plan_of("rtx", RTX.compile(content.graph, SPEC, options))
+    return plan_of("rtx", RTX.compile(content.graph, spec, options))
 
 
 @needs_rtx
@@ -185,6 +188,21 @@ class TestKernels:
         assert summary.dequantised == ("blocks.0.attn.qkv",)
         default = build(model, DEFAULT).summary()
         assert default.kernels < summary.kernels
+
+    def test_one_stream_waits_for_none(self) -> None:
+        """A model that is large enough for the library to use several."""
+        variant = find_variant("vit_small_patch16_224")
+        torch.manual_seed(0)
+        model = VisionTransformer.from_config(replace(variant.config, depth=2)).eval()
+        graph = export_onnx(model, variant.preprocess, "logits")
+        optimise(graph)
+        spec = EngineSpec("images", "logits", variant.preprocess.shape, 1000, (1, 8, 8))
+        waits = [
+            build(graph, {**DEFAULT, "streams": choice}, spec).summary().waits
+            for choice in FORMS["streams"]
+        ]
+        assert waits[0] == 0
+        assert waits[1] > 0
 
     def test_the_search_finds_a_form_without_faults(
         self, optimised: ir.Model, calibration: Calibration

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.backends import BACKENDS, BuildOptions
+from runtime.backends import BACKENDS, BuildOptions, Built
 from runtime.backends.tensorrt import TensorRT
 from runtime.bundle import Bundle
 from runtime.device_cache import DeviceCache
@@ -37,9 +37,9 @@ def gpu(
 ) -> Iterator[Rig]:
     """The emulated GPU, where the engine of a graph is the graph."""
 
-    def build(self: TensorRT, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> bytes:
+    def build(self: TensorRT, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> Built:
         builds.append(len(onnx))
-        return onnx
+        return Built(onnx)
 
     monkeypatch.setattr(TensorRT, "compile", build)
     monkeypatch.setattr(TensorRT, "build_problem", lambda self: None)

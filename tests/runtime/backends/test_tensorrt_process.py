@@ -31,6 +31,14 @@ def children() -> set[str]:
     return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
 
 
+def runs(process: str) -> bool:
+    """Whether it is there, and not one that has ended and that nobody waited for."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
 class TestUnwell:
     @pytest.mark.parametrize(
         ("how", "says"),
@@ -55,7 +63,7 @@ class TestUnwell:
     def test_a_build_has_a_time_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("UNWELL", "hangs")
         before = children()
-        with pytest.raises(EngineError, match="took longer than 1.5 s and was stopped"):
+        with pytest.raises(EngineError, match=r"took longer than 1\.5 s and was stopped"):
             UNWELL.compile(tiny_graph(), SPEC, BuildOptions(time_limit_s=1.5))
         assert children() == before
 
@@ -77,9 +85,9 @@ UNWELL.compile(tiny_graph(), SPEC, BuildOptions())
             time.sleep(0.05)
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-        while Path(f"/proc/{builder[0]}").exists() and time.monotonic() < deadline:
+        while runs(builder[0]) and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert not Path(f"/proc/{builder[0]}").exists()
+        assert not runs(builder[0])
 
 
 @needs_rtx
@@ -110,16 +118,6 @@ class TestBuilt:
         summary = plan_of("rtx", built).summary()
         assert (summary.attentions, summary.fused_attentions, summary.unmet) == (4, 4, ())
         assert summary.waits == 0
-
-    def test_its_own_streams_wait_for_each_other(self, bundle_source: Path) -> None:
-        """What `max_aux_streams` is for; the fp32 graph has work to do side by side."""
-        found = []
-        for streams in (0, None):
-            options = BuildOptions(max_aux_streams=streams)
-            onnx, spec = graph(bundle_source, "fp32")
-            found.append(plan_of("rtx", RTX.compile(onnx, spec, options)).summary().waits)
-        assert found[0] == 0
-        assert found[1] > 0
 
     @pytest.mark.parametrize(
         ("precision", "operands"), [("fp32", "FLOAT"), ("fp16", "HALF"), ("int8", "INT8")]

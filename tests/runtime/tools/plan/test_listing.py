@@ -1,7 +1,7 @@
 """Layers from a builder's listing and from an inspector's answer.
 
 The listings were logged by TensorRT for RTX 1.7.1 for a ViT-B/16 of three blocks at batch 8: INT8
-with one QKV product that is cut (`together`, and with a Clip before the cut, `saturated`), and INT4.
+with one QKV product that is cut (`together`; with a Clip before the cut, `saturated`), and INT4.
 The inspector's answers are built after public ones. TensorRT 8 and 10: the developer guide ("Engine
 Inspector") and NVIDIA/TensorRT issues 4020 and 4397 on GitHub. TensorRT 11: the migration guide
 ("Migrating IEngineInspector Usage"), which splits "Format/Datatype".
@@ -74,6 +74,14 @@ class TestListing:
         text = (LISTINGS / "int8-saturated.txt").read_text().replace("1576", "-1")
         (found,) = [one for one in read_layers(text) if "blocks.0.mlp.fc2/MatMul_" in one.name]
         assert (found.macs, found.bytes, found.precision) == (None, None, "int8")
+
+    def test_waits_launch_nothing(self) -> None:
+        line = (
+            "Name: entry^bb^wait^3_myl0_2, LayerType: wait, Inputs: [], Constants: [], "
+            "Outputs: [], TacticName: , StreamId: 3, EventId: 9, Metadata: "
+        )
+        (found,) = read_layers(f"Layers:\n{line}")
+        assert (found.kind, found.stream, found.is_kernel, found.bytes) == ("wait", 3, False, 0)
 
     def test_a_line_that_is_not_understood_is_named(self) -> None:
         with pytest.raises(EngineError, match="not understood: 'Name: x, Kind: y'"):
