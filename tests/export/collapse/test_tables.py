@@ -49,7 +49,7 @@ def with_larger_norms(built: Built, factor: float) -> Built:
         ("CLIP, outliers", "CLIP", "percentile"),
         ("digits", "digits, outliers", "minmax"),
         ("CLIP", "CLIP, outliers", "mse"),
-        ("average", "digits", "entropy"),
+        ("average", "average, outliers", "entropy"),
         ("CLIP", "CLIP, outliers", "search"),
     ],
 )

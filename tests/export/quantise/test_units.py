@@ -21,7 +21,9 @@ def quantised(optimised: ir.Model, calibration: Calibration) -> Quantised:
 def test_units_are_the_linears_of_an_input_and_the_attentions(quantised: Quantised) -> None:
     units = find_units(quantised.exact.graph, quantised.lowered.graph)
     parts = ("attn.qkv", "attn", "attn.proj", "mlp.fc1", "mlp.fc2")
-    assert [u.name for u in units] == [f"blocks.{b}.{part}" for b in range(2) for part in parts]
+    names = [f"blocks.{b}.{part}" for b in range(2) for part in parts]
+    names.remove("blocks.1.attn")  # of a single query
+    assert [u.name for u in units] == names
     assert all(unit.cost > 0 for unit in units)
 
 
