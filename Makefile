@@ -57,7 +57,7 @@ bench: $(READY) ## compare speed with every peer, under 30 minutes (QUICK=1: und
 	$(BIN)/python -m benchmarks.plans $(if $(QUICK),--quick,--markdown docs/tensorrt-plan.md)
 
 example: $(READY) ## classify a digit, draw its patches and attention rollout
-	$(BIN)/python -m vit.example_usage
+	$(BIN)/python -m vit_edge.vit.example_usage
 
 test: $(READY) ## run the tests (no GPU needed)
 	$(BIN)/python -m pytest

@@ -1,3 +1,3 @@
 """The import path of the original usage example."""
 
-from vit.vision_transformer import VisionTransformer as VisionTransformer
+from vit_edge.vit.vision_transformer import VisionTransformer as VisionTransformer

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from calibration.onnx_file import save_onnx
+from vit_edge.calibration.onnx_file import save_onnx
 
 from .contest import ENTRANTS, THREADS, Quantised, quantised
 from .environments import python_of

@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from runtime.backends.cpu import cpu_name
-from vit.datasets import samples
-from vit.variants import find_variant
+from vit_edge.runtime.backends.cpu import cpu_name
+from vit_edge.vit.datasets import samples
+from vit_edge.vit.variants import find_variant
 
 from .documents import put_into
 
@@ -70,7 +70,7 @@ def export(what: str, model: str, folder: Path, *options: str, images: int = IMA
     )
     with tempfile.TemporaryDirectory(dir=folder) as fresh:
         command = [
-            sys.executable, "-m", "runtime", "export", model, "--out", f"{fresh}/{model}",
+            sys.executable, "-m", "vit_edge", "export", model, "--out", f"{fresh}/{model}",
             f"--calib={calibration}", f"--eval={evaluation}", f"--calibration-size={images}",
             *options,
         ]  # fmt: skip

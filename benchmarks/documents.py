@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runtime.errors import InputError
+from vit_edge.runtime.errors import InputError
 
 
 def put_into(file: Path, name: str, tables: str) -> None:

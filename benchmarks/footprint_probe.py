@@ -23,13 +23,13 @@ def sizes() -> dict[str, int]:
 
 
 def imports() -> dict[str, float]:
-    """Milliseconds of `import numpy`, then of `import runtime`, and of the processor in them: this
+    """Milliseconds of `import numpy`, then of `import vit_edge`, and of the processor in them: this
     thread's, for that of OpenBLAS spins a while after numpy is there."""
     times = [(time.perf_counter(), time.thread_time())]
     import numpy  # noqa: F401
 
     times.append((time.perf_counter(), time.thread_time()))
-    import runtime  # noqa: F401
+    import vit_edge  # noqa: F401
 
     times.append((time.perf_counter(), time.thread_time()))
     _require_thin()
@@ -54,7 +54,7 @@ def example(text: str, bundle: str) -> dict[str, str]:
 
 def load(bundle: str, backend: str) -> dict[str, object]:
     """Loads an engine and runs it once."""
-    from runtime import Engine
+    from vit_edge.runtime import Engine
 
     start = time.perf_counter()
     engine = Engine.load(bundle, backend=backend)
@@ -89,7 +89,7 @@ def bare(file: str, backend: str, shape: str) -> dict[str, object]:
 
 def describe(bundle: str, precision: str) -> dict[str, object]:
     """The CPU's graph of a precision, and the shape of its images."""
-    from runtime import Bundle
+    from vit_edge.runtime import Bundle
 
     manifest = Bundle.open(bundle).manifest
     graph = manifest.precisions[precision].graphs["cpu"]
@@ -105,7 +105,7 @@ def numpy_alone() -> dict[str, int]:
 def _frames(bundle: str):  # type: ignore[no-untyped-def]
     import numpy
 
-    from runtime import Bundle
+    from vit_edge.runtime import Bundle
 
     return numpy.zeros((2, *Bundle.open(bundle).manifest.spec.image_shape), numpy.uint8)
 

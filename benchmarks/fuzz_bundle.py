@@ -18,9 +18,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from runtime.bundle import Bundle
-from runtime.errors import BundleError
-from runtime.manifest import MANIFEST, MANIFEST_DIGEST
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.errors import BundleError
+from vit_edge.runtime.manifest import MANIFEST, MANIFEST_DIGEST
 
 _WHOLE = 64 << 10
 

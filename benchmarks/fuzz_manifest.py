@@ -19,9 +19,9 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from runtime.errors import BundleError
-from runtime.manifest import parse_manifest
-from runtime.schema import encode
+from vit_edge.runtime.errors import BundleError
+from vit_edge.runtime.manifest import parse_manifest
+from vit_edge.runtime.schema import encode
 
 from .mutations import mutate
 

@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.pipeline import export_bundle
-from export.plan import ExportRequest
-from export.progress import Display
-from runtime.backends import BACKENDS
-from runtime.bundle import Bundle
-from runtime.display import print_table, say
-from runtime.errors import first_line
+from vit_edge.export.pipeline import export_bundle
+from vit_edge.export.plan import ExportRequest
+from vit_edge.export.progress import Display
+from vit_edge.runtime.backends import BACKENDS
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.display import print_table, say
+from vit_edge.runtime.errors import first_line
 
 from .card import Card, find_gpu
 from .gpu_contenders import WAYS, Contender, engines, pytorch

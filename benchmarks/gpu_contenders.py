@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from runtime.backends import BACKENDS
-from runtime.bundle import Bundle
-from runtime.candidates import list_candidates
-from runtime.engine import Engine
-from runtime.manifest import Manifest
-from vit.config import BlockOptions, EmbeddingOptions, ReadoutOptions, ViTConfig
-from vit.vision_transformer import VisionTransformer
+from vit_edge.runtime.backends import BACKENDS
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.candidates import list_candidates
+from vit_edge.runtime.engine import Engine
+from vit_edge.runtime.manifest import Manifest
+from vit_edge.vit.config import BlockOptions, EmbeddingOptions, ReadoutOptions, ViTConfig
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 from .card import Card
 from .latency import Run

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from calibration.onnx_file import save_onnx
-from export.onnx_export import export_onnx
-from export.passes import optimise
-from vit.datasets import samples
-from vit.variants import find_variant
-from vit.vision_transformer import VisionTransformer
+from vit_edge.calibration.onnx_file import save_onnx
+from vit_edge.export.onnx_export import export_onnx
+from vit_edge.export.passes import optimise
+from vit_edge.vit.datasets import samples
+from vit_edge.vit.variants import find_variant
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 from .contest import OURS, quantised
 

@@ -29,19 +29,19 @@ import mlperf_loadgen as loadgen
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import Engine
-from runtime.bundle import Bundle
-from runtime.measure.interference import Watch
-from runtime.measure.machine import describe_machine
-from runtime.measure.rounds import (
+from vit_edge.runtime import Engine
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.measure.interference import Watch
+from vit_edge.runtime.measure.machine import describe_machine
+from vit_edge.runtime.measure.rounds import (
     EARLY_STOPPING_CALLS,
     MLPERF_SECONDS,
     Schedule,
     Series,
     measure_rounds,
 )
-from runtime.measure.statistics import percentiles, throughput
-from runtime.rows import list_runnable
+from vit_edge.runtime.measure.statistics import percentiles, throughput
+from vit_edge.runtime.rows import list_runnable
 
 OUT = Path(__file__).parent / "results" / "loadgen.json"
 OFFICIAL_SAMPLES = 24576

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vit.vision_transformer import VisionTransformer
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.accuracy import paired_interval
-from runtime.backends.onnxruntime import open_inference
-from runtime.images import ImageSet
-from runtime.metrics import measure
+from vit_edge.export.accuracy import paired_interval
+from vit_edge.runtime.backends.onnxruntime import open_inference
+from vit_edge.runtime.images import ImageSet
+from vit_edge.runtime.metrics import measure
 
 Logits = NDArray[np.float32]
 _BATCH = 50

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vit.vision_transformer import VisionTransformer
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 LARGEST = 7
 """Exponent of the largest factor: 2^7 = 128."""

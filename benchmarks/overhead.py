@@ -23,15 +23,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.pipeline import export_bundle
-from export.plan import ExportRequest
-from export.progress import Display
-from runtime import Engine
-from runtime.backends.cpu import cpu_name
-from vit.checkpoints import encode_checkpoint
-from vit.config import ViTConfig
-from vit.facts import Facts
-from vit.vision_transformer import VisionTransformer
+from vit_edge.export.pipeline import export_bundle
+from vit_edge.export.plan import ExportRequest
+from vit_edge.export.progress import Display
+from vit_edge.runtime import Engine
+from vit_edge.runtime.backends.cpu import cpu_name
+from vit_edge.vit.checkpoints import encode_checkpoint
+from vit_edge.vit.config import ViTConfig
+from vit_edge.vit.facts import Facts
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 OUT = Path(__file__).parent / "results" / "overhead.json"
 SMALLEST = ViTConfig(

@@ -26,25 +26,25 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from calibration.collect import Calibration, collect
-from calibration.onnx_file import read_onnx, save_onnx
-from calibration.table import Origin
-from export.engines import EngineBuilder
-from export.forms import DEFAULT, write_in
-from export.onnx_export import export_onnx
-from export.passes import optimise
-from export.plan import DEFAULT_EFFORT, Target
-from export.precision import PRECISIONS
-from runtime.errors import EngineError
-from runtime.images import from_array
-from runtime.manifest import EngineSpec
-from runtime.tools.plan.devices import find_device
-from runtime.tools.plan.engine_plan import EnginePlan
-from runtime.tools.plan.estimate import HIGH, LOW, estimate
-from runtime.tools.plan.show import plan_cells
-from vit.datasets import samples
-from vit.variants import find_variant
-from vit.vision_transformer import VisionTransformer
+from vit_edge.calibration.collect import Calibration, collect
+from vit_edge.calibration.onnx_file import read_onnx, save_onnx
+from vit_edge.calibration.table import Origin
+from vit_edge.export.engines import EngineBuilder
+from vit_edge.export.forms import DEFAULT, write_in
+from vit_edge.export.onnx_export import export_onnx
+from vit_edge.export.passes import optimise
+from vit_edge.export.plan import DEFAULT_EFFORT, Target
+from vit_edge.export.precision import PRECISIONS
+from vit_edge.runtime.errors import EngineError
+from vit_edge.runtime.images import from_array
+from vit_edge.runtime.manifest import EngineSpec
+from vit_edge.runtime.tools.plan.devices import find_device
+from vit_edge.runtime.tools.plan.engine_plan import EnginePlan
+from vit_edge.runtime.tools.plan.estimate import HIGH, LOW, estimate
+from vit_edge.runtime.tools.plan.show import plan_cells
+from vit_edge.vit.datasets import samples
+from vit_edge.vit.variants import find_variant
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 from .contest import Entrant, quantised
 from .documents import put_into

@@ -21,10 +21,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.bundle import Bundle
-from runtime.measure.interference import Watch
-from runtime.measure.machine import describe_machine
-from runtime.rows import list_runnable
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.measure.interference import Watch
+from vit_edge.runtime.measure.machine import describe_machine
+from vit_edge.runtime.rows import list_runnable
 
 from .scaling_plot import draw
 

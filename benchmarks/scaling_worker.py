@@ -19,8 +19,8 @@ import numpy as np
 def main() -> None:
     bundle, precision, backend, batch, seconds, cores = sys.argv[1:]
     os.sched_setaffinity(0, set(map(int, cores.split(","))))
-    from runtime import Engine
-    from runtime.bundle import Bundle
+    from vit_edge.runtime import Engine
+    from vit_edge.runtime.bundle import Bundle
 
     images = Bundle.open(bundle).golden().images
     frames = np.resize(images, (int(batch), *images.shape[1:]))

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import Engine
-from runtime.backends.cpu import cpu_name
-from runtime.bundle import Bundle
+from vit_edge.runtime import Engine
+from vit_edge.runtime.backends.cpu import cpu_name
+from vit_edge.runtime.bundle import Bundle
 
 OUT = Path(__file__).parent / "results" / "soak.json"
 BACKENDS = ("onnxruntime", "openvino")

@@ -10,14 +10,14 @@ import onnx_ir as ir
 import torch
 from safetensors.torch import load_file, save_file
 
-from export.onnx_export import export_onnx
-from export.passes import optimise
-from runtime.images import ImageSet
-from runtime.preprocess import Preprocess
-from vit.datasets import digits
-from vit.training.digits import train_digits
-from vit.variants import find_variant
-from vit.vision_transformer import VisionTransformer
+from vit_edge.export.onnx_export import export_onnx
+from vit_edge.export.passes import optimise
+from vit_edge.runtime.images import ImageSet
+from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.vit.datasets import digits
+from vit_edge.vit.training.digits import train_digits
+from vit_edge.vit.variants import find_variant
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 from .characters import characters
 from .outliers import with_injected_outliers

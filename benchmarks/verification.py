@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.bundle import Bundle
-from runtime.manifest import GOLDEN, MANIFEST, MANIFEST_DIGEST, SCHEMA_VERSION, digest_line
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.manifest import GOLDEN, MANIFEST, MANIFEST_DIGEST, SCHEMA_VERSION, digest_line
 
 _GRAPH = "onnx/fp32.onnx"
 

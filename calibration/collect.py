@@ -8,9 +8,9 @@ from typing import Any
 
 import onnx_ir as ir
 
-from runtime.backends.onnxruntime import open_inference
-from runtime.errors import InputError
-from runtime.images import ImageSet
+from vit_edge.runtime.backends.onnxruntime import open_inference
+from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.images import ImageSet
 
 from .observers import METHODS, SEARCH, Observer, require_method
 from .onnx_file import graph_digest, to_bytes

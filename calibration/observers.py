@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import InputError
+from vit_edge.runtime.errors import InputError
 
 INT8_MAX = 127
 _BINS = 4096

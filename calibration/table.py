@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.errors import InputError
-from runtime.schema import SchemaError, decode, encode
+from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.schema import SchemaError, decode, encode
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.manifest import LOGITS, Accuracy
-from runtime.metrics import measure
+from vit_edge.runtime.manifest import LOGITS, Accuracy
+from vit_edge.runtime.metrics import measure
 
 from .precision import Budget
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from calibration.onnx_file import weights_file
-from calibration.table import CalibrationTable
-from runtime.manifest import (
+from vit_edge.calibration.onnx_file import weights_file
+from vit_edge.calibration.table import CalibrationTable
+from vit_edge.runtime.manifest import (
     CALIBRATION,
     GOLDEN,
     SCHEMA_VERSION,
@@ -21,7 +21,7 @@ from runtime.manifest import (
     PlanSummary,
     PrecisionEntry,
 )
-from runtime.tools.plan.engine_plan import EnginePlan, decode_plan
+from vit_edge.runtime.tools.plan.engine_plan import EnginePlan, decode_plan
 
 from .cache import tool_versions
 from .measure import LatencyHere

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from runtime.errors import InputError
+from vit_edge.runtime.errors import InputError
 
 from .progress import Display, Update
 

@@ -7,10 +7,10 @@ import errno
 import json
 from pathlib import Path
 
-from runtime.errors import InputError, VitEdgeError
-from runtime.preprocess import CROP_MODES, INTERPOLATIONS
-from vit.config import ACTIVATIONS
-from vit.facts import Facts
+from vit_edge.runtime.errors import InputError, VitEdgeError
+from vit_edge.runtime.preprocess import CROP_MODES, INTERPOLATIONS
+from vit_edge.vit.config import ACTIVATIONS
+from vit_edge.vit.facts import Facts
 
 
 def attach(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

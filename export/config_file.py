@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import InputError
-from vit.config import ViTConfig, config_from_fields
-from vit.facts import Facts
+from vit_edge.runtime.errors import InputError
+from vit_edge.vit.config import ViTConfig, config_from_fields
+from vit_edge.vit.facts import Facts
 
 
 def read_fields(path: Path) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.errors import InputError
-from runtime.images import ImageSet, load_path, sample, split
-from runtime.preprocess import Preprocess
-from vit.datasets import DATASETS
+from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.images import ImageSet, load_path, sample, split
+from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.vit.datasets import DATASETS
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from functools import cached_property
 import numpy as np
 import onnx_ir as ir
 
-from calibration.onnx_file import OnnxBytes, to_bytes
-from runtime.backends import BuildOptions, Built, find_backend
-from runtime.backends.tensorrt import TensorRT
-from runtime.device_cache import timing_caches
-from runtime.images import ImageSet
-from runtime.manifest import EngineSpec
-from runtime.metrics import image_centred
-from runtime.tools.plan.devices import DEVICES, PORTABLE, Device, nearest_capability
-from runtime.tools.plan.engine_plan import EnginePlan, plan_of
+from vit_edge.calibration.onnx_file import OnnxBytes, to_bytes
+from vit_edge.runtime.backends import BuildOptions, Built, find_backend
+from vit_edge.runtime.backends.tensorrt import TensorRT
+from vit_edge.runtime.device_cache import timing_caches
+from vit_edge.runtime.images import ImageSet
+from vit_edge.runtime.manifest import EngineSpec
+from vit_edge.runtime.metrics import image_centred
+from vit_edge.runtime.tools.plan.devices import DEVICES, PORTABLE, Device, nearest_capability
+from vit_edge.runtime.tools.plan.engine_plan import EnginePlan, plan_of
 
 from .forms import GraphForm, aux_streams
 from .forms.search import FoundForm, search_form

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from export.graph_edit import describe, register
+from vit_edge.export.graph_edit import describe, register
 
 
 def find_value(graph: ir.Graph, name: str) -> ir.Value:

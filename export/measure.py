@@ -9,11 +9,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.onnx_file import read_onnx
-from runtime.backends import BACKENDS
-from runtime.images import ImageSet
-from runtime.latency import QUICK, measure_latency
-from runtime.manifest import EngineSpec
+from vit_edge.calibration.onnx_file import read_onnx
+from vit_edge.runtime.backends import BACKENDS
+from vit_edge.runtime.images import ImageSet
+from vit_edge.runtime.latency import QUICK, measure_latency
+from vit_edge.runtime.manifest import EngineSpec
 
 from .progress import Update
 from .running import BATCH, outputs

@@ -14,8 +14,8 @@ import torch
 from onnxscript import opset20 as op
 from torch import Tensor, nn
 
-from runtime.preprocess import Preprocess
-from vit.vision_transformer import VisionTransformer
+from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 OPSET = 20
 INPUT_NAME = "images"

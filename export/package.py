@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from runtime.bundle import Bundle
-from runtime.errors import InputError
-from runtime.manifest import MANIFEST, MANIFEST_DIGEST, FileEntry, Manifest, digest_line
-from runtime.schema import encode
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.manifest import MANIFEST, MANIFEST_DIGEST, FileEntry, Manifest, digest_line
+from vit_edge.runtime.schema import encode
 
 from .cache import file_sha256
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from calibration.collect import collect
-from calibration.samples import save_samples
-from calibration.table import read_table
-from runtime.errors import EngineError, InputError
+from vit_edge.calibration.collect import collect
+from vit_edge.calibration.samples import save_samples
+from vit_edge.calibration.table import read_table
+from vit_edge.runtime.errors import EngineError, InputError
 
 from .assemble import PrecisionResult, assemble
 from .cache import StageCache, open_cache

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from calibration.observers import DEFAULT_METHOD, require_method
-from runtime.backends import BACKENDS, BuildOptions, find_backend
-from runtime.errors import BackendError, InputError
-from runtime.manifest import EngineSpec
-from vit.facts import Facts
+from vit_edge.calibration.observers import DEFAULT_METHOD, require_method
+from vit_edge.runtime.backends import BACKENDS, BuildOptions, find_backend
+from vit_edge.runtime.errors import BackendError, InputError
+from vit_edge.runtime.manifest import EngineSpec
+from vit_edge.vit.facts import Facts
 
 from .data import ExportData, find_data
 from .foreign.source import ForeignSource, find_foreign_source

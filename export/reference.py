@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from runtime.errors import InputError
-from runtime.images import ImageSet
-from runtime.preprocess import Preprocess
-from vit.normalise import normalise
-from vit.vision_transformer import VisionTransformer
+from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.images import ImageSet
+from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.vit.normalise import normalise
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 from .accuracy import Reference
 from .progress import Update

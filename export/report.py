@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.display import mebibytes, percent, print_table
-from runtime.schema import encode
-from runtime.tools.plan.devices import PORTABLE
-from runtime.tools.plan.show import (
+from vit_edge.runtime.display import mebibytes, percent, print_table
+from vit_edge.runtime.schema import encode
+from vit_edge.runtime.tools.plan.devices import PORTABLE
+from vit_edge.runtime.tools.plan.show import (
     ESTIMATE_COLUMNS,
     NOTE,
     PLAN_COLUMNS,

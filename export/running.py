@@ -9,10 +9,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.onnx_file import to_bytes
-from runtime.backends.onnxruntime import open_inference
-from runtime.errors import BackendError, EngineError, first_line
-from runtime.images import ImageSet
+from vit_edge.calibration.onnx_file import to_bytes
+from vit_edge.runtime.backends.onnxruntime import open_inference
+from vit_edge.runtime.errors import BackendError, EngineError, first_line
+from vit_edge.runtime.images import ImageSet
 
 BATCH = 4
 

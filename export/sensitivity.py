@@ -15,10 +15,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.onnx_file import to_bytes
-from runtime.backends.onnxruntime import open_inference
-from runtime.images import ImageSet
-from runtime.metrics import divergence, image_centred
+from vit_edge.calibration.onnx_file import to_bytes
+from vit_edge.runtime.backends.onnxruntime import open_inference
+from vit_edge.runtime.images import ImageSet
+from vit_edge.runtime.metrics import divergence, image_centred
 
 from .graph_copy import copy_between, find_value
 from .graph_edit import add_initializer, describe

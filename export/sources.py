@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from runtime.errors import InputError
-from runtime.manifest import FEATURES, LOGITS
-from runtime.preprocess import Preprocess
-from vit.checkpoints import (
+from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.manifest import FEATURES, LOGITS
+from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.vit.checkpoints import (
     Checkpoint,
     build_model,
     checkpoint_sha256,
@@ -24,12 +24,12 @@ from vit.checkpoints import (
     read_checkpoint,
     require_variant,
 )
-from vit.config import ViTConfig
-from vit.facts import Facts
-from vit.preprocessing import find_preprocess
-from vit.training.digits import DEFAULT_MODEL, train_digits
-from vit.variants import VARIANTS, Variant, find_variant
-from vit.vision_transformer import VisionTransformer
+from vit_edge.vit.config import ViTConfig
+from vit_edge.vit.facts import Facts
+from vit_edge.vit.preprocessing import find_preprocess
+from vit_edge.vit.training.digits import DEFAULT_MODEL, train_digits
+from vit_edge.vit.variants import VARIANTS, Variant, find_variant
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 from .config_file import apply_fields, facts_in, read_fields
 from .progress import Update

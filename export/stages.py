@@ -10,11 +10,11 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from calibration.collect import Calibration, provenance_of
-from calibration.onnx_file import same_graph, save_onnx, to_bytes
-from calibration.samples import load_samples
-from calibration.table import Origin, read_table
-from runtime.schema import decode, decode_all, encode, encode_all
+from vit_edge.calibration.collect import Calibration, provenance_of
+from vit_edge.calibration.onnx_file import same_graph, save_onnx, to_bytes
+from vit_edge.calibration.samples import load_samples
+from vit_edge.calibration.table import Origin, read_table
+from vit_edge.runtime.schema import decode, decode_all, encode, encode_all
 
 from .accuracy import Proof, assess, budget_miss, golden_tolerance
 from .assemble import EngineResult, GraphResult, Quantising

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from calibration.onnx_file import save_onnx
-from runtime.errors import VitEdgeError
+from vit_edge.calibration.onnx_file import save_onnx
+from vit_edge.runtime.errors import VitEdgeError
 
 from .cache import StageCache
 from .collapse import find_export_faults

@@ -1,12 +1,13 @@
-"""The command line `vit-edge`, the same as `python -m runtime`."""
+"""The command line `vit-edge`, the same as `python -m vit_edge`."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
+
+from vit_edge import __version__
 
 from .command_line import run_program
 from .commands import add_commands
@@ -24,6 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vit-edge", description="Vision Transformers on edge devices, proven right."
     )
+    parser.add_argument("--version", action="version", version=f"vit-edge {__version__}")
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for plugin in entry_points(group=PLUGINS):
         plugin.load()(parsers)
@@ -52,7 +54,3 @@ def _run(argv: Sequence[str] | None) -> int:
     if rest and arguments.run is not _export_missing:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return int(arguments.run(arguments))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,23 +12,23 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from calibration.collect import Calibration
-from calibration.observers import DEFAULT_METHOD
-from calibration.table import CalibrationTable
-from export.onnx_export import export_onnx
-from export.passes import optimise
-from export.pipeline import export_bundle
-from export.plan import ExportRequest
-from export.precision import PRECISIONS
-from export.progress import Display
-from runtime.images import ImageSet
-from runtime.latency import Effort
-from runtime.measure.rounds import Schedule
-from vit.checkpoints import encode_checkpoint
-from vit.datasets import digits, samples
-from vit.training.digits import train_digits
-from vit.variants import Variant, find_variant
-from vit.vision_transformer import VisionTransformer
+from vit_edge.calibration.collect import Calibration
+from vit_edge.calibration.observers import DEFAULT_METHOD
+from vit_edge.calibration.table import CalibrationTable
+from vit_edge.export.onnx_export import export_onnx
+from vit_edge.export.passes import optimise
+from vit_edge.export.pipeline import export_bundle
+from vit_edge.export.plan import ExportRequest
+from vit_edge.export.precision import PRECISIONS
+from vit_edge.export.progress import Display
+from vit_edge.runtime.images import ImageSet
+from vit_edge.runtime.latency import Effort
+from vit_edge.runtime.measure.rounds import Schedule
+from vit_edge.vit.checkpoints import encode_checkpoint
+from vit_edge.vit.datasets import digits, samples
+from vit_edge.vit.training.digits import train_digits
+from vit_edge.vit.variants import Variant, find_variant
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 from .calibrate import calibrate
 
@@ -55,10 +55,12 @@ def interruptible() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _little_effort(monkeypatch: pytest.MonkeyPatch) -> None:
     """A first load, an export and `compare` measure each engine: a call or two will do here."""
-    for place in ("runtime.selection", "export.measure"):
+    for place in ("vit_edge.runtime.selection", "vit_edge.export.measure"):
         monkeypatch.setattr(f"{place}.QUICK", Effort(runs=1, seconds=0.0))
     little = Schedule(seconds=0.0, calls=4, rounds=2, settle_s=0.0)
-    monkeypatch.setattr("runtime.compare.contest.schedule_for", lambda batch, seconds: little)
+    monkeypatch.setattr(
+        "vit_edge.runtime.compare.contest.schedule_for", lambda batch, seconds: little
+    )
 
 
 @pytest.fixture(scope="session")

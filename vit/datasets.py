@@ -11,9 +11,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import InputError
-from runtime.images import ImageSet, from_array
-from runtime.preprocess import Preprocess
+from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.images import ImageSet, from_array
+from vit_edge.runtime.preprocess import Preprocess
 
 _SPLIT_SEED = 0
 _DIGITS_MAX = 16

@@ -1,7 +1,7 @@
 """The model used: classifies a handwritten digit and draws the patches that the model sees; then
 draws where a second model looks in photographs.
 
-    python -m vit.example_usage
+    python -m vit_edge.vit.example_usage
 
 Expected: a digit that the model has not been trained on, its class, `build/example_patches.png` and
 `build/example_rollout.png`. Weights are trained on first use, in about 20 and 30 s, and kept in
@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from runtime.command_line import run_program
-from runtime.display import say
-from runtime.errors import InputError
 from vision_transformer import VisionTransformer
+from vit_edge.runtime.command_line import run_program
+from vit_edge.runtime.display import say
+from vit_edge.runtime.errors import InputError
 
 from . import checkpoints, example_rollout
 from .datasets import digits
@@ -133,7 +133,7 @@ def classify(weights: Path, index: int, out: Path) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m vit.example_usage",
+        prog="python -m vit_edge.vit.example_usage",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from runtime.preprocess import Preprocess
+from vit_edge.runtime.preprocess import Preprocess
 
 
 def normalise(images: NDArray[np.uint8], preprocess: Preprocess) -> Tensor:

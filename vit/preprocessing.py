@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from runtime.errors import InputError
-from runtime.preprocess import MODES, Preprocess
-from vit.config import ViTConfig
-from vit.facts import HALF, Facts
+from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.preprocess import MODES, Preprocess
+from vit_edge.vit.config import ViTConfig
+from vit_edge.vit.facts import HALF, Facts
 
 _PICTURES = Facts(interpolation="bicubic", crop=1.0, crop_mode="center")
 """Where nobody says how they are scaled."""

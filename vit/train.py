@@ -1,8 +1,8 @@
 """Trains or fine-tunes a model on a folder `<class>/<image>`, or the default model on digits.
 
-    python -m vit.train                                            # scikit-learn's digits, 20 s
-    python -m vit.train vit_tiny_patch16_224 --data flowers        # from scratch
-    python -m vit.train vit_base_patch16_224 --data flowers --weights base.safetensors
+    python -m vit_edge.vit.train                                       # scikit-learn's digits, 20 s
+    python -m vit_edge.vit.train vit_tiny_patch16_224 --data flowers   # from scratch
+    python -m vit_edge.vit.train vit_base_patch16_224 --data flowers --weights base.safetensors
 
 Without --eval a fifth of every class is held back for validation. A training that was cut off goes
 on when the same command is given again, and ends as if it had not been. Beside the weights lies a
@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from runtime.command_line import run_program
-from runtime.display import percent, say
-from runtime.errors import InputError
+from vit_edge.runtime.command_line import run_program
+from vit_edge.runtime.display import percent, say
+from vit_edge.runtime.errors import InputError
 
 from .checkpoints import encode_checkpoint
 from .datasets import digits
@@ -37,7 +37,7 @@ _DEFAULT_AUGMENTATION = "photographs"
 def build_parser() -> argparse.ArgumentParser:
     scratch, tune = RECIPES["from scratch"], RECIPES["fine-tune"]
     parser = argparse.ArgumentParser(
-        prog="python -m vit.train",
+        prog="python -m vit_edge.vit.train",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runtime.errors import InputError
-from runtime.preprocess import Preprocess
+from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.preprocess import Preprocess
 
 from .config import BlockOptions, EmbeddingOptions, ReadoutOptions, ViTConfig
 from .facts import CLIP, HALF, IMAGENET, Facts

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from calibration.collect import collect
-from calibration.observers import SEARCH
-from calibration.onnx_file import save_onnx
-from calibration.table import Origin
-from export.precision import PRECISIONS
-from runtime.images import from_array
+from vit_edge.calibration.collect import collect
+from vit_edge.calibration.observers import SEARCH
+from vit_edge.calibration.onnx_file import save_onnx
+from vit_edge.calibration.table import Origin
+from vit_edge.export.precision import PRECISIONS
+from vit_edge.runtime.images import from_array
 
 from .job import Job, main
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.progress import Display
+from vit_edge.export.progress import Display
 
 from ..documents import put_into
 from . import measure, tables

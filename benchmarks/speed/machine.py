@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from runtime.backends.cpu import cpu_name
+from vit_edge.runtime.backends.cpu import cpu_name
 
 from ..environments import PEERS
 from .contenders import CORE, Contender

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from export.progress import Display, Update
-from runtime.metrics import measure
+from vit_edge.export.progress import Display, Update
+from vit_edge.runtime.metrics import measure
 
 from ..environments import python_of
 from .contenders import REFERENCE, Contender

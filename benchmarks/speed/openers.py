@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vit.variants import find_variant
+from vit_edge.vit.variants import find_variant
 
 Pixels = NDArray[np.uint8]
 """`[N, height, width, channels]`"""
@@ -103,7 +103,7 @@ def onnx_in_openvino(job: Job) -> Open:
 
     Source: OpenVINO Python API (Model.reshape, Core.compile_model), CPU device documentation.
     """
-    from runtime.backends.openvino import load_library
+    from vit_edge.runtime.backends.openvino import load_library
 
     library = load_library()
     core = library.Core()
@@ -142,8 +142,8 @@ def engine(job: Job) -> Open:
     Raises:
         ValueError: if the backend does not run the precision.
     """
-    from runtime import Engine
-    from runtime.backends import find_backend
+    from vit_edge.runtime import Engine
+    from vit_edge.runtime.backends import find_backend
 
     if job.setting in find_backend(job.opener).lacks:
         raise ValueError(f"{job.opener} has no kernels for {job.setting}")
@@ -189,7 +189,7 @@ def _torch_model(job: Job) -> tuple[Any, Any]:
     """The model in its setting's type, and that type."""
     import torch
 
-    from vit.vision_transformer import VisionTransformer
+    from vit_edge.vit.vision_transformer import VisionTransformer
 
     torch.set_num_threads(job.threads)
     dtype = torch.bfloat16 if job.setting == "bf16" else torch.float32

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from calibration.onnx_file import save_onnx
-from export.onnx_export import OPSET, export_onnx
-from export.passes import optimise
-from export.pipeline import export_bundle
-from export.plan import ExportRequest
-from export.progress import Display
-from vit.config import ViTConfig
-from vit.datasets import samples
-from vit.variants import find_variant
-from vit.vision_transformer import VisionTransformer
+from vit_edge.calibration.onnx_file import save_onnx
+from vit_edge.export.onnx_export import OPSET, export_onnx
+from vit_edge.export.passes import optimise
+from vit_edge.export.pipeline import export_bundle
+from vit_edge.export.plan import ExportRequest
+from vit_edge.export.progress import Display
+from vit_edge.vit.config import ViTConfig
+from vit_edge.vit.datasets import samples
+from vit_edge.vit.variants import find_variant
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 from ..contest import quantised
 from .contenders import TYPES, Contender

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
-from export.precision.base import EIGHT_BIT, SIXTEEN_BIT
-from runtime.errors import InputError
-from vit.variants import find_variant
+from vit_edge.export.precision.base import EIGHT_BIT, SIXTEEN_BIT
+from vit_edge.runtime.errors import InputError
+from vit_edge.vit.variants import find_variant
 
 from .contenders import BF16, FP32, INT8, TYPES
 from .intervals import Latency, Lead, lead

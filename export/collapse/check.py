@@ -8,11 +8,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.running import answers
-from export.simulate import simulate, sixteen_bit_types
-from runtime.errors import EngineError
-from runtime.images import ImageSet
-from runtime.metrics import measure
+from vit_edge.export.running import answers
+from vit_edge.export.simulate import simulate, sixteen_bit_types
+from vit_edge.runtime.errors import EngineError
+from vit_edge.runtime.images import ImageSet
+from vit_edge.runtime.metrics import measure
 
 from .fault import ANSWERS, EXPORT, STRUCTURE, Fault
 from .finite import first_not_finite

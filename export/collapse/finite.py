@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from export.graph_edit import add_initializer, describe
-from export.running import outputs
-from runtime.images import ImageSet
+from vit_edge.export.graph_edit import add_initializer, describe
+from vit_edge.export.running import outputs
+from vit_edge.runtime.images import ImageSet
 
 from .fault import FINITE, Fault
 from .moments import Observed

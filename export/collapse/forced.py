@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from export.graph_edit import add_initializer, array, describe
+from vit_edge.export.graph_edit import add_initializer, array, describe
 
 from .places import OUTPUT, Place
 

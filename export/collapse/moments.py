@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from export.running import outputs
-from runtime.images import ImageSet
+from vit_edge.export.running import outputs
+from vit_edge.runtime.images import ImageSet
 
 from .forced import Forced
 from .places import Place

@@ -14,9 +14,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.graph_edit import array
-from export.passes.linears import Linear, find_linears
-from export.quantise.sites import LinearSource, find_sites, find_source
+from vit_edge.export.graph_edit import array
+from vit_edge.export.passes.linears import Linear, find_linears
+from vit_edge.export.quantise.sites import LinearSource, find_sites, find_source
 
 EMBEDDING, BRANCH, LINEAR, OUTPUT = "embedding", "branch", "linear", "output"
 

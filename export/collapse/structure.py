@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from export.graph_edit import array
-from export.passes.linears import find_linears
-from export.simulate import SIXTEEN_BIT
+from vit_edge.export.graph_edit import array
+from vit_edge.export.passes.linears import find_linears
+from vit_edge.export.simulate import SIXTEEN_BIT
 
 from .fault import STRUCTURE, Fault
 from .places import Place, ancestors

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from export.graph_edit import add_initializer
-from runtime.errors import InputError, first_line
+from vit_edge.export.graph_edit import add_initializer
+from vit_edge.runtime.errors import InputError, first_line
 
 from .edit import free_name, insert, sizes
 

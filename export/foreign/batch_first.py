@@ -7,7 +7,7 @@ from onnx_ir.passes import common
 from onnxscript.rewriter import RewritePass
 from onnxscript.rewriter.rules.common import reshape_reshape_rule, transpose_transpose_rule
 
-from export.passes.linears import Linear, find_linears
+from vit_edge.export.passes.linears import Linear, find_linears
 
 from .edit import insert, rewire, sizes
 from .no_ops import RemoveNoOps

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from export.graph_edit import describe
+from vit_edge.export.graph_edit import describe
 
 
 def insert(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from export.graph_edit import add_initializer
+from vit_edge.export.graph_edit import add_initializer
 
 from .edit import free_name, insert, rewire, sizes
 from .evaluate import ELEMENTWISE, Array, constant, scalar, spread

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from export.graph_edit import add_initializer, array
+from vit_edge.export.graph_edit import add_initializer, array
 
 from .edit import free_name, insert, rewire, sizes
 from .evaluate import constant

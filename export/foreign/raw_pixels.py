@@ -6,9 +6,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.graph_edit import add_initializer, array, replace_input
-from export.onnx_export import CENTRE, INPUT_NAME
-from runtime.preprocess import Preprocess
+from vit_edge.export.graph_edit import add_initializer, array, replace_input
+from vit_edge.export.onnx_export import CENTRE, INPUT_NAME
+from vit_edge.runtime.preprocess import Preprocess
 
 from .edit import free_name, insert, sizes
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from export.cache import file_sha256
-from runtime.errors import InputError, first_line
+from vit_edge.export.cache import file_sha256
+from vit_edge.runtime.errors import InputError, first_line
 
 MAX_BYTES = (1 << 31) - (1 << 20)
 """A protobuf message ends at 2 GiB, and the graphs of a bundle are one message each."""

@@ -6,14 +6,14 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from export.passes import PassReport, optimise
-from export.quantise.sites import quantisable
-from export.reference import require_finite
-from runtime.errors import InputError, first_line
-from runtime.images import ImageSet
-from runtime.manifest import LOGITS
-from runtime.preprocess import Preprocess
-from vit.normalise import normalise
+from vit_edge.export.passes import PassReport, optimise
+from vit_edge.export.quantise.sites import quantisable
+from vit_edge.export.reference import require_finite
+from vit_edge.runtime.errors import InputError, first_line
+from vit_edge.runtime.images import ImageSet
+from vit_edge.runtime.manifest import LOGITS
+from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.vit.normalise import normalise
 
 from ..progress import Update
 from .attention import WriteAttention

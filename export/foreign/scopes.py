@@ -6,9 +6,9 @@ import re
 
 import onnx_ir as ir
 
-from export.graph_edit import array
-from export.passes.linears import find_linears
-from export.passes.names import SCOPES
+from vit_edge.export.graph_edit import array
+from vit_edge.export.passes.linears import find_linears
+from vit_edge.export.passes.names import SCOPES
 
 from .edit import sizes
 

@@ -9,8 +9,8 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from runtime.backends.onnxruntime import load_library
-from runtime.errors import InputError, first_line
+from vit_edge.runtime.backends.onnxruntime import load_library
+from vit_edge.runtime.errors import InputError, first_line
 
 Array = NDArray[np.generic]
 

@@ -11,10 +11,10 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from runtime.errors import InputError
-from runtime.manifest import FEATURES, LOGITS
-from runtime.preprocess import Preprocess
-from vit.facts import Facts
+from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.manifest import FEATURES, LOGITS
+from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.vit.facts import Facts
 
 from .read import digest, read_onnx, require_supported
 from .session import Runner

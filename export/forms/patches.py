@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from export.graph_edit import add_initializer, array, describe
+from vit_edge.export.graph_edit import add_initializer, array, describe
 
 _CHANNELS_FIRST, _TOKENS = [0, 3, 1, 2], [0, 2, 1]
 

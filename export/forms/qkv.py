@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from export.graph_edit import add_initializer, array, describe, register
+from vit_edge.export.graph_edit import add_initializer, array, describe, register
 
 _SATURATED = "saturated"
 

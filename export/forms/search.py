@@ -9,10 +9,10 @@ from statistics import fmean
 
 import onnx_ir as ir
 
-from runtime.errors import EngineError
-from runtime.tools.plan.devices import Device
-from runtime.tools.plan.engine_plan import EnginePlan
-from runtime.tools.plan.estimate import estimate
+from vit_edge.runtime.errors import EngineError
+from vit_edge.runtime.tools.plan.devices import Device
+from vit_edge.runtime.tools.plan.engine_plan import EnginePlan
+from vit_edge.runtime.tools.plan.estimate import estimate
 
 from . import DEFAULT, FORMS, GraphForm, aux_streams, write_in
 

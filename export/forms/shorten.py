@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from export.collapse.places import BRANCH, find_places
+from vit_edge.export.collapse.places import BRANCH, find_places
 
 _FIRST, _LAST = 4, 2
 """Branches that stay at either end: two blocks, and the last one, which may be another."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from export.graph_edit import add_initializer, describe, replace_input
+from vit_edge.export.graph_edit import add_initializer, describe, replace_input
 
 _ELEMENTWISE = ("Gelu", "Sigmoid", "Tanh")
 _ON_LAST_AXIS = ("LayerNormalization", "Softmax")

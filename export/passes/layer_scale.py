@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from export.graph_edit import array
+from vit_edge.export.graph_edit import array
 
 from .linears import linear_of, scale_output
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from runtime.errors import InputError
+from vit_edge.runtime.errors import InputError
 
 from .base import Budget, Graphs, Precision
 from .bf16 import BF16

@@ -7,8 +7,8 @@ from typing import Protocol
 
 import onnx_ir as ir
 
-from calibration.collect import Calibration
-from export.collapse.limits import Limits
+from vit_edge.calibration.collect import Calibration
+from vit_edge.export.collapse.limits import Limits
 
 Graphs = dict[str, ir.Model]
 """The graph for each kind of backend, "cpu" and "gpu"; the same object where one graph serves both,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from export.graph_edit import add_initializer, array, describe, set_dtype
+from vit_edge.export.graph_edit import add_initializer, array, describe, set_dtype
 
 
 def cast_to(graph: ir.Graph, dtype: ir.DataType, stays_fp32: Callable[[ir.Node], bool]) -> None:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from calibration.collect import Calibration
-from calibration.table import CalibrationTable
-from export.collapse.limits import LIMITS, Limits
-from export.forms import write_in_default
+from vit_edge.calibration.collect import Calibration
+from vit_edge.calibration.table import CalibrationTable
+from vit_edge.export.collapse.limits import LIMITS, Limits
+from vit_edge.export.forms import write_in_default
 
 from .base import SIXTEEN_BIT, Budget, Graphs
 from .cast import cast_to

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from calibration.collect import Calibration
-from export.collapse.limits import LIMITS, Limits
+from vit_edge.calibration.collect import Calibration
+from vit_edge.export.collapse.limits import LIMITS, Limits
 
 from .base import Budget, Graphs
 

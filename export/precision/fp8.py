@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from export.collapse.limits import LIMITS, Limits
-from export.quantise.attention import AttentionScheme
-from export.quantise.grid import FP8_GRID
-from export.quantise.scheme import Scheme
+from vit_edge.export.collapse.limits import LIMITS, Limits
+from vit_edge.export.quantise.attention import AttentionScheme
+from vit_edge.export.quantise.grid import FP8_GRID
+from vit_edge.export.quantise.scheme import Scheme
 
 from .base import EIGHT_BIT, Budget
 from .quantised import QuantisedPrecision

@@ -6,23 +6,23 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from calibration.collect import Calibration
-from calibration.observers import SEARCH
-from calibration.table import CalibrationTable
-from export.collapse.limits import Limits
-from export.progress import Update, ignore
-from export.quantise.attention import (
+from vit_edge.calibration.collect import Calibration
+from vit_edge.calibration.observers import SEARCH
+from vit_edge.calibration.table import CalibrationTable
+from vit_edge.export.collapse.limits import Limits
+from vit_edge.export.progress import Update, ignore
+from vit_edge.export.quantise.attention import (
     AttentionScheme,
     attention_tensors,
     balance_all,
     quantise_attention,
     scaling_of_values,
 )
-from export.quantise.explanation import SiteExplanation
-from export.quantise.grid import Floats
-from export.quantise.linears import quantise, quantise_by_table, smooth_all
-from export.quantise.scheme import Scheme
-from export.quantise.sites import find_sites
+from vit_edge.export.quantise.explanation import SiteExplanation
+from vit_edge.export.quantise.grid import Floats
+from vit_edge.export.quantise.linears import quantise, quantise_by_table, smooth_all
+from vit_edge.export.quantise.scheme import Scheme
+from vit_edge.export.quantise.sites import find_sites
 
 from .base import Budget, Graphs
 from .fp16 import FP16, to_fp16

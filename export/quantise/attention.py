@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from calibration.collect import Calibration
-from calibration.samples import SiteSamples
-from runtime.errors import InputError
+from vit_edge.calibration.collect import Calibration
+from vit_edge.calibration.samples import SiteSamples
+from vit_edge.runtime.errors import InputError
 
 from .grid import FP8_GRID, Floats, Grid, best_range, fake_quantise, representable_scale, thin_out
 from .linears import Smoothed

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.observers import INT8_MAX
+from vit_edge.calibration.observers import INT8_MAX
 
 Floats = NDArray[np.float32]
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from calibration.samples import Samples, SiteSamples
-from export.graph_edit import add_initializer, array, replace_input
-from export.passes.linears import Linear
-from export.progress import Update
+from vit_edge.calibration.samples import Samples, SiteSamples
+from vit_edge.export.graph_edit import add_initializer, array, replace_input
+from vit_edge.export.passes.linears import Linear
+from vit_edge.export.progress import Update
 
 from .explanation import SiteExplanation, describe_channels
 from .grid import Floats, for_each_weight, representable_scale

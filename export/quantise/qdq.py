@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.graph_edit import add_initializer, describe, replace_input
-from export.passes.linears import Linear
+from vit_edge.export.graph_edit import add_initializer, describe, replace_input
+from vit_edge.export.passes.linears import Linear
 
 from .grid import Floats, Grid
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from export.graph_edit import add_initializer, describe
+from vit_edge.export.graph_edit import add_initializer, describe
 
 from .grid import Floats, Grid, IntegerGrid, representable_scale
 from .sites import Site

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.graph_edit import array
-from export.passes.linears import Linear
+from vit_edge.export.graph_edit import array
+from vit_edge.export.passes.linears import Linear
 
 from .explanation import sqnr_db
 from .grid import Floats, best_range, fake_quantise, for_each_weight, thin_out

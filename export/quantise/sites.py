@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.graph_edit import add_initializer, array, replace_input
-from export.passes.linears import Linear, find_linears, linear_of, scale_output
+from vit_edge.export.graph_edit import add_initializer, array, replace_input
+from vit_edge.export.passes.linears import Linear, find_linears, linear_of, scale_output
 
 MIN_SIZE = 16
 """Products smaller than this gain nothing from INT8 (ModelOpt's rule)."""

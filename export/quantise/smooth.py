@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibration.samples import SiteSamples
+from vit_edge.calibration.samples import SiteSamples
 
 from .grid import (
     Floats,

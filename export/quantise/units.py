@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from export.graph_copy import copy_between, find_value
-from export.graph_edit import array
+from vit_edge.export.graph_copy import copy_between, find_value
+from vit_edge.export.graph_edit import array
 
 from .attention import find_attentions
 from .sites import Site, find_sites

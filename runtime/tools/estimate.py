@@ -8,10 +8,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtime.bundle import Bundle
-from runtime.candidates import list_candidates
-from runtime.display import print_table
-from runtime.errors import InputError
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.candidates import list_candidates
+from vit_edge.runtime.display import print_table
+from vit_edge.runtime.errors import InputError
 
 from .plan.devices import DEVICES, PORTABLE, Device, find_device, nearest_capability
 from .plan.engine_plan import EnginePlan, decode_plan

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.documents import put_into
-from runtime.errors import InputError
+from vit_edge.runtime.errors import InputError
 
 
 def test_tables_take_the_place_of_the_old_ones(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from benchmarks.card import Card, find_gpu, read_state
 from benchmarks.gpu import Job, Result, Row, main, measure, plan_batches, run, show, write
 from benchmarks.gpu_contenders import WAYS, Contender, config_of, engines, pytorch
 from benchmarks.latency import Run, interleave, medians
-from runtime.bundle import Bundle
-from runtime.errors import EngineError
-from vit.variants import find_variant
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.errors import EngineError
+from vit_edge.vit.variants import find_variant
 
 CPU = Card("Some CPU, 2 cores", "cpu", lambda: None, lambda: {"clocks.sm": "3000 MHz"})
 

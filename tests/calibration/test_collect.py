@@ -7,13 +7,13 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from calibration import collect as module
-from calibration.collect import collect, provenance_of
-from calibration.table import CalibrationTable, read_table
-from export.quantise.attention import attention_tensors
-from export.quantise.sites import find_sites
-from runtime.errors import InputError
-from runtime.images import ImageSet
+from vit_edge.calibration import collect as module
+from vit_edge.calibration.collect import collect, provenance_of
+from vit_edge.calibration.table import CalibrationTable, read_table
+from vit_edge.export.quantise.attention import attention_tensors
+from vit_edge.export.quantise.sites import find_sites
+from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.images import ImageSet
 
 from ..calibrate import ORIGIN, calibrate
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.observers import INT8_MAX, METHODS, MSE, Histogram, MinMax, Percentile
+from vit_edge.calibration.observers import INT8_MAX, METHODS, MSE, Histogram, MinMax, Percentile
 
 
 def activations(seed: int, size: int = 20_000) -> np.ndarray:

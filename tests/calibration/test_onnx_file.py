@@ -7,10 +7,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from calibration.collect import Calibration
-from calibration.onnx_file import graph_digest, same_graph, save_onnx, to_bytes
-from export.precision import find_precision
-from runtime.backends.onnxruntime import open_inference
+from vit_edge.calibration.collect import Calibration
+from vit_edge.calibration.onnx_file import graph_digest, same_graph, save_onnx, to_bytes
+from vit_edge.export.precision import find_precision
+from vit_edge.runtime.backends.onnxruntime import open_inference
 
 
 def relu(weight: float, op_type: str = "Relu") -> ir.Model:
@@ -76,7 +76,7 @@ def test_a_digest_does_not_depend_on_where_the_weights_lie(
 ) -> None:
     digest = graph_digest(optimised)
     save_onnx(optimised, tmp_path / "one.onnx")
-    monkeypatch.setattr("calibration.onnx_file.LIMIT", 0)
+    monkeypatch.setattr("vit_edge.calibration.onnx_file.LIMIT", 0)
     save_onnx(optimised, tmp_path / "two.onnx")
     assert (tmp_path / "two.data").is_file()
     for name in ("one", "two"):

@@ -3,8 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from export.accuracy import Reference, assess, budget_miss, golden_tolerance, paired_interval
-from export.precision import PRECISIONS, Budget
+from vit_edge.export.accuracy import (
+    Reference,
+    assess,
+    budget_miss,
+    golden_tolerance,
+    paired_interval,
+)
+from vit_edge.export.precision import PRECISIONS, Budget
 
 EIGHT_BITS = Budget(max_logit_error=None, max_drop=0.5, min_agreement=0.985, min_cosine=0.99)
 EXACT = Budget(max_logit_error=1e-3, max_drop=None, min_agreement=None, min_cosine=None)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from export.cache import StageCache, open_cache, source_digest, tool_versions
-from export.progress import Display, Update
-from runtime.errors import InputError
+from vit_edge.export.cache import StageCache, open_cache, source_digest, tool_versions
+from vit_edge.export.progress import Display, Update
+from vit_edge.runtime.errors import InputError
 
 
 def write(folder: Path, update: Update) -> None:

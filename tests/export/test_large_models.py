@@ -9,17 +9,17 @@ import onnxruntime
 import pytest
 import torch
 
-from calibration import onnx_file
-from export.pipeline import export_bundle
-from export.plan import ExportRequest
-from export.progress import Display
-from runtime.bundle import Bundle
-from runtime.engine import Engine
-from runtime.errors import BundleError
-from vit.checkpoints import encode_checkpoint
-from vit.normalise import normalise
-from vit.variants import find_variant
-from vit.vision_transformer import VisionTransformer
+from vit_edge.calibration import onnx_file
+from vit_edge.export.pipeline import export_bundle
+from vit_edge.export.plan import ExportRequest
+from vit_edge.export.progress import Display
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.engine import Engine
+from vit_edge.runtime.errors import BundleError
+from vit_edge.vit.checkpoints import encode_checkpoint
+from vit_edge.vit.normalise import normalise
+from vit_edge.vit.variants import find_variant
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 MODEL = "vit_test_patch8_32"
 

@@ -7,11 +7,11 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from export.onnx_export import RawPixels, export_onnx
-from runtime.images import ImageSet
-from vit.normalise import normalise
-from vit.variants import Variant
-from vit.vision_transformer import VisionTransformer
+from vit_edge.export.onnx_export import RawPixels, export_onnx
+from vit_edge.runtime.images import ImageSet
+from vit_edge.vit.normalise import normalise
+from vit_edge.vit.variants import Variant
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 from .graphs import count, relative_error, run
 
@@ -61,7 +61,7 @@ def test_input_is_raw_pixels_with_a_free_batch(exported: ir.Model, frames: np.nd
 def test_two_exports_are_the_same_bytes(
     optimised: ir.Model, model: VisionTransformer, variant: Variant
 ) -> None:
-    from export.passes import optimise
+    from vit_edge.export.passes import optimise
 
     again = export_onnx(model, variant.preprocess, "logits")
     optimise(again)

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from export import package
-from export.package import recover, write_bundle
-from runtime.bundle import Bundle
-from runtime.errors import InputError
+from vit_edge.export import package
+from vit_edge.export.package import recover, write_bundle
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.errors import InputError
 
 KILLED_MIDWAY = """
 import os, signal, sys
-from export import package
-from runtime.bundle import Bundle
+from vit_edge.export import package
+from vit_edge.runtime.bundle import Bundle
 
 placed, place = [], package._place
 def place_or_die(source, target):

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.pipeline import export_bundle
-from export.plan import ExportRequest
-from export.precision import PRECISIONS
-from export.progress import Display
-from runtime.backends import BACKENDS
-from runtime.bundle import Bundle
-from vit.checkpoints import encode_checkpoint
-from vit.vision_transformer import VisionTransformer
+from vit_edge.export.pipeline import export_bundle
+from vit_edge.export.plan import ExportRequest
+from vit_edge.export.precision import PRECISIONS
+from vit_edge.export.progress import Display
+from vit_edge.runtime.backends import BACKENDS
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.vit.checkpoints import encode_checkpoint
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 RTX_PROBLEM = BACKENDS["tensorrt-rtx"].build_problem()
 
@@ -238,7 +238,7 @@ def test_damaged_weights_are_named(digits_model: VisionTransformer, tmp_path: Pa
 
     import torch
 
-    from runtime.errors import InputError
+    from vit_edge.runtime.errors import InputError
 
     broken = copy.deepcopy(digits_model)
     with torch.no_grad():

@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from export.data import find_data
-from export.plan import ExportRequest, make_plan, parse_target
-from export.sources import find_source
-from runtime.errors import BackendError, InputError
-from vit.checkpoints import encode_checkpoint
-from vit.facts import Facts
-from vit.variants import find_variant
-from vit.vision_transformer import VisionTransformer
+from vit_edge.export.data import find_data
+from vit_edge.export.plan import ExportRequest, make_plan, parse_target
+from vit_edge.export.sources import find_source
+from vit_edge.runtime.errors import BackendError, InputError
+from vit_edge.vit.checkpoints import encode_checkpoint
+from vit_edge.vit.facts import Facts
+from vit_edge.vit.variants import find_variant
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 MODEL = "vit_test_patch8_32"
 
@@ -59,7 +59,7 @@ def test_bad_options_are_named(changes: dict[str, object], named: str, tmp_path:
 
 
 def test_an_engine_that_cannot_be_built_here_is_refused(tmp_path: Path) -> None:
-    from runtime.backends import BACKENDS
+    from vit_edge.runtime.backends import BACKENDS
 
     if BACKENDS["tensorrt"].build_problem() is None:
         pytest.skip("full TensorRT works here")
@@ -256,7 +256,7 @@ class TestData:
 
 
 def test_a_gpu_that_the_library_does_not_know_is_refused(tmp_path: Path) -> None:
-    from runtime.backends import BACKENDS
+    from vit_edge.runtime.backends import BACKENDS
 
     problem = BACKENDS["tensorrt-rtx"].build_problem()
     if problem:

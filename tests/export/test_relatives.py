@@ -6,19 +6,19 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from calibration.observers import DEFAULT_METHOD
-from export.onnx_export import export_onnx
-from export.passes import optimise
-from export.passes.linears import find_linears
-from export.precision import PRECISIONS
-from runtime.backends import BACKENDS, BuildOptions
-from runtime.manifest import EngineSpec
-from runtime.preprocess import Preprocess
-from vit.config import BlockOptions, EmbeddingOptions, ReadoutOptions, ViTConfig
-from vit.datasets import samples
-from vit.facts import IMAGENET
-from vit.normalise import normalise
-from vit.vision_transformer import VisionTransformer
+from vit_edge.calibration.observers import DEFAULT_METHOD
+from vit_edge.export.onnx_export import export_onnx
+from vit_edge.export.passes import optimise
+from vit_edge.export.passes.linears import find_linears
+from vit_edge.export.precision import PRECISIONS
+from vit_edge.runtime.backends import BACKENDS, BuildOptions
+from vit_edge.runtime.manifest import EngineSpec
+from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.vit.config import BlockOptions, EmbeddingOptions, ReadoutOptions, ViTConfig
+from vit_edge.vit.datasets import samples
+from vit_edge.vit.facts import IMAGENET
+from vit_edge.vit.normalise import normalise
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 from ..calibrate import calibrate
 from .graphs import relative_error, run

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from export.search import rank, search_raised
-from export.sensitivity import Sensitivity
+from vit_edge.export.search import rank, search_raised
+from vit_edge.export.sensitivity import Sensitivity
 
 PARTS = tuple(
     Sensitivity(f"part {n}", 10 + n % 3, 0.0, 0.001 * (n * 7 % 32 + 1)) for n in range(32)

@@ -6,16 +6,16 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from calibration.observers import DEFAULT_METHOD
-from export.onnx_export import export_onnx
-from export.passes import optimise
-from export.precision import find_precision
-from export.quantise.units import find_units, raise_units
-from export.sensitivity import FEWEST, MOST, growing_graph, images_for, measure_sensitivity
-from runtime.images import ImageSet
-from runtime.preprocess import Preprocess
-from vit.config import BlockOptions, EmbeddingOptions, ReadoutOptions
-from vit.facts import HALF
+from vit_edge.calibration.observers import DEFAULT_METHOD
+from vit_edge.export.onnx_export import export_onnx
+from vit_edge.export.passes import optimise
+from vit_edge.export.precision import find_precision
+from vit_edge.export.quantise.units import find_units, raise_units
+from vit_edge.export.sensitivity import FEWEST, MOST, growing_graph, images_for, measure_sensitivity
+from vit_edge.runtime.images import ImageSet
+from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.vit.config import BlockOptions, EmbeddingOptions, ReadoutOptions
+from vit_edge.vit.facts import HALF
 
 from ..calibrate import calibrate
 from .graphs import run

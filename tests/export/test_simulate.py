@@ -9,12 +9,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from calibration.collect import Calibration
-from calibration.table import CalibrationTable
-from export.accuracy import Reference, assess, budget_miss
-from export.precision import PRECISIONS
-from export.precision.cast import cast_to
-from export.simulate import simulate, sixteen_bit_types
+from vit_edge.calibration.collect import Calibration
+from vit_edge.calibration.table import CalibrationTable
+from vit_edge.export.accuracy import Reference, assess, budget_miss
+from vit_edge.export.precision import PRECISIONS
+from vit_edge.export.precision.cast import cast_to
+from vit_edge.export.simulate import simulate, sixteen_bit_types
 
 from .graphs import run
 

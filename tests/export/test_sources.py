@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from export.pipeline import export_bundle
-from export.plan import ExportRequest, Plan, make_plan
-from export.progress import Display
-from runtime.bundle import Bundle
-from runtime.engine import Engine
-from runtime.manifest import FEATURES
-from vit.facts import CLIP, HALF, IMAGENET, Facts
-from vit.vision_transformer import VisionTransformer
+from vit_edge.export.pipeline import export_bundle
+from vit_edge.export.plan import ExportRequest, Plan, make_plan
+from vit_edge.export.progress import Display
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.engine import Engine
+from vit_edge.runtime.manifest import FEATURES
+from vit_edge.vit.facts import CLIP, HALF, IMAGENET, Facts
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 from .. import oracles
 from ..vit.checkpoints.parity import to_jax
@@ -111,7 +111,7 @@ def test_classifier_brings_its_labels_into_the_bundle(tmp_path: Path) -> None:
 def test_embedding_model_is_exported_checked_and_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from runtime.__main__ import main
+    from vit_edge.runtime.__main__ import main
 
     weights, out = clip_folder(tmp_path), tmp_path / "out"
     request = ExportRequest(weights=str(weights), out=out, targets=("onnxruntime",), max_batch=4)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.backends import BACKENDS
-from runtime.engine import Engine
+from vit_edge.runtime.backends import BACKENDS
+from vit_edge.runtime.engine import Engine
 
 GPU_BACKENDS = [name for name, backend in BACKENDS.items() if backend.graph == "gpu"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.bundle import Bundle
-from runtime.compare.run import compare_bundle
-from runtime.engine import Engine
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.compare.run import compare_bundle
+from vit_edge.runtime.engine import Engine
 
 pytestmark = pytest.mark.gpu
 

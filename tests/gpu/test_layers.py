@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from runtime.backends import BACKENDS
-from runtime.bundle import Bundle
-from runtime.engine import Engine
-from runtime.layers import read_all
-from runtime.tools.plan.types import UNKNOWN
+from vit_edge.runtime.backends import BACKENDS
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.engine import Engine
+from vit_edge.runtime.layers import read_all
+from vit_edge.runtime.tools.plan.types import UNKNOWN
 
 # TensorRT lean has no inspector.
 INSPECTING = ("tensorrt", "tensorrt-rtx")

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from runtime.backends import cuda
-from runtime.bundle import Bundle
-from runtime.device_cache import DeviceCache
-from runtime.engine import Engine
-from runtime.errors import InputError
+from vit_edge.runtime.backends import cuda
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.device_cache import DeviceCache
+from vit_edge.runtime.engine import Engine
+from vit_edge.runtime.errors import InputError
 
 from ..concurrency import wrong_answers
 

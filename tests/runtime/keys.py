@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from runtime.manifest import MANIFEST, MANIFEST_DIGEST
-from runtime.releases import RELEASE
-from runtime.signature import SIGNATURE
+from vit_edge.runtime.manifest import MANIFEST, MANIFEST_DIGEST
+from vit_edge.runtime.releases import RELEASE
+from vit_edge.runtime.signature import SIGNATURE
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 

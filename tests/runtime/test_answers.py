@@ -8,8 +8,8 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import cdist
 from scipy.special import softmax as scipy_softmax
 
-from runtime.answers import Answer, TopK, cosine_similarity, softmax, unit_length
-from runtime.errors import InputError
+from vit_edge.runtime.answers import Answer, TopK, cosine_similarity, softmax, unit_length
+from vit_edge.runtime.errors import InputError
 
 LABELS = ("cat", "dog", "emu")
 TOP = TopK(LABELS, "logits")

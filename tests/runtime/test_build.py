@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from runtime.__main__ import main
-from runtime.backends import BACKENDS, BuildOptions, Built, cuda
-from runtime.backends.tensorrt import TensorRT
-from runtime.bundle import Bundle
-from runtime.candidates import Candidate
-from runtime.device_cache import DeviceCache, timing_caches
-from runtime.errors import EngineError
-from runtime.manifest import EngineSpec
+from vit_edge.runtime.__main__ import main
+from vit_edge.runtime.backends import BACKENDS, BuildOptions, Built, cuda
+from vit_edge.runtime.backends.tensorrt import TensorRT
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.candidates import Candidate
+from vit_edge.runtime.device_cache import DeviceCache, timing_caches
+from vit_edge.runtime.errors import EngineError
+from vit_edge.runtime.manifest import EngineSpec
 
 RTX = BACKENDS["tensorrt-rtx"]
 PROBLEM = RTX.build_problem()
@@ -75,7 +75,7 @@ def test_ctrl_c_ends_it_with_nothing_half_written(
     def progress(what: str, done: int, total: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("runtime.build._say_progress", progress)
+    monkeypatch.setattr("vit_edge.runtime.build._say_progress", progress)
     assert build(bundle_source) == 130
     assert kept(bundle_source) == {}
     folder = DeviceCache.of(Bundle.open(bundle_source).digest).folder

@@ -12,10 +12,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from runtime.bundle import Bundle
-from runtime.engine import Engine
-from runtime.errors import BundleError
-from runtime.manifest import MANIFEST, MANIFEST_DIGEST, digest_line
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.engine import Engine
+from vit_edge.runtime.errors import BundleError
+from vit_edge.runtime.manifest import MANIFEST, MANIFEST_DIGEST, digest_line
 
 
 def rewrite_manifest(bundle: Path, change: Any) -> None:

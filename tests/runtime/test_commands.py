@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime.__main__ import main
-from runtime.backends.onnxruntime import OnnxRuntimeSession
+from vit_edge.runtime.__main__ import main
+from vit_edge.runtime.backends.onnxruntime import OnnxRuntimeSession
 
 ROW_FIELDS = {
     "precision", "backend", "batch", "p50_ms", "p90_ms", "p99_ms", "images_per_s", "top1",
@@ -138,7 +138,7 @@ def test_an_unexpected_error_is_one_line_and_exit_3(
 
 
 def cli(bundle: Path, *arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "runtime", arguments[0], str(bundle), *arguments[1:]]
+    command = [sys.executable, "-m", "vit_edge", arguments[0], str(bundle), *arguments[1:]]
     return subprocess.run(command, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload,no-any-return]
 
 

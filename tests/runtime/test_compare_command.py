@@ -70,7 +70,7 @@ def test_an_unwritable_place_is_said_and_not_fatal(
 def test_compare_exits_1_when_an_engine_answers_wrongly(
     bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from runtime.backends.openvino import OpenVinoSession
+    from vit_edge.runtime.backends.openvino import OpenVinoSession
 
     original = OpenVinoSession.run
     monkeypatch.setattr(OpenVinoSession, "run", lambda self, x: 1.5 * original(self, x))

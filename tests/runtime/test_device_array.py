@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from runtime.device_array import DeviceArray, on_device
-from runtime.errors import InputError
-from runtime.frames import check_frames
-from runtime.manifest import EngineSpec
+from vit_edge.runtime.device_array import DeviceArray, on_device
+from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.frames import check_frames
+from vit_edge.runtime.manifest import EngineSpec
 
 SPEC = EngineSpec("images", "logits", (2, 3, 3), 5, (1, 4, 8))
 SHAPE = (4, 2, 3, 3)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from runtime import ClosedError, Engine, InputError
+from vit_edge.runtime import ClosedError, Engine, InputError
 
 from ..concurrency import wrong_answers
 

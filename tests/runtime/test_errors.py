@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import runtime
-from runtime import (
+import vit_edge.runtime
+from vit_edge.runtime import (
     BackendError,
     BundleError,
     ClosedError,
@@ -21,10 +21,10 @@ from runtime import (
     SelfCheckError,
     VitEdgeError,
 )
-from runtime.answers import TopK
-from runtime.backends import BACKENDS
-from runtime.backends.onnxruntime import OnnxRuntimeSession
-from runtime.video import read_video
+from vit_edge.runtime.answers import TopK
+from vit_edge.runtime.backends import BACKENDS
+from vit_edge.runtime.backends.onnxruntime import OnnxRuntimeSession
+from vit_edge.runtime.video import read_video
 
 DOCS = Path(__file__).parents[2] / "docs" / "runtime.md"
 BACKEND = "onnxruntime"
@@ -190,4 +190,4 @@ def test_the_documented_table_is_the_tested_one() -> None:
     rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line[:2] == "| "][2:]
     documented = {when: error.split("`")[1] for when, error in rows}
     assert documented == {when: error.__name__ for when, (error, _) in ROWS.items()}
-    assert set(documented.values()) <= set(runtime.__all__)
+    assert set(documented.values()) <= set(vit_edge.runtime.__all__)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime.errors import InputError
-from runtime.example_app import main, watch
+from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.example_app import main, watch
 
 from .videos import write_video
 

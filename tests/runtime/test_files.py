@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-import runtime.files
-from runtime.errors import BundleError
-from runtime.files import Folder, available_memory
+import vit_edge.runtime.files
+from vit_edge.runtime.errors import BundleError
+from vit_edge.runtime.files import Folder, available_memory
 
 DATA = bytes(range(256)) * 20_000
 BIG = 1 << 30
@@ -116,7 +116,7 @@ def test_the_folder_itself_may_be_a_link_but_may_not_be_swapped(folder: Folder) 
 def test_another_size_is_refused_before_it_is_read(
     folder: Folder, exact: int, damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime.files, "available_memory", lambda: pytest.fail("too late"))
+    monkeypatch.setattr(vit_edge.runtime.files, "available_memory", lambda: pytest.fail("too late"))
     for read in (folder.read, folder.digest):
         with pytest.raises(BundleError, match=f"has {len(DATA)} bytes, not {exact}: it .*{damage}"):
             read("a/b", exact, exact=exact)

@@ -13,11 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runtime.bundle import Bundle
-from runtime.engine import Engine
-from runtime.errors import BundleError
-from runtime.manifest import MANIFEST, MANIFEST_DIGEST
-from runtime.releases import RELEASE
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.engine import Engine
+from vit_edge.runtime.errors import BundleError
+from vit_edge.runtime.manifest import MANIFEST, MANIFEST_DIGEST
+from vit_edge.runtime.releases import RELEASE
 
 from .guard import nothing_foreign
 from .keys import public_pem, sign_by_hand

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.fuzz_manifest import ACCEPTED, fuzz_block, good_manifests, outcome
-from runtime.errors import BundleError
-from runtime.manifest import MANIFEST, parse_manifest
+from vit_edge.runtime.errors import BundleError
+from vit_edge.runtime.manifest import MANIFEST, parse_manifest
 
 MAY_BE_NEGATIVE = {"drop", "drop_low", "drop_high", "cosine", "mean"}
 

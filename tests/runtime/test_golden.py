@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import runtime.golden
-from runtime.errors import BundleError
-from runtime.golden import parse_golden
-from runtime.manifest import EngineSpec
+import vit_edge.runtime.golden
+from vit_edge.runtime.errors import BundleError
+from vit_edge.runtime.golden import parse_golden
+from vit_edge.runtime.manifest import EngineSpec
 
 SPEC = EngineSpec("images", "logits", (8, 6, 3), 10, (1, 1, 4))
 GOOD: dict[str, Any] = {
@@ -133,7 +133,7 @@ def test_a_bomb_is_not_inflated() -> None:
 def test_samples_beyond_memory_are_refused_before_they_are_allocated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(runtime.golden, "available_memory", lambda: 100)
+    monkeypatch.setattr(vit_edge.runtime.golden, "available_memory", lambda: 100)
     with pytest.raises(BundleError, match="more than the free memory"):
         parse_golden(saved(), SPEC)
 

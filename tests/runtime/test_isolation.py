@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MAY_IMPORT = {
     "runtime": {"runtime"},
-    "vit": {"vit", "runtime", "vision_transformer"},
+    "vit": {"vit", "runtime"},
     "calibration": {"calibration", "runtime"},
     "export": {"export", "calibration", "vit", "runtime"},
 }
@@ -49,7 +49,7 @@ def isolated(
 @pytest.mark.parametrize("backend", OTHER)
 def test_a_bundle_runs_with_numpy_and_one_backend_alone(bundle_source: Path, backend: str) -> None:
     code = (
-        "import numpy as np\nfrom runtime import Engine\n"
+        "import numpy as np\nfrom vit_edge import Engine\n"
         "with Engine.load(sys.argv[1]) as engine:\n"
         "    print(engine(np.zeros((5, 8, 8, 1), np.uint8)).shape, engine.info.backend)\n"
     )
@@ -60,7 +60,7 @@ def test_a_bundle_runs_with_numpy_and_one_backend_alone(bundle_source: Path, bac
 
 @pytest.mark.parametrize("command", ["check", "compare", "inspect"])
 def test_commands_run_with_numpy_and_onnxruntime_alone(bundle_source: Path, command: str) -> None:
-    code = "from runtime.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+    code = "from vit_edge.runtime.__main__ import main\nsys.exit(main(sys.argv[1:]))"
     done = isolated(
         code,
         command,
@@ -72,7 +72,7 @@ def test_commands_run_with_numpy_and_onnxruntime_alone(bundle_source: Path, comm
 
 
 def test_export_without_its_extra_says_how_to_get_it() -> None:
-    code = "from runtime.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+    code = "from vit_edge.runtime.__main__ import main\nsys.exit(main(sys.argv[1:]))"
     done = isolated(code, "export", "vit_digits")
     assert done.returncode == 2
     assert "pip install 'vit-edge[export" in done.stderr
@@ -81,7 +81,7 @@ def test_export_without_its_extra_says_how_to_get_it() -> None:
 
 def test_a_later_load_imports_the_chosen_backend_alone(bundle_source: Path) -> None:
     code = (
-        "from runtime import Engine\n"
+        "from vit_edge.runtime import Engine\n"
         "with Engine.load(sys.argv[1], 'fp32') as engine:\n"
         "    print(engine.info.backend, 'onnxruntime' in sys.modules, 'openvino' in sys.modules)\n"
     )
@@ -96,7 +96,7 @@ def test_a_later_load_imports_the_chosen_backend_alone(bundle_source: Path) -> N
 
 def test_importing_the_runtime_imports_no_backend() -> None:
     code = (
-        "import runtime, runtime.backends\n"
+        "import vit_edge, vit_edge.runtime.backends\n"
         "heavy = {'onnxruntime', 'openvino', 'tensorrt', 'tensorrt_rtx', 'cuda'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
@@ -114,13 +114,13 @@ HEAVY = {
 def test_importing_the_runtime_is_quick() -> None:
     """Counted, for milliseconds depend on the machine: `benchmarks/footprint.py` measures them."""
     code = (
-        "import numpy, numpy.typing\nbefore = set(sys.modules)\nimport runtime\n"
+        "import numpy, numpy.typing\nbefore = set(sys.modules)\nimport vit_edge\n"
         "print(*(set(sys.modules) - before))"
     )
     added = isolated(code).stdout.split()
-    assert "runtime.engine" in added
+    assert "vit_edge.runtime.engine" in added
     assert not HEAVY & set(added)
-    others = [name for name in added if name.split(".")[0] != "runtime"]
+    others = [name for name in added if name.split(".")[0] != "vit_edge"]
     assert len(others) <= 50, sorted(others)
 
 
@@ -133,12 +133,13 @@ def test_packages_import_downwards_only(package: str) -> None:
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [str(node.module)]
-            ours = {name.split(".")[0] for name in names} & {*MAY_IMPORT, "vision_transformer"}
+            assert not {name.split(".")[0] for name in names} & MAY_IMPORT.keys(), path
+            ours = {name.split(".")[1] for name in names if name.startswith("vit_edge.")}
             assert ours <= MAY_IMPORT[package], f"{path} imports {ours - MAY_IMPORT[package]}"
 
 
 def test_runtime_imports_only_numpy_and_the_standard_library_at_import_time() -> None:
-    allowed = {"numpy", "runtime", *sys.stdlib_module_names}
+    allowed = {"numpy", "vit_edge", *sys.stdlib_module_names}
     for path in (ROOT / "runtime").rglob("*.py"):
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.Import):

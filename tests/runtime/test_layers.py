@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from runtime.__main__ import main
-from runtime.backends import BACKENDS, BuildOptions, cuda
-from runtime.backends.tensorrt import TensorRT
-from runtime.bundle import Bundle
-from runtime.candidates import Candidate, build_engine
-from runtime.device_cache import DeviceCache
-from runtime.layers import read_all
-from runtime.tools.plan.devices import DEVICES
+from vit_edge.runtime.__main__ import main
+from vit_edge.runtime.backends import BACKENDS, BuildOptions, cuda
+from vit_edge.runtime.backends.tensorrt import TensorRT
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.candidates import Candidate, build_engine
+from vit_edge.runtime.device_cache import DeviceCache
+from vit_edge.runtime.layers import read_all
+from vit_edge.runtime.tools.plan.devices import DEVICES
 
 from .tools.plan.inspected import TEN
 

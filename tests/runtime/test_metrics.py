@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from runtime.latency import Effort, measure_latency
-from runtime.metrics import image_centred, measure
+from vit_edge.runtime.latency import Effort, measure_latency
+from vit_edge.runtime.metrics import image_centred, measure
 
 
 def test_metrics_of_known_logits() -> None:

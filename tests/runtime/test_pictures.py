@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime.errors import BackendError, InputError
-from runtime.preprocess import Preprocess
+from vit_edge.runtime.errors import BackendError, InputError
+from vit_edge.runtime.preprocess import Preprocess
 
 HALF = (0.5, 0.5, 0.5)
 WHOLE = Preprocess(64, 64, 3, 1.0, "bicubic", HALF, HALF)

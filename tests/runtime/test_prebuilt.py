@@ -12,12 +12,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from runtime.backends import BACKENDS, BuildOptions, Built, cuda
-from runtime.backends.tensorrt import TensorRT
-from runtime.bundle import Bundle
-from runtime.engine import Engine
-from runtime.manifest import MANIFEST, MANIFEST_DIGEST, EngineEntry, EngineSpec
-from runtime.prebuilt import find_prebuilt, passed_over
+from vit_edge.runtime.backends import BACKENDS, BuildOptions, Built, cuda
+from vit_edge.runtime.backends.tensorrt import TensorRT
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.engine import Engine
+from vit_edge.runtime.manifest import MANIFEST, MANIFEST_DIGEST, EngineEntry, EngineSpec
+from vit_edge.runtime.prebuilt import find_prebuilt, passed_over
 
 from .backends.rig import make_rig
 

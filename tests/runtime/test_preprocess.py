@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime.errors import BackendError, InputError
-from runtime.pixels import COLORS
-from runtime.preprocess import Preprocess
+from vit_edge.runtime.errors import BackendError, InputError
+from vit_edge.runtime.pixels import COLORS
+from vit_edge.runtime.preprocess import Preprocess
 
 HALF = (0.5, 0.5, 0.5)
 SQUARE = Preprocess(224, 224, 3, 0.875, "bicubic", HALF, HALF)

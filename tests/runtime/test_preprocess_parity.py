@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from runtime.preprocess import INTERPOLATIONS, Preprocess
+from vit_edge.runtime.preprocess import INTERPOLATIONS, Preprocess
 
 from .. import oracles
 

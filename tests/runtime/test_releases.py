@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from runtime import Engine, EngineError, RollbackError, SignatureError
-from runtime.backends.onnxruntime import OnnxRuntime
-from runtime.bundle import Bundle
+from vit_edge.runtime import Engine, EngineError, RollbackError, SignatureError
+from vit_edge.runtime.backends.onnxruntime import OnnxRuntime
+from vit_edge.runtime.bundle import Bundle
 
 from .keys import public_pem, sign_by_hand
 
@@ -95,14 +95,16 @@ def test_a_known_release_needs_no_writing(bundle: Path, monkeypatch: pytest.Monk
     """As on a device whose system is read-only after the roll-out."""
     sign_by_hand(bundle, KEY, 5)
     load(bundle)
-    monkeypatch.setattr("runtime.releases.write_durably", lambda *a: pytest.fail("was written"))
+    monkeypatch.setattr(
+        "vit_edge.runtime.releases.write_durably", lambda *a: pytest.fail("was written")
+    )
     load(bundle)
 
 
 REMEMBER = """
 import sys
-from runtime import RollbackError
-from runtime.releases import Release, SeenReleases
+from vit_edge.runtime import RollbackError
+from vit_edge.runtime.releases import Release, SeenReleases
 start = int(sys.argv[1])
 for number in range(start, 41, 4):
     SeenReleases.here().remember("key", Release(f"own {start}", number))

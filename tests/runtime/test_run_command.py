@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime import Bundle, Engine
-from runtime.__main__ import main
+from vit_edge.runtime import Bundle, Engine
+from vit_edge.runtime.__main__ import main
 
 from .videos import write_video
 

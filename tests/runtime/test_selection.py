@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import runtime.selection
-from runtime import BackendError, Engine, EngineError, SelfCheckError
-from runtime.backends import BACKENDS
-from runtime.backends.onnxruntime import OnnxRuntime, OnnxRuntimeSession
-from runtime.backends.openvino import OpenVino
-from runtime.bundle import Bundle
-from runtime.candidates import Candidate
-from runtime.device_cache import DeviceCache
+import vit_edge.runtime.selection
+from vit_edge.runtime import BackendError, Engine, EngineError, SelfCheckError
+from vit_edge.runtime.backends import BACKENDS
+from vit_edge.runtime.backends.onnxruntime import OnnxRuntime, OnnxRuntimeSession
+from vit_edge.runtime.backends.openvino import OpenVino
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.candidates import Candidate
+from vit_edge.runtime.device_cache import DeviceCache
 
 
 def cache_of(bundle: Path) -> DeviceCache:
@@ -33,9 +33,11 @@ def test_the_first_load_measures_what_can_run_and_later_ones_remember(
     bundle_source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[object] = []
-    original = runtime.selection.measure_latency
+    original = vit_edge.runtime.selection.measure_latency
     monkeypatch.setattr(
-        runtime.selection, "measure_latency", lambda *a: (measured.append(a), original(*a))[1]
+        vit_edge.runtime.selection,
+        "measure_latency",
+        lambda *a: (measured.append(a), original(*a))[1],
     )
     with Engine.load(bundle_source) as first:
         pass
@@ -73,13 +75,13 @@ def test_golden_samples_are_checked_at_the_first_load_only(
     bundle_source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checks: list[str] = []
-    original = runtime.selection.require_golden
+    original = vit_edge.runtime.selection.require_golden
 
     def counted(scores, golden, graph, what):  # type: ignore[no-untyped-def]
         checks.append(what)
         return original(scores, golden, graph, what)
 
-    monkeypatch.setattr(runtime.selection, "require_golden", counted)
+    monkeypatch.setattr(vit_edge.runtime.selection, "require_golden", counted)
     for _ in range(2):
         Engine.load(bundle_source, "int8", "onnxruntime").close()
     assert checks == ["int8 on onnxruntime"]

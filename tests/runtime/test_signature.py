@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-import runtime.bundle
-from runtime import BackendError, Engine, InputError, SignatureError
-from runtime.bundle import Bundle
-from runtime.errors import BundleError
-from runtime.manifest import MANIFEST
-from runtime.releases import RELEASE
-from runtime.signature import SIGNATURE, verify_signature
+import vit_edge.runtime.bundle
+from vit_edge.runtime import BackendError, Engine, InputError, SignatureError
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.errors import BundleError
+from vit_edge.runtime.manifest import MANIFEST
+from vit_edge.runtime.releases import RELEASE
+from vit_edge.runtime.signature import SIGNATURE, verify_signature
 
 from .keys import envelope, public_pem, sign_by_hand, statement, write_private
 from .test_bundle import replace_file, rewrite_manifest
@@ -36,7 +36,9 @@ def signed(bundle: Path) -> Path:
 def refused(bundle: Path, match: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bundle is refused, its manifest not even parsed."""
     with monkeypatch.context() as patch:
-        patch.setattr(runtime.bundle, "parse_manifest", lambda raw: pytest.fail("was parsed"))
+        patch.setattr(
+            vit_edge.runtime.bundle, "parse_manifest", lambda raw: pytest.fail("was parsed")
+        )
         with pytest.raises(SignatureError, match=match):
             Engine.load(bundle, public_key=PUBLIC)
 

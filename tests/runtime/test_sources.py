@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime.engine import Engine
-from runtime.errors import InputError
-from runtime.preprocess import Preprocess
-from runtime.sources import Picture, Sampling, is_camera, read_pictures, score
+from vit_edge.runtime.engine import Engine
+from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.runtime.sources import Picture, Sampling, is_camera, read_pictures, score
 
 from .videos import write_video
 

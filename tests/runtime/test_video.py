@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from runtime.errors import BackendError, InputError
-from runtime.video import read_video
+from vit_edge.runtime.errors import BackendError, InputError
+from vit_edge.runtime.video import read_video
 
 from .videos import HEIGHT, WIDTH, frame, turn, write_video
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from vit.attention_rollout import attention_rollout, attention_weights
-from vit.vision_transformer import VisionTransformer
+from vit_edge.vit.attention_rollout import attention_rollout, attention_weights
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 
 def tiny() -> VisionTransformer:

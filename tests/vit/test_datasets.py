@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runtime.errors import InputError
-from vit.datasets import DIGITS_SPLITS, digits, samples
-from vit.variants import find_variant
+from vit_edge.runtime.errors import InputError
+from vit_edge.vit.datasets import DIGITS_SPLITS, digits, samples
+from vit_edge.vit.variants import find_variant
 
 DIGITS = find_variant("vit_digits").preprocess
 PHOTOGRAPHS = find_variant("vit_test_patch8_32").preprocess

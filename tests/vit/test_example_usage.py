@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from vit import example_rollout, example_usage
-from vit.checkpoints import encode_checkpoint
-from vit.variants import find_variant
-from vit.vision_transformer import VisionTransformer
+from vit_edge.vit import example_rollout, example_usage
+from vit_edge.vit.checkpoints import encode_checkpoint
+from vit_edge.vit.variants import find_variant
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 SMALL = find_variant("vit_test_patch8_32")
 TEN = tuple("abcdefghij")

@@ -1,4 +1,4 @@
-"""`python -m vit.train` as users run it: real folders, real processes, real kills."""
+"""`python -m vit_edge.vit.train` as users run it: real folders, real processes, real kills."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from runtime.preprocess import Preprocess
 from tests.vit.pictures import write_classes
-from vit.checkpoints import encode_checkpoint, read_checkpoint
-from vit.train import main
-from vit.variants import find_variant
-from vit.vision_transformer import VisionTransformer
+from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.vit.checkpoints import encode_checkpoint, read_checkpoint
+from vit_edge.vit.train import main
+from vit_edge.vit.variants import find_variant
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 MODEL = "vit_test_patch8_32"
 QUICK = ["--epochs", "3", "--batch", "8"]
@@ -42,7 +42,7 @@ def train(*arguments: object) -> int:
 def start(*arguments: object) -> subprocess.Popen[str]:
     """A training in a process of its own; no GPU, whose sums need not repeat."""
     return subprocess.Popen(
-        [sys.executable, "-m", "vit.train", MODEL, *map(str, arguments)],
+        [sys.executable, "-m", "vit_edge.vit.train", MODEL, *map(str, arguments)],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},

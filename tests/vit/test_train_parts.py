@@ -11,16 +11,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from runtime.errors import InputError
 from tests.vit.pictures import write_classes
-from vit.training.augment import AUGMENTATIONS, Mixture, mix
-from vit.training.files import replace_file
-from vit.training.folder import check_classes, find_files, hold_back, match_classes
-from vit.training.loader import load_batches
-from vit.training.loop import evaluate, mixed_loss
-from vit.training.recipe import RECIPES, ema_decay_at, learning_rate_at, parameter_groups
-from vit.variants import find_variant
-from vit.vision_transformer import VisionTransformer
+from vit_edge.runtime.errors import InputError
+from vit_edge.vit.training.augment import AUGMENTATIONS, Mixture, mix
+from vit_edge.vit.training.files import replace_file
+from vit_edge.vit.training.folder import check_classes, find_files, hold_back, match_classes
+from vit_edge.vit.training.loader import load_batches
+from vit_edge.vit.training.loop import evaluate, mixed_loss
+from vit_edge.vit.training.recipe import RECIPES, ema_decay_at, learning_rate_at, parameter_groups
+from vit_edge.vit.variants import find_variant
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 VARIANT = find_variant("vit_test_patch8_32")
 RECIPE = RECIPES["from scratch"]

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from vision_transformer import VisionTransformer
-from vit.config import ViTConfig
-from vit.variants import VARIANTS
-from vit.vision_transformer import MultiHeadSelfAttention
+from vit_edge.vit.config import ViTConfig
+from vit_edge.vit.variants import VARIANTS
+from vit_edge.vit.vision_transformer import MultiHeadSelfAttention
 
 ORIGINAL_ARGUMENTS = [
     "img_size",

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from runtime.errors import InputError
-from vit.config import BlockOptions, EmbeddingOptions, ReadoutOptions, ViTConfig
-from vit.facts import Facts, Witness, resolve
-from vit.variants import VARIANTS, Variant
+from vit_edge.runtime.errors import InputError
+from vit_edge.vit.config import BlockOptions, EmbeddingOptions, ReadoutOptions, ViTConfig
+from vit_edge.vit.facts import Facts, Witness, resolve
+from vit_edge.vit.variants import VARIANTS, Variant
 
 from .checkpoint import Checkpoint
 

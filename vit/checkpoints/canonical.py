@@ -7,7 +7,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from runtime.errors import InputError
+from vit_edge.runtime.errors import InputError
 
 from .checkpoint import Checkpoint, RawCheckpoint
 from .names import NAMINGS, Naming

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from vit.config import ViTConfig
-from vit.facts import Facts
+from vit_edge.vit.config import ViTConfig
+from vit_edge.vit.facts import Facts
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from runtime.errors import InputError
-from vit.facts import Facts
-from vit.variants import VARIANTS
+from vit_edge.runtime.errors import InputError
+from vit_edge.vit.facts import Facts
+from vit_edge.vit.variants import VARIANTS
 
 from .checkpoint import RawCheckpoint
 from .formats import read_pickle, read_safetensors

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from runtime.errors import InputError, first_line
-from runtime.preprocess import Preprocess
-from runtime.schema import decode
-from vit.config import ViTConfig, config_from_fields
-from vit.facts import Facts
+from vit_edge.runtime.errors import InputError, first_line
+from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.runtime.schema import decode
+from vit_edge.vit.config import ViTConfig, config_from_fields
+from vit_edge.vit.facts import Facts
 
 from .checkpoint import RawCheckpoint
 

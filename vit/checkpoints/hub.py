@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from runtime.errors import InputError, first_line
+from vit_edge.runtime.errors import InputError, first_line
 
 PREFIXES = {"hf:": "", "timm:": "timm/"}
 """What a name may start with, and what that means in front of a repository."""

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from runtime.errors import InputError
-from runtime.preprocess import Preprocess
-from vit.config import ViTConfig
-from vit.vision_transformer import VisionTransformer
+from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.vit.config import ViTConfig
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 from .canonical import listed
 from .formats import CONFIG_KEY, LABELS_KEY, PREPROCESS_KEY

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vit.config import ViTConfig
+from vit_edge.vit.config import ViTConfig
 
 
 def fit_positions(

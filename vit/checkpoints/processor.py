@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import InputError
-from vit.facts import Facts
+from vit_edge.runtime.errors import InputError
+from vit_edge.vit.facts import Facts
 
 _RESAMPLING = {1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box"}
 """Pillow's numbers."""

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from runtime.errors import InputError
+from vit_edge.runtime.errors import InputError
 
 from .canonical import to_canonical
 from .checkpoint import Checkpoint, RawCheckpoint

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from runtime.preprocess import Preprocess
+from vit_edge.runtime.preprocess import Preprocess
 
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 

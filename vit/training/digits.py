@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from runtime.images import ImageSet
-from runtime.preprocess import Preprocess
+from vit_edge.runtime.images import ImageSet
+from vit_edge.runtime.preprocess import Preprocess
 
 from ..datasets import digits
 from ..normalise import normalise

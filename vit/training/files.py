@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from runtime.errors import InputError
+from vit_edge.runtime.errors import InputError
 
 
 def _partial(path: Path) -> Path:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime.errors import InputError
-from runtime.images import list_folder
+from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.images import list_folder
 
 HELD_BACK = 0.2
 _READERS = 8

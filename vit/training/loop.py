@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from runtime.errors import InputError
-from runtime.preprocess import Preprocess
+from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.preprocess import Preprocess
 
 from ..normalise import normalise
 from ..vision_transformer import VisionTransformer

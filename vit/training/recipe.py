@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from runtime.errors import InputError
+from vit_edge.runtime.errors import InputError
 
 
 @dataclass(frozen=True)

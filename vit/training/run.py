@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from runtime.display import percent, say
-from runtime.errors import InputError
+from vit_edge.runtime.display import percent, say
+from vit_edge.runtime.errors import InputError
 
 from ..checkpoints import checkpoint_sha256, encode_checkpoint, locate
 from ..config import ViTConfig

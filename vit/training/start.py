@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from runtime.errors import InputError
-from runtime.preprocess import Preprocess
+from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.preprocess import Preprocess
 
 from ..checkpoints import (
     Checkpoint,

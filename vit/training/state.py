@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from runtime.errors import InputError, first_line
+from vit_edge.runtime.errors import InputError, first_line
 
 from ..vision_transformer import VisionTransformer
 from .files import replace_file

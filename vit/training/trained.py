@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.errors import InputError
-from runtime.preprocess import Preprocess
+from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.preprocess import Preprocess
 
 from ..checkpoints import build_model, read_checkpoint
 from ..facts import Facts

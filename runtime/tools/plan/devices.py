@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from runtime.errors import InputError
+from vit_edge.runtime.errors import InputError
 
 PORTABLE = ("8.6", "8.9", "12.0")
 """The compute capabilities of TensorRT for RTX's portable engines."""

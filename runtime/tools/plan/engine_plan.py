@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-from runtime.backends.base import AskedProduct, Built
-from runtime.errors import BundleError
-from runtime.manifest import PlanSummary
-from runtime.schema import decode, encode, parse_json
+from vit_edge.runtime.backends.base import AskedProduct, Built
+from vit_edge.runtime.errors import BundleError
+from vit_edge.runtime.manifest import PlanSummary
+from vit_edge.runtime.schema import decode, encode, parse_json
 
 from . import layers as kinds
 from .layers import Layer, kernels, total

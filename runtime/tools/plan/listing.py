@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runtime.errors import EngineError
+from vit_edge.runtime.errors import EngineError
 
 from . import layers as kinds
 from .layers import Layer, Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from runtime.manifest import PlanSummary
+from vit_edge.runtime.manifest import PlanSummary
 
 from .devices import Device
 from .engine_plan import EnginePlan

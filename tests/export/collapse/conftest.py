@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from vit.vision_transformer import VisionTransformer
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 from .workshop import Workshop
 

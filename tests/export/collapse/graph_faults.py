@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.graph_edit import add_initializer, array
+from vit_edge.export.graph_edit import add_initializer, array
 
 from .edit import (
     Change,

@@ -11,18 +11,18 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
-from export.graph_edit import array
-from export.onnx_export import export_onnx
-from export.passes import optimise
-from export.reference import compute_reference
-from export.running import answers
-from runtime.images import ImageSet
-from runtime.preprocess import Preprocess
-from vit.config import BlockOptions, EmbeddingOptions, ReadoutOptions, ViTConfig
-from vit.datasets import digits, samples
-from vit.facts import IMAGENET
-from vit.variants import find_variant
-from vit.vision_transformer import VisionTransformer
+from vit_edge.export.graph_edit import array
+from vit_edge.export.onnx_export import export_onnx
+from vit_edge.export.passes import optimise
+from vit_edge.export.reference import compute_reference
+from vit_edge.export.running import answers
+from vit_edge.runtime.images import ImageSet
+from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.vit.config import BlockOptions, EmbeddingOptions, ReadoutOptions, ViTConfig
+from vit_edge.vit.datasets import digits, samples
+from vit_edge.vit.facts import IMAGENET
+from vit_edge.vit.variants import find_variant
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 CONFIGS: dict[str, dict[str, object]] = {
     "plain": {},

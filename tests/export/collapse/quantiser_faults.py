@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from export.graph_edit import add_initializer
+from vit_edge.export.graph_edit import add_initializer
 
 from .edit import change_input, insert_before, node_of, stream_side, weight_dequantiser
 

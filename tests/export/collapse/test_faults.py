@@ -5,12 +5,12 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 
-from calibration.observers import DEFAULT_METHOD
-from export.collapse import Fault, find_export_faults, find_faults
-from export.collapse.fault import EXPORT, STRUCTURE
-from export.running import answers
-from export.simulate import simulate, sixteen_bit_types
-from runtime.metrics import measure
+from vit_edge.calibration.observers import DEFAULT_METHOD
+from vit_edge.export.collapse import Fault, find_export_faults, find_faults
+from vit_edge.export.collapse.fault import EXPORT, STRUCTURE
+from vit_edge.export.running import answers
+from vit_edge.export.simulate import simulate, sixteen_bit_types
+from vit_edge.runtime.metrics import measure
 
 from .faults import AFTER_LOWERING, CASES, GELU, INTO_EXPORT, Case
 from .models import Built

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from calibration.observers import METHODS
-from export.collapse import find_export_faults, find_faults
+from vit_edge.calibration.observers import METHODS
+from vit_edge.export.collapse import find_export_faults, find_faults
 
 from .models import CONFIGS
 from .workshop import Workshop, limits_of

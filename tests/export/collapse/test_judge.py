@@ -6,10 +6,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from export.collapse.judge import judge
-from export.collapse.limits import LIMITS
-from export.collapse.moments import Moments
-from export.collapse.places import LINEAR, Place
+from vit_edge.export.collapse.judge import judge
+from vit_edge.export.collapse.limits import LIMITS
+from vit_edge.export.collapse.moments import Moments
+from vit_edge.export.collapse.places import LINEAR, Place
 
 CHANNELS = 64
 PLACE = Place(ir.val("x", shape=ir.Shape([None, 17, CHANNELS])), LINEAR, "blocks.0.mlp.fc1")

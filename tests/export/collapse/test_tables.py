@@ -5,11 +5,11 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 
-from export.collapse import LIMITS, Fault, find_faults
-from export.collapse.fault import LOCAL
-from export.precision.int8 import INT8
-from export.running import answers
-from runtime.metrics import measure
+from vit_edge.export.collapse import LIMITS, Fault, find_faults
+from vit_edge.export.collapse.fault import LOCAL
+from vit_edge.export.precision.int8 import INT8
+from vit_edge.export.running import answers
+from vit_edge.runtime.metrics import measure
 
 from .edit import change_input
 from .models import Built

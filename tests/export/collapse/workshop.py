@@ -7,12 +7,12 @@ from functools import cache
 
 import onnx_ir as ir
 
-from calibration.collect import Calibration
-from calibration.observers import DEFAULT_METHOD
-from export.collapse import Limits
-from export.precision import PRECISIONS, Graphs, find_precision
-from export.precision.cast import cast_to
-from vit.vision_transformer import VisionTransformer
+from vit_edge.calibration.collect import Calibration
+from vit_edge.calibration.observers import DEFAULT_METHOD
+from vit_edge.export.collapse import Limits
+from vit_edge.export.precision import PRECISIONS, Graphs, find_precision
+from vit_edge.export.precision.cast import cast_to
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 from ...calibrate import calibrate
 from .models import (

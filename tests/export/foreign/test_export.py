@@ -9,17 +9,17 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from export.foreign.rebuild import rebuild, require_same
-from export.foreign.source import find_foreign_source, prepare
-from export.graph_edit import array
-from export.pipeline import export_bundle
-from export.plan import ExportRequest
-from export.progress import Display
-from runtime import Engine
-from runtime.bundle import Bundle
-from runtime.errors import InputError
-from vit.facts import Facts
-from vit.vision_transformer import VisionTransformer
+from vit_edge.export.foreign.rebuild import rebuild, require_same
+from vit_edge.export.foreign.source import find_foreign_source, prepare
+from vit_edge.export.graph_edit import array
+from vit_edge.export.pipeline import export_bundle
+from vit_edge.export.plan import ExportRequest
+from vit_edge.export.progress import Display
+from vit_edge.runtime import Engine
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.errors import InputError
+from vit_edge.vit.facts import Facts
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 from .files import OLD_14, write
 

@@ -10,14 +10,14 @@ import onnx_ir as ir
 import pytest
 from torch import nn
 
-from export.foreign.rebuild import rebuild, require_same, run_original
-from export.foreign.session import Runner
-from export.foreign.source import find_foreign_source, prepare
-from export.passes import optimise
-from export.passes.linears import find_linears
-from export.quantise.sites import quantisable
 from tests import oracles
-from vit.vision_transformer import VisionTransformer
+from vit_edge.export.foreign.rebuild import rebuild, require_same, run_original
+from vit_edge.export.foreign.session import Runner
+from vit_edge.export.foreign.source import find_foreign_source, prepare
+from vit_edge.export.passes import optimise
+from vit_edge.export.passes.linears import find_linears
+from vit_edge.export.quantise.sites import quantisable
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 from ...vit.checkpoints.parity import shake
 from ..graphs import count, relative_error, run

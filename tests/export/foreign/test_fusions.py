@@ -13,16 +13,16 @@ import torch
 from onnx_ir.passes import common
 from torch import Tensor, nn
 
-from export.foreign.attention import WriteAttention
-from export.foreign.batch import thaw
-from export.foreign.freeze import freeze
-from export.foreign.gelu import FuseGelu
-from export.foreign.layer_norm import FuseLayerNorm
-from export.foreign.linears import UnfoldLinears
-from export.foreign.no_ops import RemoveNoOps
-from export.foreign.session import Runner
-from export.foreign.version import convert
-from runtime.errors import InputError
+from vit_edge.export.foreign.attention import WriteAttention
+from vit_edge.export.foreign.batch import thaw
+from vit_edge.export.foreign.freeze import freeze
+from vit_edge.export.foreign.gelu import FuseGelu
+from vit_edge.export.foreign.layer_norm import FuseLayerNorm
+from vit_edge.export.foreign.linears import UnfoldLinears
+from vit_edge.export.foreign.no_ops import RemoveNoOps
+from vit_edge.export.foreign.session import Runner
+from vit_edge.export.foreign.version import convert
+from vit_edge.runtime.errors import InputError
 
 from ..graphs import count
 from .files import OLD_14, write

@@ -10,13 +10,13 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from export.foreign.rebuild import rebuild, require_same, require_vit
-from export.foreign.source import find_foreign_source, prepare, prepare_again
-from export.plan import ExportRequest, make_plan
-from runtime.__main__ import main
-from runtime.errors import InputError
-from vit.facts import Facts
-from vit.vision_transformer import VisionTransformer
+from vit_edge.export.foreign.rebuild import rebuild, require_same, require_vit
+from vit_edge.export.foreign.source import find_foreign_source, prepare, prepare_again
+from vit_edge.export.plan import ExportRequest, make_plan
+from vit_edge.runtime.__main__ import main
+from vit_edge.runtime.errors import InputError
+from vit_edge.vit.facts import Facts
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 from ..graphs import count
 from .files import NEW_20_DYNAMIC, OLD_14, write

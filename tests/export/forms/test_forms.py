@@ -9,28 +9,28 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from calibration.collect import Calibration
-from calibration.onnx_file import to_bytes
-from export.engines import same_answers
-from export.forms import DEFAULT, FORMS, GraphForm, aux_streams, write_in
-from export.forms.qkv import cut_apart, join, saturate
-from export.forms.search import Cost, search_form
-from export.forms.shorten import shorten
-from export.graph_edit import array
-from export.onnx_export import export_onnx
-from export.passes import optimise
-from export.precision import PRECISIONS
-from export.simulate import widen
-from runtime.backends import BACKENDS, BuildOptions
-from runtime.errors import EngineError
-from runtime.images import ImageSet
-from runtime.manifest import EngineSpec
-from runtime.tools.plan.devices import DEVICES
-from runtime.tools.plan.engine_plan import EnginePlan, plan_of
 from tests.export import graphs
 from tests.export.graphs import count
-from vit.variants import find_variant
-from vit.vision_transformer import VisionTransformer
+from vit_edge.calibration.collect import Calibration
+from vit_edge.calibration.onnx_file import to_bytes
+from vit_edge.export.engines import same_answers
+from vit_edge.export.forms import DEFAULT, FORMS, GraphForm, aux_streams, write_in
+from vit_edge.export.forms.qkv import cut_apart, join, saturate
+from vit_edge.export.forms.search import Cost, search_form
+from vit_edge.export.forms.shorten import shorten
+from vit_edge.export.graph_edit import array
+from vit_edge.export.onnx_export import export_onnx
+from vit_edge.export.passes import optimise
+from vit_edge.export.precision import PRECISIONS
+from vit_edge.export.simulate import widen
+from vit_edge.runtime.backends import BACKENDS, BuildOptions
+from vit_edge.runtime.errors import EngineError
+from vit_edge.runtime.images import ImageSet
+from vit_edge.runtime.manifest import EngineSpec
+from vit_edge.runtime.tools.plan.devices import DEVICES
+from vit_edge.runtime.tools.plan.engine_plan import EnginePlan, plan_of
+from vit_edge.vit.variants import find_variant
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 RTX = BACKENDS["tensorrt-rtx"]
 PROBLEM = RTX.build_problem()

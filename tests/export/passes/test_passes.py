@@ -6,11 +6,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from export.passes import PASSES, optimise
-from export.passes.attention_scale import FoldAttentionScale
-from export.passes.class_token import KeepOnlyClassToken
-from export.passes.linears import find_linears
-from export.passes.names import NameAfterModules
+from vit_edge.export.passes import PASSES, optimise
+from vit_edge.export.passes.attention_scale import FoldAttentionScale
+from vit_edge.export.passes.class_token import KeepOnlyClassToken
+from vit_edge.export.passes.linears import find_linears
+from vit_edge.export.passes.names import NameAfterModules
 
 from ..graphs import count, relative_error, run
 

@@ -6,16 +6,16 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from calibration.collect import Calibration
-from export.pipeline import export_bundle
-from export.plan import ExportRequest
-from export.precision.bf16 import BF16
-from export.precision.fp16 import FP16
-from export.progress import Display
-from export.simulate import simulate
-from runtime.bundle import Bundle
-from runtime.engine import Engine
-from runtime.errors import BackendError
+from vit_edge.calibration.collect import Calibration
+from vit_edge.export.pipeline import export_bundle
+from vit_edge.export.plan import ExportRequest
+from vit_edge.export.precision.bf16 import BF16
+from vit_edge.export.precision.fp16 import FP16
+from vit_edge.export.progress import Display
+from vit_edge.export.simulate import simulate
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.engine import Engine
+from vit_edge.runtime.errors import BackendError
 
 from ..graphs import relative_error, run
 

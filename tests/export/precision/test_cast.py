@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import onnx_ir as ir
 
-from calibration.collect import Calibration
-from export.precision.fp16 import FP16
-from export.simulate import simulate
+from vit_edge.calibration.collect import Calibration
+from vit_edge.export.precision.fp16 import FP16
+from vit_edge.export.simulate import simulate
 
 from ..graphs import relative_error, run
 

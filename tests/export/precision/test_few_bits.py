@@ -8,13 +8,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from calibration.collect import Calibration
-from export.precision import find_precision
-from export.quantise.qdq import BLOCKS_OPSET
-from export.simulate import simulate
-from runtime.backends import BACKENDS, BuildOptions
-from runtime.manifest import EngineSpec
-from vit.variants import Variant
+from vit_edge.calibration.collect import Calibration
+from vit_edge.export.precision import find_precision
+from vit_edge.export.quantise.qdq import BLOCKS_OPSET
+from vit_edge.export.simulate import simulate
+from vit_edge.runtime.backends import BACKENDS, BuildOptions
+from vit_edge.runtime.manifest import EngineSpec
+from vit_edge.vit.variants import Variant
 
 from ..graphs import count, relative_error, run
 

@@ -5,12 +5,12 @@ import onnx_ir as ir
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibration.collect import Calibration
-from export.graph_edit import array
-from export.precision import PRECISIONS
-from export.precision.int8 import INT8
-from export.quantise.grid import representable_scale
-from export.simulate import simulate
+from vit_edge.calibration.collect import Calibration
+from vit_edge.export.graph_edit import array
+from vit_edge.export.precision import PRECISIONS
+from vit_edge.export.precision.int8 import INT8
+from vit_edge.export.quantise.grid import representable_scale
+from vit_edge.export.simulate import simulate
 
 from ..graphs import count, relative_error, run
 

@@ -10,17 +10,17 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from calibration.collect import Calibration
-from calibration.observers import DEFAULT_METHOD
-from export.onnx_export import export_onnx
-from export.passes import optimise
-from export.precision import find_precision
-from export.quantise.attention import attention_tensors, balance_all, find_attentions
-from export.simulate import simulate
-from runtime.errors import InputError
-from runtime.images import ImageSet
-from vit.variants import Variant
-from vit.vision_transformer import VisionTransformer
+from vit_edge.calibration.collect import Calibration
+from vit_edge.calibration.observers import DEFAULT_METHOD
+from vit_edge.export.onnx_export import export_onnx
+from vit_edge.export.passes import optimise
+from vit_edge.export.precision import find_precision
+from vit_edge.export.quantise.attention import attention_tensors, balance_all, find_attentions
+from vit_edge.export.simulate import simulate
+from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.images import ImageSet
+from vit_edge.vit.variants import Variant
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 from ...calibrate import calibrate
 from ..graphs import relative_error, run

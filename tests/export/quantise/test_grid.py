@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from export.quantise.grid import (
+from vit_edge.export.quantise.grid import (
     FP8_GRID,
     INT4_GRID,
     INT8_GRID,
@@ -14,7 +14,7 @@ from export.quantise.grid import (
     plain_scales,
     weight_scales,
 )
-from export.quantise.scheme import Scheme
+from vit_edge.export.quantise.scheme import Scheme
 
 RNG = np.random.default_rng(0)
 

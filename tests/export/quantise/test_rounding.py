@@ -3,15 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from export.quantise import rounding
-from export.quantise.grid import (
+from vit_edge.export.quantise import rounding
+from vit_edge.export.quantise.grid import (
     INT8_GRID,
     best_range,
     fake_quantise,
     representable_scale,
     weight_scales,
 )
-from export.quantise.rounding import round_weights
+from vit_edge.export.quantise.rounding import round_weights
 
 RNG = np.random.default_rng(0)
 

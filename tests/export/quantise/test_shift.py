@@ -6,9 +6,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from export.quantise.grid import FP8_GRID, INT8_GRID, fake_quantise, representable_scale
-from export.quantise.shift import shift_of
-from export.quantise.sites import Site, find_sites
+from vit_edge.export.quantise.grid import FP8_GRID, INT8_GRID, fake_quantise, representable_scale
+from vit_edge.export.quantise.shift import shift_of
+from vit_edge.export.quantise.sites import Site, find_sites
 
 
 @pytest.fixture

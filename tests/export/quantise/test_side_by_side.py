@@ -10,11 +10,11 @@ import onnx_ir as ir
 import pytest
 from threadpoolctl import threadpool_info
 
-from calibration.collect import Calibration
-from calibration.onnx_file import graph_digest
-from export.precision import find_precision
-from export.quantise import side_by_side as module
-from export.quantise.side_by_side import side_by_side
+from vit_edge.calibration.collect import Calibration
+from vit_edge.calibration.onnx_file import graph_digest
+from vit_edge.export.precision import find_precision
+from vit_edge.export.quantise import side_by_side as module
+from vit_edge.export.quantise.side_by_side import side_by_side
 
 
 def test_results_come_in_the_order_of_their_items() -> None:

@@ -9,20 +9,20 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from calibration.collect import Calibration
-from calibration.observers import DEFAULT_METHOD
-from calibration.samples import SiteSamples
-from export.onnx_export import export_onnx
-from export.passes import optimise
-from export.precision.int8 import INT8
-from export.quantise.linears import search_smoothing, smooth
-from export.quantise.sites import LinearSource, NormSource, find_sites, find_source
-from export.quantise.smooth import search
-from runtime.preprocess import Preprocess
-from vit.config import BlockOptions
-from vit.datasets import samples
-from vit.facts import HALF
-from vit.vision_transformer import VisionTransformer
+from vit_edge.calibration.collect import Calibration
+from vit_edge.calibration.observers import DEFAULT_METHOD
+from vit_edge.calibration.samples import SiteSamples
+from vit_edge.export.onnx_export import export_onnx
+from vit_edge.export.passes import optimise
+from vit_edge.export.precision.int8 import INT8
+from vit_edge.export.quantise.linears import search_smoothing, smooth
+from vit_edge.export.quantise.sites import LinearSource, NormSource, find_sites, find_source
+from vit_edge.export.quantise.smooth import search
+from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.vit.config import BlockOptions
+from vit_edge.vit.datasets import samples
+from vit_edge.vit.facts import HALF
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 from ...calibrate import calibrate
 from ..graphs import relative_error, run

@@ -4,10 +4,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from calibration.collect import Calibration
-from export.precision import find_precision
-from export.precision.quantised import Quantised
-from export.quantise.units import find_units, raise_units
+from vit_edge.calibration.collect import Calibration
+from vit_edge.export.precision import find_precision
+from vit_edge.export.precision.quantised import Quantised
+from vit_edge.export.quantise.units import find_units, raise_units
 
 from ..graphs import count, relative_error, run
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.backends import Scratch, cuda
-from runtime.backends.tensorrt import TensorRT
-from runtime.backends.tensorrt_session import TensorRTSession
-from runtime.device_array import DeviceArray, on_device
-from runtime.manifest import EngineSpec
+from vit_edge.runtime.backends import Scratch, cuda
+from vit_edge.runtime.backends.tensorrt import TensorRT
+from vit_edge.runtime.backends.tensorrt_session import TensorRTSession
+from vit_edge.runtime.device_array import DeviceArray, on_device
+from vit_edge.runtime.manifest import EngineSpec
 
 from .emulation import EmulatedGpu, GpuFrames
 from .tiny import MAX_BATCH, SPEC, tiny_graph

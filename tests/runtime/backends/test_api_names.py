@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.backends import tensorrt
+from vit_edge.runtime.backends import tensorrt
 
 from .api import MODULE, Api, recorded, recordings
 from .api.usage import OTHER, Call, Usage, Use

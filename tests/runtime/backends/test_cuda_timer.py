@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from runtime.backends import cuda
-from runtime.errors import EngineError
+from vit_edge.runtime.backends import cuda
+from vit_edge.runtime.errors import EngineError
 
 
 class Recorder:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.backends import BACKENDS
-from runtime.backends.onnxruntime import open_inference
+from vit_edge.runtime.backends import BACKENDS
+from vit_edge.runtime.backends.onnxruntime import open_inference
 
 from .tiny import SPEC, tiny_frames, tiny_graph, tiny_scores
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 
 def test_nothing_is_reported_to_the_librarys_maker(bundle_source: Path, tmp_path: Path) -> None:
     """With telemetry on, a device id appears in the cache as soon as a session opens."""
-    code = f"from runtime import Engine; Engine.load({str(bundle_source)!r}).close()"
+    code = f"from vit_edge.runtime import Engine; Engine.load({str(bundle_source)!r}).close()"
     ours = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "PATH": os.environ["PATH"]}
     subprocess.run([sys.executable, "-c", code], check=True, env=ours, cwd=ROOT)
     assert [path.name for path in tmp_path.iterdir()] == ["vit-edge"]
@@ -27,7 +27,7 @@ def test_a_process_that_may_use_one_core_computes_on_that_core(bundle_source: Pa
     code = (
         "import os, sys\n"
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "from runtime import Engine\n"
+        "from vit_edge.runtime import Engine\n"
         "engine = Engine.load(sys.argv[1], 'fp32', 'onnxruntime')\n"
         "threads = map(int, os.listdir('/proc/self/task'))\n"
         "print(len(set().union(*(os.sched_getaffinity(t) for t in threads))))\n"

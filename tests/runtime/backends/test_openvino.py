@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime import BackendError, EngineError
-from runtime.backends import BACKENDS
-from runtime.bundle import Bundle
-from runtime.manifest import EngineSpec
+from vit_edge.runtime import BackendError, EngineError
+from vit_edge.runtime.backends import BACKENDS
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.manifest import EngineSpec
 
 OPENVINO = BACKENDS["openvino"]
 
@@ -102,7 +102,7 @@ def test_weights_beside_the_graph_are_found(tmp_path: Path) -> None:
 def test_nothing_is_reported_to_the_librarys_maker() -> None:
     code = (
         "import sys\n"
-        "from runtime.backends.openvino import load_library\n"
+        "from vit_edge.runtime.backends.openvino import load_library\n"
         "load_library()\n"
         "assert not [m for m in sys.modules if m.startswith('openvino_telemetry')]\n"
         "import openvino_telemetry\n"  # an application's own use is not hindered
@@ -124,8 +124,8 @@ def test_an_interrupt_after_engines_were_closed_is_still_one(bundle_source: Path
     code = (
         "import gc, os, signal, sys\n"
         "from pathlib import Path\n"
-        "from runtime.backends import BACKENDS\n"
-        "from runtime.bundle import Bundle\n"
+        "from vit_edge.runtime.backends import BACKENDS\n"
+        "from vit_edge.runtime.bundle import Bundle\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "bundle = Bundle.open(Path(sys.argv[1]))\n"
         "graph = bundle.read('onnx/fp32.onnx')\n"

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime import EngineError
-from runtime.backends import BACKENDS
-from runtime.backends import openvino_session as module
-from runtime.backends.openvino_session import OpenVinoSession
-from runtime.bundle import Bundle
-from runtime.errors import ClosedError
+from vit_edge.runtime import EngineError
+from vit_edge.runtime.backends import BACKENDS
+from vit_edge.runtime.backends import openvino_session as module
+from vit_edge.runtime.backends.openvino_session import OpenVinoSession
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.errors import ClosedError
 
 Open = Callable[..., OpenVinoSession]
 SIZES = {"small": 10**18, "large": 0}

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from runtime.backends.pool import Pool
-from runtime.errors import ClosedError
+from vit_edge.runtime.backends.pool import Pool
+from vit_edge.runtime.errors import ClosedError
 
 
 def test_an_item_is_one_threads_at_a_time() -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.backends import BACKENDS, BuildOptions
-from runtime.bundle import Bundle
-from runtime.errors import EngineError, InputError
-from runtime.manifest import EngineSpec
+from vit_edge.runtime.backends import BACKENDS, BuildOptions
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.errors import EngineError, InputError
+from vit_edge.runtime.manifest import EngineSpec
 
 RTX = BACKENDS["tensorrt-rtx"]
 PROBLEM = RTX.build_problem()

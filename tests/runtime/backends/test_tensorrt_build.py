@@ -10,12 +10,17 @@ from typing import Any
 
 import pytest
 
-from runtime.backends import BACKENDS, BuildOptions, cuda
-from runtime.backends.tensorrt import TensorRT
-from runtime.backends.tensorrt_open import REMEDIES, open_engine, opens_forward, parse_version
-from runtime.bundle import Bundle
-from runtime.errors import EngineError
-from runtime.manifest import EngineEntry, EngineSpec
+from vit_edge.runtime.backends import BACKENDS, BuildOptions, cuda
+from vit_edge.runtime.backends.tensorrt import TensorRT
+from vit_edge.runtime.backends.tensorrt_open import (
+    REMEDIES,
+    open_engine,
+    opens_forward,
+    parse_version,
+)
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.errors import EngineError
+from vit_edge.runtime.manifest import EngineEntry, EngineSpec
 
 from .api import recorded, recordings
 
@@ -210,9 +215,9 @@ def test_lean_without_a_driver_is_an_error_and_no_crash() -> None:
     if cuda.device_problem() is None:
         pytest.skip("there is a GPU here")
     code = """
-from runtime.backends import BACKENDS
-from runtime.errors import EngineError
-from runtime.manifest import EngineSpec
+from vit_edge.runtime.backends import BACKENDS
+from vit_edge.runtime.errors import EngineError
+from vit_edge.runtime.manifest import EngineSpec
 try:
     BACKENDS["tensorrt-lean"].open(b"x", EngineSpec("i", "o", (8, 8, 1), 10, (1, 1, 1)))
 except EngineError as error:

@@ -8,7 +8,7 @@ import weakref
 import numpy as np
 import pytest
 
-from runtime.errors import InputError
+from vit_edge.runtime.errors import InputError
 
 from .emulation import LEGACY, producer_stream
 from .rig import Rig

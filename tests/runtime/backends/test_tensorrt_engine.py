@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.backends import BACKENDS, BuildOptions, Built
-from runtime.backends.tensorrt import TensorRT
-from runtime.bundle import Bundle
-from runtime.device_cache import DeviceCache
-from runtime.engine import Engine
-from runtime.errors import ClosedError, InputError
-from runtime.manifest import EngineEntry, EngineSpec
+from vit_edge.runtime.backends import BACKENDS, BuildOptions, Built
+from vit_edge.runtime.backends.tensorrt import TensorRT
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.device_cache import DeviceCache
+from vit_edge.runtime.engine import Engine
+from vit_edge.runtime.errors import ClosedError, InputError
+from vit_edge.runtime.manifest import EngineEntry, EngineSpec
 
 from .emulation import LEGACY
 from .rig import Rig, make_rig

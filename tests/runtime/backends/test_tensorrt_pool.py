@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from runtime.backends.tensorrt_pool import LANES
-from runtime.errors import ClosedError, EngineError
+from vit_edge.runtime.backends.tensorrt_pool import LANES
+from vit_edge.runtime.errors import ClosedError, EngineError
 
 from ...concurrency import wrong_answers
 from .rig import Rig

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from runtime.backends import BACKENDS, BuildOptions
-from runtime.backends.base import AskedProduct
-from runtime.backends.tensorrt import TensorRT
-from runtime.backends.tensorrt_build import parse_network
-from runtime.backends.tensorrt_progress import OutermostPhases
-from runtime.errors import EngineError
-from runtime.tools.plan.engine_plan import plan_of
+from vit_edge.runtime.backends import BACKENDS, BuildOptions
+from vit_edge.runtime.backends.base import AskedProduct
+from vit_edge.runtime.backends.tensorrt import TensorRT
+from vit_edge.runtime.backends.tensorrt_build import parse_network
+from vit_edge.runtime.backends.tensorrt_progress import OutermostPhases
+from vit_edge.runtime.errors import EngineError
+from vit_edge.runtime.tools.plan.engine_plan import plan_of
 
 from .test_tensorrt_build import graph, needs_rtx
 from .tiny import SPEC, tiny_graph
@@ -70,7 +70,7 @@ class TestUnwell:
     def test_it_ends_with_who_started_it(self, tmp_path: Path) -> None:
         code = f"""
 import os, sys
-from runtime.backends import BuildOptions
+from vit_edge.runtime.backends import BuildOptions
 from tests.runtime.backends.test_tensorrt_process import UNWELL
 from tests.runtime.backends.tiny import SPEC, tiny_graph
 open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()))

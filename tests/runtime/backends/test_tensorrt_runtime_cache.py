@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.device_cache import DeviceCache
+from vit_edge.runtime.device_cache import DeviceCache
 
 from .rig import Rig
 from .tiny import tiny_frames

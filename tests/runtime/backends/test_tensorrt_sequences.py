@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from runtime.errors import EngineError
+from vit_edge.runtime.errors import EngineError
 
 from .emulation import LEGACY
 from .rig import FLAVOURS, Rig, make_rig

@@ -8,9 +8,9 @@ import threading
 import numpy as np
 import pytest
 
-from runtime.backends import cuda, tensorrt_contexts
-from runtime.errors import ClosedError, EngineError
-from runtime.manifest import EngineSpec
+from vit_edge.runtime.backends import cuda, tensorrt_contexts
+from vit_edge.runtime.errors import ClosedError, EngineError
+from vit_edge.runtime.manifest import EngineSpec
 
 from .emulation import tensorrt as emulated
 from .rig import Rig

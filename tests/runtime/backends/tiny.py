@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from runtime.manifest import EngineSpec
+from vit_edge.runtime.manifest import EngineSpec
 
 MAX_BATCH = 8
 SPEC = EngineSpec("images", "logits", (4, 4, 3), 5, (1, 4, MAX_BATCH))

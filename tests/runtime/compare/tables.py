@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from runtime.compare.comparison import (
+from vit_edge.runtime.compare.comparison import (
     QUANTILES,
     ComparedRow,
     Comparison,
     Distribution,
     Sensitivity,
 )
-from runtime.compare.recommend import recommend
-from runtime.measure.interference import Interference
-from runtime.measure.machine import Machine
-from runtime.measure.statistics import Estimate
+from vit_edge.runtime.compare.recommend import recommend
+from vit_edge.runtime.measure.interference import Interference
+from vit_edge.runtime.measure.machine import Machine
+from vit_edge.runtime.measure.statistics import Estimate
 
 QUIET = Interference(load_before=0.1, load_after=1.9, others=0.01, stolen=0.0, cores=2)
 MACHINE = Machine(

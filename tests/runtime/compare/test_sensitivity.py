@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from runtime.bundle import Bundle
-from runtime.compare.sensitivity import read_sensitivities
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.compare.sensitivity import read_sensitivities
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from runtime.measure.rounds import Series
-from runtime.measure.statistics import (
+from vit_edge.runtime.measure.rounds import Series
+from vit_edge.runtime.measure.statistics import (
     Estimate,
     interleaved_ratio,
     percentiles,

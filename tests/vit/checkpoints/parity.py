@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from vit.checkpoints import build_model, find_architecture, read_checkpoint
-from vit.facts import Facts
-from vit.vision_transformer import VisionTransformer
+from vit_edge.vit.checkpoints import build_model, find_architecture, read_checkpoint
+from vit_edge.vit.facts import Facts
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 # Width, heads, patch size and depth.
 SIZES = {

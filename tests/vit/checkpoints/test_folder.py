@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from runtime.errors import InputError
-from vit.checkpoints import find_architecture, locate, read_checkpoint
-from vit.facts import IMAGENET, Facts
-from vit.vision_transformer import VisionTransformer
+from vit_edge.runtime.errors import InputError
+from vit_edge.vit.checkpoints import find_architecture, locate, read_checkpoint
+from vit_edge.vit.facts import IMAGENET, Facts
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 from ... import oracles
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from runtime.errors import InputError
-from runtime.preprocess import Preprocess
-from vit.checkpoints import build_model, encode_checkpoint, read_checkpoint
-from vit.checkpoints.formats import CONFIG_KEY
-from vit.facts import IMAGENET
-from vit.vision_transformer import VisionTransformer
+from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.vit.checkpoints import build_model, encode_checkpoint, read_checkpoint
+from vit_edge.vit.checkpoints.formats import CONFIG_KEY
+from vit_edge.vit.facts import IMAGENET
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 
 def test_own_checkpoint_brings_weights_and_architecture(

@@ -12,10 +12,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from runtime.errors import InputError
-from vit.checkpoints import build_model, encode_checkpoint, find_architecture, read_checkpoint
-from vit.facts import Facts
-from vit.vision_transformer import VisionTransformer
+from vit_edge.runtime.errors import InputError
+from vit_edge.vit.checkpoints import (
+    build_model,
+    encode_checkpoint,
+    find_architecture,
+    read_checkpoint,
+)
+from vit_edge.vit.facts import Facts
+from vit_edge.vit.vision_transformer import VisionTransformer
 
 
 def refusal(model: VisionTransformer, tensors: dict[str, torch.Tensor]) -> str:
@@ -105,8 +110,8 @@ class TestArchitecture:
 _LOAD = """
 import resource, sys
 from pathlib import Path
-from vit.checkpoints import build_model, find_architecture, read_checkpoint
-from vit.facts import Facts
+from vit_edge.vit.checkpoints import build_model, find_architecture, read_checkpoint
+from vit_edge.vit.facts import Facts
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vit.facts import Facts
+from vit_edge.vit.facts import Facts
 
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|model\.|net\.|backbone\.)+")
 """What training frameworks put before every name."""

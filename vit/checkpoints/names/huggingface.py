@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from vit.facts import CLIP, HALF, IMAGENET, Facts, pictures
+from vit_edge.vit.facts import CLIP, HALF, IMAGENET, Facts, pictures
 
 from .base import Naming
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from vit.facts import HALF, Facts, pictures
+from vit_edge.vit.facts import HALF, Facts, pictures
 
 from .base import Naming
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from vit.facts import CLIP, IMAGENET, Facts, pictures
+from vit_edge.vit.facts import CLIP, IMAGENET, Facts, pictures
 
 from .base import Naming
 

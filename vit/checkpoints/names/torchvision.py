@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vit.facts import IMAGENET, Facts, pictures
+from vit_edge.vit.facts import IMAGENET, Facts, pictures
 
 from .base import Naming
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runtime.backends.base import AskedProduct
+from vit_edge.runtime.backends.base import AskedProduct
 
 
 def layer(name: str, kind: str, inputs: list[str], outputs: list[str], **more: Any) -> Any:

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from runtime.backends.base import AskedProduct, Built
-from runtime.errors import BundleError
-from runtime.tools.plan.engine_plan import EnginePlan, PlanAtBatch, decode_plan, plan_of
-from runtime.tools.plan.show import plan_cells, shortfall
+from vit_edge.runtime.backends.base import AskedProduct, Built
+from vit_edge.runtime.errors import BundleError
+from vit_edge.runtime.tools.plan.engine_plan import EnginePlan, PlanAtBatch, decode_plan, plan_of
+from vit_edge.runtime.tools.plan.show import plan_cells, shortfall
 
 from .inspected import ASKED, TEN
 from .test_listing import LISTINGS

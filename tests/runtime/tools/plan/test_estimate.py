@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from runtime.errors import InputError
-from runtime.tools.plan.devices import DEVICES, find_device, nearest_capability
-from runtime.tools.plan.engine_plan import PlanAtBatch
-from runtime.tools.plan.estimate import estimate
-from runtime.tools.plan.layers import ELEMENTWISE, GEMM, Layer, Tensor
-from runtime.tools.plan.show import ESTIMATE_COLUMNS, advice, estimate_cells, estimate_rows
+from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.tools.plan.devices import DEVICES, find_device, nearest_capability
+from vit_edge.runtime.tools.plan.engine_plan import PlanAtBatch
+from vit_edge.runtime.tools.plan.estimate import estimate
+from vit_edge.runtime.tools.plan.layers import ELEMENTWISE, GEMM, Layer, Tensor
+from vit_edge.runtime.tools.plan.show import ESTIMATE_COLUMNS, advice, estimate_cells, estimate_rows
 
 from .test_engine_plan import asked, plan
 from .test_listing import listed

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import EngineError
-from runtime.tools.plan.layers import Layer, total
-from runtime.tools.plan.listing import read_layers
-from runtime.tools.plan.types import UNKNOWN
+from vit_edge.runtime.errors import EngineError
+from vit_edge.runtime.tools.plan.layers import Layer, total
+from vit_edge.runtime.tools.plan.listing import read_layers
+from vit_edge.runtime.tools.plan.types import UNKNOWN
 
 from .inspected import TEN, layer
 

@@ -4,8 +4,15 @@ from typing import Any
 
 import pytest
 
-from runtime.tools.plan.types import UNKNOWN, bits, find_type, kernel_type, narrowest, widest
 from tests.runtime.backends.api import recordings
+from vit_edge.runtime.tools.plan.types import (
+    UNKNOWN,
+    bits,
+    find_type,
+    kernel_type,
+    narrowest,
+    widest,
+)
 
 from .inspected import HALF_KERNEL, INT8_KERNEL
 

@@ -1,0 +1,8 @@
+"""`python -m vit_edge`: the command line `vit-edge`."""
+
+import sys
+
+from vit_edge.runtime.__main__ import main
+
+if __name__ == "__main__":
+    sys.exit(main())
