@@ -26,7 +26,7 @@ ARGUMENTS = $(MODEL) $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(ONNX),--onnx
 	$(foreach p,$(PRECISIONS),--precision $(p)) $(foreach t,$(TARGETS),--target $(t))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup export check compare inspect example test test-gpu bench bench-gpu lint format clean
+.PHONY: help setup export check compare inspect example test slow docs test-gpu bench bench-gpu lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -60,7 +60,14 @@ example: $(READY) ## classify a digit, draw its patches and attention rollout
 	$(BIN)/python -m vit_edge.vit.example_usage
 
 test: $(READY) ## run the tests (no GPU needed)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(READY) ## run the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+docs: $(READY) ## build the documentation into build/site
+	$(BIN)/pip install -q -c requirements/constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
 
 test-gpu: $(READY) ## run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu -rs

@@ -5,7 +5,7 @@
 
 Every point is measured in fresh processes that are pinned before they load anything; all points are
 measured `--repeats` times by turns, and what counts is the median. Writes
-`benchmarks/results/scaling.json` and `scaling.png`, which `docs/performance.md` explains.
+`benchmarks/results/scaling.json` and `docs/scaling.png`, which `docs/performance.md` explains.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vit_edge.runtime.measure.interference import Watch
 from vit_edge.runtime.measure.machine import describe_machine
 from vit_edge.runtime.rows import list_runnable
 
-from .scaling_plot import draw
+from .scaling_plot import PLOT, draw
 
 OUT = Path(__file__).parent / "results" / "scaling.json"
 
@@ -127,7 +127,7 @@ def main() -> None:
         "rows": rows,
     }
     OUT.write_text(json.dumps(result, indent=2) + "\n")
-    draw(result, OUT.with_suffix(".png"))
+    draw(result, PLOT)
 
 
 if __name__ == "__main__":

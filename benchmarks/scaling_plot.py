@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 RESULTS = Path(__file__).parent / "results" / "scaling.json"
+PLOT = Path(__file__).parents[1] / "docs" / "scaling.png"
 _COLOURS = {
     "fp32": "#4a5058", "fp16": "#0072b2", "bf16": "#56b4e9", "int8": "#d55e00",
     "fp8": "#cc79a7", "int4": "#009e73", "mixed": "#e69f00",
@@ -116,4 +117,4 @@ def _draw_trade(panel: Axes, rows: list[Row], cores: int) -> None:
 
 
 if __name__ == "__main__":
-    draw(json.loads(RESULTS.read_text()), RESULTS.with_suffix(".png"))
+    draw(json.loads(RESULTS.read_text()), PLOT)

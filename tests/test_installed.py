@@ -1,0 +1,89 @@
+"""What is installed is `vit_edge` alone: a user's own modules of the same names do not matter."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import vit_edge
+
+ROOT = Path(__file__).parents[1]
+OWN = ("runtime", "export", "calibration", "vit")
+APP = """
+import numpy as np
+import calibration, export, runtime, vit
+
+assert calibration.mine and export.mine and runtime.mine and vit.mine
+frames = np.zeros((2, 8, 8, 1), np.uint8)
+"""
+
+
+@pytest.fixture
+def app(tmp_path: Path, bundle_source: Path) -> Path:
+    """The README's application in a folder full of modules of the user's own."""
+    for name in OWN:
+        (tmp_path / f"{name}.py").write_text("mine = True\n")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    example = next(block for block in blocks if "Engine.load" in block)
+    assert example.startswith("from vit_edge import Engine\n")
+    (tmp_path / "app.py").write_text(APP + example.replace("build/vit_digits", str(bundle_source)))
+    return tmp_path / "app.py"
+
+
+def run(python: Path, *arguments: object, where: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(python), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=where, check=False)
+
+
+def test_a_users_own_modules_do_not_matter(app: Path) -> None:
+    python = Path(sys.executable)
+    done = run(python, app, where=app.parent)
+    assert done.returncode == 0, done.stderr
+    assert "precision=" in done.stdout
+    command = run(python, "-m", "vit_edge", "--version", where=app.parent)
+    assert command.stdout == f"vit-edge {vit_edge.__version__}\n"
+
+
+def test_an_application_is_typed(app: Path) -> None:
+    arguments = ("-m", "mypy", "--strict", "--cache-dir", app.parent / "cache", app)
+    done = run(Path(sys.executable), *arguments, where=app.parent)
+    assert "Success" in done.stdout, done.stdout
+
+
+def test_the_names_of_the_package_are_the_runtimes() -> None:
+    assert set(vit_edge.__all__) == {*vit_edge.runtime.__all__, "__version__"}  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_one_package_and_runs_with_numpy_and_onnxruntime(
+    app: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "checkout"
+    ignored = shutil.ignore_patterns("build", ".*", "*.egg-info", "tests", "benchmarks")
+    shutil.copytree(ROOT, copy, symlinks=True, ignore=ignored)
+    pip = (sys.executable, "-m", "pip", "-q", "--disable-pip-version-check")
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(tmp_path), str(copy)], check=True)
+    (wheel,) = tmp_path.glob("vit_edge-*.whl")
+    names = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert {name for name in names if not name.endswith(".dist-info")} == {"vit_edge"}
+    assert "vit_edge/py.typed" in zipfile.ZipFile(wheel).namelist()
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "v")], check=True)
+    python = tmp_path / "v" / "bin" / "python"
+    wanted = f"vit-edge[onnxruntime] @ {wheel.as_uri()}"
+    constraints = ROOT / "requirements" / "constraints.txt"
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    subprocess.run(
+        [*pip, "--python", str(python), "install", "-c", str(constraints), wanted],
+        check=True,
+        env=environment,
+    )
+    done = run(python, app, where=app.parent)
+    assert done.returncode == 0, done.stderr
+    assert run(python.parent / "vit-edge", "--version", where=tmp_path).returncode == 0
