@@ -51,18 +51,12 @@ def test_a_users_own_modules_do_not_matter(app: Path) -> None:
     assert command.stdout == f"vit-edge {vit_edge.__version__}\n"
 
 
-def test_an_application_is_typed(app: Path) -> None:
-    arguments = ("-m", "mypy", "--strict", "--cache-dir", app.parent / "cache", app)
-    done = run(Path(sys.executable), *arguments, where=app.parent)
-    assert "Success" in done.stdout, done.stdout
-
-
 def test_the_names_of_the_package_are_the_runtimes() -> None:
     assert set(vit_edge.__all__) == {*vit_edge.runtime.__all__, "__version__"}  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow
-def test_a_wheel_holds_one_package_and_runs_with_numpy_and_onnxruntime(
+def test_a_wheel_holds_one_typed_package_that_runs_with_numpy_and_onnxruntime(
     app: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "checkout"
@@ -87,3 +81,6 @@ def test_a_wheel_holds_one_package_and_runs_with_numpy_and_onnxruntime(
     done = run(python, app, where=app.parent)
     assert done.returncode == 0, done.stderr
     assert run(python.parent / "vit-edge", "--version", where=tmp_path).returncode == 0
+    typing = ("-m", "mypy", "--strict", "--cache-dir", tmp_path / "cache")
+    done = run(Path(sys.executable), *typing, "--python-executable", python, app, where=app.parent)
+    assert "Success" in done.stdout, done.stdout
