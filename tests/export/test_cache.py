@@ -72,7 +72,7 @@ def test_new_sources_or_tools_make_new_keys(
     first = StageCache(tmp_path, Display()).run("stage", [], write)
     for name in ("source_digest", "tool_versions"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"export.cache.{name}", lambda: "changed")
+            patch.setattr(f"vit_edge.export.cache.{name}", lambda: "changed")
             assert StageCache(tmp_path, Display()).run("stage", [], write) != first
 
 
