@@ -97,13 +97,3 @@ class MassiveActivations:
         rank = patches.argsort(dim=1).argsort(dim=1)
         chosen = rank < max(1, round(self.share * patches.shape[1]))
         return F.pad(chosen, (1, 0))
-
-
-@torch.inference_mode()
-def peak_over_median(model: VisionTransformer, images: Tensor) -> list[float]:
-    """Behind each block, the largest magnitude on the residual stream over the median one."""
-    x, ratios = model.norm_pre(model.embed(images)), []
-    for block in model.blocks:
-        x = block(x)
-        ratios.append(float(x.abs().max() / x.abs().median()))
-    return ratios

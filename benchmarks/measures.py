@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vit_edge.export.accuracy import paired_interval
 from vit_edge.runtime.backends.onnxruntime import open_inference
 from vit_edge.runtime.images import ImageSet
-from vit_edge.runtime.metrics import measure
+from vit_edge.runtime.metrics import divergence, measure
 
 Logits = NDArray[np.float32]
 _BATCH = 50
@@ -62,19 +62,8 @@ def faithfulness(logits: Logits, reference: Logits, labels: NDArray[np.int64]) -
     found = measure(logits, reference, labels)
     assert found.top1 is not None
     return Faithfulness(
-        100 * found.top1, 100 * found.agreement, _divergence(reference, logits), found.cosine
+        100 * found.top1, 100 * found.agreement, divergence(logits, reference), found.cosine
     )
-
-
-def _divergence(expected: Logits, got: Logits) -> float:
-    p, q = (_log_softmax(logits.astype(np.float64)) for logits in (expected, got))
-    return float((np.exp(p) * (p - q)).sum(axis=1).mean())
-
-
-def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    shifted: NDArray[np.float64] = logits - logits.max(axis=1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return shifted
 
 
 def lead(ours: Logits, theirs: Logits, classes: NDArray[np.int64]) -> Lead:

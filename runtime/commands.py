@@ -14,7 +14,7 @@ from .backends import BACKENDS, BuildOptions
 from .build import build_here
 from .bundle import Bundle, SignedRelease
 from .compare_command import add_compare_arguments, run_compare
-from .display import mebibytes, percent, print_table, say
+from .display import mebibytes, percent, print_table
 from .errors import InputError
 from .layers import print_json, print_tables, read_all
 from .rows import Row, check_bundle, row_cells
@@ -212,7 +212,3 @@ def run_sign(arguments: argparse.Namespace) -> int:
 def _signed(signed: SignedRelease) -> str:
     release = signed.release
     return f"signed: release {release.number} of {release.name}, by the key {signed.key[:16]}"
-
-
-def _say_progress(what: str, done: int, total: int) -> None:
-    say(f"  {what}: {done}/{total}")

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from .errors import InputError, first_line
 
-CPU, CUDA, CUDA_MANAGED = 1, 2, 13
-"""DLDeviceType: kDLCPU, kDLCUDA, kDLCUDAManaged."""
+CUDA, CUDA_MANAGED = 2, 13
+"""DLDeviceType: kDLCUDA, kDLCUDAManaged."""
 LEGACY_DEFAULT_STREAM = 1
 _UNSIGNED = 1
 _VERSION = (1, 1)

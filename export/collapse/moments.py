@@ -39,10 +39,6 @@ class Moments:
     product: Floats
     rounding: Floats
 
-    @property
-    def finite(self) -> bool:
-        return bool(np.isfinite([self.expected_squared, self.error_squared, self.product]).all())
-
     def relative_error(self) -> float:
         """RMS error relative to RMS signal."""
         return float(np.sqrt(self.error_squared.sum() / self._signal().sum()))

@@ -40,13 +40,12 @@ class Smoothing:
     Attributes:
         alpha: None where nothing is moved.
         factor: float32 `[K]`, the s_k.
-        error, plain_error: Of the outputs, relative, with and without it.
+        error: Of the outputs, relative.
     """
 
     alpha: float | None
     factor: Floats
     error: float
-    plain_error: float
 
 
 def search(
@@ -59,14 +58,14 @@ def search(
     plain = np.ones(weight.shape[0], np.float32)
     outputs = rows @ weight
     plain_error = _error(rows, weight, outputs, scheme)
-    best = Smoothing(None, plain, plain_error, plain_error)
+    best = Smoothing(None, plain, plain_error)
     for alpha in ALPHAS:
         factor = smoothing_factor(samples.channel_amax, weight, alpha)
         error = _error(rows / factor, weight * factor[:, None], outputs, scheme)
         if error < best.error:
-            best = Smoothing(alpha, factor, error, plain_error)
+            best = Smoothing(alpha, factor, error)
     if best.error * min_gain > plain_error:
-        return Smoothing(None, plain, plain_error, plain_error)
+        return Smoothing(None, plain, plain_error)
     return best
 
 
