@@ -33,6 +33,24 @@ from vit_edge.vit.vision_transformer import VisionTransformer
 from .calibrate import calibrate
 
 MODEL = "vit_test_patch8_32"
+DEFAULT_MODELS = {
+    "test_fault_is_found_where_it_is": ("plain", "digits"),
+    "test_no_false_alarm": ("plain", "digits"),
+    "test_each_effect_is_that_of_the_part_alone": ("plain",),
+    "test_engines_are_built_in_every_precision": ("DeiT",),
+}
+"""Of these tests on many models the default run takes these models; the others are slow."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what is left to `make slow`."""
+    for item in items:
+        models = DEFAULT_MODELS.get(getattr(item, "originalname", item.name))
+        if (
+            models is not None
+            and item.name.partition("[")[2].partition("-")[0].rstrip("]") not in models
+        ):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
