@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +15,7 @@ from vit_edge.calibration.onnx_file import OnnxBytes, to_bytes
 from vit_edge.runtime.backends import BuildOptions, Built, find_backend
 from vit_edge.runtime.backends.tensorrt import TensorRT
 from vit_edge.runtime.device_cache import timing_caches
+from vit_edge.runtime.errors import EngineError
 from vit_edge.runtime.images import ImageSet
 from vit_edge.runtime.manifest import EngineSpec
 from vit_edge.runtime.metrics import image_centred
@@ -21,7 +23,7 @@ from vit_edge.runtime.tools.plan.devices import DEVICES, PORTABLE, Device, neare
 from vit_edge.runtime.tools.plan.engine_plan import EnginePlan, plan_of
 
 from .forms import GraphForm, aux_streams
-from .forms.search import FoundForm, search_form
+from .forms.search import FoundForm, at_once, search_form
 from .forms.shorten import shorten
 from .plan import FAST, Target
 from .progress import Update, ignore
@@ -31,7 +33,7 @@ from .simulate import widen
 __all__ = ["EngineBuilder", "FoundForm", "devices_for", "same_answers"]
 
 _PROOF_IMAGES = 4
-_AT_ONCE = 2
+_log = logging.getLogger("vit_edge.export")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class EngineBuilder:
     target: Target
     spec: EngineSpec
     precision: str
+    _given_up: threading.Event = field(default_factory=threading.Event)
 
     @cached_property
     def _options(self) -> BuildOptions:
@@ -48,6 +51,7 @@ class EngineBuilder:
             compute_capabilities=self.target.compute_capabilities,
             timing_caches=timing_caches(),
             what=f"{self.precision} for {self.target}",
+            stopped=self._given_up.is_set,
         )
 
     @cached_property
@@ -102,10 +106,23 @@ class EngineBuilder:
             return None
         several = effort != FAST and self.tells_plans
         sizes = sorted(set(self.spec.batch[:2])) if several else []
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            found = pool.map(lambda n: self.build(content, form, (n, n, n)), sizes)
-            batches = dict(zip(sizes, found, strict=True))
-        return plan_of(f"{self.target.backend} {self.version}", built, batches)
+        library = f"{self.target.backend} {self.version}"
+
+        def alone(size: int) -> Built | None:
+            try:
+                other = self.build(content, form, (size, size, size))
+                plan_of(library, other)
+                return other
+            except EngineError as error:
+                _log.warning("no estimate at batch %s: %s", size, error)
+                return None
+
+        found = zip(sizes, at_once(alone, sizes, self._given_up.set), strict=True)
+        try:
+            return plan_of(library, built, {size: other for size, other in found if other})
+        except EngineError as error:
+            _log.warning("what runs in the engine is not known: %s", error)
+            return None
 
     def search(self, model: ir.Model, fp32: ir.Model) -> FoundForm:
         """The form of `model` that costs least at the batch size that engines are built for best.
@@ -115,7 +132,8 @@ class EngineBuilder:
             fp32: The optimised fp32 graph.
 
         Raises:
-            EngineError: if the builder refuses the graph in every form.
+            EngineError: if the builder refuses the graph in every form, or what it lists is not
+                understood.
         """
         batch = self.spec.batch[1]
 
@@ -123,22 +141,15 @@ class EngineBuilder:
             built = self.build(to_bytes(written), form, (batch, batch, batch))
             return plan_of(self.target.backend, built)
 
-        return search_form(shorten(model, fp32), build, batch, self.devices)
+        short = shorten(model, fp32)
+        return search_form(short, build, batch, self.devices, self._given_up.set)
 
 
 def devices_for(capabilities: Sequence[str]) -> tuple[Device, ...]:
-    """The devices of these compute capabilities; where there are none, the nearest ones."""
-    built = tuple(capabilities)
-    exact = tuple(device for device in DEVICES.values() if device.capability in built)
-    return exact or tuple(
-        device
-        for device in DEVICES.values()
-        if device.capability == nearest_capability(built[0], tuple(_capabilities()))
-    )
-
-
-def _capabilities() -> set[str]:
-    return {device.capability for device in DEVICES.values()}
+    """The devices of each of these compute capabilities; where it has none, the nearest ones."""
+    known = tuple(dict.fromkeys(device.capability for device in DEVICES.values()))
+    nearest = {nearest_capability(capability, known) for capability in capabilities}
+    return tuple(device for device in DEVICES.values() if device.capability in nearest)
 
 
 def same_answers(one: ir.Model, other: ir.Model, images: ImageSet, tolerance: float) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from vit_edge.calibration.collect import Calibration, provenance_of
 from vit_edge.calibration.onnx_file import same_graph, save_onnx, to_bytes
 from vit_edge.calibration.samples import load_samples
 from vit_edge.calibration.table import Origin, read_table
+from vit_edge.runtime.errors import EngineError
 from vit_edge.runtime.schema import decode, decode_all, encode, encode_all
 
 from .accuracy import Proof, assess, budget_miss, golden_tolerance
@@ -32,6 +34,8 @@ from .reference import load_reference
 from .search import count_parts
 from .sensitivity import Sensitivity, images_for, measure_sensitivity
 from .start import Start
+
+_log = logging.getLogger("vit_edge.export")
 
 
 @dataclass(frozen=True)
@@ -231,9 +235,14 @@ class PrecisionStages:
 
         def form_stage(folder: Path, update: Update) -> None:
             model = ir.load(graph.file)
-            found = builder.search(model, ir.load(shared.start.onnx / "model.onnx"))
-            other, tolerance = write_in(model, found.form), graph.rms_tolerance / 4
+            tolerance = graph.rms_tolerance / 4
+            try:
+                found = builder.search(model, ir.load(shared.start.onnx / "model.onnx"))
+            except EngineError:  # the build of the engine itself says what is wrong
+                found = FoundForm(dict(DEFAULT), ())
+            other = write_in(model, found.form)
             if not same_answers(model, other, data.evaluation, tolerance):
+                _log.warning("%s: a form is not used, it computes something else", self.name)
                 found = replace(found, form=dict(DEFAULT))
             (folder / "form.json").write_text(encode(found))
 

@@ -36,7 +36,7 @@ def add_commands(parsers: Parsers[argparse.ArgumentParser]) -> None:
     add_compare_arguments(compare)
     inspect = _add(parsers, "inspect", run_inspect, "print what a bundle holds and how it was made")
     inspect.add_argument(
-        "--layers", action="store_true", help="what each layer of its engines here runs in"
+        "--layers", action="store_true", help="what each layer of its engines runs in"
     )
     inspect.add_argument("--precision", metavar="P", help="with --layers: of this one only")
     inspect.add_argument("--backend", metavar="B", help="with --layers: of this one only")

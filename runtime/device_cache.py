@@ -60,8 +60,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Listing:
-    """What a builder told of an engine; the listing by lines."""
+    """What a builder told of the engine of that hash; the listing by lines."""
 
+    engine_sha256: str
     lines: tuple[str, ...]
     products: tuple[AskedProduct, ...]
 
@@ -133,17 +134,22 @@ class DeviceCache:
     def store_listing(self, key: str, built: Built) -> None:
         """Keeps what the builder told of the engine that is stored under `key`."""
         lines = ("".join(c if c.isprintable() else " " for c in line) for line in _lines(built))
-        told = _Listing(tuple(lines), built.products)
+        digest = hashlib.sha256(built.engine).hexdigest()
+        told = _Listing(digest, tuple(lines), built.products)
         self.store_engine(f"{key}|listing", encode(told).encode())
 
     def listing(self, key: str) -> Built | None:
-        """What was told of it, without the engine itself; None if nothing was."""
-        raw = self.engine(f"{key}|listing")
+        """What was told of the engine that is stored under `key`, without the engine itself; None
+        if nothing was.
+        """
+        raw, engine = self.engine(f"{key}|listing"), self.finding(key).engine
         try:
             told = None if raw is None else decode(_Listing, json.loads(raw))
         except (ValueError, RecursionError):
             return None
-        return None if told is None else Built(b"", "\n".join(told.lines), told.products)
+        if told is None or engine is None or told.engine_sha256 != engine.sha256:
+            return None
+        return Built(b"", "\n".join(told.lines), told.products)
 
     def _remove(self, file: str) -> None:
         with suppress(OSError):

@@ -64,21 +64,19 @@ def _built_here(
         if problem is not None:
             problems.append(f"{used.name}: {problem}")
             continue
-        told = cache.listing(candidate.key())
-        if told is None:
-            blob = load_blob(candidate, bundle, cache)
-            if blob is None:
-                problems.append(
-                    f"no engine for {candidate} on this device: `vit-edge build BUNDLE --target "
-                    f"{used.name} --precision {candidate.precision}`"
-                )
-                continue
-            try:
+        told, blob = cache.listing(candidate.key()), load_blob(candidate, bundle, cache)
+        if blob is None:
+            problems.append(
+                f"no engine for {candidate} on this device: `vit-edge build BUNDLE --target "
+                f"{used.name} --precision {candidate.precision}`"
+            )
+            continue
+        try:
+            if told is None:
                 told = Built(b"", used.inspect(blob.data, bundle.manifest.spec))
-            except (BackendError, EngineError) as error:
-                problems.append(str(error))
-                continue
-        plans[f"{candidate}, here"] = plan_of(f"{used.name} {used.version()}", told)
+            plans[f"{candidate}, here"] = plan_of(f"{used.name} {used.version()}", told)
+        except (BackendError, EngineError) as error:
+            problems.append(f"{candidate}: {error}")
     return plans, problems
 
 

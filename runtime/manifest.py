@@ -21,6 +21,7 @@ LOGITS, FEATURES = "logits", "features"
 """Names of the output: scores of classes, or an embedding."""
 
 _PATH = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+_CAPABILITY = re.compile(r"[0-9]{1,3}\.[0-9]{1,2}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_DIMENSION = 1 << 16
 _MAX_BATCH_BYTES = 1 << 33
@@ -139,6 +140,11 @@ class EngineEntry:
     form: dict[str, str] = field(default_factory=dict)
     plan_file: str = ""
     plan: PlanSummary | None = None
+
+    def __post_init__(self) -> None:
+        wrong = [c for c in self.compute_capabilities if not _CAPABILITY.fullmatch(c)]
+        if wrong:
+            raise ValueError(f"compute capability {wrong[0][:20]!r} is no number such as 8.9")
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,8 @@ def _embedding(node: ir.Node) -> _Embedding | None:
     tokens = value.shape
     if last is None or not _permutes(last, _TOKENS) or tokens is None or len(tokens) != 3:
         return None
+    if not _covers(image.inputs[0].shape, node):
+        return None
     return _Embedding(image.inputs[0], node, value)
 
 
@@ -70,6 +72,18 @@ def _cuts_patches(node: ir.Node) -> bool:
         and set(dilations) == {1}
         and automatic in ("NOTSET", "VALID")
     )
+
+
+def _covers(pixels: ir.Shape | None, node: ir.Node) -> bool:
+    """Whether the patches leave no pixel of `pixels` `[B, H, W, C]` over."""
+    patches, kernel = node.outputs[0].shape, node.inputs[1]
+    if pixels is None or patches is None or kernel is None or kernel.shape is None:
+        return False
+    sizes = [*pixels[1:3], *patches[2:], *kernel.shape[2:]]
+    if len(sizes) != 6 or not all(isinstance(size, int) for size in sizes):
+        return False
+    high, wide, rows, columns, patch_high, patch_wide = (int(size) for size in sizes)  # type: ignore[arg-type]
+    return (high, wide) == (rows * patch_high, columns * patch_wide)
 
 
 def _permutes(node: ir.Node, order: list[int]) -> bool:
@@ -110,4 +124,4 @@ def _rewrite(graph: ir.Graph, embedding: _Embedding) -> None:
     if bias is not None:
         value = add("Add", [value, bias], [batch, tokens, width])
     graph.insert_before(node, nodes)
-    embedding.tokens.replace_all_uses_with(value)
+    embedding.tokens.replace_all_uses_with(value, replace_graph_outputs=True)

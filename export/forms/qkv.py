@@ -111,9 +111,19 @@ def cut_apart(model: ir.Model) -> bool:
         for number, (part, (start, end)) in enumerate(
             zip(split.outputs, pairwise(edges), strict=True)
         ):
-            part.replace_all_uses_with(_columns(model.graph, product, slice(start, end), number))
+            columns = _columns(model.graph, product, slice(start, end), number)
+            part.replace_all_uses_with(_as_type(split, columns, part), replace_graph_outputs=True)
     RemoveUnusedNodesPass()(model)
     return bool(cuts)
+
+
+def _as_type(before: ir.Node, value: ir.Value, like: ir.Value) -> ir.Value:
+    """`value` in the type of `like`, as a Cast between the product and its Split gave it."""
+    if value.dtype == like.dtype or like.dtype is None or before.graph is None:
+        return value
+    cast = ir.node("Cast", [value], {"to": like.dtype}, name=f"{like.name}/Cast")
+    before.graph.insert_before(before, cast)
+    return describe(cast.outputs[0], cast.name, like.shape, like.dtype)
 
 
 def _cut_products(graph: ir.Graph) -> list[tuple[ir.Node, _Product]]:
@@ -150,10 +160,11 @@ def _product(last: ir.Node) -> _Product | None:
     inputs = [value for value in last.inputs if value is not None]
     bias = next((v for v in inputs if v.is_initializer() and len(v.shape or ()) == 1), None)
     matmul = next((v.producer() for v in inputs if v is not bias), None)
-    alone = matmul is not None and len(list(matmul.outputs[0].consumers())) == 1
-    if bias is None or matmul is None or not alone or not _has_constant_weight(matmul):
+    if bias is None or matmul is None or not _has_constant_weight(matmul):
         return None
-    return _Product(matmul, bias)
+    product, found = matmul.outputs[0], _Product(matmul, bias)
+    alone = len(list(product.consumers())) == 1 and not product.is_graph_output()
+    return found if alone and bias.shape is not None and bias.shape[0] == found.width else None
 
 
 def _has_constant_weight(node: ir.Node) -> bool:
@@ -163,7 +174,9 @@ def _has_constant_weight(node: ir.Node) -> bool:
     source = weight.producer()
     if source is not None and source.op_type == "DequantizeLinear":
         values = [value for value in source.inputs if value is not None]
-        return len(values[0].shape or ()) == 2 and all(value.is_initializer() for value in values)
+        # A scale for each column can be cut and joined like the columns.
+        by_column = all(value.is_initializer() and len(value.shape or ()) > 0 for value in values)
+        return len(values[0].shape or ()) == 2 and by_column
     return weight.is_initializer() and len(weight.shape or ()) == 2
 
 
@@ -211,7 +224,7 @@ def _join(graph: ir.Graph, products: Sequence[_Product]) -> None:
     graph.insert_before(node, (*nodes, split))
     for part, product in zip(split.outputs, products, strict=True):
         describe(part, str(product.output.name), product.output.shape, output.dtype)
-        product.output.replace_all_uses_with(part)
+        product.output.replace_all_uses_with(part, replace_graph_outputs=True)
 
 
 def _bias_of(product: _Product) -> np.ndarray:

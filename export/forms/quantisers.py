@@ -18,9 +18,12 @@ def quantise_before_layout(model: ir.Model) -> bool:
 def _move(graph: ir.Graph, quantise: ir.Node) -> bool:
     end, users = quantise.inputs[0], list(quantise.outputs[0].consumers())
     start = _before_layout(end)
-    of_one_scale = quantise.inputs[1] is not None and not len(quantise.inputs[1].shape or ())
+    scale = quantise.inputs[1]
+    of_one_scale = scale is not None and scale.shape is not None and len(scale.shape) == 0
     one_pair = len(users) == 1 and users[0].op_type == "DequantizeLinear"
     if end is None or start is end or start is None or not one_pair or not of_one_scale:
+        return False
+    if len(list(end.consumers())) != 1 or end.is_graph_output():
         return False
     (dequantise,) = users
     dequantise.outputs[0].replace_all_uses_with(end)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import fmean
+from typing import TypeVar
 
 import onnx_ir as ir
 
@@ -18,6 +19,9 @@ from . import DEFAULT, FORMS, GraphForm, aux_streams, write_in
 
 Build = Callable[[ir.Model, GraphForm], EnginePlan]
 """Builds a graph for one batch size alone, and reads the plan. Raises EngineError."""
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 MIN_GAIN = 1.005
 """How much cheaper another choice than the default has to be."""
@@ -64,7 +68,13 @@ class FoundForm:
     trials: tuple[Trial, ...]
 
 
-def search_form(model: ir.Model, build: Build, batch: int, devices: Sequence[Device]) -> FoundForm:
+def search_form(
+    model: ir.Model,
+    build: Build,
+    batch: int,
+    devices: Sequence[Device],
+    stop: Callable[[], None] = lambda: None,
+) -> FoundForm:
     """Tries each choice of `FORMS` in turn, the ones before it settled.
 
     Args:
@@ -72,6 +82,7 @@ def search_form(model: ir.Model, build: Build, batch: int, devices: Sequence[Dev
         build: Builds it in another one, for `batch` alone.
         batch: The batch size to estimate for.
         devices: The target's.
+        stop: Ends the builds that run, when the search is given up.
 
     Raises:
         EngineError: if the builder refuses the graph in every form.
@@ -80,27 +91,36 @@ def search_form(model: ir.Model, build: Build, batch: int, devices: Sequence[Dev
 
     def attempt(form: GraphForm) -> Trial:
         try:
-            plan = build(write_in(model, form), form)
+            return Trial(dict(form), cost_of(build(write_in(model, form), form), batch, devices))
         except EngineError as error:
             problems.append(error)
             return Trial(dict(form), None)
-        return Trial(dict(form), cost_of(plan, batch, devices))
 
     best = attempt(DEFAULT)
     trials = [best]
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for name, choices in FORMS.items():
-            others = [
-                {**best.form, name: choice} for choice in choices if choice != best.form[name]
-            ]
-            others = [form for form in others if _makes_a_difference(model, name, form)]
-            for trial in pool.map(attempt, others):
-                trials.append(trial)
-                if trial.cost and (best.cost is None or trial.cost.beats(best.cost)):
-                    best = trial
+    for name, choices in FORMS.items():
+        others = [{**best.form, name: choice} for choice in choices if choice != best.form[name]]
+        others = [form for form in others if _makes_a_difference(model, name, form)]
+        for trial in at_once(attempt, others, stop):
+            trials.append(trial)
+            if trial.cost and (best.cost is None or trial.cost.beats(best.cost)):
+                best = trial
     if best.cost is None:
         raise problems[0]
     return FoundForm(best.form, tuple(trials))
+
+
+def at_once(function: Callable[[T], R], items: Sequence[T], stop: Callable[[], None]) -> list[R]:
+    """What `function` makes of each item, some at a time; `stop` is called where that is given up,
+    as by Ctrl-C, which threads do not see.
+    """
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        try:
+            return list(pool.map(function, items))
+        except BaseException:
+            stop()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def cost_of(plan: EnginePlan, batch: int, devices: Sequence[Device]) -> Cost:

@@ -40,6 +40,7 @@ class BuildOptions:
         max_aux_streams: How many streams beside the main one an engine may use; None is the
             library's own choice. Waiting for each other costs a ViT more than it gains.
         time_limit_s: Seconds that a build may take.
+        stopped: Asked now and then whether to stop.
     """
 
     external: External = field(default_factory=dict)
@@ -49,6 +50,7 @@ class BuildOptions:
     what: str = "this graph"
     max_aux_streams: int | None = 0
     time_limit_s: float = 7200.0
+    stopped: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,10 @@ class AskedProduct:
     node: str
     operands: tuple[str, ...]
     weights: bool
+
+    def __post_init__(self) -> None:
+        if len(self.operands) != 2:
+            raise ValueError(f"a product of {len(self.operands)} operands is not possible")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from .base import AskedProduct
 
+_LONGEST_NAME = 500
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 
 
@@ -30,7 +31,14 @@ def _product(library: Any, maker: Any, makers: dict[str, Any]) -> AskedProduct:
     operands = [_operand(library, maker.get_input(i), makers) for i in range(maker.num_inputs)]
     types = tuple(dtype for dtype, _ in operands)
     constant = len(operands) == 1 or operands[1][1]
-    return AskedProduct(str(found[0] if found else maker.name), (types * 2)[:2], constant)
+    return AskedProduct(
+        node_name(str(found[0] if found else maker.name)), (types * 2)[:2], constant
+    )
+
+
+def node_name(text: str) -> str:
+    """A node's name from a graph that anybody may have written, fit to be shown and kept."""
+    return "".join(c if c.isprintable() else " " for c in text[:_LONGEST_NAME])
 
 
 def _operand(library: Any, tensor: Any, makers: dict[str, Any]) -> tuple[str, bool]:

@@ -24,7 +24,13 @@ from .base import AskedProduct
 from .tensorrt_build import Recipe, build_plan
 from .tensorrt_inspect import inspect_engine
 
-JOB, GRAPH, ENGINE, OUTCOME, LOG = "job.json", "model.onnx", "engine", "outcome.json", "log.txt"
+JOB, GRAPH, ENGINE, OUTCOME, LOG = (
+    "job.json",
+    "graph/model.onnx",
+    "engine",
+    "outcome.json",
+    "log.txt",
+)
 _LISTING = "Layers:"
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
@@ -84,6 +90,7 @@ def main(place: str, pipe: int, parent: int) -> None:
     job = decode(Job, json.loads((folder / JOB).read_text()))
     with os.fdopen(pipe, "w", buffering=1) as told, (folder / LOG).open("w", buffering=1) as log:
         (folder / OUTCOME).write_text(encode(_carry_out(job, folder, told, log)))
+    os._exit(0)  # what the library does at the end of a process may crash
 
 
 def _carry_out(job: Job, folder: Path, told: TextIO, log: TextIO) -> Outcome:
@@ -105,9 +112,13 @@ def _carry_out(job: Job, folder: Path, told: TextIO, log: TextIO) -> Outcome:
     except Exception as error:  # the bindings raise RuntimeError, TypeError and their own
         bad_input = isinstance(error, InputError)
         detail = "; ".join([str(error) or type(error).__name__, *errors[:3]])
-        text = "".join(c if c.isprintable() else " " for c in detail)
-        return Outcome(" ".join(text.split())[:500], bad_input, (), _peak_bytes())
+        return Outcome(printable(detail)[:500], bad_input, (), _peak_bytes())
     return Outcome("", False, products, _peak_bytes())
+
+
+def printable(text: str) -> str:
+    """`text` as one line that a terminal takes for text alone."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _inspected(job: Job, library: Any, logger: Any, engine: bytes) -> str:

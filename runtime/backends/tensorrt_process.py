@@ -17,12 +17,13 @@ from pathlib import Path
 
 from ..errors import EngineError, InputError
 from ..schema import decode, encode
-from .base import BuildOptions, Built, Progress
+from .base import BuildOptions, Built
 from .external import write_out
-from .tensorrt_child import ENGINE, GRAPH, JOB, LOG, OUTCOME, Job, Outcome, main
+from .tensorrt_child import ENGINE, GRAPH, JOB, LOG, OUTCOME, Job, Outcome, main, printable
 
 _log = logging.getLogger("vit_edge.tensorrt")
 
+_SECONDS_TO_NOTICE, _SECONDS_TO_END = 0.25, 60.0
 _START = f"""
 import json, sys
 sys.path[:] = json.loads(sys.argv[3])
@@ -31,81 +32,105 @@ main(sys.argv[1], int(sys.argv[2]), int(sys.argv[4]))
 """
 
 
+class _DeadlineError(Exception):
+    """The time limit is over."""
+
+
 def build_in_child(job: Job, onnx: bytes, options: BuildOptions) -> Built:
     """Builds an engine. Whatever ends this call ends the child too.
 
     Raises:
         EngineError: if the library refuses the graph, crashes, or takes longer than
-            `options.time_limit_s`.
+            `options.time_limit_s`; or if the build was stopped, or no process could be started.
         InputError: if the library does not know a GPU of the job.
         Whatever `options.progress` raises.
     """
     with tempfile.TemporaryDirectory(prefix="vit-edge-build-") as name:
         folder = Path(name)
-        (folder / JOB).write_text(encode(job))
+        (folder / GRAPH).parent.mkdir()  # of its own: a bundle names the files with its weights
         write_out(folder / GRAPH, onnx, options.external)
-        _run(folder, options)
-        outcome = decode(Outcome, json.loads((folder / OUTCOME).read_text()))
+        (folder / JOB).write_text(encode(job))
+        status = _run(folder, options)
         _pass_on_log(folder / LOG)
-        if outcome.error:
-            raise (InputError if outcome.bad_input else EngineError)(outcome.error)
-        listing = (folder / f"{ENGINE}.txt").read_text()
-        engine = (folder / ENGINE).read_bytes()
-        return Built(engine, listing, outcome.products, outcome.peak_bytes)
+        try:
+            outcome = decode(Outcome, json.loads((folder / OUTCOME).read_text()))
+            if not outcome.error:
+                listing = (folder / f"{ENGINE}.txt").read_text()
+                engine = (folder / ENGINE).read_bytes()
+                return Built(engine, listing, outcome.products, outcome.peak_bytes)
+        except (OSError, ValueError, RecursionError):  # it ended before it had written all
+            words = _last_words(folder, crashed=status < 0)
+            raise EngineError(f"the builder {_how_it_ended(status)}{words}") from None
+    raise (InputError if outcome.bad_input else EngineError)(outcome.error)
 
 
-def _run(folder: Path, options: BuildOptions) -> None:
-    """Starts the child and follows it to its end."""
+def _run(folder: Path, options: BuildOptions) -> int:
+    """Starts the child and follows it to its end; returns its exit status."""
     reading, writing = os.pipe()
     arguments = [str(folder), str(writing), json.dumps(sys.path), str(os.getpid())]
-    command = [sys.executable, "-c", _START, *arguments]
-    with (folder / "output.txt").open("wb") as output:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            pass_fds=(writing,),
-            start_new_session=True,  # Ctrl-C in a terminal is for us alone, who stop it
-        )
     try:
-        os.close(writing)
-        _follow(reading, options.progress, time.monotonic() + options.time_limit_s)
-        status = child.wait(timeout=60)
-    except TimeoutError:
-        limit = options.time_limit_s
-        raise EngineError(f"it took longer than {limit:g} s and was stopped") from None
+        try:
+            child = _start(arguments, writing, folder / "output.txt")
+        finally:
+            os.close(writing)
+        try:
+            _follow(reading, options, time.monotonic() + options.time_limit_s)
+            return child.wait(timeout=_SECONDS_TO_END)
+        except (_DeadlineError, subprocess.TimeoutExpired):
+            limit = options.time_limit_s
+            raise EngineError(f"it took longer than {limit:g} s and was stopped") from None
+        finally:
+            child.kill()
+            child.wait()
     finally:
         os.close(reading)
-        child.kill()
-        child.wait()
-    if status != 0:
-        raise EngineError(f"the builder {_how_it_ended(status)}{_last_words(folder)}")
 
 
-def _follow(pipe: int, progress: Progress | None, deadline: float) -> None:
+def _start(arguments: list[str], pipe: int, output: Path) -> subprocess.Popen[bytes]:
+    """Isolated (-I), so that no file in the working directory is taken for a module."""
+    command = [sys.executable, "-I", "-c", _START, *arguments]
+    try:
+        with output.open("wb") as stream:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                pass_fds=(pipe,),
+                start_new_session=True,  # Ctrl-C in a terminal is for us alone, who stop it
+            )
+    except OSError as error:
+        raise EngineError(f"no process to build in could be started ({error})") from None
+
+
+def _follow(pipe: int, options: BuildOptions, deadline: float) -> None:
     """Tells the child's progress until it closes its end of the pipe.
 
     Raises:
-        TimeoutError: at the deadline.
+        _DeadlineError: at the deadline.
+        EngineError: if the build was stopped.
     """
     rest = b""
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
         while True:
-            if not selector.select(max(0.0, deadline - time.monotonic())):
-                raise TimeoutError
+            if options.stopped():
+                raise EngineError("it was stopped")
+            if not selector.select(_SECONDS_TO_NOTICE):
+                if time.monotonic() > deadline:
+                    raise _DeadlineError
+                continue
             received = os.read(pipe, 1 << 16)
             if not received:
                 return
             *lines, rest = (rest + received).split(b"\n")
-            if progress is not None:
+            if options.progress is not None:
                 for line in lines:
-                    progress(*json.loads(line))
+                    options.progress(*json.loads(line))
 
 
 def _how_it_ended(status: int) -> str:
-    if status > 0:
+    if status >= 0:
         return f"ended with status {status}"
     if -status == signal.SIGKILL:
         return "was killed: most likely the memory did not suffice"
@@ -119,13 +144,13 @@ def _pass_on_log(path: Path) -> None:
             _log.debug("%s", line)
 
 
-def _last_words(folder: Path) -> str:
-    """The last line that the child wrote, of its log or of what went wrong in Python."""
-    for name in ("output.txt", LOG):
+def _last_words(folder: Path, *, crashed: bool) -> str:
+    """The last line that the child wrote: of its log, or of what went wrong in Python."""
+    names = (LOG, "output.txt") if crashed else ("output.txt", LOG)
+    for name in names:
         path = folder / name
         lines = path.read_text(errors="replace").split("\n") if path.exists() else []
-        said = [line.strip() for line in lines if line.strip()]
+        said = [printable(line).strip() for line in lines if line.strip()]
         if said:
-            _pass_on_log(path)
-            return f"; the last that it said: {' '.join(said[-1].split())[:200]}"
+            return f"; the last that it said: {said[-1][:200]}"
     return ""

@@ -8,7 +8,7 @@ from itertools import pairwise
 from statistics import median
 
 from vit_edge.runtime.backends.base import AskedProduct, Built
-from vit_edge.runtime.errors import BundleError
+from vit_edge.runtime.errors import BundleError, EngineError
 from vit_edge.runtime.manifest import PlanSummary
 from vit_edge.runtime.schema import decode, encode, parse_json
 
@@ -18,6 +18,7 @@ from .listing import read_layers
 from .types import UNKNOWN, bits, find_type, widest
 
 _EIGHT_BITS = 8
+_MAX_BATCH = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class PlanAtBatch:
 
     batch: int
     layers: tuple[Layer, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.batch <= _MAX_BATCH:
+            raise ValueError(f"a batch of {self.batch} is not possible")
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,8 @@ class EnginePlan:
 
     def summary(self) -> PlanSummary:
         """See `runtime.manifest.PlanSummary`; bytes are of the largest batch size in `batches`."""
-        largest = max(self.batches, key=lambda at: at.batch, default=PlanAtBatch(0, ()))
-        measured = largest.layers or self.layers
+        largest = max(self.batches, key=lambda at: at.batch, default=None)
+        measured = self.layers if largest is None else largest.layers
         counts = [layer.kind for layer in self.layers]
         return PlanSummary(
             kernels=sum(1 for _ in kernels(self.layers)),
@@ -67,7 +72,7 @@ class EnginePlan:
             dequantised=tuple(_dequantised(self.products, self.layers)),
             copies=counts.count(kinds.COPY),
             waits=counts.count(kinds.WAIT),
-            batch=largest.batch,
+            batch=0 if largest is None else largest.batch,
             bytes=total(layer.bytes for layer in measured),
         )
 
@@ -82,15 +87,22 @@ def plan_of(library: str, built: Built, batches: Mapping[int, Built] | None = No
     Raises:
         EngineError: if the listing is not understood.
     """
-    at = tuple(PlanAtBatch(n, read_layers(b.listing)) for n, b in sorted((batches or {}).items()))
-    layers = read_layers(built.listing)
-    return EnginePlan(library, built.products, layers, at, built.peak_bytes)
+    try:
+        found = {size: read_layers(other.listing) for size, other in (batches or {}).items()}
+        at = tuple(PlanAtBatch(size, layers) for size, layers in sorted(found.items()))
+        plan = EnginePlan(library, built.products, read_layers(built.listing), at, built.peak_bytes)
+        plan.summary()
+    except ValueError as error:
+        raise EngineError(f"the builder's listing is not understood: {error}") from None
+    return plan
 
 
 def decode_plan(raw: bytes) -> EnginePlan:
     """What `EnginePlan.encode` wrote. Raises BundleError if it is not that."""
     try:
-        return decode(EnginePlan, parse_json(raw))
+        plan = decode(EnginePlan, parse_json(raw))
+        plan.summary()  # refuses sums that are not possible
+        return plan
     except (ValueError, RecursionError) as error:
         raise BundleError(f"an engine's plan is not valid: {str(error)[:300]}") from None
 

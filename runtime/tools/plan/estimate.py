@@ -71,7 +71,7 @@ def estimate(layers: Sequence[Layer], batch: int, device: Device) -> Estimate | 
     """
     running = list(kernels(layers))
     constants = total(t.bytes for t in {t for layer in running for t in layer.constants})
-    if constants is None or not running:
+    if constants is None or not running or any(_shapeless(layer) for layer in running):
         return None
     weights_stay = constants < _CACHE_SHARE * device.cache * 1e6
     moving = multiplying = 0.0
@@ -87,6 +87,13 @@ def estimate(layers: Sequence[Layer], batch: int, device: Device) -> Estimate | 
     launching = len(running) * device.launch
     whole = moving + multiplying + launching
     return Estimate(whole / 1000, batch, moving / whole, multiplying / whole, launching / whole)
+
+
+def _shapeless(layer: Layer) -> bool:
+    """Whether it multiplies and has no output of two axes at least."""
+    return (layer.multiplies or layer.kind == kinds.ATTENTION) and (
+        not layer.outputs or len(layer.outputs[0].shape) < 2
+    )
 
 
 def _moving_us(layer: Layer, device: Device, weights_stay: bool) -> float | None:

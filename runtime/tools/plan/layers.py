@@ -21,6 +21,8 @@ PRODUCTS = (GEMM, FUSION, CONVOLUTION)
 """Kinds that multiply matrices outside attention; a fusion does more in the same kernel."""
 NOT_KERNELS = (WAIT, SHAPE)
 """Kinds that launch nothing on the GPU."""
+KINDS = (*PRODUCTS, ATTENTION, ELEMENTWISE, COPY, DEQUANTISE, *NOT_KERNELS)
+_MAX_RANK, _MAX_SIZE = 16, 1 << 40
 
 _UNSPECIFIED = -1
 
@@ -38,6 +40,13 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     dtype: str
+
+    def __post_init__(self) -> None:
+        sizes = [1 if size == _UNSPECIFIED else size for size in self.shape]
+        if len(sizes) > _MAX_RANK or not all(0 < size <= _MAX_SIZE for size in sizes):
+            raise ValueError(f"a tensor of shape {str(self.shape)[:80]} is not possible")
+        if math.prod(sizes) > _MAX_SIZE:
+            raise ValueError(f"a tensor of shape {self.shape} is too large")
 
     @property
     def elements(self) -> int | None:
@@ -74,6 +83,10 @@ class Layer:
     kernel: str
     stream: int
 
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS or not self.nodes:
+            raise ValueError(f"a layer of kind {self.kind[:40]!r} or without nodes is not possible")
+
     @property
     def is_kernel(self) -> bool:
         """Whether it launches something on the GPU."""
@@ -87,11 +100,11 @@ class Layer:
     @cached_property
     def operands(self) -> tuple[Tensor, Tensor] | None:
         """The two matrices that it multiplies; None for another kind, or if they are not told."""
-        if self.kind == CONVOLUTION:
+        if self.kind == CONVOLUTION and self.outputs:
             return next(
                 ((x, w) for x in self.inputs for w in self.constants if len(w.shape) == 4), None
             )
-        if not self.multiplies or not self.outputs:
+        if self.kind not in (GEMM, FUSION) or not self.outputs:
             return None
         matrices = [t for t in (*self.inputs, *self.constants) if len(t.shape) > 1]
         pairs = permutations(matrices, 2)
@@ -180,6 +193,8 @@ def _attention_macs(layer: Layer) -> int | None:
     Its inputs are queries, keys and values apart, or all three in one tensor; its output is
     `[B heads, queries, size]`.
     """
+    if not layer.inputs or not layer.outputs:
+        return None
     apart = len(layer.inputs) >= 3
     values = layer.inputs[2].elements if apart else layer.inputs[0].elements
     output = layer.outputs[0].shape

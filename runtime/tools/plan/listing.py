@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vit_edge.runtime.backends.tensorrt_asked import node_name
 from vit_edge.runtime.errors import EngineError
 
 from . import layers as kinds
@@ -82,9 +83,16 @@ def _listed(match: re.Match[str]) -> Layer:
 
 
 def _listed_tensors(text: str) -> tuple[Tensor, ...]:
+    found = _TENSOR.findall(text)
+    if len(found) != text.count("{ Name: "):
+        raise EngineError(f"a tensor in the builder's listing is not understood: {text[:80]!r}")
     return tuple(
-        Tensor(name, tuple(int(size) for size in shape.split(",") if size), find_type(dtype))
-        for name, shape, dtype in _TENSOR.findall(text)
+        Tensor(
+            node_name(name),
+            tuple(int(size) for size in shape.split(",") if size),
+            find_type(dtype),
+        )
+        for name, shape, dtype in found
     )
 
 
@@ -126,7 +134,7 @@ def _described_tensors(entries: object) -> tuple[Tensor, ...]:
         sizes = values.get("Dimensions")
         shape = tuple(s for s in sizes if isinstance(s, int)) if isinstance(sizes, list) else ()
         dtype = find_type(types[0]) if types else find_type("")
-        found.append(Tensor(str(values.get("Name", "")), shape, dtype))
+        found.append(Tensor(node_name(str(values.get("Name", ""))), shape, dtype))
     return tuple(found)
 
 
@@ -139,7 +147,8 @@ def _layer(
     stream: str,
 ) -> Layer:
     inputs, constants, outputs = sides
-    nodes = tuple(_NODE.findall(metadata)) or _named_after(name)
+    name, kernel = node_name(name), node_name(kernel)
+    nodes = tuple(map(node_name, _NODE.findall(metadata))) or _named_after(name)
     kind = _kind(name, layer_type, inputs, constants, outputs)
     number = int(stream) if stream.isdecimal() else 0
     return Layer(name, kind, inputs, constants, outputs, nodes, kernel, number)

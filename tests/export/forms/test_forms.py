@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 
@@ -15,7 +17,9 @@ from vit_edge.calibration.collect import Calibration
 from vit_edge.calibration.onnx_file import to_bytes
 from vit_edge.export.engines import same_answers
 from vit_edge.export.forms import DEFAULT, FORMS, GraphForm, aux_streams, write_in
+from vit_edge.export.forms.patches import patches_as_product
 from vit_edge.export.forms.qkv import cut_apart, join, saturate
+from vit_edge.export.forms.quantisers import quantise_before_layout
 from vit_edge.export.forms.search import Cost, search_form
 from vit_edge.export.forms.shorten import shorten
 from vit_edge.export.graph_edit import array
@@ -127,6 +131,88 @@ def test_patches_of_another_layout_stay_a_convolution(lowered: ir.Model) -> None
     convolution.attributes["strides"] = ir.AttrInt64s("strides", [4, 4])
     assert write_in(copy, {"patches": "product"}) is copy
     assert count(write_in(lowered, {"patches": "product"}))["Conv"] == 0
+
+
+def small(nodes: str, **constants: np.ndarray) -> ir.Model:
+    """A graph from the text of its nodes; `x` is float `[2, 6, 8]`, `y` its output."""
+    text = f"""<ir_version: 9, opset_import: ["" : 20]>
+    graph (float[2, 6, 8] x) => (y) {{ {nodes} }}"""
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.extend(
+        onnx.numpy_helper.from_array(value, name) for name, value in constants.items()
+    )
+    return ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+
+
+def run_small(model: ir.Model) -> np.ndarray:
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    x = np.random.default_rng(0).standard_normal((2, 6, 8), np.float32)
+    result: np.ndarray = np.concatenate([o.ravel() for o in session.run(None, {"x": x})])
+    return result
+
+
+def weights(*names: str) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(1)
+    return {name: random.standard_normal((8, 8), np.float32) for name in names}
+
+
+class TestGraphsOfOthers:
+    """What other exporters write."""
+
+    bias = np.arange(8, dtype=np.float32)
+
+    def check(self, model: ir.Model, products: int) -> None:
+        expected = run_small(model)
+        for rewrite in (saturate, join, cut_apart, quantise_before_layout):
+            copy = model.clone()
+            rewrite(copy)
+            np.testing.assert_allclose(run_small(copy), expected, rtol=1e-5, atol=1e-5)
+        copy = model.clone()
+        saturate(copy)
+        assert count(copy)["MatMul"] == products
+
+    def test_one_has_no_bias_and_all_are_far_apart(self) -> None:
+        nodes = """q0 = MatMul(x, a) q = Add(q0, b) t = Tanh(q) k = MatMul(x, c)
+        s = Mul(t, k) v0 = MatMul(x, d) v = Add(b, v0) y = Add(s, v)"""
+        self.check(small(nodes, b=self.bias, **weights("a", "c", "d")), products=1)
+
+    def test_a_bias_of_one_number_stays_an_add(self) -> None:
+        nodes = "q0 = MatMul(x, a) q = Add(q0, b) k = MatMul(x, c) y = Add(q, k)"
+        self.check(small(nodes, b=self.bias[1:2], **weights("a", "c")), products=1)
+
+    def test_a_product_is_the_output_itself(self) -> None:
+        model = small("y = MatMul(x, a) z = MatMul(x, c)", **weights("a", "c"))
+        model.graph.outputs.append(
+            next(n.outputs[0] for n in model.graph if n.outputs[0].name == "z")
+        )
+        self.check(model, products=1)
+
+    def test_a_product_that_two_read_before_its_bias_keeps_it_outside(self) -> None:
+        nodes = "p = MatMul(x, a) q = Add(p, b) k = MatMul(x, c) s = Mul(p, q) y = Add(s, k)"
+        self.check(small(nodes, b=self.bias, **weights("a", "c")), products=1)
+
+    def test_what_is_read_unquantised_too_stays_so(self) -> None:
+        nodes = """p = MatMul(x, a) t = Transpose <perm = [0, 2, 1]> (p) q = QuantizeLinear(t, s, z)
+        d = DequantizeLinear(q, s, z) y = Add(d, t)"""
+        constants = {"s": np.array(0.5, np.float32), "z": np.array(0, np.int8)}
+        self.check(small(nodes, **constants, **weights("a")), products=1)
+
+    @pytest.mark.parametrize(("side", "fits"), [(6, True), (7, False)])
+    def test_patches_that_leave_pixels_over_stay_a_convolution(self, side: int, fits: bool) -> None:
+        patches = (side // 2) ** 2
+        text = f"""<ir_version: 9, opset_import: ["" : 20]>
+        graph (float[2, {side}, {side}, 3] x) => (y) {{
+            t = Transpose <perm = [0, 3, 1, 2]> (x) p = Conv <strides = [2, 2]> (t, w)
+            r = Reshape(p, flat) y = Transpose <perm = [0, 2, 1]> (r) }}"""
+        proto = onnx.parser.parse_model(text)
+        constants = {"w": np.ones((4, 3, 2, 2), np.float32), "flat": np.array([2, 4, patches])}
+        proto.graph.initializer.extend(
+            onnx.numpy_helper.from_array(value, name) for name, value in constants.items()
+        )
+        model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+        assert patches_as_product(model) is fits
 
 
 class TestShortened:

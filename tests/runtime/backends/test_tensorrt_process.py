@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -59,6 +60,38 @@ class TestUnwell:
         assert str(caught.value).startswith("unwell 1.0 cannot build int8 of a ViT: ")
         assert str(caught.value).isprintable()
         assert children() == before
+
+    def test_a_build_can_be_stopped_from_another_thread(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("UNWELL", "hangs")
+        before, stop = children(), threading.Event()
+        threading.Timer(1.0, stop.set).start()
+        with pytest.raises(EngineError, match="it was stopped"):
+            UNWELL.compile(tiny_graph(), SPEC, BuildOptions(stopped=stop.is_set))
+        assert children() == before
+
+    def test_no_process_is_one_clear_error_and_leaks_nothing(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "executable", "/nowhere/python")
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            with pytest.raises(EngineError, match="no process to build in could be started"):
+                UNWELL.compile(tiny_graph(), SPEC, BuildOptions())
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    def test_nothing_beside_it_is_taken_for_a_module_or_a_job(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In a folder that somebody else made, and for a graph whose weights have chosen names."""
+        monkeypatch.setenv("UNWELL", "raises")
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "json.py").write_text("raise SystemExit('taken')")
+        hostile = memoryview(b'{"module": "antigravity"}')
+        options = BuildOptions(external={"job.json": hostile, "outcome.json": hostile})
+        with pytest.raises(EngineError, match="no such tactic"):
+            UNWELL.compile(tiny_graph(), SPEC, options)
 
     def test_a_build_has_a_time_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("UNWELL", "hangs")

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from vit_edge.runtime.backends.base import AskedProduct, Built
 from vit_edge.runtime.errors import BundleError
+from vit_edge.runtime.tools.plan.devices import DEVICES
 from vit_edge.runtime.tools.plan.engine_plan import EnginePlan, PlanAtBatch, decode_plan, plan_of
-from vit_edge.runtime.tools.plan.show import plan_cells, shortfall
+from vit_edge.runtime.tools.plan.show import (
+    estimate_cells,
+    estimate_rows,
+    plan_cells,
+    shortfall,
+)
 
 from .inspected import ASKED, TEN
 from .test_listing import LISTINGS
@@ -89,6 +97,36 @@ def test_a_plan_is_kept_as_it_is() -> None:
     kept = plan("int8-together", asked())
     assert decode_plan(kept.encode()) == kept
     assert kept.batches == (PlanAtBatch(8, kept.layers),)
+
+
+def changed(value: Any) -> Iterator[Any]:
+    """`value`, JSON, with one leaf after the other made into something hostile."""
+    hostile = (None, -1, 0, 10**39, "", "?", "x" * 70_000, [], {}, [0, 8], [10**39], 1e308)
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from ({**value, key: other} for other in changed(inner))
+    elif isinstance(value, list) and value:
+        yield from ([other, *value[1:]] for other in changed(value[0]))
+    yield from hostile
+
+
+def test_a_hostile_plan_is_refused_or_read_and_nothing_else() -> None:
+    whole = plan("int8-together", asked())
+    picked = [next(x for x in whole.layers if x.kind == kind) for kind in ("attention", "gemm")]
+    picked += [next(x for x in whole.layers if x.kind == "convolution")]
+    for layer in picked:
+        small = replace(whole, layers=(layer,), batches=(PlanAtBatch(8, (layer,)),))
+        value, refused = json.loads(small.encode()), 0
+        for other in changed(value):
+            try:
+                read = decode_plan(json.dumps(other).encode())
+            except BundleError:
+                refused += 1
+                continue
+            plan_cells(read.summary())
+            for row in estimate_rows({"x": read}, tuple(DEVICES.values())):
+                estimate_cells(row)
+        assert refused > 200
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b"[" * 5000, b'{"library": 3}'])

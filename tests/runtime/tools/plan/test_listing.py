@@ -83,6 +83,13 @@ class TestListing:
         (found,) = read_layers(f"Layers:\n{line}")
         assert (found.kind, found.stream, found.is_kernel, found.bytes) == ("wait", 3, False, 0)
 
+    def test_a_tensor_that_is_not_understood_is_an_error_and_not_left_out(self) -> None:
+        text = (
+            (LISTINGS / "int4.txt").read_text().replace("Dimensions: [1576,", "Dimensions: [1576, ")
+        )
+        with pytest.raises(EngineError, match="a tensor in the builder's listing"):
+            read_layers(text)
+
     def test_a_line_that_is_not_understood_is_named(self) -> None:
         with pytest.raises(EngineError, match="not understood: 'Name: x, Kind: y'"):
             read_layers("Layers:\nName: x, Kind: y")
