@@ -52,7 +52,7 @@ def test_a_users_own_modules_do_not_matter(app: Path) -> None:
 
 
 def test_the_names_of_the_package_are_the_runtimes() -> None:
-    assert set(vit_edge.__all__) == {*vit_edge.runtime.__all__, "__version__"}  # type: ignore[attr-defined]
+    assert set(vit_edge.__all__) == {*vit_edge.runtime.__all__, "__version__"}
 
 
 @pytest.mark.slow

@@ -4,47 +4,10 @@ The names of the runtime are here: it imports numpy and the standard library. Tr
 and export need the extra `export`.
 """
 
-from vit_edge.runtime import (
-    Answer,
-    BackendError,
-    Bundle,
-    BundleError,
-    ClosedError,
-    Engine,
-    EngineError,
-    EngineInfo,
-    InputError,
-    Preprocess,
-    RollbackError,
-    SelfCheckError,
-    SignatureError,
-    VitEdgeError,
-    cosine_similarity,
-    read_video,
-    softmax,
-    unit_length,
-)
+from vit_edge import runtime
+from vit_edge.runtime import *  # noqa: F403
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Answer",
-    "BackendError",
-    "Bundle",
-    "BundleError",
-    "ClosedError",
-    "Engine",
-    "EngineError",
-    "EngineInfo",
-    "InputError",
-    "Preprocess",
-    "RollbackError",
-    "SelfCheckError",
-    "SignatureError",
-    "VitEdgeError",
-    "__version__",
-    "cosine_similarity",
-    "read_video",
-    "softmax",
-    "unit_length",
-]
+__all__ = ["__version__"]
+__all__ += runtime.__all__
