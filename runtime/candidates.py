@@ -56,7 +56,7 @@ def list_candidates(
     precisions = list(manifest.precisions) if precision is None else [precision]
     candidates = []
     for known in backends:
-        order = UNMEASURED_ORDER[known.graph]
+        order = UNMEASURED_ORDER.get(known.graph, ())
         for name in sorted(precisions, key=lambda p: order.index(p) if p in order else len(order)):
             if known.graph in manifest.precisions[name].graphs and name not in known.lacks:
                 candidates.append(Candidate(name, known))

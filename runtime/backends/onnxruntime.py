@@ -6,8 +6,8 @@ Source: ONNX Runtime Python API (InferenceSession), CUDA execution provider.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,14 +23,47 @@ from .installed import installed_version, is_installed
 from .streaming import stream_in_thread
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-_GPU = "onnxruntime-gpu"
-_DISTRIBUTIONS = ("onnxruntime", _GPU)
+_DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 _MISSING = "ONNX Runtime is not installed: pip install 'vit-edge[onnxruntime]'"
-_PROVIDERS: dict[str, Any] = {
-    CPU: CPU,
-    # TF32 would round fp32 matrix products to 10 bits: fp32 means fp32 here.
-    CUDA: (CUDA, {"use_tf32": "0"}),
+
+
+@dataclass(frozen=True)
+class ExecutionProvider:
+    """One of ONNX Runtime's ways to compute.
+
+    Attributes:
+        name: ONNX Runtime's.
+        extra: What installs it: an extra of vit-edge.
+        device: The device that it runs on, in words.
+        device_problem: Why there is no such device here; None if there is.
+        options: What it is told.
+        libraries: What it needs beside ONNX Runtime, in words; "" for nothing.
+    """
+
+    name: str
+    extra: str
+    device: Callable[[], str]
+    device_problem: Callable[[], str | None]
+    options: Mapping[str, str] = field(default_factory=dict)
+    libraries: str = ""
+
+
+PROVIDERS: dict[str, ExecutionProvider] = {
+    provider.name: provider
+    for provider in (
+        ExecutionProvider(CPU, "onnxruntime", cpu_name, lambda: None),
+        ExecutionProvider(
+            CUDA,
+            "onnxruntime-gpu",
+            lambda: cuda.device_name(),
+            lambda: cuda.device_problem(),
+            # TF32 would round fp32 matrix products to 10 bits: fp32 means fp32 here.
+            {"use_tf32": "0"},
+            "CUDA and cuDNN",
+        ),
+    )
 }
+"""A row for each execution provider that backends use."""
 
 
 def load_library() -> Any:
@@ -50,7 +83,7 @@ def load_library() -> Any:
 
 @dataclass(frozen=True)
 class OnnxRuntime(RunsGraphs):
-    """See `runtime.backends.base.Backend`. `provider` is an execution provider of ONNX Runtime."""
+    """See `runtime.backends.base.Backend`. `provider` is a key of `PROVIDERS`."""
 
     name: str
     provider: str
@@ -61,16 +94,18 @@ class OnnxRuntime(RunsGraphs):
         return installed_version(*_DISTRIBUTIONS) or str(load_library().__version__)
 
     def device(self) -> str:
-        return cpu_name() if self.provider == CPU else cuda.device_name()
+        return PROVIDERS[self.provider].device()
 
     def run_problem(self) -> str | None:
         if not is_installed("onnxruntime"):
             return _MISSING
-        if self.provider == CPU:
-            return None
-        problem = cuda.device_problem()
-        if problem is None and self.provider not in load_library().get_available_providers():
-            return f"this ONNX Runtime has no {self.provider}: pip install 'vit-edge[{_GPU}]'"
+        row = PROVIDERS[self.provider]
+        problem = row.device_problem()
+        # Every ONNX Runtime has the CPU: it need not be imported to know.
+        if problem is None and row.name != CPU:
+            available = load_library().get_available_providers()
+            if row.name not in available:
+                return f"this ONNX Runtime has no {row.name}: pip install 'vit-edge[{row.extra}]'"
         return problem
 
     def open(
@@ -88,11 +123,13 @@ class OnnxRuntime(RunsGraphs):
             raise EngineError(
                 f"ONNX Runtime {self.version()} refuses the graph: {first_line(error)}"
             ) from None
-        # Where CUDA's libraries do not load, ONNX Runtime would go on with the CPU and only log it.
+        # Where a provider's libraries do not load, ONNX Runtime would go on with the CPU and only
+        # log it.
         if session.get_providers()[0] != self.provider:
+            libraries = PROVIDERS[self.provider].libraries or "libraries"
             raise EngineError(
                 f"ONNX Runtime {self.version()} cannot start {self.provider} and would run on the "
-                "CPU: install the CUDA and cuDNN that it was built for"
+                f"CPU: install the {libraries} that it was built for"
             )
         return OnnxRuntimeSession(session, spec)
 
@@ -112,7 +149,9 @@ def _open(blob: bytes, options: Any, provider: str) -> Any:
     library = load_library()
     if provider != CPU and hasattr(library, "preload_dlls"):  # CUDA that came by pip
         library.preload_dlls()
-    return library.InferenceSession(blob, options, providers=[_PROVIDERS[provider]])
+    row = PROVIDERS[provider]
+    wanted = (row.name, dict(row.options)) if row.options else row.name
+    return library.InferenceSession(blob, options, providers=[wanted])
 
 
 def _options(external: External) -> Any:

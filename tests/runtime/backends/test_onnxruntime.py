@@ -6,9 +6,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from vit_edge.runtime.backends import BACKENDS
-from vit_edge.runtime.backends.onnxruntime import open_inference
+from vit_edge.runtime.backends.onnxruntime import (
+    PROVIDERS,
+    ExecutionProvider,
+    OnnxRuntime,
+    open_inference,
+)
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.candidates import list_candidates
+from vit_edge.runtime.errors import EngineError
 
 from .tiny import SPEC, tiny_frames, tiny_graph, tiny_scores
 
@@ -34,6 +43,34 @@ def test_a_process_that_may_use_one_core_computes_on_that_core(bundle_source: Pa
     )
     command = [sys.executable, "-c", code, str(bundle_source)]
     assert subprocess.run(command, capture_output=True, text=True).stdout == "1\n"
+
+
+class TestAnotherProvider:
+    """A row in the table is all that one takes."""
+
+    @pytest.fixture
+    def backend(self, monkeypatch: pytest.MonkeyPatch) -> OnnxRuntime:
+        row = ExecutionProvider("NPUExecutionProvider", "npu", lambda: "an NPU", lambda: None)
+        monkeypatch.setitem(PROVIDERS, row.name, row)
+        return OnnxRuntime("onnxruntime-npu", row.name, graph="npu")
+
+    def test_what_is_missing_is_said_by_its_name(self, backend: OnnxRuntime) -> None:
+        assert backend.device() == "an NPU"
+        assert backend.run_problem() == (
+            "this ONNX Runtime has no NPUExecutionProvider: pip install 'vit-edge[npu]'"
+        )
+
+    def test_the_cpu_never_stands_in_for_it(self, backend: OnnxRuntime) -> None:
+        with pytest.raises(EngineError, match=r"would run on the CPU|refuses the graph"):
+            backend.open(tiny_graph(), SPEC)
+
+    def test_a_bundle_without_a_graph_for_it_has_no_candidate(
+        self, backend: OnnxRuntime, bundle_source: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(BACKENDS, backend.name, backend)
+        found = list_candidates(Bundle.open(bundle_source).manifest, None, None)
+        assert found
+        assert all(candidate.backend is not backend for candidate in found)
 
 
 def test_memory_is_laid_out_ahead_for_engines_and_not_for_data_sets() -> None:
