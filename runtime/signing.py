@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from .manifest import MANIFEST, MANIFEST_DIGEST
 from .releases import RELEASE, Release
 from .schema import encode
 from .signature import SIGNATURE, load_public_key
+from .writing import write_whole
 
 _MAX_KEY_BYTES = 1 << 16
 
@@ -51,7 +51,7 @@ def sign_bundle(
     )
     try:
         (path / SIGNATURE).unlink(missing_ok=True)
-        _replace(path / RELEASE, encode(release).encode())
+        write_whole(path / RELEASE, encode(release).encode(), mode=0o644)
         signer = model_signing.signing.Config().set_hashing_config(hashing)
         signer.use_elliptic_key_signer(private_key=private_key, password=password)
         signer.sign(path, path / SIGNATURE)
@@ -101,9 +101,3 @@ def _open_key(private_key: Path) -> tuple[bytes, bytes | None]:
     pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     load_public_key(pem)  # says which kinds of keys will do
     return pem, password
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
