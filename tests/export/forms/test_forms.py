@@ -193,6 +193,11 @@ class TestGraphsOfOthers:
         nodes = "p = MatMul(x, a) q = Add(p, b) k = MatMul(x, c) s = Mul(p, q) y = Add(s, k)"
         self.check(small(nodes, b=self.bias, **weights("a", "c")), products=1)
 
+    def test_a_cast_before_the_cut_stays(self) -> None:
+        nodes = """p = MatMul(x, a) c = Cast <to = 10> (p)
+        q, k = Split <axis = -1, num_outputs = 2> (c) m = Mul(q, k) y = Cast <to = 1> (m)"""
+        self.check(small(nodes, **weights("a")), products=1)
+
     def test_what_is_read_unquantised_too_stays_so(self) -> None:
         nodes = """p = MatMul(x, a) t = Transpose <perm = [0, 2, 1]> (p) q = QuantizeLinear(t, s, z)
         d = DequantizeLinear(q, s, z) y = Add(d, t)"""
