@@ -38,6 +38,8 @@ DEFAULT_MODELS = {
     "test_no_false_alarm": ("plain", "digits"),
     "test_each_effect_is_that_of_the_part_alone": ("plain",),
     "test_engines_are_built_in_every_precision": ("DeiT",),
+    "test_other_models_are_fused": ("timm", "vit eager"),
+    "test_our_own_model_comes_back_as_we_export_it": ("dynamo",),
 }
 """Of these tests on many models the default run takes these models; the others are slow."""
 
