@@ -73,9 +73,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one graph: its plan's cells and estimates by device and batch; or why it was
-    refused.
-    """
+    """One graph: its plan's cells and estimates by device and batch, or why it was refused."""
 
     how: str
     cells: tuple[str, ...]

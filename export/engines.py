@@ -65,7 +65,7 @@ class EngineBuilder:
 
     @property
     def tells_plans(self) -> bool:
-        """Whether it builds in seconds, without a GPU, and lists what it compiled."""
+        """True if it builds in seconds, without a GPU, and lists what it compiled."""
         backend = find_backend(self.target.backend)
         return isinstance(backend, TensorRT) and backend.builds_without_gpu
 
@@ -153,8 +153,9 @@ def devices_for(capabilities: Sequence[str]) -> tuple[Device, ...]:
 
 
 def same_answers(one: ir.Model, other: ir.Model, images: ImageSet, tolerance: float) -> bool:
-    """Whether two forms of a graph compute the same, on a few images and without the rounding to
-    16 bits, whose order differs between them.
+    """Returns whether two forms of a graph compute the same.
+
+    On a few images, and without the rounding to 16 bits, whose order differs between them.
 
     Args:
         one, other: The forms.

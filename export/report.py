@@ -105,7 +105,7 @@ def make_report(plan: Plan, results: list[PrecisionResult], passes: list[dict[st
 
 
 def _engine(name: str, engine: EngineResult) -> tuple[str, ...]:
-    """What the terminal shows of an engine."""
+    """Cells of `ENGINE_COLUMNS` for an engine."""
     size, summary = mebibytes(engine.file.stat().st_size), engine.summary
     if summary is None:
         return (name, str(engine.target), size, "-", "-", "-", "built; not run here")
@@ -150,7 +150,7 @@ def _rows(result: PrecisionResult, good: bool) -> list[tuple[str, ...]]:
 
 
 def _not_as_asked(result: PrecisionResult) -> str:
-    """What an engine of a precision does not do in it; "" if all do."""
+    """Layers of a precision's engines that do not run as asked, for the status; "" if all do."""
     problems = [shortfall(e.summary) for e in result.engines if e.summary is not None]
     return "".join(f", {problem}" for problem in dict.fromkeys(problems) if problem)
 
@@ -242,7 +242,7 @@ def _markdown(report: Report) -> str:
 
 
 def _engines(report: Report) -> list[str]:
-    """What the builder compiled, and what it is estimated to take."""
+    """Section on the engines: plans and estimated latencies."""
     if not report.engines:
         return ["None were built here."]
     parts = [_table(ENGINE_COLUMNS, report.engines), ABOUT_PLANS, _table(ENGINE_ROWS, report.plans)]

@@ -51,7 +51,7 @@ def _build(candidate: Candidate, bundle: Bundle, cache: DeviceCache, options: Bu
 
 
 def _describe(built: Built) -> str:
-    """What the engine really runs in; "" where its builder does not tell."""
+    """Says what the engine really runs in; "" where its builder does not tell."""
     try:
         summary = plan_of("", built).summary() if built.listing else None
     except EngineError as error:

@@ -60,7 +60,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Listing:
-    """What a builder told of the engine of that hash; the listing by lines."""
+    """Listing of the engine of that hash, by lines, and the products of its graph."""
 
     engine_sha256: str
     lines: tuple[str, ...]
@@ -139,9 +139,7 @@ class DeviceCache:
         self.store_engine(f"{key}|listing", encode(told).encode())
 
     def listing(self, key: str) -> Built | None:
-        """What was told of the engine that is stored under `key`, without the engine itself; None
-        if nothing was.
-        """
+        """Returns what was told of the engine under `key`, without it; None if nothing was."""
         raw, engine = self.engine(f"{key}|listing"), self.finding(key).engine
         try:
             told = None if raw is None else decode(_Listing, json.loads(raw))

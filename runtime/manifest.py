@@ -81,7 +81,7 @@ class EngineSpec:
 
 @dataclass(frozen=True)
 class PlanSummary:
-    """What an engine's builder compiled, by its own listing.
+    """Summary of an engine's plan: what its builder compiled, by its own listing.
 
     Attributes:
         kernels: Kernels that one call launches.

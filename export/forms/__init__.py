@@ -78,5 +78,5 @@ def write_in(model: ir.Model, form: GraphForm) -> ir.Model:
 
 
 def aux_streams(form: GraphForm) -> int | None:
-    """How many streams an engine of that form may use beside the main one."""
+    """Returns how many streams an engine of that form may use beside the main one."""
     return FORMS["streams"][{**DEFAULT, **form}["streams"]].max_aux_streams

@@ -75,7 +75,7 @@ def _cuts_patches(node: ir.Node) -> bool:
 
 
 def _covers(pixels: ir.Shape | None, node: ir.Node) -> bool:
-    """Whether the patches leave no pixel of `pixels` `[B, H, W, C]` over."""
+    """Returns whether the patches cover all of `pixels` `[B, H, W, C]`."""
     patches, kernel = node.outputs[0].shape, node.inputs[1]
     if pixels is None or patches is None or kernel is None or kernel.shape is None:
         return False

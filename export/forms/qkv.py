@@ -52,7 +52,7 @@ class _Product:
 
     @property
     def alike(self) -> tuple[object, ...]:
-        """What products have to share to be joined."""
+        """Properties that products have to share to be joined."""
         node, constants = self.dequantise, self.constants
         attributes = {} if node is None else {a.name: a.value for a in node.attributes.values()}
         kinds = [(value.dtype, len(value.shape or ()), _rows(value)) for value in constants]

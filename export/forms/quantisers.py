@@ -1,4 +1,4 @@
-"""Where the quantiser of attention's output stands: before or after its heads are laid out as
+"""Place of the quantiser of attention's output: before or after its heads are laid out as
 channels.
 """
 

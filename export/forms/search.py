@@ -24,13 +24,13 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MIN_GAIN = 1.005
-"""How much cheaper another choice than the default has to be."""
+"""Factor by which another choice than the default has to be cheaper."""
 _AT_ONCE = 2
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a form costs; less is better, faults first.
+    """Cost of a form; less is better, faults first.
 
     Attributes:
         faults: Layers that do not run in the type that the graph asks for, or whose weights are
@@ -44,7 +44,7 @@ class Cost:
     kernels: int
 
     def beats(self, other: Cost) -> bool:
-        """Whether it is worth leaving `other` for."""
+        """Returns whether it is worth leaving `other` for."""
         if self.faults != other.faults:
             return self.faults < other.faults
         if self.milliseconds is None or other.milliseconds is None:
@@ -111,8 +111,9 @@ def search_form(
 
 
 def at_once(function: Callable[[T], R], items: Sequence[T], stop: Callable[[], None]) -> list[R]:
-    """What `function` makes of each item, some at a time; `stop` is called where that is given up,
-    as by Ctrl-C, which threads do not see.
+    """Returns the results of `function` for all items, computed some at a time.
+
+    `stop` is called where that is given up, as by Ctrl-C, which threads do not see.
     """
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         try:
@@ -133,6 +134,6 @@ def cost_of(plan: EnginePlan, batch: int, devices: Sequence[Device]) -> Cost:
 
 
 def _makes_a_difference(model: ir.Model, name: str, form: GraphForm) -> bool:
-    """Whether the choice of the form `name` changes the graph or how it is built."""
+    """Returns whether the choice of the form `name` changes the graph or its build."""
     rewritten = write_in(model, {name: form[name]}) is not model
     return rewritten or aux_streams(form) != aux_streams(DEFAULT)

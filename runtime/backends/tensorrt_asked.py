@@ -1,4 +1,4 @@
-"""What an ONNX graph asks of its matrix products, as TensorRT's own parser reads it.
+"""Reads what an ONNX graph asks of its matrix products, through TensorRT's own parser.
 
 Source: TensorRT Python API (INetworkDefinition).
 """

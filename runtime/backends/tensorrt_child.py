@@ -37,7 +37,7 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be built.
+    """An engine to be built.
 
     Attributes:
         module: Python module of the library that builds.
@@ -63,7 +63,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job. The listing, which has lines, lies in a file of its own.
+    """Outcome of a job. The listing, which has lines, lies in a file of its own.
 
     Attributes:
         error: Why there is no engine; "" if there is one.
@@ -122,7 +122,7 @@ def printable(text: str) -> str:
 
 
 def _inspected(job: Job, library: Any, logger: Any, engine: bytes) -> str:
-    """What full TensorRT, which has a GPU here, tells of the engine; "" if that fails."""
+    """Asks full TensorRT, which has a GPU here, about the engine; "" if that fails."""
     if job.device is None or not hasattr(library, "EngineInspector"):
         return ""
     try:

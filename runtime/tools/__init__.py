@@ -1,1 +1,1 @@
-"""What people need beside the runtime; nothing of the runtime's core imports it."""
+"""Tools that people need beside the runtime, whose core imports none of them."""

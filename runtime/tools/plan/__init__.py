@@ -1,1 +1,1 @@
-"""What an engine's builder compiled: layers, what they run in, what they move and cost."""
+"""Plans of engines: the layers that a builder compiled, their types, bytes and cost."""

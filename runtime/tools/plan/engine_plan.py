@@ -35,7 +35,7 @@ class PlanAtBatch:
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """What an engine's builder compiled.
+    """Plan of an engine: what its builder compiled.
 
     Attributes:
         library: The builder and its version.
@@ -53,7 +53,7 @@ class EnginePlan:
 
     @property
     def blocks(self) -> int:
-        """How many attentions there are."""
+        """Number of attentions."""
         attentions = sum(not product.weights for product in self.products) // 2
         return max(attentions, sum(layer.kind == kinds.ATTENTION for layer in self.layers))
 
@@ -98,7 +98,7 @@ def plan_of(library: str, built: Built, batches: Mapping[int, Built] | None = No
 
 
 def decode_plan(raw: bytes) -> EnginePlan:
-    """What `EnginePlan.encode` wrote. Raises BundleError if it is not that."""
+    """Reads what `EnginePlan.encode` wrote. Raises BundleError if it is not that."""
     try:
         plan = decode(EnginePlan, parse_json(raw))
         plan.summary()  # refuses sums that are not possible
@@ -115,12 +115,12 @@ def layer_of(product: AskedProduct, layers: Sequence[Layer]) -> Layer | None:
 
 
 def asked_type(product: AskedProduct) -> str:
-    """What a product of the graph asks to be computed in: the wider one of its operands."""
+    """Returns the type that a product asks to be computed in: the wider one of its operands."""
     return widest(map(find_type, product.operands)) or UNKNOWN
 
 
 def _unmet(products: Sequence[AskedProduct], layers: Sequence[Layer]) -> list[str]:
-    """Where quantised numbers are asked for, and others are multiplied."""
+    """Names the layers that are asked for in quantised numbers and multiply others."""
     problems = []
     for product in products:
         asked, weight = asked_type(product), bits(find_type(product.operands[1]))

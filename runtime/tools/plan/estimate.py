@@ -22,7 +22,7 @@ LOW, HIGH = 0.7, 1.5
 _BANDWIDTH = 0.8
 """Share of the memory's bandwidth that kernels reach."""
 _CACHE_SPEED = 3.0
-"""How much faster the second-level cache is."""
+"""Speed of the second-level cache relative to the memory's."""
 _CACHE_SHARE = 0.5
 """Share of it that is there for what one kernel hands to the next."""
 _TILES = ((128, 128, 0.66), (128, 64, 0.57), (64, 64, 0.45), (64, 32, 0.3))
@@ -56,7 +56,7 @@ class Estimate:
 
     @property
     def bound(self) -> str:
-        """What most of the time goes into."""
+        """The part that takes most of the time."""
         parts = {
             "memory": self.moving, "arithmetic": self.multiplying, "launches": self.launching
         }  # fmt: skip
@@ -90,7 +90,7 @@ def estimate(layers: Sequence[Layer], batch: int, device: Device) -> Estimate | 
 
 
 def _shapeless(layer: Layer) -> bool:
-    """Whether it multiplies and has no output of two axes at least."""
+    """Returns whether it multiplies and has no output of two axes at least."""
     return (layer.multiplies or layer.kind == kinds.ATTENTION) and (
         not layer.outputs or len(layer.outputs[0].shape) < 2
     )

@@ -89,12 +89,12 @@ class Layer:
 
     @property
     def is_kernel(self) -> bool:
-        """Whether it launches something on the GPU."""
+        """True if it launches something on the GPU."""
         return self.kind not in NOT_KERNELS
 
     @property
     def multiplies(self) -> bool:
-        """Whether it multiplies matrices outside attention."""
+        """True if it multiplies matrices outside attention."""
         return self.kind in PRODUCTS
 
     @cached_property
@@ -112,7 +112,7 @@ class Layer:
 
     @property
     def precision(self) -> str:
-        """What it computes in.
+        """Type that it computes in.
 
         Of matrix products the type that the kernel's name tells, else the widest of their
         operands, to which the others are converted. Of anything else the narrowest of its inputs,
@@ -171,7 +171,7 @@ def kernels(layers: Sequence[Layer]) -> Iterator[Layer]:
 
 
 def _multiply(first: Tensor, second: Tensor, product: Tensor) -> bool:
-    """Whether `product` can be `first` `[..., M, K]` times `second` `[..., K, N]`."""
+    """Returns whether `product` can be `first` `[..., M, K]` times `second` `[..., K, N]`."""
     if len(product.shape) < 2 or first.shape[-1] != second.shape[-2]:
         return False
     if second.shape[-1] != product.shape[-1] or second.shape[-1] == _UNSPECIFIED:

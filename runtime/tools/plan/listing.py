@@ -21,7 +21,7 @@ from .layers import Layer, Tensor
 from .types import bits, find_type
 
 HEADER = "Layers:"
-"""How the builder's message with the layers begins."""
+"""Beginning of the builder's message with the layers."""
 
 _LINE = re.compile(
     r"Name: (?P<name>.*?), LayerType: (?P<type>\w+), Inputs: \[(?P<inputs>.*)\], "
@@ -176,7 +176,7 @@ def _kind(
 
 
 def _widens(constants: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> bool:
-    """Whether wide numbers are made of narrow constants."""
+    """Returns whether wide numbers are made of narrow constants."""
     before = [bits(t.dtype) or _WIDE for t in constants if len(t.shape) > 1]
     after = [bits(t.dtype) or _NARROW for t in outputs]
     return bool(before) and bool(after) and min(before) <= _NARROW and min(after) >= _WIDE

@@ -54,7 +54,7 @@ def shares(work: Mapping[str, float]) -> str:
 
 
 def shortfall(summary: PlanSummary) -> str:
-    """Which layers do not run as the graph asks, by name; "" if all do."""
+    """Names the layers that do not run as the graph asks; "" if all do."""
     named = [
         *summary.unmet,
         *(f"{layer} dequantised at each call" for layer in summary.dequantised),
@@ -123,7 +123,7 @@ def advice(rows: Sequence[EstimateRow]) -> tuple[str, ...]:
 
 
 def _gain(name: str, one: Estimate, wide: str, other: Estimate) -> str:
-    """How much faster a quantised precision is, and why no more."""
+    """Says how much faster a quantised precision is, and why no more."""
     gain = other.milliseconds / one.milliseconds
     text = f"{name} takes {1 / gain:.2f} of {wide}'s time"
     if gain >= _PAYS:

@@ -75,7 +75,7 @@ def bits(dtype: str) -> int | None:
 
 
 def kernel_type(name: str) -> str | None:
-    """What a matrix product's kernel multiplies, by its name; None if the name does not tell."""
+    """Returns the type that a kernel multiplies, by its name; None if that does not tell."""
     for pattern, names in _KERNELS:
         found = pattern.search(name)
         if found:
