@@ -20,7 +20,8 @@ from vit_edge.runtime.images import ImageSet
 from vit_edge.runtime.manifest import EngineSpec
 from vit_edge.runtime.metrics import image_centred
 from vit_edge.runtime.tools.plan.devices import DEVICES, PORTABLE, Device, nearest_capability
-from vit_edge.runtime.tools.plan.engine_plan import EnginePlan, plan_of
+from vit_edge.runtime.tools.plan.engine_plan import EnginePlan, PlanAtBatch, plan_of
+from vit_edge.runtime.tools.plan.listing import read_layers
 
 from .forms import GraphForm, aux_streams
 from .forms.search import FoundForm, at_once, search_form
@@ -106,20 +107,18 @@ class EngineBuilder:
             return None
         several = effort != FAST and self.tells_plans
         sizes = sorted(set(self.spec.batch[:2])) if several else []
-        library = f"{self.target.backend} {self.version}"
 
-        def alone(size: int) -> Built | None:
+        def alone(size: int) -> PlanAtBatch | None:
             try:
                 other = self.build(content, form, (size, size, size))
-                plan_of(library, other)
-                return other
+                return PlanAtBatch(size, read_layers(other.listing))
             except EngineError as error:
                 _log.warning("no estimate at batch %s: %s", size, error)
                 return None
 
-        found = zip(sizes, at_once(alone, sizes, self._given_up.set), strict=True)
+        batches = [at for at in at_once(alone, sizes, self._given_up.set) if at is not None]
         try:
-            return plan_of(library, built, {size: other for size, other in found if other})
+            return plan_of(f"{self.target.backend} {self.version}", built, batches)
         except EngineError as error:
             _log.warning("what runs in the engine is not known: %s", error)
             return None

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .backends.base import AskedProduct, Built, Scratch
-from .schema import SchemaError, decode, encode
+from .schema import SchemaError, decode, encode, printable
 from .writing import locked_if_possible, write_whole
 
 _INDEX, _LOCK = "device.json", "lock"
@@ -65,11 +65,6 @@ class _Listing:
     engine_sha256: str
     lines: tuple[str, ...]
     products: tuple[AskedProduct, ...]
-
-
-def _lines(built: Built) -> list[str]:
-    """Of the listing; `splitlines` would split at separators inside them too."""
-    return built.listing.split("\n")
 
 
 @dataclass(frozen=True)
@@ -133,9 +128,9 @@ class DeviceCache:
 
     def store_listing(self, key: str, built: Built) -> None:
         """Keeps what the builder told of the engine that is stored under `key`."""
-        lines = ("".join(c if c.isprintable() else " " for c in line) for line in _lines(built))
         digest = hashlib.sha256(built.engine).hexdigest()
-        told = _Listing(digest, tuple(lines), built.products)
+        lines = built.listing.split("\n")  # `splitlines` would split at separators inside them too
+        told = _Listing(digest, tuple(map(printable, lines)), built.products)
         self.store_engine(f"{key}|listing", encode(told).encode())
 
     def listing(self, key: str) -> Built | None:

@@ -150,6 +150,11 @@ def _text(value: str, where: str, limit: int) -> str:
     return value
 
 
+def printable(text: str) -> str:
+    """Returns `text` with a space for each character that a terminal may not take for text."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def _finite(value: float, where: str) -> float:
     try:
         number = float(value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ..schema import printable
 from .base import AskedProduct
 
 _LONGEST_NAME = 500
@@ -38,7 +39,7 @@ def _product(library: Any, maker: Any, makers: dict[str, Any]) -> AskedProduct:
 
 def node_name(text: str) -> str:
     """A node's name from a graph that anybody may have written, fit to be shown and kept."""
-    return "".join(c if c.isprintable() else " " for c in text[:_LONGEST_NAME])
+    return printable(text[:_LONGEST_NAME])
 
 
 def _operand(library: Any, tensor: Any, makers: dict[str, Any]) -> tuple[str, bool]:

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 from ..errors import EngineError, InputError
 from ..manifest import EngineSpec
-from ..schema import decode, encode
+from ..schema import decode, encode, printable
 from . import cuda
 from .base import AskedProduct
 from .tensorrt_build import Recipe, build_plan
@@ -112,13 +112,13 @@ def _carry_out(job: Job, folder: Path, told: TextIO, log: TextIO) -> Outcome:
     except Exception as error:  # the bindings raise RuntimeError, TypeError and their own
         bad_input = isinstance(error, InputError)
         detail = "; ".join([str(error) or type(error).__name__, *errors[:3]])
-        return Outcome(printable(detail)[:500], bad_input, (), _peak_bytes())
+        return Outcome(one_line(detail)[:500], bad_input, (), _peak_bytes())
     return Outcome("", False, products, _peak_bytes())
 
 
-def printable(text: str) -> str:
-    """`text` as one line that a terminal takes for text alone."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+def one_line(text: str) -> str:
+    """Returns `text` as one line that a terminal takes for text alone."""
+    return " ".join(printable(text).split())
 
 
 def _inspected(job: Job, library: Any, logger: Any, engine: bytes) -> str:

@@ -19,7 +19,7 @@ from ..errors import EngineError, InputError
 from ..schema import decode, encode
 from .base import BuildOptions, Built
 from .external import write_out
-from .tensorrt_child import ENGINE, GRAPH, JOB, LOG, OUTCOME, Job, Outcome, main, printable
+from .tensorrt_child import ENGINE, GRAPH, JOB, LOG, OUTCOME, Job, Outcome, main, one_line
 
 _log = logging.getLogger("vit_edge.tensorrt")
 
@@ -139,7 +139,7 @@ def _how_it_ended(status: int) -> str:
 
 def _pass_on_log(path: Path) -> None:
     """Gives what the library said to `logging`, where somebody wants to know."""
-    if _log.isEnabledFor(logging.DEBUG):
+    if _log.isEnabledFor(logging.DEBUG) and path.exists():  # it may end before it has a log
         for line in path.read_text(errors="replace").splitlines():
             _log.debug("%s", line)
 
@@ -150,7 +150,7 @@ def _last_words(folder: Path, *, crashed: bool) -> str:
     for name in names:
         path = folder / name
         lines = path.read_text(errors="replace").split("\n") if path.exists() else []
-        said = [printable(line).strip() for line in lines if line.strip()]
+        said = [one_line(line) for line in lines if line.strip()]
         if said:
             return f"; the last that it said: {said[-1][:200]}"
     return ""

@@ -81,17 +81,16 @@ class EnginePlan:
         return encode(self).encode()
 
 
-def plan_of(library: str, built: Built, batches: Mapping[int, Built] | None = None) -> EnginePlan:
-    """The plan of what a builder built, and of the same graph built for certain batch sizes alone.
+def plan_of(library: str, built: Built, batches: Sequence[PlanAtBatch] = ()) -> EnginePlan:
+    """The plan of what a builder built; `batches` is the same graph built for certain sizes alone.
 
     Raises:
         EngineError: if the listing is not understood.
     """
+    layers = read_layers(built.listing)
+    plan = EnginePlan(library, built.products, layers, tuple(batches), built.peak_bytes)
     try:
-        found = {size: read_layers(other.listing) for size, other in (batches or {}).items()}
-        at = tuple(PlanAtBatch(size, layers) for size, layers in sorted(found.items()))
-        plan = EnginePlan(library, built.products, read_layers(built.listing), at, built.peak_bytes)
-        plan.summary()
+        plan.summary()  # refuses sums that are not possible
     except ValueError as error:
         raise EngineError(f"the builder's listing is not understood: {error}") from None
     return plan

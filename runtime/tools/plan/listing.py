@@ -63,8 +63,15 @@ def read_layers(text: str) -> tuple[Layer, ...]:
         text: The builder's message, or what `EngineInspector.get_engine_information` wrote as JSON.
 
     Raises:
-        EngineError: if it is neither, or names the layers only.
+        EngineError: if it is neither, names the layers only, or tells what is not possible.
     """
+    try:
+        return _read(text)
+    except ValueError as error:
+        raise EngineError(f"the builder's listing is not understood: {error}") from None
+
+
+def _read(text: str) -> tuple[Layer, ...]:
     if text.lstrip().startswith(HEADER):
         lines = [line for line in text.splitlines() if line.startswith("Name: ")]
         found = [_LINE.match(line) for line in lines]

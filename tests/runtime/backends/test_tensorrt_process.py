@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -80,6 +81,16 @@ class TestUnwell:
             with pytest.raises(EngineError, match="no process to build in could be started"):
                 UNWELL.compile(tiny_graph(), SPEC, BuildOptions())
         assert len(os.listdir("/proc/self/fd")) == before
+
+    def test_a_process_that_ends_before_it_has_a_log_is_the_same_error(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (tmp_path / "python").write_text("#!/bin/sh\nexit 3\n")
+        (tmp_path / "python").chmod(0o700)
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+        caplog.set_level(logging.DEBUG, logger="vit_edge.tensorrt")
+        with pytest.raises(EngineError, match="the builder ended with status 3"):
+            UNWELL.compile(tiny_graph(), SPEC, BuildOptions())
 
     def test_nothing_beside_it_is_taken_for_a_module_or_a_job(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

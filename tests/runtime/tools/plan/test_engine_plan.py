@@ -13,6 +13,7 @@ from vit_edge.runtime.backends.base import AskedProduct, Built
 from vit_edge.runtime.errors import BundleError
 from vit_edge.runtime.tools.plan.devices import DEVICES
 from vit_edge.runtime.tools.plan.engine_plan import EnginePlan, PlanAtBatch, decode_plan, plan_of
+from vit_edge.runtime.tools.plan.listing import read_layers
 from vit_edge.runtime.tools.plan.show import (
     estimate_cells,
     estimate_rows,
@@ -44,7 +45,7 @@ def asked(weights: str = "INT8", activations: str = "INT8") -> tuple[AskedProduc
 
 def plan(name: str, products: tuple[AskedProduct, ...]) -> EnginePlan:
     built = Built(b"", (LISTINGS / f"{name}.txt").read_text(), products)
-    return plan_of("tensorrt-rtx 1.7.1", built, {8: built})
+    return plan_of("tensorrt-rtx 1.7.1", built, [PlanAtBatch(8, read_layers(built.listing))])
 
 
 def test_an_engine_that_does_what_is_asked() -> None:
