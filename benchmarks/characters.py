@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vit_edge.runtime.images import ImageSet, from_array
+from vit_edge.runtime.tools.images import ImageSet, from_array
 
 CLASSES = string.digits + string.ascii_uppercase + string.ascii_lowercase
 SIDE = 24

@@ -28,8 +28,8 @@ from vit_edge.export.plan import ExportRequest
 from vit_edge.export.progress import Display
 from vit_edge.runtime.backends import BACKENDS
 from vit_edge.runtime.bundle import Bundle
-from vit_edge.runtime.display import print_table, say
 from vit_edge.runtime.errors import first_line
+from vit_edge.runtime.tools.display import print_table, say
 
 from .card import Card, find_gpu
 from .gpu_contenders import WAYS, Contender, engines, pytorch

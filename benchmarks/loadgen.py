@@ -1,4 +1,4 @@
-"""MLPerf's LoadGen drives our Engine: an independent check of what `runtime.measure` measures.
+"""MLPerf's LoadGen drives our Engine: a check of `runtime.tools.measure` that is not ours.
 
     python -m benchmarks.loadgen BUNDLE [--precision P ...] [--backend B ...] [--seconds 5]
                                  [--batch 8] [--repeats 3] [--official]
@@ -31,17 +31,17 @@ from numpy.typing import NDArray
 
 from vit_edge.runtime import Engine
 from vit_edge.runtime.bundle import Bundle
-from vit_edge.runtime.measure.interference import Watch
-from vit_edge.runtime.measure.machine import describe_machine
-from vit_edge.runtime.measure.rounds import (
+from vit_edge.runtime.tools.check import list_runnable
+from vit_edge.runtime.tools.measure.interference import Watch
+from vit_edge.runtime.tools.measure.machine import describe_machine
+from vit_edge.runtime.tools.measure.rounds import (
     EARLY_STOPPING_CALLS,
     MLPERF_SECONDS,
     Schedule,
     Series,
     measure_rounds,
 )
-from vit_edge.runtime.measure.statistics import percentiles, throughput
-from vit_edge.runtime.rows import list_runnable
+from vit_edge.runtime.tools.measure.statistics import percentiles, throughput
 
 OUT = Path(__file__).parent / "results" / "loadgen.json"
 OFFICIAL_SAMPLES = 24576

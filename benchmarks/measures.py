@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from vit_edge.export.accuracy import paired_interval
 from vit_edge.runtime.backends.onnxruntime import open_inference
-from vit_edge.runtime.images import ImageSet
 from vit_edge.runtime.metrics import divergence, measure
+from vit_edge.runtime.tools.images import ImageSet
 
 Logits = NDArray[np.float32]
 _BATCH = 50

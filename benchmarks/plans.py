@@ -36,8 +36,8 @@ from vit_edge.export.passes import optimise
 from vit_edge.export.plan import DEFAULT_EFFORT, Target
 from vit_edge.export.precision import PRECISIONS
 from vit_edge.runtime.errors import EngineError
-from vit_edge.runtime.images import from_array
 from vit_edge.runtime.manifest import EngineSpec
+from vit_edge.runtime.tools.images import from_array
 from vit_edge.runtime.tools.plan.devices import find_device
 from vit_edge.runtime.tools.plan.engine_plan import EnginePlan
 from vit_edge.runtime.tools.plan.estimate import HIGH, LOW, estimate

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from vit_edge.runtime.bundle import Bundle
-from vit_edge.runtime.measure.interference import Watch
-from vit_edge.runtime.measure.machine import describe_machine
-from vit_edge.runtime.rows import list_runnable
+from vit_edge.runtime.tools.check import list_runnable
+from vit_edge.runtime.tools.measure.interference import Watch
+from vit_edge.runtime.tools.measure.machine import describe_machine
 
 from .scaling_plot import PLOT, draw
 

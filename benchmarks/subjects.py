@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from vit_edge.export.onnx_export import export_onnx
 from vit_edge.export.passes import optimise
-from vit_edge.runtime.images import ImageSet
 from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.runtime.tools.images import ImageSet
 from vit_edge.vit.datasets import digits
 from vit_edge.vit.training.digits import train_digits
 from vit_edge.vit.variants import find_variant

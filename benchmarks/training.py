@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vit_edge.runtime.images import ImageSet
 from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.runtime.tools.images import ImageSet
 from vit_edge.vit.config import ViTConfig
 from vit_edge.vit.training.recipe import parameter_groups
 from vit_edge.vit.vision_transformer import VisionTransformer

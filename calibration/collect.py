@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from vit_edge.runtime.backends.onnxruntime import open_inference
 from vit_edge.runtime.errors import InputError
-from vit_edge.runtime.images import ImageSet
+from vit_edge.runtime.tools.images import ImageSet
 
 from .observers import METHODS, SEARCH, Observer, require_method
 from .onnx_file import graph_digest, to_bytes

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from vit_edge.runtime.errors import InputError
-from vit_edge.runtime.images import ImageSet, load_path, sample, split
 from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.runtime.tools.images import ImageSet, load_path, sample, split
 from vit_edge.vit.datasets import DATASETS
 
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vit_edge.runtime.display import mebibytes, percent, print_table
 from vit_edge.runtime.schema import encode
+from vit_edge.runtime.tools.display import mebibytes, percent, print_table
 from vit_edge.runtime.tools.plan.devices import PORTABLE
 from vit_edge.runtime.tools.plan.show import (
     ESTIMATE_COLUMNS,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vit_edge.calibration.onnx_file import to_bytes
 from vit_edge.runtime.backends.onnxruntime import open_inference
 from vit_edge.runtime.errors import BackendError, EngineError, first_line
-from vit_edge.runtime.images import ImageSet
+from vit_edge.runtime.tools.images import ImageSet
 
 BATCH = 4
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from vit_edge.calibration.onnx_file import to_bytes
 from vit_edge.runtime.backends.onnxruntime import open_inference
-from vit_edge.runtime.images import ImageSet
 from vit_edge.runtime.metrics import divergence, image_centred
+from vit_edge.runtime.tools.images import ImageSet
 
 from .graph_copy import copy_between, find_value
 from .graph_edit import add_initializer, describe

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from vit_edge.calibration.collect import Calibration, collect
 from vit_edge.calibration.table import Origin
 from vit_edge.export.precision import find_precision, tensors_to_observe
-from vit_edge.runtime.images import ImageSet
+from vit_edge.runtime.tools.images import ImageSet
 
 ORIGIN = Origin("0" * 64, "1" * 64)
 

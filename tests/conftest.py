@@ -21,9 +21,9 @@ from vit_edge.export.pipeline import export_bundle
 from vit_edge.export.plan import ExportRequest
 from vit_edge.export.precision import PRECISIONS
 from vit_edge.export.progress import Display
-from vit_edge.runtime.images import ImageSet
 from vit_edge.runtime.latency import Effort
-from vit_edge.runtime.measure.rounds import Schedule
+from vit_edge.runtime.tools.images import ImageSet
+from vit_edge.runtime.tools.measure.rounds import Schedule
 from vit_edge.vit.checkpoints import encode_checkpoint
 from vit_edge.vit.datasets import digits, samples
 from vit_edge.vit.training.digits import train_digits
@@ -79,7 +79,7 @@ def _little_effort(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"{place}.QUICK", Effort(runs=1, seconds=0.0))
     little = Schedule(seconds=0.0, calls=4, rounds=2, settle_s=0.0)
     monkeypatch.setattr(
-        "vit_edge.runtime.compare.contest.schedule_for", lambda batch, seconds: little
+        "vit_edge.runtime.tools.compare.contest.schedule_for", lambda batch, seconds: little
     )
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_edge.runtime.errors import InputError
-from vit_edge.runtime.images import ImageSet, from_array
 from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.runtime.tools.images import ImageSet, from_array
 
 _SPLIT_SEED = 0
 _DIGITS_MAX = 16

@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 
 from vision_transformer import VisionTransformer
-from vit_edge.runtime.command_line import run_program
-from vit_edge.runtime.display import say
 from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.tools.command_line import run_program
+from vit_edge.runtime.tools.display import say
 
 from . import checkpoints, example_rollout
 from .datasets import digits

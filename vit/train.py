@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vit_edge.runtime.command_line import run_program
-from vit_edge.runtime.display import percent, say
 from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.tools.command_line import run_program
+from vit_edge.runtime.tools.display import percent, say
 
 from .checkpoints import encode_checkpoint
 from .datasets import digits

@@ -2,7 +2,7 @@
 
 import sys
 
-from vit_edge.runtime.__main__ import main
+from vit_edge.runtime.tools.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

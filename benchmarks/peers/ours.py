@@ -11,7 +11,7 @@ from vit_edge.calibration.observers import SEARCH
 from vit_edge.calibration.onnx_file import save_onnx
 from vit_edge.calibration.table import Origin
 from vit_edge.export.precision import PRECISIONS
-from vit_edge.runtime.images import from_array
+from vit_edge.runtime.tools.images import from_array
 
 from .job import Job, main
 

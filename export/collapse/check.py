@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from vit_edge.export.running import answers
 from vit_edge.export.simulate import simulate, sixteen_bit_types
 from vit_edge.runtime.errors import EngineError
-from vit_edge.runtime.images import ImageSet
 from vit_edge.runtime.metrics import measure
+from vit_edge.runtime.tools.images import ImageSet
 
 from .fault import ANSWERS, EXPORT, STRUCTURE, Fault
 from .finite import first_not_finite

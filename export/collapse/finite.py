@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from vit_edge.export.graph_edit import add_initializer, describe
 from vit_edge.export.running import outputs
-from vit_edge.runtime.images import ImageSet
+from vit_edge.runtime.tools.images import ImageSet
 
 from .fault import FINITE, Fault
 from .moments import Observed

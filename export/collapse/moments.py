@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_edge.export.running import outputs
-from vit_edge.runtime.images import ImageSet
+from vit_edge.runtime.tools.images import ImageSet
 
 from .forced import Forced
 from .places import Place

@@ -10,9 +10,9 @@ from vit_edge.export.passes import PassReport, optimise
 from vit_edge.export.quantise.sites import quantisable
 from vit_edge.export.reference import require_finite
 from vit_edge.runtime.errors import InputError, first_line
-from vit_edge.runtime.images import ImageSet
 from vit_edge.runtime.manifest import LOGITS
 from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.runtime.tools.images import ImageSet
 from vit_edge.vit.normalise import normalise
 
 from ..progress import Update

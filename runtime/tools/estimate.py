@@ -10,8 +10,8 @@ from pathlib import Path
 
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.candidates import list_candidates
-from vit_edge.runtime.display import print_table
 from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.tools.display import print_table
 
 from .plan.devices import DEVICES, PORTABLE, Device, find_device, nearest_capability
 from .plan.engine_plan import EnginePlan, decode_plan

@@ -13,7 +13,7 @@ from vit_edge.calibration.table import CalibrationTable, read_table
 from vit_edge.export.quantise.attention import attention_tensors
 from vit_edge.export.quantise.sites import find_sites
 from vit_edge.runtime.errors import InputError
-from vit_edge.runtime.images import ImageSet
+from vit_edge.runtime.tools.images import ImageSet
 
 from ..calibrate import ORIGIN, calibrate
 

@@ -12,8 +12,8 @@ from vit_edge.export.passes import optimise
 from vit_edge.export.precision import find_precision
 from vit_edge.export.quantise.units import find_units, raise_units
 from vit_edge.export.sensitivity import FEWEST, MOST, growing_graph, images_for, measure_sensitivity
-from vit_edge.runtime.images import ImageSet
 from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.runtime.tools.images import ImageSet
 from vit_edge.vit.config import BlockOptions, EmbeddingOptions, ReadoutOptions
 from vit_edge.vit.facts import HALF
 

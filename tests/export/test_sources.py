@@ -111,7 +111,7 @@ def test_classifier_brings_its_labels_into_the_bundle(tmp_path: Path) -> None:
 def test_embedding_model_is_exported_checked_and_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from vit_edge.runtime.__main__ import main
+    from vit_edge.runtime.tools.cli import main
 
     weights, out = clip_folder(tmp_path), tmp_path / "out"
     request = ExportRequest(weights=str(weights), out=out, targets=("onnxruntime",), max_batch=4)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from vit_edge.runtime.bundle import Bundle
-from vit_edge.runtime.compare.run import compare_bundle
 from vit_edge.runtime.engine import Engine
+from vit_edge.runtime.tools.compare.run import compare_bundle
 
 pytestmark = pytest.mark.gpu
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from vit_edge.runtime.__main__ import main
 from vit_edge.runtime.backends import BACKENDS, BuildOptions, Built, cuda
 from vit_edge.runtime.backends.tensorrt import TensorRT
 from vit_edge.runtime.bundle import Bundle
@@ -14,6 +13,7 @@ from vit_edge.runtime.candidates import Candidate
 from vit_edge.runtime.device_cache import DeviceCache, timing_caches
 from vit_edge.runtime.errors import EngineError
 from vit_edge.runtime.manifest import EngineSpec
+from vit_edge.runtime.tools.cli import main
 
 RTX = BACKENDS["tensorrt-rtx"]
 PROBLEM = RTX.build_problem()
@@ -75,7 +75,7 @@ def test_ctrl_c_ends_it_with_nothing_half_written(
     def progress(what: str, done: int, total: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vit_edge.runtime.build._say_progress", progress)
+    monkeypatch.setattr("vit_edge.runtime.tools.build._say_progress", progress)
     assert build(bundle_source) == 130
     assert kept(bundle_source) == {}
     folder = DeviceCache.of(Bundle.open(bundle_source).digest).folder

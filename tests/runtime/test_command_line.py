@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-import vit_edge.runtime.__main__
-from vit_edge.runtime.command_line import run_program
+import vit_edge.runtime.tools.cli
 from vit_edge.runtime.errors import InputError, SelfCheckError
+from vit_edge.runtime.tools.command_line import run_program
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_every_error_is_a_line_and_a_status(
 
 def test_a_full_disk_names_the_file() -> None:
     code = (
-        "from vit_edge.runtime.command_line import run_program\n"
+        "from vit_edge.runtime.tools.command_line import run_program\n"
         "def fail(): raise OSError(28, 'No space left on device', 'weights.bin')\n"
         "raise SystemExit(run_program('app', fail))"
     )
@@ -67,6 +67,6 @@ def test_an_interrupt_while_the_commands_are_gathered_is_one_line(
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
 
-    monkeypatch.setattr(vit_edge.runtime.__main__, "build_parser", interrupted)
-    assert vit_edge.runtime.__main__.main(["inspect", "x"]) == 130
+    monkeypatch.setattr(vit_edge.runtime.tools.cli, "build_parser", interrupted)
+    assert vit_edge.runtime.tools.cli.main(["inspect", "x"]) == 130
     assert capsys.readouterr().err == "vit-edge: interrupted\n"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_edge.runtime.__main__ import main
 from vit_edge.runtime.backends.onnxruntime import OnnxRuntimeSession
+from vit_edge.runtime.tools.cli import main
 
 ROW_FIELDS = {
     "precision", "backend", "batch", "p50_ms", "p90_ms", "p99_ms", "images_per_s", "top1",

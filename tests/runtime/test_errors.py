@@ -24,7 +24,7 @@ from vit_edge.runtime import (
 from vit_edge.runtime.answers import TopK
 from vit_edge.runtime.backends import BACKENDS
 from vit_edge.runtime.backends.onnxruntime import OnnxRuntimeSession
-from vit_edge.runtime.video import read_video
+from vit_edge.runtime.tools.video import read_video
 
 DOCS = Path(__file__).parents[2] / "docs" / "runtime.md"
 BACKEND = "onnxruntime"

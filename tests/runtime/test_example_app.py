@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vit_edge.runtime.errors import InputError
-from vit_edge.runtime.example_app import main, watch
+from vit_edge.runtime.tools.example_app import main, watch
 
 from .videos import write_video
 

@@ -60,7 +60,7 @@ def test_a_bundle_runs_with_numpy_and_one_backend_alone(bundle_source: Path, bac
 
 @pytest.mark.parametrize("command", ["check", "compare", "inspect"])
 def test_commands_run_with_numpy_and_onnxruntime_alone(bundle_source: Path, command: str) -> None:
-    code = "from vit_edge.runtime.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+    code = "from vit_edge.runtime.tools.cli import main\nsys.exit(main(sys.argv[1:]))"
     done = isolated(
         code,
         command,
@@ -72,7 +72,7 @@ def test_commands_run_with_numpy_and_onnxruntime_alone(bundle_source: Path, comm
 
 
 def test_export_without_its_extra_says_how_to_get_it() -> None:
-    code = "from vit_edge.runtime.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+    code = "from vit_edge.runtime.tools.cli import main\nsys.exit(main(sys.argv[1:]))"
     done = isolated(code, "export", "vit_digits")
     assert done.returncode == 2
     assert "pip install 'vit-edge[export" in done.stderr

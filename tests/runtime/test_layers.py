@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from vit_edge.runtime.__main__ import main
 from vit_edge.runtime.backends import BACKENDS, BuildOptions, cuda
 from vit_edge.runtime.backends.tensorrt import TensorRT
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.candidates import Candidate, build_engine
 from vit_edge.runtime.device_cache import DeviceCache
-from vit_edge.runtime.layers import read_all
+from vit_edge.runtime.tools.cli import main
+from vit_edge.runtime.tools.layers import read_all
 from vit_edge.runtime.tools.plan.devices import DEVICES
 
 from .tools.plan.inspected import TEN

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vit_edge.runtime import Bundle, Engine
-from vit_edge.runtime.__main__ import main
+from vit_edge.runtime.tools.cli import main
 
 from .videos import write_video
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vit_edge.runtime.errors import BackendError, InputError
-from vit_edge.runtime.video import read_video
+from vit_edge.runtime.tools.video import read_video
 
 from .videos import HEIGHT, WIDTH, frame, turn, write_video
 

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vit_edge.runtime.images import ImageSet
 from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.runtime.tools.images import ImageSet
 
 from ..datasets import digits
 from ..normalise import normalise

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vit_edge.runtime.errors import InputError
-from vit_edge.runtime.images import list_folder
+from vit_edge.runtime.tools.images import list_folder
 
 HELD_BACK = 0.2
 _READERS = 8

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from vit_edge.runtime.display import percent, say
+from vit_edge.runtime.tools.display import percent, say
 
 from .state import EpochResult
 

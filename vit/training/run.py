@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from vit_edge.runtime.display import percent, say
 from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.tools.display import percent, say
 
 from ..checkpoints import checkpoint_sha256, encode_checkpoint, locate
 from ..config import ViTConfig

@@ -16,8 +16,8 @@ from vit_edge.export.onnx_export import export_onnx
 from vit_edge.export.passes import optimise
 from vit_edge.export.reference import compute_reference
 from vit_edge.export.running import answers
-from vit_edge.runtime.images import ImageSet
 from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.runtime.tools.images import ImageSet
 from vit_edge.vit.config import BlockOptions, EmbeddingOptions, ReadoutOptions, ViTConfig
 from vit_edge.vit.datasets import digits, samples
 from vit_edge.vit.facts import IMAGENET

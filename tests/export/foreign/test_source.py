@@ -13,8 +13,8 @@ import pytest
 from vit_edge.export.foreign.rebuild import rebuild, require_same, require_vit
 from vit_edge.export.foreign.source import find_foreign_source, prepare, prepare_again
 from vit_edge.export.plan import ExportRequest, make_plan
-from vit_edge.runtime.__main__ import main
 from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.tools.cli import main
 from vit_edge.vit.facts import Facts
 from vit_edge.vit.vision_transformer import VisionTransformer
 

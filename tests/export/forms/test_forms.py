@@ -29,8 +29,8 @@ from vit_edge.export.precision import PRECISIONS
 from vit_edge.export.simulate import widen
 from vit_edge.runtime.backends import BACKENDS, BuildOptions
 from vit_edge.runtime.errors import EngineError
-from vit_edge.runtime.images import ImageSet
 from vit_edge.runtime.manifest import EngineSpec
+from vit_edge.runtime.tools.images import ImageSet
 from vit_edge.runtime.tools.plan.devices import DEVICES
 from vit_edge.runtime.tools.plan.engine_plan import EnginePlan, plan_of
 from vit_edge.vit.variants import find_variant

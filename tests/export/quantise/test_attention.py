@@ -18,7 +18,7 @@ from vit_edge.export.precision import find_precision
 from vit_edge.export.quantise.attention import attention_tensors, balance_all, find_attentions
 from vit_edge.export.simulate import simulate
 from vit_edge.runtime.errors import InputError
-from vit_edge.runtime.images import ImageSet
+from vit_edge.runtime.tools.images import ImageSet
 from vit_edge.vit.variants import Variant
 from vit_edge.vit.vision_transformer import VisionTransformer
 

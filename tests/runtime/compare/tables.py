@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from vit_edge.runtime.compare.comparison import (
+from vit_edge.runtime.tools.compare.comparison import (
     QUANTILES,
     ComparedRow,
     Comparison,
     Distribution,
     Sensitivity,
 )
-from vit_edge.runtime.compare.recommend import recommend
-from vit_edge.runtime.measure.interference import Interference
-from vit_edge.runtime.measure.machine import Machine
-from vit_edge.runtime.measure.statistics import Estimate
+from vit_edge.runtime.tools.compare.recommend import recommend
+from vit_edge.runtime.tools.measure.interference import Interference
+from vit_edge.runtime.tools.measure.machine import Machine
+from vit_edge.runtime.tools.measure.statistics import Estimate
 
 QUIET = Interference(load_before=0.1, load_after=1.9, others=0.01, stolen=0.0, cores=2)
 MACHINE = Machine(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vit_edge.runtime.compare.axes import Axis, decades, from_zero, spanning
+from vit_edge.runtime.tools.compare.axes import Axis, decades, from_zero, spanning
 
 values = st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=8)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vit_edge.runtime.compare.files import default_folder, write_reports
+from vit_edge.runtime.tools.compare.files import default_folder, write_reports
 
 from .tables import comparison, row
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from vit_edge.runtime.compare.labels import Box, around, place_labels
+from vit_edge.runtime.tools.compare.labels import Box, around, place_labels
 
 FRAME = Box(40, 20, 400, 270)
 

@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from vit_edge.runtime.compare.comparison import Comparison, Recommendation
-from vit_edge.runtime.compare.page import draw_page
+from vit_edge.runtime.tools.compare.comparison import Comparison, Recommendation
+from vit_edge.runtime.tools.compare.page import draw_page
 
 from .tables import UNITS, comparison, failed, row
 

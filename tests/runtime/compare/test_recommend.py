@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from vit_edge.runtime.compare.comparison import ComparedRow
-from vit_edge.runtime.compare.recommend import recommend
+from vit_edge.runtime.tools.compare.comparison import ComparedRow
+from vit_edge.runtime.tools.compare.recommend import recommend
 
 from .tables import failed, row
 

@@ -10,10 +10,10 @@ from vit_edge.runtime import Engine
 from vit_edge.runtime.backends.onnxruntime import OnnxRuntime, OnnxRuntimeSession
 from vit_edge.runtime.backends.openvino import OpenVino, OpenVinoSession
 from vit_edge.runtime.bundle import Bundle
-from vit_edge.runtime.compare.comparison import ComparedRow, Comparison
-from vit_edge.runtime.compare.run import compare_bundle
 from vit_edge.runtime.errors import BackendError, EngineError, InputError
-from vit_edge.runtime.measure.interference import Interference
+from vit_edge.runtime.tools.compare.comparison import ComparedRow, Comparison
+from vit_edge.runtime.tools.compare.run import compare_bundle
+from vit_edge.runtime.tools.measure.interference import Interference
 
 Bounds = tuple[float, float]
 
@@ -143,7 +143,7 @@ def test_engines_that_would_not_fit_are_not_opened_together(
 
     monkeypatch.setattr(OnnxRuntime, "open", opening)
     monkeypatch.setattr(OnnxRuntimeSession, "close", closing)
-    monkeypatch.setattr("vit_edge.runtime.compare.contest.available_memory", lambda: 1000)
+    monkeypatch.setattr("vit_edge.runtime.tools.compare.contest.available_memory", lambda: 1000)
     found = compare(bundle_source, backends=("onnxruntime",))
     assert most == [1]
     assert opened == []
@@ -209,12 +209,12 @@ def test_the_device_remembers_what_was_measured(
 
 def test_a_busy_machine_is_said(bundle_source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     busy = Interference(load_before=3.2, load_after=3.9, others=1.31, stolen=0.2, cores=2)
-    monkeypatch.setattr("vit_edge.runtime.compare.run.Watch.read", lambda self: busy)
+    monkeypatch.setattr("vit_edge.runtime.tools.compare.run.Watch.read", lambda self: busy)
     few = {"precisions": ("fp32",), "backends": ("openvino",)}
     (note,) = compare(bundle_source, **few).notes
     assert note.startswith("The machine was busy: other processes used 1.31 of 2 cores")
     quiet = Interference(load_before=0.1, load_after=1.9, others=0.02, stolen=0.0, cores=2)
-    monkeypatch.setattr("vit_edge.runtime.compare.run.Watch.read", lambda self: quiet)
+    monkeypatch.setattr("vit_edge.runtime.tools.compare.run.Watch.read", lambda self: quiet)
     assert compare(bundle_source, **few).notes == ()
 
 

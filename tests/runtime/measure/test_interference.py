@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vit_edge.runtime.measure import interference
-from vit_edge.runtime.measure.interference import Interference, Watch
+from vit_edge.runtime.tools.measure import interference
+from vit_edge.runtime.tools.measure.interference import Interference, Watch
 
 
 def stat(path: Path, *cores: str) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vit_edge.runtime.measure import machine
-from vit_edge.runtime.measure.machine import describe_machine
+from vit_edge.runtime.tools.measure import machine
+from vit_edge.runtime.tools.measure.machine import describe_machine
 
 
 def test_it_describes_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from vit_edge.runtime.errors import EngineError
-from vit_edge.runtime.measure.rounds import Call, Schedule, measure_rounds
+from vit_edge.runtime.tools.measure.rounds import Call, Schedule, measure_rounds
 
 ONE_EACH = Schedule(seconds=0.0, calls=6, rounds=6, settle_s=0.0)
 

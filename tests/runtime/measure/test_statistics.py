@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vit_edge.runtime.measure.rounds import Series
-from vit_edge.runtime.measure.statistics import (
+from vit_edge.runtime.tools.measure.rounds import Series
+from vit_edge.runtime.tools.measure.statistics import (
     Estimate,
     interleaved_ratio,
     percentiles,

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError
+from ..errors import InputError
+from ..preprocess import Preprocess
 from .images import EXTENSIONS
-from .preprocess import Preprocess
 from .video import VIDEO_EXTENSIONS, read_video, source_name
 
 if TYPE_CHECKING:
-    from .engine import Engine
+    from ..engine import Engine
 
 _log = logging.getLogger("vit_edge.runtime")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from html import escape
 
+from ..check import OK
 from ..display import figures, mebibytes, percent
 from ..measure.rounds import EARLY_STOPPING_CALLS, MLPERF_SECONDS
 from ..measure.statistics import Estimate
-from ..rows import OK
 from . import looks
 from .comparison import ComparedRow, Comparison
 from .svg import TIMES, element

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends.base import DeviceTimed
-from ..bundle import Bundle
-from ..candidates import Candidate
-from ..device_cache import DeviceCache
+from ...backends.base import DeviceTimed
+from ...bundle import Bundle
+from ...candidates import Candidate
+from ...device_cache import DeviceCache
+from ...errors import BackendError, EngineError
+from ...files import available_memory
+from ...frames import cut, run_frames
+from ...golden import GoldenSamples
+from ...manifest import EngineSpec
+from ..check import Opened, Row, failed_row, open_checked
 from ..display import say
-from ..errors import BackendError, EngineError
-from ..files import available_memory
-from ..frames import cut, run_frames
-from ..golden import GoldenSamples
-from ..manifest import EngineSpec
 from ..measure.rounds import EARLY_STOPPING_CALLS, Contest, Schedule, Series, measure_rounds
-from ..rows import Opened, Row, failed_row, open_checked
 
 SECONDS = 3.0
 """How long each engine is measured at each batch size, unless the user says otherwise."""

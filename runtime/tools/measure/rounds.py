@@ -21,8 +21,8 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BackendError, EngineError
-from ..latency import SETTLE_SECONDS, settle
+from ...errors import BackendError, EngineError
+from ...latency import SETTLE_SECONDS, settle
 
 SINGLE_STREAM, OFFLINE = "SingleStream", "Offline"
 """MLPerf's scenarios: one sample in flight, judged by the p90 of its latency; all samples at hand,

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from .bundle import Bundle
-from .compare.comparison import ComparedRow, Comparison
-from .compare.contest import SECONDS
-from .compare.files import default_folder, write_reports
-from .compare.run import compare_bundle
-from .display import print_table, say
-from .measure.statistics import Estimate
-from .rows import OK, cell
+from ...bundle import Bundle
+from ..check import OK, cell
+from ..display import print_table, say
+from ..measure.statistics import Estimate
+from .comparison import ComparedRow, Comparison
+from .contest import SECONDS
+from .files import default_folder, write_reports
+from .run import compare_bundle
 
 COLUMNS = (
     "precision", "backend", "batch", "p50_ms", "p90_ms", "p99_ms", "images_per_s", "speedup",

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .answers import DEFAULT_TOP
+from ..answers import DEFAULT_TOP
+from ..engine import Engine
+from ..errors import InputError
+from ..manifest import FEATURES
 from .display import percent, say
-from .engine import Engine
-from .errors import InputError
-from .manifest import FEATURES
 from .sources import Picture, Sampling, is_camera, read_pictures, score
 
 _FIRST_FEATURES = 5

@@ -6,13 +6,13 @@ import getpass
 from pathlib import Path
 from typing import Any
 
-from .bundle import Bundle, SignedRelease, read_release, verify_folder
-from .errors import BackendError, InputError
-from .manifest import MANIFEST, MANIFEST_DIGEST
-from .releases import RELEASE, Release
-from .schema import encode
-from .signature import SIGNATURE, load_public_key
-from .writing import write_whole
+from ..bundle import Bundle, SignedRelease, read_release, verify_folder
+from ..errors import BackendError, InputError
+from ..manifest import MANIFEST, MANIFEST_DIGEST
+from ..releases import RELEASE, Release
+from ..schema import encode
+from ..signature import SIGNATURE, load_public_key
+from ..writing import write_whole
 
 _MAX_KEY_BYTES = 1 << 16
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..check import OK
 from ..display import figures, mebibytes, percent
 from ..measure.rounds import SINGLE_STREAM
-from ..rows import OK
 from .comparison import REFERENCE, ComparedRow, Recommendation
 
 LEVEL = 1.02

@@ -8,6 +8,7 @@ from math import isfinite
 
 import numpy as np
 
+from ..check import OK, Row
 from ..measure.interference import Interference
 from ..measure.machine import Machine
 from ..measure.rounds import OFFLINE, SINGLE_STREAM, Series
@@ -18,7 +19,6 @@ from ..measure.statistics import (
     separate_ratio,
     throughput,
 )
-from ..rows import OK, Row
 from .contest import SINGLE, Measured
 
 REPORT_VERSION = 1

@@ -7,16 +7,16 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from .backends.base import Built
-from .backends.tensorrt import TensorRT
-from .bundle import Bundle
-from .candidates import list_candidates, load_blob
-from .device_cache import DeviceCache
+from ..backends.base import Built
+from ..backends.tensorrt import TensorRT
+from ..bundle import Bundle
+from ..candidates import list_candidates, load_blob
+from ..device_cache import DeviceCache
+from ..errors import BackendError, EngineError
 from .display import print_table
-from .errors import BackendError, EngineError
-from .tools.plan.engine_plan import EnginePlan, decode_plan, plan_of
-from .tools.plan.layers import Layer
-from .tools.plan.show import PLAN_COLUMNS, plan_cells, shortfall
+from .plan.engine_plan import EnginePlan, decode_plan, plan_of
+from .plan.layers import Layer
+from .plan.show import PLAN_COLUMNS, plan_cells, shortfall
 
 _COLUMNS = ("layer", "kind", "in", "out", "runs in")
 _LONGEST = 60

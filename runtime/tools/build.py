@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .backends import BuildOptions, Built, find_backend
-from .bundle import Bundle
-from .candidates import Candidate, build_engine, list_candidates
-from .device_cache import DeviceCache
+from ..backends import BuildOptions, Built, find_backend
+from ..bundle import Bundle
+from ..candidates import Candidate, build_engine, list_candidates
+from ..device_cache import DeviceCache
+from ..errors import BackendError, EngineError, InputError
 from .display import mebibytes, say
-from .errors import BackendError, EngineError, InputError
-from .tools.plan.engine_plan import plan_of
-from .tools.plan.show import shares, shortfall
+from .plan.engine_plan import plan_of
+from .plan.show import shares, shortfall
 
 
 def build_here(bundle: Bundle, target: str, precisions: Sequence[str], time_limit_s: float) -> bool:

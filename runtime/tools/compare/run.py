@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
-from ..bundle import Bundle
-from ..device_cache import DeviceCache
-from ..errors import InputError
+from ...bundle import Bundle
+from ...device_cache import DeviceCache
+from ...errors import InputError
+from ..check import OK, list_runnable
 from ..measure.interference import Interference, Watch
 from ..measure.machine import describe_machine
-from ..rows import OK, list_runnable
 from .comparison import (
     REPORT_VERSION,
     ComparedRow,

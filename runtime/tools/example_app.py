@@ -1,6 +1,6 @@
 """An edge app in a few lines: what the model sees in a folder, a picture, a video or a camera.
 
-    python -m vit_edge.runtime.example_app build/vit_digits FOLDER
+    python -m vit_edge.runtime.tools.example_app build/vit_digits FOLDER
 
 Expected: a line for each picture with its class, then how many there were in a second, reading
 and scaling them included.
@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 from vit_edge.runtime import Engine
-from vit_edge.runtime.command_line import run_program
-from vit_edge.runtime.sources import read_pictures, score
+from vit_edge.runtime.tools.command_line import run_program
+from vit_edge.runtime.tools.sources import read_pictures, score
 
 
 def watch(bundle: Path, source: str) -> None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from ..backends.cpu import cpu_name
-from ..files import available_memory
+from ...backends.cpu import cpu_name
+from ...files import available_memory
 
 _FREQUENCY = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 _CGROUPS = Path("/sys/fs/cgroup")

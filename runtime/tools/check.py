@@ -6,17 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .backends import BACKENDS, Session, find_backend
-from .bundle import Bundle
-from .candidates import Candidate, list_candidates, load_or_build, open_blob
-from .device_cache import DeviceCache
+from ..backends import BACKENDS, Session, find_backend
+from ..bundle import Bundle
+from ..candidates import Candidate, list_candidates, load_or_build, open_blob
+from ..device_cache import DeviceCache
+from ..errors import BackendError, EngineError
+from ..frames import run_frames
+from ..golden import GoldenSamples
+from ..manifest import FEATURES
+from ..metrics import Metrics
+from ..selfcheck import miss, run_golden
 from .display import mebibytes, percent, say
-from .errors import BackendError, EngineError
-from .frames import run_frames
-from .golden import GoldenSamples
-from .manifest import FEATURES
-from .metrics import Metrics
-from .selfcheck import miss, run_golden
 
 OK, FAILED = "ok", "failed"
 

@@ -10,17 +10,17 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from .backends import BACKENDS, BuildOptions
+from ..backends import BACKENDS, BuildOptions
+from ..bundle import Bundle, SignedRelease
+from ..errors import InputError
 from .build import build_here
-from .bundle import Bundle, SignedRelease
-from .compare_command import add_compare_arguments, run_compare
+from .check import Row, check_bundle, row_cells
+from .compare.command import add_compare_arguments, run_compare
 from .display import mebibytes, percent, print_table
-from .errors import InputError
+from .estimate import add_estimate_arguments, run_estimate
 from .layers import print_json, print_tables, read_all
-from .rows import Row, check_bundle, row_cells
-from .run_command import add_run_arguments, run_run
-from .tools.estimate import add_estimate_arguments, run_estimate
-from .tools.plan.show import PLAN_COLUMNS, plan_cells
+from .plan.show import PLAN_COLUMNS, plan_cells
+from .run import add_run_arguments, run_run
 
 Parsers = argparse._SubParsersAction  # argparse has no public name for it
 GRAPH_COLUMNS = ("precision", "for", "file", "agreement", "cosine", "measured on")

@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from ..errors import InputError, VitEdgeError, first_line
 from .display import say
-from .errors import InputError, VitEdgeError, first_line
 
 CLOSED_PIPE = 141
 """Exit status of a program whose reader went away, as shells give it (128 + SIGPIPE)."""

@@ -7,10 +7,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ..bundle import Bundle
-from ..errors import BundleError
-from ..files import Folder
-from ..schema import SchemaError, decode, parse_json
+from ...bundle import Bundle
+from ...errors import BundleError
+from ...files import Folder
+from ...schema import SchemaError, decode, parse_json
 from .comparison import Sensitivity
 
 _log = logging.getLogger("vit_edge.runtime")
