@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .backends.base import AskedProduct, Built, Scratch
+from .files import locked_if_possible, write_whole
 from .schema import SchemaError, decode, encode, printable
-from .writing import locked_if_possible, write_whole
 
 _INDEX, _LOCK = "device.json", "lock"
 

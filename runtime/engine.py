@@ -11,24 +11,25 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .answers import TopK
 from .backends import Frames, Session
+from .backends.base import give_back_freed
 from .bundle import Bundle
-from .candidates import list_candidates
+from .deployment import Deployment
 from .device_array import DeviceArray
-from .device_cache import DeviceCache
 from .errors import ClosedError, InputError
 from .frames import check_frames, cut, run_frames
-from .heap import give_back_freed
 from .manifest import Manifest
 from .preprocess import Preprocess
 from .selection import open_best
-from .signature import PublicKey
+
+if TYPE_CHECKING:
+    from .trust import PublicKey
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,8 @@ class Engine:
             SelfCheckError: if its answers are wrong here.
         """
         bundle = Bundle.open(path, public_key)
-        candidates = list_candidates(bundle.manifest, precision, backend)
-        chosen = open_best(bundle, DeviceCache.of(bundle.digest), candidates)
+        deployment = Deployment(bundle)
+        chosen = open_best(deployment, deployment.candidates(precision, backend))
         used = chosen.candidate.backend
         info = EngineInfo(
             chosen.candidate.precision, used.name, used.version(), used.device(), chosen.why

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 
 from .errors import BundleError
 from .preprocess import Preprocess
-from .releases import RELEASE
 from .schema import SchemaError, decode, parse_json
-from .signature import SIGNATURE
 
 SCHEMA_VERSION = 4
 OLDEST_SCHEMA = 3
 """Version 4 added what is known of an engine's plan."""
 MANIFEST, MANIFEST_DIGEST = "manifest.json", "manifest.sha256"
 GOLDEN, CALIBRATION = "golden.npz", "calibration.json"
+SIGNATURE = "model.sig"
+RELEASE = "release.json"
+"""Beside the manifest of a signed bundle, and signed with it."""
 LOGITS, FEATURES = "logits", "features"
 """Names of the output: scores of classes, or an embedding."""
 

@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
-from .pictures import MAX_PIXELS, open_picture, to_mode
-from .pixels import check_pixels
+from .pixels import MAX_PIXELS, check_pixels, open_picture, to_mode
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ClosedError, EngineError, first_line
-from ..heap import give_back_freed
 from ..manifest import EngineSpec
-from .base import Frames
+from .base import Frames, give_back_freed
 from .openvino_graph import as_convolutions, find_linears
 from .pool import Pool
 from .streaming import stream_in_thread

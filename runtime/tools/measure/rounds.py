@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import BackendError, EngineError
-from ...latency import SETTLE_SECONDS, settle
+from ...metrics import SETTLE_SECONDS, settle
 
 SINGLE_STREAM, OFFLINE = "SingleStream", "Offline"
 """MLPerf's scenarios: one sample in flight, judged by the p90 of its latency; all samples at hand,
