@@ -215,7 +215,9 @@ def external_locations(graph: bytes) -> set[str]:
 
 
 def _location(entry: Iterator[tuple[int, memoryview]]) -> set[str]:
-    """What an entry says if it is, or a sloppy reader might take it for, the location."""
+    """Returns the values of an entry that is the location, or that a sloppy reader might take for
+    it.
+    """
     fields = [(number, bytes(content)) for number, content in entry]
     if (_KEY, _LOCATION) not in fields:
         return set()

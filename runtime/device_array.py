@@ -206,7 +206,7 @@ class Tensor:
 
 
 class TensorInfo(NamedTuple):
-    """What a tensor is. `strides` are in elements; None is C-contiguous."""
+    """Description of a tensor. `strides` are in elements; None is C-contiguous."""
 
     address: int
     shape: tuple[int, ...]
@@ -246,7 +246,9 @@ def take(frames: Any) -> Tensor:
 
 
 def is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> bool:
-    """Whether strides (in elements) are those of C order; any will do for a dimension of size 1."""
+    """Tells whether strides (in elements) are those of C order; any will do for a dimension of size
+    1.
+    """
     if strides is None:
         return True
     expected = (prod(shape[i + 1 :]) for i in range(len(shape)))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What runs, where, and why it was chosen."""
+    """The engine that runs, where, and why it was chosen."""
 
     precision: str
     backend: str
@@ -47,7 +47,7 @@ class Engine:
     """A ViT on this device's best backend. Thread-safe; a context manager; call `close` otherwise.
 
     Attributes:
-        info: What runs and why.
+        info: The precision, backend and device, and why they were chosen.
         preprocess: Turns pictures into frames.
         top: The likeliest classes of an image's scores.
         labels: Names of the outputs, or None.
@@ -88,7 +88,7 @@ class Engine:
             public_key: Demands this key's signature, and no older release than has run here.
 
         Raises:
-            InputError: for an unknown precision or backend, or what is no public key.
+            InputError: if the precision, backend or public key is invalid.
             BundleError: if the bundle is missing or altered.
             SignatureError: if it is not signed with `public_key`.
             RollbackError: if it is older than one that this device has run.

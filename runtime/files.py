@@ -171,7 +171,7 @@ def write_whole(path: Path, data: bytes, mode: int = _PRIVATE) -> None:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """As `write_whole`, and a power cut after it loses nothing."""
+    """Writes like `write_whole`, and a power cut after it loses nothing."""
     with _replacing(path, _PRIVATE) as stream:
         stream.write(data)
         stream.flush()
@@ -202,7 +202,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked_if_possible(path: Path) -> Iterator[None]:
-    """As `locked`, but goes on where the file system knows no locks, as some over networks."""
+    """Locks like `locked`, but goes on where a file system, as some over networks, has no locks."""
     descriptor = _open_lock(path)
     try:
         with suppress(OSError):

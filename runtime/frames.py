@@ -1,4 +1,4 @@
-"""What an application passes in, checked, and cut to what an engine takes."""
+"""Frames from an application: checked, and cut to batches that an engine takes."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ SETTLE_SECONDS = 0.06
 
 @dataclass(frozen=True)
 class TimingBudget:
-    """How long to measure: at least `runs` calls and `seconds`, at most `most_runs` calls."""
+    """Duration of a measurement: at least `runs` calls and `seconds`, at most `most_runs` calls."""
 
     runs: int
     seconds: float

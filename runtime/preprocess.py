@@ -172,7 +172,7 @@ class Preprocess:
         return self._offset(width - self.width), self._offset(height - self.height)
 
     def _offset(self, rest: int) -> int:
-        """How much of `rest` pixels is cut off on the left or at the top."""
+        """Returns how many of `rest` pixels are cut off on the left or at the top."""
         return rest // 2 if self.crop_mode == "center_floor" else round(rest / 2)
 
 

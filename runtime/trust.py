@@ -46,7 +46,7 @@ PublicKey = str | os.PathLike[str] | bytes
 
 @dataclass(frozen=True)
 class SignedFiles:
-    """What a verified signature vouches for.
+    """The files that a verified signature vouches for.
 
     Attributes:
         key: SHA-256 in hex of the public key (its PEM, as Model Signing names keys).
@@ -236,7 +236,7 @@ def _expect(value: Any, wanted: Any, what: str) -> None:
 
 @dataclass(frozen=True)
 class Release:
-    """What `release.json` holds: a bundle's place among those that replace one another.
+    """Contents of `release.json`: a bundle's place among those that replace one another.
 
     Attributes:
         name: What they all are, such as "door camera"; a device counts each name by itself.
@@ -278,7 +278,7 @@ class _Seen:
 
 @dataclass(frozen=True)
 class SeenReleases:
-    """What this device has seen, on disk; safe with threads and processes."""
+    """The releases that ran on this device, on disk; safe with threads and processes."""
 
     folder: Path
 
@@ -341,7 +341,7 @@ def _line(key: str, release: Release) -> str:
 
 
 def _compare(seen: dict[str, int], key: str, release: Release) -> bool:
-    """Whether exactly this release is the newest seen. Raises RollbackError if it is older."""
+    """Tells whether this release is the newest seen. Raises RollbackError if it is older."""
     newest = seen.get(_line(key, release), 0)
     if release.number < newest:
         raise RollbackError(

@@ -177,7 +177,7 @@ def _show_precisions(bundle: Bundle) -> None:
 
 
 def _stored_rows(bundle: Bundle) -> list[Row]:
-    """What was measured at export, in the form of `compare`'s rows; `backend` is the kind."""
+    """Returns the figures measured at export as rows of `compare`; `backend` is the kind."""
     return [
         Row(
             precision=name,

@@ -39,7 +39,7 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long each contestant is measured.
+    """Duration and rounds of each contestant's measurement.
 
     Attributes:
         seconds: The least time of the calls that count, over all rounds.
@@ -64,7 +64,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Series:
-    """What was measured of one contestant.
+    """Measurements of one contestant.
 
     Attributes:
         rounds: For each round float64 `[calls]`, milliseconds of each call in order.
