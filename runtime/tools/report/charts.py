@@ -160,7 +160,6 @@ def _dots(
             axes.plot(value, line, look.mark(row.backend), ms=8, color=colour)
         line += 1
     axes.set_yticks(lines, labels if named else [""] * len(lines))
-    axes.tick_params(axis="y", length=0)
     axes.set_ylim(line - 0.4, -0.6)
 
 
@@ -185,7 +184,6 @@ def draw_latency(device: Device) -> Chart | None:
         for line, (row, distribution) in enumerate(pairs):
             _bands(axes, line, row, distribution, look)
         axes.set_yticks(range(len(pairs)), [look.engine(row) for row, _ in pairs])
-        axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(pairs) - 0.4, -0.6)
         axes.set_xlabel("latency in ms, end to end")
         axes.grid(visible=False, axis="y")
@@ -289,7 +287,6 @@ def draw_sensitivity(precision: str, layers: Sequence[Sensitivity]) -> Chart | N
         axes.invert_yaxis()
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
         axes.set_yticks(np.arange(len(kinds)) + 0.5, [_short(kind) for kind in kinds])
         step = -(-len(blocks) // 12)
         axes.set_xticks(np.arange(0, len(blocks), step) + 0.5, list(map(str, blocks[::step])))

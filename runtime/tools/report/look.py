@@ -159,9 +159,10 @@ def _settings(theme: Theme) -> dict[str, object]:
     """
     return {
         "svg.fonttype": "none", "svg.hashsalt": "vit-edge", "text.parse_math": False,
-        "font.size": 11, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.labelsize": 11,
+        "font.sans-serif": ["DejaVu Sans", "Verdana"], "font.size": 11, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.labelsize": 11,
         "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
         "text.color": theme.ink, "axes.labelcolor": theme.soft, "axes.edgecolor": theme.grid,
+        "xtick.major.size": 0, "ytick.major.size": 0,
         "xtick.color": theme.grid, "xtick.labelcolor": theme.soft,
         "ytick.color": theme.grid, "ytick.labelcolor": theme.ink,
         "axes.grid": True, "grid.color": theme.grid, "axes.axisbelow": True,

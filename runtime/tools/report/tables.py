@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from ..check import OK
 from ..compare.comparison import ComparedRow, Comparison
@@ -15,7 +14,6 @@ from .devices import Device, engine_name
 
 TIMES = "\u00d7"
 _NONE = "-"
-T = TypeVar("T")
 
 
 class Cell(NamedTuple):
@@ -33,67 +31,61 @@ class Line(NamedTuple):
     wrong: str
 
 
-@dataclass(frozen=True)
-class Table:
-    """Columns that somebody filled, and the lines under them; the first ones are names."""
+class Table(NamedTuple):
+    """Columns that somebody filled, and the lines under them, in groups by title."""
 
     columns: list[str]
-    lines: list[Line]
-    names: int
+    groups: list[tuple[str, list[Line]]]
 
 
-def _table(
-    columns: Mapping[str, Callable[[T], Cell]],
-    items: Sequence[T],
-    about: Callable[[T], tuple[bool, str]],
-    names: int = 1,
-) -> Table:
-    lines = [Line([show(item) for show in columns.values()], *about(item)) for item in items]
-    filled = [i for i in range(len(columns)) if any(line.cells[i].text != _NONE for line in lines)]
-    return Table(
-        [list(columns)[i] for i in filled],
-        [line._replace(cells=[line.cells[i] for i in filled]) for line in lines],
-        names,
-    )
+class _Item(NamedTuple):
+    """Rows of an engine: the one that is shown, and the one with the most images per second."""
+
+    device: Device
+    row: ComparedRow
+    best: ComparedRow
 
 
 def all_numbers(device: Device) -> Table:
     """A line for each engine and batch size of a device."""
-    return _table(
-        {"engine": lambda row: Cell(engine_name(row)), **_COLUMNS},
-        device.comparison.rows,
-        lambda row: (device.is_chosen(row), "" if row.status == OK else row.status),
-    )
+    columns = {name: _of_row(show) for name, show in _COLUMNS.items()}
+    return _table(columns, [("", [_Item(device, row, row) for row in device.comparison.rows])])
 
 
 def all_engines(devices: Sequence[Device]) -> Table:
     """A line for each device, precision and backend: at its smallest batch and its best rate."""
-    rows = []
+    groups = []
     for device in devices:
         failed = [row for row in device.comparison.rows if row.batch is None]
         first: dict[str, ComparedRow] = {}
         for row in (*device.engines, *failed):
             first.setdefault(engine_name(row), row)
-        rows += [(device, row, device.best_rate(row)) for row in first.values()]
-    columns: dict[str, Callable[[tuple[Device, ComparedRow, ComparedRow]], Cell]] = {
-        "device": lambda item: Cell(item[0].name),
-        "precision": lambda item: Cell(item[1].precision),
-        "backend": lambda item: Cell(item[1].backend),
-        "batch": lambda item: _COLUMNS["batch"](item[1]),
-        "p50 ms": lambda item: _COLUMNS["p50 ms"](item[1]),
-        "p90 ms": lambda item: _COLUMNS["p90 ms"](item[1]),
-        "images/s, best": lambda item: _COLUMNS["images/s"](item[2]),
-        "at batch": lambda item: _COLUMNS["batch"](item[2]),
-        "RMS error": lambda item: _COLUMNS["RMS error"](item[1]),
-        "agreement": lambda item: _COLUMNS["agreement"](item[1]),
-        "size": lambda item: _COLUMNS["size"](item[1]),
-    }
-    return _table(
-        columns,
-        rows,
-        lambda item: (item[0].is_chosen(item[1]), "" if item[1].status == OK else item[1].status),
-        names=3,
-    )
+        items = [_Item(device, row, device.best_rate(row)) for row in first.values()]
+        groups.append((device.name, items))
+    columns = {name: _of_row(_COLUMNS[name]) for name in ("batch", "p50 ms", "p90 ms")}
+    columns["images/s, best"] = lambda item: _COLUMNS["images/s"](item.best)
+    columns["at batch"] = lambda item: _COLUMNS["batch"](item.best)
+    columns |= {name: _of_row(_COLUMNS[name]) for name in ("RMS error", "agreement", "size")}
+    return _table(columns, groups)
+
+
+def _of_row(show: Callable[[ComparedRow], Cell]) -> Callable[[_Item], Cell]:
+    return lambda item: show(item.row)
+
+
+def _table(
+    columns: Mapping[str, Callable[[_Item], Cell]], groups: Sequence[tuple[str, Sequence[_Item]]]
+) -> Table:
+    """Leaves out the columns in which every cell is empty."""
+    items = [item for _, group in groups for item in group]
+    filled = {n: show for n, show in columns.items() if any(show(i).text != _NONE for i in items)}
+    return Table(["engine", *filled], [(t, [_line(i, filled) for i in g]) for t, g in groups])
+
+
+def _line(item: _Item, columns: Mapping[str, Callable[[_Item], Cell]]) -> Line:
+    row = item.row
+    cells = [Cell(engine_name(row)), *(show(item) for show in columns.values())]
+    return Line(cells, item.device.is_chosen(row), "" if row.status == OK else row.status)
 
 
 def _number(value: float | None, form: str) -> Cell:
