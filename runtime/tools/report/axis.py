@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import floor, log10
+from math import ceil, floor, log10
 from typing import Literal
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _WIDE = 3.0
@@ -32,10 +32,8 @@ def span(axes: Axes, which: Literal["x", "y"], values: Iterable[float], length: 
     if low > 0 and high > _WIDE * low:
         pad = max((high / low) ** 0.06, 1.1)
         low, high = low / pad, high * pad
-        decades = log10(high / low)
-        digits = next((d for d in ((1, 2, 5), (1, 3)) if decades * len(d) <= most), (1,))
         axes.set(**{f"{which}scale": "log"})
-        axis.set_major_locator(LogLocator(subs=digits, numticks=most + 1))
+        axis.set_major_locator(FixedLocator(_round_numbers(low, high, most)))
     else:
         pad = max(0.12 * (high - low), 0.02 * high)
         low, high = max(low - pad, 0.0) if low > 0 else 0.0, high + pad
@@ -43,6 +41,17 @@ def span(axes: Axes, which: Literal["x", "y"], values: Iterable[float], length: 
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: _label(value)))
     axes.set(**{f"{which}lim": (low, high)})
+
+
+def _round_numbers(low: float, high: float, most: int) -> list[float]:
+    """Ticks of a logarithmic axis: two at least and `most` at most, where there are such."""
+    powers = [10.0**n for n in range(floor(log10(low)), ceil(log10(high)) + 1)]
+    choices = [
+        [tick for power in powers for digit in digits if low <= (tick := digit * power) <= high]
+        for digits in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
+    ]
+    best = min(choices, key=lambda ticks: (not 2 <= len(ticks) <= most, abs(len(ticks) - most)))
+    return best[:: max(1, ceil(len(best) / (most + 1)))]
 
 
 def _label(value: float) -> str:

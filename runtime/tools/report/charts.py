@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -110,15 +110,16 @@ def draw_engines(devices: Sequence[Device]) -> Chart | None:
     quantities = [(n, q) for n, q in quantities if any(q(*pair) is not None for pair in pairs)]
 
     def draw(look: Look) -> Figure:
-        lines = len(pairs) + (len(devices) if len(devices) > 1 else 0)
+        titles = {d.name: look.fold(d.name) for d, _ in pairs} if len(devices) > 1 else {}
+        lines = len(pairs) + sum(1 + title.count("\n") for title in titles.values())
         stacked = len(quantities) if look.narrow else 1
         figure = look.figure(stacked * (19 * lines + 52) + 12)
         panels = figure.subplots(stacked, len(quantities) // stacked, squeeze=False).flat
-        for i, (axes, (name, quantity)) in enumerate(zip(panels, quantities, strict=True)):
+        for axes, (name, quantity) in zip(panels, quantities, strict=True):
             values = [quantity(*pair) for pair in pairs]
             known = [v for v in values if v is not None]
-            span(axes, "x", known, look.width - 130 if look.narrow else look.width / 5)
-            _dots(axes, pairs, values, look, named=look.narrow or i == 0)
+            span(axes, "x", known, look.width - 130 if look.narrow else look.width / 4)
+            _dots(axes, pairs, values, titles, look)
             axes.set_xlabel(name)
         return figure
 
@@ -140,26 +141,27 @@ def _dots(
     axes: Axes,
     pairs: Sequence[tuple[Device, ComparedRow]],
     values: Sequence[float | None],
+    titles: Mapping[str, str],
     look: Look,
-    named: bool,
 ) -> None:
-    """A line for each engine, below the name of its device where there are several."""
+    """A line for each engine, below the title of its device where it has one."""
     line, lines, labels = 0, [], []
-    several = len({device.name for device, _ in pairs}) > 1
-    for i, ((device, row), value) in enumerate(zip(pairs, values, strict=True)):
-        if several and (i == 0 or pairs[i - 1][0] is not device):
+    left = blended_transform_factory(axes.figure.transFigure, axes.transData)
+    titles, named = dict(titles), look.narrow or axes is axes.figure.axes[0]
+    for (device, row), value in zip(pairs, values, strict=True):
+        if title := titles.pop(device.name, ""):
+            line += 1 + title.count("\n")
             if named:
-                where = blended_transform_factory(axes.figure.transFigure, axes.transData)
-                axes.text(0.01, line, look.fold(device.name, lines=1), weight="bold", size=10,
-                          va="center", transform=where, in_layout=False)  # fmt: skip
-            line += 1
+                axes.text(0.01, line - 0.5, title, weight="bold", size=10, va="bottom",
+                          transform=left, in_layout=False)  # fmt: skip
         lines.append(line)
         labels.append(look.engine(row).replace("\n", " · "))
         if value is not None:
             colour = look.colour(row.precision)
             axes.plot(value, line, look.mark(row.backend), ms=8, color=colour)
         line += 1
-    axes.set_yticks(lines, labels if named else [""] * len(lines))
+    axes.set_yticks(lines, labels)
+    axes.tick_params(labelleft=named)
     axes.set_ylim(line - 0.4, -0.6)
 
 

@@ -103,10 +103,10 @@ class Look:
         """The name of a row's engine, in two lines where the chart is narrow."""
         return ("\n" if self.narrow else " · ").join(map(shorten, (row.precision, row.backend)))
 
-    def fold(self, text: str, lines: int = 2) -> str:
-        """A title, in so many lines at most."""
+    def fold(self, text: str) -> str:
+        """A title, in three lines at most."""
         letters = int(self.width / _LETTER) - 4
-        return "\n".join(wrap(text, letters, max_lines=lines, placeholder=" …"))
+        return "\n".join(wrap(text, letters, max_lines=3, placeholder=" …"))
 
     def legend(
         self, figure: Figure, rows: Sequence[ComparedRow], *more: Line2D, lines: bool = False
@@ -159,7 +159,8 @@ def _settings(theme: Theme) -> dict[str, object]:
     """
     return {
         "svg.fonttype": "none", "svg.hashsalt": "vit-edge", "text.parse_math": False,
-        "font.sans-serif": ["DejaVu Sans", "Verdana"], "font.size": 11, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.labelsize": 11,
+        "font.sans-serif": ["DejaVu Sans", "Verdana"],
+        "font.size": 11, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.labelsize": 11,
         "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
         "text.color": theme.ink, "axes.labelcolor": theme.soft, "axes.edgecolor": theme.grid,
         "xtick.major.size": 0, "ytick.major.size": 0,
