@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
@@ -20,7 +19,7 @@ from ..compare.comparison import QUANTILES, ComparedRow, Distribution, Sensitivi
 from ..display import figures
 from .axis import span
 from .devices import Device, engine_name, error, latency, pareto
-from .look import Chart, Look
+from .look import GOOD, INK, SHADES, SOFT, Chart, Look
 
 _FAR = 30.0
 """Rates that differ by more than this factor have a logarithmic axis."""
@@ -28,7 +27,6 @@ _BANDS = ((0.5, 99.5, 0.25), (10.0, 90.0, 0.5), (25.0, 75.0, 1.0))
 """Percentiles and opacity of the bands of a distribution."""
 _LAYER = re.compile(r"(?:.{0,60}\.)?(\d{1,6})\.(.{1,60})")
 _MOST_LAYERS = 2000
-_SHADES = 7
 LATENCY, ERROR, RATE = "median latency in ms", "relative RMS error", "images per second"
 
 
@@ -50,13 +48,13 @@ def draw_pareto(devices: Sequence[Device]) -> Chart | None:
         for axes, (device, rows) in zip(panels, shown, strict=True):
             if len(shown) > 1:
                 axes.set_title(look.fold(device.name))
-                _front(axes, pareto(everything), color=look.theme.soft, ls=":")
-            _front(axes, pareto(rows), color=look.theme.soft, ls="--")
+                _front(axes, pareto(everything), color=SOFT, ls=":")
+            _front(axes, pareto(rows), color=SOFT, ls="--")
             for row in rows:
                 _point(axes, row, look, ring=device.is_chosen(row))
             axes.set_ylabel(ERROR if len(shown) < 3 else "error")
         panels[-1].set_xlabel(f"{LATENCY}, end to end")
-        ring = Line2D([], [], ls="", marker="o", ms=12, mfc="none", mec=look.theme.good, mew=2,
+        ring = Line2D([], [], ls="", marker="o", ms=12, mfc="none", mec=GOOD, mew=2,
                       label="recommended")  # fmt: skip
         look.legend(figure, everything, ring)
         return figure
@@ -94,7 +92,7 @@ def _point(axes: Axes, row: ComparedRow, look: Look, ring: bool) -> None:
     face = colour if row.status == OK else "none"
     axes.plot(x, y, look.mark(row.backend), ms=8, mfc=face, mec=colour, mew=1.4)
     if ring:
-        axes.plot(x, y, "o", ms=15, mfc="none", mec=look.theme.good, mew=2)
+        axes.plot(x, y, "o", ms=15, mfc="none", mec=GOOD, mew=2)
 
 
 def draw_engines(devices: Sequence[Device]) -> Chart | None:
@@ -206,7 +204,7 @@ def draw_latency(device: Device) -> Chart | None:
 
 
 def _bands(axes: Axes, line: int, row: ComparedRow, d: Distribution, look: Look) -> None:
-    colour, ink = look.colour(row.precision), look.theme.ink
+    colour = look.colour(row.precision)
     for low, high, opacity in _BANDS:
         left, right = np.interp((low, high), QUANTILES, d.quantiles_ms)
         axes.barh(line - 0.08, right - left, 0.34, left, color=colour, alpha=opacity, lw=0)
@@ -217,8 +215,8 @@ def _bands(axes: Axes, line: int, row: ComparedRow, d: Distribution, look: Look)
     )
     for value, interval, height in marks:
         if value is not None:
-            axes.vlines(value, line - 0.08 - height, line + 0.09, color=ink, lw=1.6)
-            axes.plot(interval or (value, value), [line + 0.2] * 2, "|-", color=ink, lw=1.3, ms=4)
+            axes.vlines(value, line - 0.08 - height, line + 0.09, color=INK, lw=1.6)
+            axes.plot(interval or (value, value), [line + 0.2] * 2, "|-", color=INK, lw=1.3, ms=4)
 
 
 def draw_batches(device: Device) -> Chart | None:
@@ -284,7 +282,7 @@ def draw_sensitivity(precision: str, layers: Sequence[Sensitivity]) -> Chart | N
         low, high = float(grid.min()), float(grid.max())
         mesh = axes.pcolormesh(
             grid, norm=LogNorm(low, max(high, 1.01 * low)), edgecolors="face", lw=0.2,
-            cmap=matplotlib.colormaps[look.theme.shades].resampled(_SHADES),
+            cmap=SHADES,
         )  # fmt: skip
         axes.invert_yaxis()
         axes.grid(visible=False)

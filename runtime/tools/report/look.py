@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
 
 import matplotlib.style
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -28,28 +30,25 @@ _LETTER = 6.6
 """Points that a letter takes on average, rounded up."""
 
 
-@dataclass(frozen=True)
-class Theme:
-    """Colours: of text, lines and the recommendation, of precisions, and a map for heat maps."""
-
-    ink: str
-    soft: str
-    grid: str
-    good: str
-    colours: tuple[str, ...]
-    shades: str
-
-
-LIGHT = Theme(
-    "#1a1d21", "#5c6570", "#dfe3e8", "#00714f",
-    ("#4a5058", "#0072b2", "#d55e00", "#b8558f", "#00865f", "#b07d00", "#3c9fd6", "#7a6a58"),
-    "YlOrBr",
+INK, SOFT, GRID, GOOD = "#1a1d21", "#5c6570", "#dfe3e8", "#00714f"
+"""Colours of text, of lesser text, of lines, and of the recommendation."""
+COLOURS = (
+    "#4a5058", "#0072b2", "#d55e00", "#b8558f", "#00865f", "#b07d00", "#3c9fd6", "#7a6a58"
 )  # fmt: skip
-DARK = Theme(
-    "#e8eaed", "#a2abb6", "#333a42", "#5fd3a5",
-    ("#b6bec8", "#4aa8e0", "#ff8c42", "#e59ac6", "#3cc79a", "#eab83a", "#8fd0f7", "#c9b8a2"),
-    "YlOrBr_r",
+"""Colours of `KNOWN`, and the one of all others when these are spent."""
+SHADES = matplotlib.colormaps["YlOrBr"].resampled(7)
+_SHADES = [to_hex(SHADES(i)) for i in range(SHADES.N)]
+DARK = dict(
+    zip(
+        (INK, SOFT, GRID, GOOD, *COLOURS, *_SHADES),
+        (
+            "#e8eaed", "#a2abb6", "#333a42", "#5fd3a5", "#b6bec8", "#4aa8e0", "#ff8c42", "#e59ac6",
+            "#3cc79a", "#eab83a", "#8fd0f7", "#c9b8a2", *reversed(_SHADES),
+        ),
+        strict=True,
+    )
 )  # fmt: skip
+"""The colour that takes the place of each in the dark."""
 NARROW, WIDE = 360.0, 600.0
 """Widths in points, which are pixels where a chart is shown at its own size."""
 
@@ -79,7 +78,6 @@ class Key:
 class Look:
     """One rendering of a chart."""
 
-    theme: Theme
     width: float
     key: Key
 
@@ -88,7 +86,7 @@ class Look:
         return self.width == NARROW
 
     def colour(self, precision: str) -> str:
-        return self.theme.colours[self.key.precisions[precision]]
+        return COLOURS[self.key.precisions[precision]]
 
     def mark(self, backend: str) -> str:
         return _MARKS[self.key.backends[backend]]
@@ -112,7 +110,6 @@ class Look:
         self, figure: Figure, rows: Sequence[ComparedRow], *more: Line2D, lines: bool = False
     ) -> None:
         """Adds the colours and marks of these rows below the chart."""
-        soft = self.theme.soft
         handles = [
             Line2D(
                 [], [], lw=7, solid_capstyle="butt", color=self.colour(name), label=shorten(name)
@@ -120,7 +117,7 @@ class Look:
             for name in dict.fromkeys(row.precision for row in rows)
         ] + [
             Line2D(
-                [], [], marker=self.mark(name), ms=7, color=soft, label=shorten(name),
+                [], [], marker=self.mark(name), ms=7, color=SOFT, label=shorten(name),
                 ls=self.dash(name) if lines else "",
             )
             for name in dict.fromkeys(row.backend for row in rows)
@@ -136,6 +133,23 @@ def shorten(text: str) -> str:
     return text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS - 1]}…"
 
 
+SETTINGS = {
+    "svg.fonttype": "none", "svg.hashsalt": "vit-edge", "text.parse_math": False,
+    "font.sans-serif": ["DejaVu Sans", "Verdana"],
+    "font.size": 11, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.labelsize": 11,
+    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
+    "text.color": INK, "axes.labelcolor": SOFT, "axes.edgecolor": GRID,
+    "xtick.major.size": 0, "ytick.major.size": 0,
+    "xtick.color": GRID, "xtick.labelcolor": SOFT,
+    "ytick.color": GRID, "ytick.labelcolor": INK,
+    "axes.grid": True, "grid.color": GRID, "axes.axisbelow": True,
+    "axes.spines.top": False, "axes.spines.right": False,
+    "legend.frameon": False, "legend.handletextpad": 0.6, "legend.columnspacing": 1.4,
+    "legend.handlelength": 2,
+}  # fmt: skip
+"""matplotlib's; text stays text, measured in a font that is wider than most."""
+
+
 @dataclass(frozen=True)
 class Chart:
     """A chart with its heading, a caption and a text that says the same as the picture."""
@@ -145,29 +159,16 @@ class Chart:
     alternative: str
     draw: Callable[[Look], Figure]
 
-    def render(self, theme: Theme, width: float, key: Key) -> str:
-        """Returns the chart as the address of an SVG that is in the address itself."""
-        look, buffer = Look(theme, width, key), io.BytesIO()
-        with matplotlib.style.context(["default", _settings(theme)]):
-            self.draw(look).savefig(buffer, format="svg", metadata={"Date": None})
-        return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    def render(self, width: float, key: Key) -> tuple[str, str]:
+        """Returns the chart, light and dark, as addresses that hold an SVG themselves."""
+        buffer = io.BytesIO()
+        with matplotlib.style.context(["default", SETTINGS]):
+            figure = self.draw(Look(width, key))
+            figure.savefig(buffer, format="svg", metadata={"Date": None})
+        light = buffer.getvalue().decode()
+        dark = re.sub("#[0-9a-f]{6}", lambda match: DARK.get(match[0], match[0]), light)
+        return _address(light), _address(dark)
 
 
-def _settings(theme: Theme) -> dict[str, object]:
-    """matplotlib's settings; text stays text, in a font that is at most as wide as the measured
-    one.
-    """
-    return {
-        "svg.fonttype": "none", "svg.hashsalt": "vit-edge", "text.parse_math": False,
-        "font.sans-serif": ["DejaVu Sans", "Verdana"],
-        "font.size": 11, "axes.titlesize": 11, "axes.titlelocation": "left", "axes.labelsize": 11,
-        "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
-        "text.color": theme.ink, "axes.labelcolor": theme.soft, "axes.edgecolor": theme.grid,
-        "xtick.major.size": 0, "ytick.major.size": 0,
-        "xtick.color": theme.grid, "xtick.labelcolor": theme.soft,
-        "ytick.color": theme.grid, "ytick.labelcolor": theme.ink,
-        "axes.grid": True, "grid.color": theme.grid, "axes.axisbelow": True,
-        "axes.spines.top": False, "axes.spines.right": False,
-        "legend.frameon": False, "legend.handletextpad": 0.6, "legend.columnspacing": 1.4,
-        "legend.handlelength": 2,
-    }  # fmt: skip
+def _address(svg: str) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"

@@ -11,7 +11,7 @@ from ..compare.comparison import REFERENCE, Comparison
 from ..display import figures
 from .charts import draw_batches, draw_engines, draw_latency, draw_pareto, draw_sensitivity
 from .devices import Device, moment, name_devices
-from .look import DARK, LIGHT, NARROW, WIDE, Chart, Key
+from .look import NARROW, WIDE, Chart, Key
 from .tables import TIMES, all_engines, all_numbers, conditions, method
 
 TEMPLATE = "report.html.j2"
@@ -69,12 +69,14 @@ def _pictures(charts: Iterable[Chart | None], key: Key) -> Iterator[dict[str, st
     """Each chart in light and dark, wide and narrow."""
     for chart in charts:
         if chart is not None:
+            light, dark = chart.render(WIDE, key)
+            narrow_light, narrow_dark = chart.render(NARROW, key)
             yield {
                 "heading": chart.heading,
                 "caption": chart.caption,
                 "alternative": f"{chart.heading}. {chart.alternative}",
-                "light": chart.render(LIGHT, WIDE, key),
-                "dark": chart.render(DARK, WIDE, key),
-                "narrow_light": chart.render(LIGHT, NARROW, key),
-                "narrow_dark": chart.render(DARK, NARROW, key),
+                "light": light,
+                "dark": dark,
+                "narrow_light": narrow_light,
+                "narrow_dark": narrow_dark,
             }
