@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ...bundle import Bundle
+from ...files import write_whole
 from ...schema import encode
-from ...writing import write_whole
 from ..check import OK, cell
 from ..display import print_table, say
 from ..measure.statistics import Estimate

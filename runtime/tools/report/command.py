@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...files import write_whole
 from ...schema import SchemaError, decode, parse_json
-from ...writing import write_whole
 from ..compare.comparison import REPORT_VERSION, Comparison
 from ..display import say
 from . import draw_report
