@@ -28,15 +28,16 @@ def test_compare_prints_latency_and_accuracy(
         assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
         assert row["images_per_s"] == pytest.approx(1e3 * row["batch"] / row["mean_ms"])
         assert row["agreement"] > 0.98
-    assert {"tensorrt", "recommendation", "machine"} <= told.keys() | told["not_run"].keys()
+    assert {"recommendation", "machine", "not_run"} <= told.keys()
 
 
 def test_the_table_ends_with_the_recommendation_and_the_reports_are_written(
     bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, out, err = run(capsys, "compare", bundle, *QUICK)
+    status, out, err = run(capsys, "compare", bundle, "--seconds", "0.01", "--precision", "fp32")
     assert status == 0
     assert "x fp32" in out
+    assert "not run: tensorrt: " in out
     assert out.splitlines()[-1].startswith("recommended here: ")
     folder = bundle.with_name(f"{bundle.name}.compare")
     assert f"report: {folder / 'report.html'}" in err

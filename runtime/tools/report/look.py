@@ -1,8 +1,8 @@
 """Look of the charts: a colour for each precision, a mark for each backend; light or dark, wide or
 narrow.
 
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart, made darker on white
-and lighter on black.
+Colours have the hues of Okabe and Ito's palette, at brightnesses that were searched so that readers
+with deuteranopia, protanopia or tritanopia tell any two apart, on white and in the dark.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LETTER = 6.6
 INK, SOFT, GRID, GOOD = "#1a1d21", "#5c6570", "#dfe3e8", "#00714f"
 """Colours of text, of lesser text, of lines, and of the recommendation."""
 COLOURS = (
-    "#4a5058", "#0072b2", "#d55e00", "#b8558f", "#00865f", "#b07d00", "#3c9fd6", "#7a6a58"
+    "#2d2f2f", "#35558b", "#cf8217", "#b682a9", "#238556", "#764d00", "#1599e8", "#402700"
 )  # fmt: skip
 """Colours of `KNOWN`, and the one of all others when these are spent."""
 SHADES = matplotlib.colormaps["YlOrBr"].resampled(7)
@@ -42,8 +42,8 @@ DARK = dict(
     zip(
         (INK, SOFT, GRID, GOOD, *COLOURS, *_SHADES),
         (
-            "#e8eaed", "#a2abb6", "#333a42", "#5fd3a5", "#b6bec8", "#4aa8e0", "#ff8c42", "#e59ac6",
-            "#3cc79a", "#eab83a", "#8fd0f7", "#c9b8a2", *reversed(_SHADES),
+            "#e8eaed", "#a2abb6", "#333a42", "#5fd3a5", "#eeeef4", "#348bd4", "#e9560c", "#bd7f99",
+            "#1ac56e", "#fad92d", "#96ccfb", "#b8e5b7", *reversed(_SHADES),
         ),
         strict=True,
     )
