@@ -51,12 +51,14 @@ def draw_pareto(devices: Sequence[Device]) -> Chart | None:
                 _front(axes, pareto(everything), color=SOFT, ls=":")
             _front(axes, pareto(rows), color=SOFT, ls="--")
             for row in rows:
-                _point(axes, row, look, ring=device.is_chosen(row))
+                _point(axes, row, look)
+                if device.is_chosen(row):
+                    axes.plot(latency(row), error(row), "o", ms=15, mfc="none", mec=GOOD, mew=2)
             axes.set_ylabel(ERROR if len(shown) < 3 else "error")
         panels[-1].set_xlabel(f"{LATENCY}, end to end")
         ring = Line2D([], [], ls="", marker="o", ms=12, mfc="none", mec=GOOD, mew=2,
                       label="recommended")  # fmt: skip
-        look.legend(figure, everything, ring)
+        look.legend(figure, everything, lambda backend: "", ring)
         return figure
 
     best = [
@@ -86,13 +88,11 @@ def _front(axes: Axes, front: Sequence[ComparedRow], **style: Any) -> None:
         axes.step([x[0], *x, right], [top, *y, y[-1]], where="post", lw=1.3, **style)
 
 
-def _point(axes: Axes, row: ComparedRow, look: Look, ring: bool) -> None:
+def _point(axes: Axes, row: ComparedRow, look: Look) -> None:
     x, y, colour = latency(row), error(row), look.colour(row.precision)
     axes.plot(row.p50_interval or (x, x), (y, y), color=colour, lw=2)
     face = colour if row.status == OK else "none"
     axes.plot(x, y, look.mark(row.backend), ms=8, mfc=face, mec=colour, mew=1.4)
-    if ring:
-        axes.plot(x, y, "o", ms=15, mfc="none", mec=GOOD, mew=2)
 
 
 def draw_engines(devices: Sequence[Device]) -> Chart | None:
@@ -248,7 +248,7 @@ def draw_batches(device: Device) -> Chart | None:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(lambda size, _: f"{size:g}")
         axes.set(xlabel="batch size", ylabel=RATE)
-        look.legend(figure, rows, lines=True)
+        look.legend(figure, rows, look.dash)
         return figure
 
     said = "; ".join(

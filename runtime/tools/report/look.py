@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
+from typing import Any
 
 import matplotlib.style
 from matplotlib.colors import to_hex
@@ -91,7 +92,7 @@ class Look:
     def mark(self, backend: str) -> str:
         return _MARKS[self.key.backends[backend]]
 
-    def dash(self, backend: str) -> object:
+    def dash(self, backend: str) -> Any:
         return _DASHES[self.key.backends[backend]]
 
     def figure(self, height: float) -> Figure:
@@ -107,9 +108,9 @@ class Look:
         return "\n".join(wrap(text, letters, max_lines=3, placeholder=" …"))
 
     def legend(
-        self, figure: Figure, rows: Sequence[ComparedRow], *more: Line2D, lines: bool = False
+        self, figure: Figure, rows: Sequence[ComparedRow], dash: Callable[[str], Any], *more: Line2D
     ) -> None:
-        """Adds the colours and marks of these rows below the chart."""
+        """Adds the colours and marks of these rows below the chart; `dash` is of a backend."""
         handles = [
             Line2D(
                 [], [], lw=7, solid_capstyle="butt", color=self.colour(name), label=shorten(name)
@@ -118,7 +119,7 @@ class Look:
         ] + [
             Line2D(
                 [], [], marker=self.mark(name), ms=7, color=SOFT, label=shorten(name),
-                ls=self.dash(name) if lines else "",
+                ls=dash(name),
             )
             for name in dict.fromkeys(row.backend for row in rows)
         ]  # fmt: skip
