@@ -30,7 +30,7 @@ from vit_edge.runtime import Engine
 from vit_edge.runtime.backends.cpu import cpu_name
 from vit_edge.vit.checkpoints import encode_checkpoint
 from vit_edge.vit.config import ViTConfig
-from vit_edge.vit.facts import Facts
+from vit_edge.vit.hints import ModelHints
 from vit_edge.vit.vision_transformer import VisionTransformer
 
 OUT = Path(__file__).parent / "results" / "overhead.json"
@@ -48,7 +48,7 @@ def export_smallest(folder: Path) -> Path:
     torch.manual_seed(0)
     weights = folder / "smallest.safetensors"
     weights.write_bytes(encode_checkpoint(VisionTransformer.from_config(SMALLEST)))
-    normalised = Facts(mean=(0.5,) * 3, std=(0.5,) * 3)
+    normalised = ModelHints(mean=(0.5,) * 3, std=(0.5,) * 3)
     request = ExportRequest(
         given=normalised, weights=str(weights), calibration="samples",
         precisions=("fp32",), targets=("onnxruntime",),

@@ -24,7 +24,7 @@ from benchmarks.speed.tables import markdown
 from benchmarks.speed.verdicts import best_peer, lines, verdicts
 from benchmarks.speed.worker import time_round
 from vit_edge.runtime.errors import InputError
-from vit_edge.vit.normalise import normalise as torch_normalise
+from vit_edge.vit.preprocessing import normalise as torch_normalise
 from vit_edge.vit.variants import VARIANTS, find_variant
 
 TEST_VIT = "vit_test_patch8_32"

@@ -17,7 +17,7 @@ from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.engine import Engine
 from vit_edge.runtime.errors import BundleError
 from vit_edge.vit.checkpoints import encode_checkpoint
-from vit_edge.vit.normalise import normalise
+from vit_edge.vit.preprocessing import normalise
 from vit_edge.vit.variants import find_variant
 from vit_edge.vit.vision_transformer import VisionTransformer
 

@@ -82,4 +82,4 @@ def test_rollout_needs_a_model_that_says_how_pictures_are_prepared(
 def test_crops_to_train_on_and_held_back_parts_share_no_column() -> None:
     widths = [example_rollout.cut_band("china", split).width for split in ("train", "held_back")]
     assert sum(widths) == 640
-    assert all(part.picture.width <= widths[1] for part in example_rollout.held_back_parts())
+    assert all(part.image.width <= widths[1] for part in example_rollout.held_back_parts())

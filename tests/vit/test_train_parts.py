@@ -1,4 +1,4 @@
-"""What a training on a folder is made of."""
+"""The parts of a training on a folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from tests.vit.pictures import write_classes
+from tests.vit.images import write_classes
 from vit_edge.runtime.errors import InputError
 from vit_edge.vit.training.augment import AUGMENTATIONS, Mixture, mix
 from vit_edge.vit.training.files import replace_file

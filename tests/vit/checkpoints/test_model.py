@@ -1,4 +1,4 @@
-"""What does not fit is named, and what would fix it."""
+"""Checkpoints that do not fit their model: the message names the tensors and a remedy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vit_edge.vit.checkpoints import (
     find_architecture,
     read_checkpoint,
 )
-from vit_edge.vit.facts import Facts
+from vit_edge.vit.hints import ModelHints
 from vit_edge.vit.vision_transformer import VisionTransformer
 
 
@@ -51,6 +51,13 @@ def test_ten_are_named_and_the_rest_counted(model: VisionTransformer) -> None:
     assert "incomplete: download or save it again" in message
 
 
+def test_layers_that_no_vit_here_has_lead_to_the_onnx_road(model: VisionTransformer) -> None:
+    tensors = {**model.state_dict(), "attn_pool.q.weight": torch.zeros(1)}
+    message = refusal(model, tensors)
+    assert "1 unexpected (attn_pool.q.weight)" in message
+    assert "export the model to ONNX and use --onnx" in message
+
+
 def test_half_precision_weights_become_fp32(model: VisionTransformer) -> None:
     halves = {name: value.half() for name, value in model.state_dict().items()}
     built = build_model(model.config, halves, "file")
@@ -70,7 +77,7 @@ class TestArchitecture:
     def find(self, state: dict[str, torch.Tensor], tmp_path: Path, **given: object):  # type: ignore[no-untyped-def]
         path = tmp_path / "timm.safetensors"
         save_file({name: value.contiguous() for name, value in state.items()}, path)
-        return find_architecture(read_checkpoint(path), Facts(**given))  # type: ignore[arg-type]
+        return find_architecture(read_checkpoint(path), ModelHints(**given))  # type: ignore[arg-type]
 
     def test_shapes_tell_and_the_rest_is_assumed(
         self, model: VisionTransformer, tmp_path: Path
@@ -111,14 +118,14 @@ _LOAD = """
 import resource, sys
 from pathlib import Path
 from vit_edge.vit.checkpoints import build_model, find_architecture, read_checkpoint
-from vit_edge.vit.facts import Facts
+from vit_edge.vit.hints import ModelHints
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 before = peak()
 checkpoint = read_checkpoint(Path(sys.argv[1]))
-found = find_architecture(checkpoint, Facts())
+found = find_architecture(checkpoint, ModelHints())
 build_model(found.config, checkpoint.tensors, "file", found.native)
 print(before, peak())
 """

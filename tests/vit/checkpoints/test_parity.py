@@ -80,7 +80,7 @@ def test_torchvision(size: str, tmp_path: Path) -> None:
 
 
 class TestHuggingFace:
-    """Folders say all that there is to know: nothing is given."""
+    """Folders of transformers, which need no hints from the user."""
 
     @pytest.mark.parametrize("size", SIZES)
     def test_vit(self, size: str, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ class TestHuggingFace:
 @pytest.mark.parametrize("prefix", ["", "opt/target/"])
 @pytest.mark.parametrize("size", SIZES)
 def test_jax(size: str, prefix: str, tmp_path: Path) -> None:
-    """timm reads the same `.npz`. Its GELU is the original's here, by tanh."""
+    """Compares with timm, which reads the same `.npz`; its GELU is the original's here, by tanh."""
     width, heads, patch, _ = SIZES[size]
     timm = oracles.timm()
     options = {"embed_dim": width, "num_heads": heads, "patch_size": patch, "depth": DEPTH}
@@ -180,7 +180,7 @@ def test_jax(size: str, prefix: str, tmp_path: Path) -> None:
 
 
 def test_big_vision(tmp_path: Path) -> None:
-    """The JAX code's successor, read by timm too."""
+    """Compares with timm, which reads big_vision's `.npz` too."""
     timm = oracles.timm()
     options = {"embed_dim": 192, "num_heads": 3, "patch_size": 16, "depth": DEPTH}
     oracle = timm.models.VisionTransformer(
