@@ -25,7 +25,7 @@ CPU = Card("Some CPU, 2 cores", "cpu", lambda: None, lambda: {"clocks.sm": "3000
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """PyTorch's threads and those of ONNX Runtime, which spin, would wait for each other."""
+    """Keeps PyTorch's threads from waiting for ONNX Runtime's, which spin."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -67,7 +67,7 @@ def test_ours_and_pytorch_run_the_same_frames(bundle_source: Path, tmp_path: Pat
 
 
 def test_pytorch_is_the_bundles_model(bundle_source: Path, digit_frames: np.ndarray) -> None:
-    """Of the same architecture, in each type: so it does the same work."""
+    """Compares architectures, in each type: the same work."""
     bundle = Bundle.open(bundle_source)
     assert config_of(bundle.manifest) == find_variant("vit_digits").config
     torch.manual_seed(0)

@@ -124,8 +124,8 @@ def test_tables_say_who_is_ours_who_does_not_count_and_who_was_refused() -> None
 
 
 def test_multiply_adds_are_those_that_others_count() -> None:
-    """DeiT's paper (arXiv 2012.12877) gives 1.3, 4.6 and 17.6 billion; PyTorch's FlopCounterMode
-    counts twice 1,942,400 for the test size, with attention as plain products.
+    """Compares with DeiT's paper (arXiv 2012.12877): 1.3, 4.6 and 17.6 billion. PyTorch's
+    FlopCounterMode counts twice 1,942,400 for the test size, with attention as plain products.
     """
     counted = {name: macs(variant.config) for name, variant in VARIANTS.items()}
     assert counted[TEST_VIT] == 1_942_400

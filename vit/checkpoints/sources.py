@@ -1,4 +1,4 @@
-"""Where weights come from: a row for each kind of file, folders, and the hub."""
+"""Sources of weights: a row for each kind of file, folders, and the hub."""
 
 from __future__ import annotations
 

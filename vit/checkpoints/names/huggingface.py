@@ -1,4 +1,4 @@
-"""Hugging Face transformers: ViT, DeiT, DINOv2 (names of releases 4 and 5), and CLIP's vision
+"""Names of Hugging Face transformers: ViT, DeiT, DINOv2 (of releases 4 and 5), and CLIP's vision
 tower.
 """
 

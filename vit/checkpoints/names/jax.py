@@ -1,4 +1,4 @@
-"""The original JAX code (google-research/vision_transformer) and its successor big_vision.
+"""Names of the original JAX code (google-research/vision_transformer) and its successor big_vision.
 
 Kernels are stored input first: `[in, out]`, `[in, heads, d]`, `[height, width, in, out]`.
 """

@@ -1,4 +1,4 @@
-"""timm, DeiT's and DINOv2's own releases, and this project: the model's own names, nearly."""
+"""Names of timm, DeiT's and DINOv2's own releases, and this project: nearly the model's own."""
 
 from __future__ import annotations
 

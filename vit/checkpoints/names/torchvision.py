@@ -1,4 +1,4 @@
-"""torchvision's `vit_b_16` and its kin."""
+"""Names of torchvision's `vit_b_16` and its kin."""
 
 from __future__ import annotations
 
