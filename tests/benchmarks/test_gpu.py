@@ -152,8 +152,8 @@ def test_the_table_compares_with_the_type_that_is_replaced(
 
 
 def test_engines_that_cannot_run_are_told_of(bundle_source: Path) -> None:
-    found, absent = engines(Bundle.open(bundle_source), ("onnxruntime", "tensorrt-lean"))
-    assert {c.runtime for c in found} == {"onnxruntime"}
+    contenders, absent = engines(Bundle.open(bundle_source), ("onnxruntime", "tensorrt-lean"))
+    assert {c.runtime for c in contenders} == {"onnxruntime"}
     assert absent.keys() == {"tensorrt-lean"}
 
 
@@ -173,8 +173,8 @@ def test_clocks_power_and_driver_are_noted(
     script = tmp_path / "nvidia-smi"
     script.write_text(f"#!/bin/sh\necho '{answer}'\n")
     script.chmod(0o755)
-    found = read_state(str(script))
-    assert {name: found[name] for name in state} == state
+    fields = read_state(str(script))
+    assert {name: fields[name] for name in state} == state
     assert read_state(str(tmp_path / "nothing")) == {}
 
 

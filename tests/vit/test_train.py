@@ -116,9 +116,11 @@ def test_weights_carry_config_class_names_and_preprocessing(folder: Path, tmp_pa
     with safe_open(out, "pt") as file:
         metadata = file.metadata()
     assert json.loads(metadata["vit_edge.labels"]) == ["blue", "red"]
-    kept = json.loads(metadata["vit_edge.preprocess"])
-    assert Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}).shape
-    assert kept["height"] == 48
+    preprocess = json.loads(metadata["vit_edge.preprocess"])
+    assert Preprocess(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in preprocess.items()}
+    ).shape
+    assert preprocess["height"] == 48
     assert sorted(f.name for f in out.parent.iterdir()) == ["a.png", "a.safetensors"]
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 

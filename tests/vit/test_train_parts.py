@@ -149,14 +149,14 @@ def test_average_forgets_its_random_start_soon() -> None:
 def test_only_matrices_and_kernels_decay() -> None:
     model = VisionTransformer.from_config(VARIANT.config)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    decayed, kept = (
+    decayed, exempt = (
         {names[id(p)] for p in group["params"]}  # type: ignore[attr-defined]
         for group in parameter_groups(model, 0.05)
     )
     assert {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "head.weight"} <= decayed
-    assert {"cls_token", "pos_embed", "norm.weight", "blocks.0.norm1.weight"} <= kept
+    assert {"cls_token", "pos_embed", "norm.weight", "blocks.0.norm1.weight"} <= exempt
     assert all(name.endswith("weight") for name in decayed)
-    assert decayed | kept == set(names.values())
+    assert decayed | exempt == set(names.values())
 
 
 def test_batches_come_in_order_and_few_are_decoded_ahead() -> None:

@@ -37,11 +37,16 @@ def shake(oracle: nn.Module) -> nn.Module:
     return oracle.eval()
 
 
-def load(path: Path, **given: Any) -> VisionTransformer:
+def load(path: Path, **hints: Any) -> VisionTransformer:
     checkpoint = read_checkpoint(path)
-    found = find_architecture(checkpoint, ModelHints(**given))
-    weights = (checkpoint.tensors, checkpoint.source, found.native, found.hints.antialias)
-    return build_model(found.config, *weights)
+    architecture = find_architecture(checkpoint, ModelHints(**hints))
+    weights = (
+        checkpoint.tensors,
+        checkpoint.source,
+        architecture.native,
+        architecture.hints.antialias,
+    )
+    return build_model(architecture.config, *weights)
 
 
 def difference(

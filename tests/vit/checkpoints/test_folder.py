@@ -47,11 +47,14 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_folder_says_all_and_nothing_is_assumed(folder: Path) -> None:
     checkpoint = read_checkpoint(folder)
-    found = find_architecture(checkpoint, ModelHints())
-    assert found.assumed == ()
-    assert found.config.block.norm_eps == 1e-12
-    assert found.hints.labels == ("cat", "dog", "owl")
-    assert (found.hints.crop_mode, found.hints.interpolation) == ("squash", "bilinear")
+    architecture = find_architecture(checkpoint, ModelHints())
+    assert architecture.assumed == ()
+    assert architecture.config.block.norm_eps == 1e-12
+    assert architecture.hints.labels == ("cat", "dog", "owl")
+    assert (architecture.hints.crop_mode, architecture.hints.interpolation) == (
+        "squash",
+        "bilinear",
+    )
 
 
 def test_the_processor_that_transformers_writes_is_understood(folder: Path) -> None:
@@ -140,11 +143,11 @@ def test_timms_config_brings_preprocessing_and_heads(
     model: VisionTransformer, tmp_path: Path
 ) -> None:
     checkpoint = read_checkpoint(timm_repository(tmp_path / "repository", model))
-    found = find_architecture(checkpoint, ModelHints())
-    assert found.config == model.config
-    assert (found.hints.mean, found.hints.std) == IMAGENET
-    assert (found.hints.crop, found.hints.crop_mode) == (0.8, "squash")
-    assert not any(line.startswith(("n_heads", "mean", "crop")) for line in found.assumed)
+    architecture = find_architecture(checkpoint, ModelHints())
+    assert architecture.config == model.config
+    assert (architecture.hints.mean, architecture.hints.std) == IMAGENET
+    assert (architecture.hints.crop, architecture.hints.crop_mode) == (0.8, "squash")
+    assert not any(line.startswith(("n_heads", "mean", "crop")) for line in architecture.assumed)
 
 
 def test_timms_pool_activation_and_flat_form_are_read(
@@ -153,9 +156,12 @@ def test_timms_pool_activation_and_flat_form_are_read(
     arguments = {"act_layer": "gelu_tanh", "global_pool": "avg"}
     flat = {"pretrained_cfg": None, "mean": IMAGENET[0], "std": IMAGENET[1], "crop_pct": 0.8}
     folder = timm_repository(tmp_path / "a", model, model_args=arguments, **flat)
-    found = find_architecture(read_checkpoint(folder), ModelHints())
-    assert (found.config.block.mlp, found.config.readout.pool) == ("gelu_tanh", "mean")
-    assert (found.hints.mean, found.hints.crop) == (IMAGENET[0], 0.8)
+    architecture = find_architecture(read_checkpoint(folder), ModelHints())
+    assert (architecture.config.block.mlp, architecture.config.readout.pool) == (
+        "gelu_tanh",
+        "mean",
+    )
+    assert (architecture.hints.mean, architecture.hints.crop) == (IMAGENET[0], 0.8)
 
 
 @pytest.mark.parametrize(

@@ -74,24 +74,24 @@ def test_without_classes_the_head_is_left_out(model: VisionTransformer) -> None:
 
 
 class TestArchitecture:
-    def find(self, state: dict[str, torch.Tensor], tmp_path: Path, **given: object):  # type: ignore[no-untyped-def]
+    def find(self, state: dict[str, torch.Tensor], tmp_path: Path, **hints: object):  # type: ignore[no-untyped-def]
         path = tmp_path / "timm.safetensors"
         save_file({name: value.contiguous() for name, value in state.items()}, path)
-        return find_architecture(read_checkpoint(path), ModelHints(**given))  # type: ignore[arg-type]
+        return find_architecture(read_checkpoint(path), ModelHints(**hints))  # type: ignore[arg-type]
 
     def test_shapes_tell_and_the_rest_is_assumed(
         self, model: VisionTransformer, tmp_path: Path
     ) -> None:
-        found = self.find(dict(model.state_dict()), tmp_path)
-        assert found.config == model.config
-        assert "width 64, depth 2, patches of 8" in found.inferred
-        assert "n_heads 2 (as vit_test_patch8_32)" in found.assumed
-        assert "norm_eps 1e-06 (usual for timm)" in found.assumed
+        architecture = self.find(dict(model.state_dict()), tmp_path)
+        assert architecture.config == model.config
+        assert "width 64, depth 2, patches of 8" in architecture.inferred
+        assert "n_heads 2 (as vit_test_patch8_32)" in architecture.assumed
+        assert "norm_eps 1e-06 (usual for timm)" in architecture.assumed
 
     def test_what_is_given_is_not_assumed(self, model: VisionTransformer, tmp_path: Path) -> None:
-        found = self.find(dict(model.state_dict()), tmp_path, n_heads=4, norm_eps=1e-5)
-        assert (found.config.n_heads, found.config.block.norm_eps) == (4, 1e-5)
-        assert not any("n_heads" in line or "norm_eps" in line for line in found.assumed)
+        architecture = self.find(dict(model.state_dict()), tmp_path, n_heads=4, norm_eps=1e-5)
+        assert (architecture.config.n_heads, architecture.config.block.norm_eps) == (4, 1e-5)
+        assert not any("n_heads" in line or "norm_eps" in line for line in architecture.assumed)
 
     def test_unknown_heads_are_asked_for(self, model: VisionTransformer, tmp_path: Path) -> None:
         state = {n: t for n, t in model.state_dict().items() if not n.startswith("blocks.1")}
@@ -125,8 +125,8 @@ def peak():
 
 before = peak()
 checkpoint = read_checkpoint(Path(sys.argv[1]))
-found = find_architecture(checkpoint, ModelHints())
-build_model(found.config, checkpoint.tensors, "file", found.native)
+architecture = find_architecture(checkpoint, ModelHints())
+build_model(architecture.config, checkpoint.tensors, "file", architecture.native)
 print(before, peak())
 """
 

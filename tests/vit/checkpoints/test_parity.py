@@ -33,7 +33,7 @@ class TestTimm:
         assert difference(model, oracle, 224, 224) < TOLERANCE
 
     @pytest.mark.parametrize(
-        ("name", "options", "given"),
+        ("name", "options", "hints"),
         [
             ("deit_tiny_distilled_patch16_224", {}, {}),
             ("vit_small_patch14_dinov2", {"img_size": 98}, {}),
@@ -50,12 +50,12 @@ class TestTimm:
         ],
     )
     def test_relatives(
-        self, name: str, options: dict[str, Any], given: dict[str, Any], tmp_path: Path
+        self, name: str, options: dict[str, Any], hints: dict[str, Any], tmp_path: Path
     ) -> None:
         options = {"depth": DEPTH, "embed_dim": 192, "num_heads": 3, **options}
         oracle = shake(oracles.timm().create_model(name, **options))
         path = save(oracle, tmp_path / "timm.pth")
-        model = load(path, **{"n_heads": oracle.blocks[0].attn.num_heads, **given})
+        model = load(path, **{"n_heads": oracle.blocks[0].attn.num_heads, **hints})
         assert difference(model, oracle, *oracle.patch_embed.img_size) < TOLERANCE
 
     @pytest.mark.parametrize("size", [(224, 224), (64, 64), (160, 96)])
