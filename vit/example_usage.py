@@ -3,8 +3,8 @@ draws the attention rollout of a second model on photographs.
 
     python -m vit_edge.vit.example_usage
 
-Expected: a digit that the model has not been trained on, its class, `build/example_patches.png` and
-`build/example_rollout.png`. Weights are trained on first use, in about 20 and 30 s, and kept in
+Expected: a digit that the model has not been trained on, its class, `build/example_digit.png` (the
+digit itself), `build/example_patches.png` and `build/example_rollout.png`. Weights are trained on first use, in about 20 and 30 s, and kept in
 `build/`.
 """
 
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from vision_transformer import VisionTransformer
 from vit_edge.runtime.errors import InputError
@@ -125,7 +126,10 @@ def classify(weights: Path, index: int, out: Path) -> None:
     best, labels = int(probabilities.argmax()), data.label_list() or []
     print(f"the model says {best} (probability {probabilities[best]:.3f}), the label {labels[0]}")
     draw(frames[0], model.config.patch_size, probabilities, out)
-    print(f"its patches are drawn in {out}")
+    digit = out.with_name("example_digit.png")
+    with replace_file(digit) as stream:
+        Image.fromarray(frames[0, :, :, 0]).save(stream, format="PNG")
+    print(f"its patches are drawn in {out}, and itself in {digit}")
 
 
 def build_parser() -> argparse.ArgumentParser:

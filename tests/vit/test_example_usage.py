@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vit_edge.vit import example_rollout, example_usage
 from vit_edge.vit.checkpoints import encode_checkpoint
+from vit_edge.vit.datasets import digits
 from vit_edge.vit.variants import find_variant
 from vit_edge.vit.vision_transformer import VisionTransformer
 
@@ -43,6 +45,9 @@ def test_example_classifies_and_draws(
     options += ["--out", pictures[0], "--rollout-out", pictures[1]]
     assert example_usage.main(list(map(str, options))) == 0
     assert "the model says 6" in capsys.readouterr().out
+    digit = Image.open(tmp_path / "new" / "example_digit.png")
+    expected = next(digits("evaluation", find_variant("vit_digits").preprocess).batches(1))
+    np.testing.assert_array_equal(np.asarray(digit), expected[0, :, :, 0])
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
 
