@@ -14,17 +14,20 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from ..errors import BackendError, EngineError, InputError
 from ..manifest import EngineEntry, EngineSpec
 from . import cuda
 from .base import NONE, BuildOptions, Built, External, Scratch
-from .tensorrt_build import find_compute_capability
+from .tensorrt_build import FullLibrary, find_compute_capability
 from .tensorrt_inspect import inspect_engine
-from .tensorrt_open import mismatch, opens_forward
+from .tensorrt_open import Library, Logger, mismatch, opens_forward
 from .tensorrt_session import TensorRTSession
 from .tensorrt_timing import timing_file
+
+if TYPE_CHECKING:
+    import tensorrt as trt
 
 _log = logging.getLogger("vit_edge.tensorrt")
 
@@ -50,14 +53,14 @@ class TensorRT:
     lacks: tuple[str, ...] = ()
     needs_engine: bool = True
 
-    def _library(self) -> Any:
+    def _library(self) -> Library:
         return _import(self.module_name, self.name)
 
-    def _builder(self) -> Any:
+    def _builder(self) -> FullLibrary:
         """The library that builds: TensorRT lean only runs."""
-        return (
-            _import(self.builder_name, self.builder_name) if self.builder_name else self._library()
-        )
+        if self.builder_name:
+            return _import(self.builder_name, self.builder_name)
+        return cast("FullLibrary", self._library())
 
     def version(self) -> str:
         return str(self._library().__version__)
@@ -98,7 +101,7 @@ class TensorRT:
         problem = None if _builds_without_gpu(library) else cuda.device_problem()
         return problem or self._too_old_for(library)
 
-    def _too_old_for(self, builder: Any) -> str | None:
+    def _too_old_for(self, builder: FullLibrary) -> str | None:
         """Why the library that is here could not run what `builder` builds; None if it could, or
         if there is none: then it runs elsewhere.
         """
@@ -181,34 +184,37 @@ class TensorRT:
                 "and inspect that"
             )
         with _errors_as_engine_errors(f"{self.name} cannot inspect this engine", errors):
-            return inspect_engine(library, _logger(library, errors), blob, spec)
+            full = cast("FullLibrary", library)
+            return inspect_engine(full, _logger(library, errors), blob, spec)
 
 
-def _import(module_name: str, backend: str) -> Any:
+def _import(module_name: str, backend: str) -> FullLibrary:
     try:
-        return importlib.import_module(module_name)
+        return cast("FullLibrary", importlib.import_module(module_name))
     except (ImportError, OSError):  # OSError: the bindings are there and their libraries are not
         raise BackendError(
             f"{module_name} is not installed: pip install 'vit-edge[{backend}]'"
         ) from None
 
 
-def _builds_without_gpu(library: Any) -> bool:
+def _builds_without_gpu(library: Library) -> bool:
     """TensorRT for RTX does, known by its target setting."""
     return hasattr(library, "ComputeCapability")
 
 
-def _logger(library: Any, errors: list[str]) -> Any:
+def _logger(library: Library, errors: list[str]) -> Logger:
     """A TensorRT logger that keeps errors for our message and passes the rest to `logging`. Whoever
     tells of `errors` clears them, so that they stay few.
     """
+    if not TYPE_CHECKING:
+        trt = library  # mypy has to know a base class
 
-    class Logger(library.ILogger):  # type: ignore[misc]
+    class ErrorKeeper(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.errors = errors
 
-        def log(self, severity: Any, message: str) -> None:
+        def log(self, severity: trt.ILogger.Severity, message: str) -> None:
             if severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
                 errors.append(message)
             elif severity == library.ILogger.WARNING:
@@ -216,7 +222,7 @@ def _logger(library: Any, errors: list[str]) -> Any:
             else:
                 _log.debug("%s", message)
 
-    return Logger()
+    return ErrorKeeper()
 
 
 @contextmanager

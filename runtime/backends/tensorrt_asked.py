@@ -6,18 +6,25 @@ Source: TensorRT Python API (INetworkDefinition).
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..schema import printable
 from .base import AskedProduct
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+    from .tensorrt_build import FullLibrary
 
 _LONGEST_NAME = 500
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 
 
-def asked_products(library: Any, network: Any) -> tuple[AskedProduct, ...]:
+def asked_products(
+    library: FullLibrary, network: trt.INetworkDefinition
+) -> tuple[AskedProduct, ...]:
     """Every matrix product and convolution of a network, in its order."""
-    makers = dict[str, Any]()
+    makers: dict[str, trt.ILayer] = {}
     for index in range(network.num_layers):
         maker = network.get_layer(index)
         makers.update((maker.get_output(i).name, maker) for i in range(maker.num_outputs))
@@ -26,7 +33,9 @@ def asked_products(library: Any, network: Any) -> tuple[AskedProduct, ...]:
     return tuple(_product(library, maker, makers) for maker in products)
 
 
-def _product(library: Any, maker: Any, makers: dict[str, Any]) -> AskedProduct:
+def _product(
+    library: FullLibrary, maker: trt.ILayer, makers: dict[str, trt.ILayer]
+) -> AskedProduct:
     """A convolution whose kernel is a plain constant has one input."""
     found = _NODE.findall(maker.metadata)
     operands = [_operand(library, maker.get_input(i), makers) for i in range(maker.num_inputs)]
@@ -42,7 +51,9 @@ def node_name(text: str) -> str:
     return printable(text[:_LONGEST_NAME])
 
 
-def _operand(library: Any, tensor: Any, makers: dict[str, Any]) -> tuple[str, bool]:
+def _operand(
+    library: FullLibrary, tensor: trt.ITensor, makers: dict[str, trt.ILayer]
+) -> tuple[str, bool]:
     """The type of an operand, before its DequantizeLinear where it has one, and whether it is a
     constant.
     """

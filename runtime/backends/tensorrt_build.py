@@ -7,15 +7,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Protocol, cast
 
 from ..errors import EngineError, InputError
 from ..manifest import EngineSpec
 from .base import AskedProduct, Progress
 from .tensorrt_asked import asked_products
-from .tensorrt_open import Logger, require_made
+from .tensorrt_open import Library, Logger, require_made
 from .tensorrt_progress import OutermostPhases, progress_monitor
 from .tensorrt_timing import timing_cache
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+    import tensorrt_rtx as rtx
+
+
+class FullLibrary(Library, Protocol):
+    """Python module of TensorRT or TensorRT for RTX; lean has no builder, parser and inspector."""
+
+    Builder: type[trt.Builder]
+    BuilderFlag: type[trt.BuilderFlag]
+    IProgressMonitor: type[trt.IProgressMonitor]
+    LayerInformationFormat: type[trt.LayerInformationFormat]
+    LayerType: type[trt.LayerType]
+    NetworkDefinitionCreationFlag: type[trt.NetworkDefinitionCreationFlag]
+    OnnxParser: type[trt.OnnxParser]
+    ProfilingVerbosity: type[trt.ProfilingVerbosity]
 
 
 @dataclass(frozen=True)
@@ -47,7 +64,7 @@ class Plan:
 
 
 def build_plan(
-    library: Any,
+    library: FullLibrary,
     logger: Logger,
     onnx: Path,
     recipe: Recipe,
@@ -72,7 +89,9 @@ def build_plan(
     return Plan(bytes(plan), asked_products(library, network))
 
 
-def parse_network(library: Any, builder: Any, logger: Any, onnx: Path, messages: list[str]) -> Any:
+def parse_network(
+    library: FullLibrary, builder: trt.Builder, logger: Logger, onnx: Path, messages: list[str]
+) -> trt.INetworkDefinition:
     """The strongly typed network of a graph.
 
     Raises:
@@ -89,7 +108,7 @@ def parse_network(library: Any, builder: Any, logger: Any, onnx: Path, messages:
     return network
 
 
-def _build_config(library: Any, builder: Any, recipe: Recipe) -> Any:
+def _build_config(library: FullLibrary, builder: trt.Builder, recipe: Recipe) -> trt.IBuilderConfig:
     config, spec = builder.create_builder_config(), recipe.spec
     # TF32 would round fp32 matrix products to 10 bits: fp32 means fp32 here.
     config.clear_flag(library.BuilderFlag.TF32)
@@ -103,11 +122,12 @@ def _build_config(library: Any, builder: Any, recipe: Recipe) -> Any:
     profile.set_shape(spec.input_name, *((batch, *spec.image_shape) for batch in spec.batch))
     config.add_optimization_profile(profile)
     if recipe.compute_capabilities:
-        _set_compute_capabilities(library, config, recipe.compute_capabilities)
+        rtx_config = cast("rtx.IBuilderConfig", config)
+        _set_compute_capabilities(library, rtx_config, recipe.compute_capabilities)
     return config
 
 
-def find_compute_capability(library: Any, capability: str) -> Any:
+def find_compute_capability(library: Library, capability: str) -> rtx.ComputeCapability:
     """The library's own name for a compute capability such as "8.9".
 
     Raises:
@@ -122,10 +142,13 @@ def find_compute_capability(library: Any, capability: str) -> Any:
     if name not in names or f"{name[2:-1]}.{name[-1]}" != capability:
         known = ", ".join(f"{n[2:-1]}.{n[-1]}" for n in names)
         raise InputError(f"no compute capability {capability!r}: choose from {known}")
-    return getattr(library.ComputeCapability, name)
+    known_to_library: rtx.ComputeCapability = getattr(library.ComputeCapability, name)
+    return known_to_library
 
 
-def _set_compute_capabilities(library: Any, config: Any, capabilities: tuple[str, ...]) -> None:
+def _set_compute_capabilities(
+    library: Library, config: rtx.IBuilderConfig, capabilities: tuple[str, ...]
+) -> None:
     """Source: TensorRT for RTX, IBuilderConfig.set_compute_capability."""
     config.num_compute_capabilities = len(capabilities)
     for index, capability in enumerate(capabilities):

@@ -5,14 +5,13 @@ Source: TensorRT Python API (EngineInspector); TensorRT developer guide, "Engine
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..errors import EngineError
 from ..manifest import EngineSpec
+from .tensorrt_build import FullLibrary
 from .tensorrt_open import Logger, open_engine
 
 
-def inspect_engine(library: Any, logger: Logger, blob: bytes, spec: EngineSpec) -> str:
+def inspect_engine(library: FullLibrary, logger: Logger, blob: bytes, spec: EngineSpec) -> str:
     """The inspector's JSON of an engine, at the batch size that it was built for best.
 
     Raises:

@@ -6,9 +6,14 @@ Source: TensorRT Python API (IProgressMonitor).
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .base import Progress
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+    from .tensorrt_build import FullLibrary
 
 
 class OutermostPhases:
@@ -37,10 +42,12 @@ class OutermostPhases:
             self._progress(phase, steps, steps)
 
 
-def progress_monitor(library: Any, phases: OutermostPhases) -> Any:
-    """`phases` as the library calls it."""
+def progress_monitor(library: FullLibrary, phases: OutermostPhases) -> trt.IProgressMonitor:
+    """Wraps `phases` as the library calls it."""
+    if not TYPE_CHECKING:
+        trt = library  # mypy has to know a base class
 
-    class Monitor(library.IProgressMonitor):  # type: ignore[misc]
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             phases.started(phase_name, parent_phase, num_steps)
 

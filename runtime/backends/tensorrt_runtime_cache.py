@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..errors import EngineError, first_line
 from . import cuda
 from .base import Scratch
+
+if TYPE_CHECKING:
+    import tensorrt_rtx as rtx
 
 _log = logging.getLogger("vit_edge.tensorrt")
 
@@ -25,7 +28,7 @@ class RuntimeCache:
     contexts that use it.
     """
 
-    def __init__(self, runtime_config: Any, scratch: Scratch) -> None:
+    def __init__(self, runtime_config: rtx.IRuntimeConfig, scratch: Scratch) -> None:
         self._kernels, self._scratch = runtime_config.create_runtime_cache(), scratch
         kept = scratch.read()
         if kept is not None and not self._kernels.deserialize(kept):
@@ -34,7 +37,7 @@ class RuntimeCache:
         self._digest = _digest(kept or b"")
         self._device, self._lock = cuda.current_device(), threading.Lock()
 
-    def attach(self, runtime_config: Any) -> None:
+    def attach(self, runtime_config: rtx.IRuntimeConfig) -> None:
         """Lets contexts of this configuration use it. Raises EngineError if TensorRT refuses."""
         if not runtime_config.set_runtime_cache(self._kernels):
             raise EngineError("the runtime cache was refused")

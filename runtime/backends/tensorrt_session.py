@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from .tensorrt_contexts import BuiltInGraphs, ContextSource, OwnGraphs
 from .tensorrt_lane import Lane
 from .tensorrt_open import Logger, open_engine
 from .tensorrt_pool import LanePool, Pending
+
+if TYPE_CHECKING:
+    import tensorrt as trt
 
 
 class TensorRTSession:
@@ -37,6 +40,8 @@ class TensorRTSession:
     """
 
     takes_device_arrays = True
+    _runtime: trt.Runtime | None
+    _engine: trt.ICudaEngine | None
 
     def __init__(
         self, library: Any, logger: Logger, blob: bytes, spec: EngineSpec, scratch: Scratch | None

@@ -14,9 +14,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..files import locked_if_possible, write_whole
+
+if TYPE_CHECKING:
+    import tensorrt as trt
 
 _log = logging.getLogger("vit_edge.tensorrt")
 
@@ -31,7 +34,7 @@ def timing_file(folder: Path, library: str, version: str, device: str) -> Path:
 
 
 @contextmanager
-def timing_cache(config: Any, path: Path | None) -> Iterator[None]:
+def timing_cache(config: trt.IBuilderConfig, path: Path | None) -> Iterator[None]:
     """Builds inside the block use the timings in `path` and add theirs; None keeps none."""
     if path is None:
         yield
@@ -48,7 +51,7 @@ def timing_cache(config: Any, path: Path | None) -> Iterator[None]:
         _log.info("the timing cache is not kept: %s", error)
 
 
-def _attach(config: Any, old: bytes) -> Any:
+def _attach(config: trt.IBuilderConfig, old: bytes) -> trt.ITimingCache:
     """A timing cache with the old timings, or an empty one where the library refuses them."""
     cache = config.create_timing_cache(old)
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
@@ -57,7 +60,7 @@ def _attach(config: Any, old: bytes) -> Any:
     return cache
 
 
-def _add_others(config: Any, cache: Any, others: bytes) -> None:
+def _add_others(config: trt.IBuilderConfig, cache: trt.ITimingCache, others: bytes) -> None:
     """What another process has measured meanwhile."""
     theirs = config.create_timing_cache(others) if others else None
     if theirs is not None:
