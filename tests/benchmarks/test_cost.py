@@ -31,6 +31,7 @@ def test_stages_are_read_from_what_an_export_says() -> None:
     assert stages_of(said) == {"weights": 2.2, "int8 accuracy, as it is": 3.5}
 
 
+@pytest.mark.slow
 def test_an_export_is_measured_and_a_failure_is_told(tmp_path: Path) -> None:
     config = tmp_path / "small.json"
     config.write_text(json.dumps({"depth": 1}))

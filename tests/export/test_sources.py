@@ -126,6 +126,7 @@ def test_embedding_model_is_exported_checked_and_run(
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_another_image_size_makes_engines_of_that_size(
     model: VisionTransformer, tmp_path: Path
 ) -> None:

@@ -59,6 +59,7 @@ def wait_for(process: subprocess.Popen[str], words: str) -> None:
     pytest.fail(f"the training ended without {words!r}")
 
 
+@pytest.mark.slow
 def test_killed_training_goes_on_to_the_very_weights_of_an_undisturbed_one(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from tests.pairs import all_pairs
 from tests.vit.images import write_classes
 from vit_edge.runtime.errors import InputError
 from vit_edge.vit.training.augment import AUGMENTATIONS, Mixture, mix
@@ -79,9 +80,14 @@ def test_unchanged_images_of_the_models_shape_are_what_validation_sees() -> None
     assert np.array_equal(changed, VARIANT.preprocess(picture))
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "1", "I;16"])
-@pytest.mark.parametrize("size", [(1, 1), (200, 3), (3, 200), (64, 48)])
+@pytest.mark.parametrize(
+    ("name", "mode", "size"),
+    all_pairs(
+        AUGMENTATIONS,
+        ["RGB", "L", "P", "RGBA", "1", "I;16"],
+        [(1, 1), (200, 3), (3, 200), (64, 48)],
+    ),
+)
 def test_pictures_of_every_kind_become_the_models_input(
     name: str, mode: str, size: tuple[int, int]
 ) -> None:

@@ -70,7 +70,7 @@ class TestTimm:
         assert difference(load(path, n_heads=3, img_size=size), resized, *size) < TOLERANCE
 
 
-@pytest.mark.parametrize("size", ["B/16", "B/32", "L/16"])
+@pytest.mark.parametrize("size", ["B/16", "B/32", pytest.param("L/16", marks=pytest.mark.slow)])
 def test_torchvision(size: str, tmp_path: Path) -> None:
     width, heads, patch, _ = SIZES[size]
     transformer = oracles.torchvision().models.VisionTransformer
