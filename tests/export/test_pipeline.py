@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -9,13 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from vit_edge.export.pipeline import export_bundle
 from vit_edge.export.plan import ExportRequest
 from vit_edge.export.precision import PRECISIONS
 from vit_edge.export.progress import Display
+from vit_edge.export.report import Report
 from vit_edge.runtime.backends import BACKENDS
 from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.errors import InputError
 from vit_edge.vit.checkpoints import encode_checkpoint
 from vit_edge.vit.vision_transformer import VisionTransformer
 
@@ -115,12 +119,11 @@ def test_second_export_does_no_stage_again(again: Path, capsys: pytest.CaptureFi
 
 
 def test_new_calibration_images_change_the_table_and_not_the_weights(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    again: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for seed in (1, 2):
-        capsys.readouterr()
-        data = str(data_file(tmp_path / f"{seed}.npz", 8, seed))
-        export_bundle(request(tmp_path / "out", calibration=data, evaluation="samples"), Display())
+    data = str(data_file(tmp_path / "data.npz", 8, 1))
+    capsys.readouterr()
+    export_bundle(request(again, calibration=data, evaluation="samples"), Display())
     lines = capsys.readouterr().err.splitlines()
     assert "ONNX graph: unchanged" in lines
     assert "PyTorch reference: unchanged" in lines
@@ -153,27 +156,41 @@ def test_a_missed_budget_ships_nothing_and_says_why(
     assert "NOT shipped" in (folder / "report.md").read_text()
 
 
-@pytest.fixture
-def outliers(digits_model: VisionTransformer, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def outliers(digits_model: VisionTransformer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One channel of fc2's input is far off, undone by its weights: fatal in plain INT8."""
-    import copy
-
-    import torch
-
     broken = copy.deepcopy(digits_model)
     with torch.no_grad():
         for block in broken.blocks:
             block.mlp.fc1.bias[0] += 4000
             block.mlp.fc2.weight[:, 0] /= 1000
-    path = tmp_path / "outliers.safetensors"
+    path = tmp_path_factory.mktemp("outliers") / "outliers.safetensors"
     path.write_bytes(encode_checkpoint(broken))
     return path
 
 
-def test_a_model_whose_plain_int8_collapses_is_repaired(outliers: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    plain = request(out, model=None, weights=str(outliers), method="mse")
-    report = export_bundle(plain, Display())
+@pytest.fixture(scope="module")
+def plain(outliers: Path) -> ExportRequest:
+    """Plain INT8 of that model, without the search for better ranges."""
+    out = outliers.parent / "out"
+    return request(out, model=None, weights=str(outliers), method="mse")
+
+
+@pytest.fixture(scope="module")
+def repaired(plain: ExportRequest) -> Report:
+    return export_bundle(plain, Display())
+
+
+@pytest.fixture
+def elsewhere(repaired: Report, plain: ExportRequest, tmp_path: Path) -> Path:
+    """`out` in a copy of the folder of that export."""
+    return Path(shutil.copytree(plain.out.parent, tmp_path / "again")) / "out"
+
+
+def test_a_model_whose_plain_int8_collapses_is_repaired(
+    repaired: Report, plain: ExportRequest
+) -> None:
+    out, report = plain.out, repaired
     assert report.good
     entry = Bundle.open(out).manifest.precisions["int8"]
     assert entry.raised
@@ -186,27 +203,24 @@ def test_a_model_whose_plain_int8_collapses_is_repaired(outliers: Path, tmp_path
     assert f"{len(entry.raised)} part" in report.rows[-1][-1]
 
 
-@pytest.mark.slow
 def test_mixed_keeps_a_16_bit_budget_and_shares_the_search_of_int8(
-    outliers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plain: ExportRequest, elsewhere: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, names = tmp_path / "out", ("int8", "mixed")
-    plain = request(out, precisions=names, model=None, weights=str(outliers), method="mse")
-    assert export_bundle(plain, Display()).good
-    assert capsys.readouterr().err.count("int8 search: unchanged") == 1
-    entries = Bundle.open(out).manifest.precisions
+    both = dataclasses.replace(plain, out=elsewhere, precisions=("int8", "mixed"))
+    assert export_bundle(both, Display()).good
+    assert capsys.readouterr().err.count("int8 search: unchanged") == 2
+    entries = Bundle.open(elsewhere).manifest.precisions
     assert set(entries["int8"].raised) <= set(entries["mixed"].raised)
     for graph in entries["mixed"].graphs.values():
         assert (graph.accuracy.drop or 0) <= 0.2
 
 
 def test_what_is_broken_is_not_shipped_whatever_drop_is_allowed(
-    outliers: Path, tmp_path: Path
+    plain: ExportRequest, elsewhere: Path
 ) -> None:
-    out = tmp_path / "out"
-    changes = {"model": None, "weights": str(outliers), "method": "mse", "max_drop": 100.0}
-    assert export_bundle(request(out, precisions=("int8",), **changes), Display()).good
-    entry = Bundle.open(out).manifest.precisions["int8"]
+    lenient = dataclasses.replace(plain, out=elsewhere, precisions=("int8",), max_drop=100.0)
+    assert export_bundle(lenient, Display()).good
+    entry = Bundle.open(elsewhere).manifest.precisions["int8"]
     assert entry.raised
     assert "with all parts quantised blocks." in entry.reason  # a fault, by its place
     assert "over the limit" in entry.reason
@@ -243,14 +257,8 @@ def test_the_search_saves_it(outliers: Path, tmp_path: Path) -> None:
         assert (graph.accuracy.agreement or 0) >= 0.985
 
 
-def test_damaged_weights_are_named(digits_model: VisionTransformer, tmp_path: Path) -> None:
-    import copy
-
-    import torch
-
-    from vit_edge.runtime.errors import InputError
-
-    broken = copy.deepcopy(digits_model)
+def test_damaged_weights_are_named(model: VisionTransformer, tmp_path: Path) -> None:
+    broken = copy.deepcopy(model)
     with torch.no_grad():
         broken.head.weight[0, 0] = float("nan")
     path = tmp_path / "nan.safetensors"
