@@ -4,8 +4,8 @@ draws the attention rollout of a second model on photographs.
     python -m vit_edge.vit.example_usage
 
 Expected: a digit that the model has not been trained on, its class, `build/example_digit.png` (the
-digit itself), `build/example_patches.png` and `build/example_rollout.png`. Weights are trained on first use, in about 20 and 30 s, and kept in
-`build/`.
+digit itself), `build/example_patches.png` and `build/example_rollout.png`. Weights are trained on
+first use, in about 20 and 30 s, and kept in `build/`.
 """
 
 from __future__ import annotations
