@@ -9,9 +9,8 @@ from __future__ import annotations
 import keyword
 import re
 from pathlib import Path
-from typing import Any
 
-from . import Api
+from . import MODULE, Api
 
 _BUFFERS = {"IHostMemory"}
 """Classes that offer the buffer protocol, which no recording shows before Python 3.12."""
@@ -26,8 +25,8 @@ def write_stub(api: Api, folder: Path, module: str) -> None:
         "from typing import Any, ClassVar, overload",
     ]
     lines += [f"{name}: Any" for name in api.values]
-    for name, signatures in api.functions.items():
-        lines += _function(api, name, signatures, "", bound=False)
+    for name in api.functions:
+        lines += _function(api, MODULE, name, "")
     for name in api.classes:
         if "." not in name:
             lines += _class(api, name, "")
@@ -47,7 +46,7 @@ def _class(api: Api, owner: str, indent: str) -> list[str]:
             kind = owner if "value" in entry["members"] else "Any"
             lines.append(f"{inner}{name}: ClassVar[{kind}]")
         elif isinstance(member, list):
-            lines += _function(api, name, member, inner, bound=True)
+            lines += _function(api, owner, name, inner)
         elif member.startswith("class "):
             nested = member.removeprefix("class ")
             known = nested.startswith(f"{owner}.")
@@ -60,19 +59,16 @@ def _class(api: Api, owner: str, indent: str) -> list[str]:
     return [*lines, f"{inner}..."]
 
 
-def _function(api: Api, name: str, recorded: Any, indent: str, *, bound: bool) -> list[str]:
+def _function(api: Api, owner: str, name: str, indent: str) -> list[str]:
     heads = []
-    for text in dict.fromkeys(recorded):
-        arguments, _, returns = f" {text}".partition(" ->")
-        parts = ["self"] if bound else []
-        optional = False  # a docstring may say so of an argument and not of the next one
-        for part in arguments.split():
-            optional = optional or part.endswith("=")
-            if part not in ("/", "*"):
-                parts.append(_argument(part.rstrip("=")) + " = ..." * optional)
-        if text == "*":
+    for signature in dict.fromkeys(api.signatures(owner, name)):
+        parts = ["self"] if owner != MODULE else []
+        for index, argument in enumerate(signature.arguments):
+            parts.append(_argument(argument) + " = ..." * (index >= signature.required))
+        if signature.open_ended:
             parts += ["*args: Any", "**kwargs: Any"]
-        heads.append(f"{indent}def {name}({', '.join(parts)}) -> {_type(api, returns)}: ...")
+        returns = _type(api, signature.returns)
+        heads.append(f"{indent}def {name}({', '.join(parts)}) -> {returns}: ...")
     overloads = len(heads) > 1
     return [line for head in heads for line in (f"{indent}@overload",) * overloads + (head,)]
 
@@ -83,7 +79,6 @@ def _argument(name: str) -> str:
 
 def _type(api: Api, kind: str) -> str:
     """A recorded type as the stub names it; `Any` where it is none that Python code can name."""
-    kind = kind.strip()
     bare = re.sub(r"^I(?=[A-Z])", "", kind)  # docstrings say IParserError, Python ParserError
     if kind in _PLAIN:
         return f"builtins.{kind}"
