@@ -26,6 +26,7 @@ from vit_edge.runtime.tools.plan.engine_plan import EnginePlan, decode_plan
 from .cache import tool_versions
 from .measure import LatencyHere
 from .plan import Plan, Target
+from .precision import find_precision
 from .quantise.explanation import SiteExplanation
 from .search import Raised, rank
 from .sensitivity import Sensitivity
@@ -150,7 +151,8 @@ def _entry(result: PrecisionResult, files: dict[str, Path]) -> PrecisionEntry:
         parts = {f"onnx/{part.name}": part for part in graph.parts}
         files.update(parts)
         name, *external = parts
-        graphs[kind] = Graph(name, tuple(external), graph.accuracy, graph.rms_tolerance)
+        rank = getattr(find_precision(result.name).ranks, kind)
+        graphs[kind] = Graph(name, tuple(external), graph.accuracy, graph.rms_tolerance, rank)
     engines = []
     for engine in result.engines:
         stem = f"engines/{result.name}.{engine.target}"

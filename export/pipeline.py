@@ -117,6 +117,8 @@ def _run_precision(name: str, plan: Plan, shared: Shared, cache: StageCache) -> 
         return result
     if "cpu" in attempt.graphs:
         result = replace(result, latency=stages.measure_latency(attempt.graphs["cpu"].file))
+    if "gpu" not in attempt.graphs:
+        return result
     try:
         graph = attempt.graphs["gpu"]
         return replace(result, engines=tuple(stages.build(graph, t) for t in plan.targets))

@@ -27,6 +27,7 @@ from .forms import DEFAULT, GraphForm, write_in
 from .measure import LatencyHere, how_to_measure, measure_here, measure_logits
 from .plan import FAST, Plan, Target
 from .precision import Graphs, QuantisedPrecision, find_precision
+from .precision.quantised import quantise_model
 from .progress import Update
 from .quantise.explanation import SiteExplanation
 from .quantise.units import find_units, raise_units
@@ -88,13 +89,13 @@ class PrecisionStages:
             return None
 
         def search_stage(folder: Path, update: Update) -> None:
-            quantised = precision.quantise(*shared.load_calibrated(self.plan), update)
+            quantised = quantise_model(*shared.load_calibrated(self.plan), precision.scheme, update)
             save_onnx(quantised.exact, folder / "exact.onnx")
             save_onnx(quantised.lowered, folder / "lowered.onnx")
             (folder / "explanation.json").write_text(encode_all(quantised.explanation))
 
-        inputs = [shared.start.onnx, shared.table, precision.scheme, precision.attention]
-        title = precision.title
+        inputs = [shared.start.onnx, shared.table, precision.scheme]
+        title = str(precision.scheme)
         graphs = self.cache.run(f"{title} search", inputs, search_stage)
         effects = self._sensitivity(title, graphs)
         return Quantising(

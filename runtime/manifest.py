@@ -177,12 +177,15 @@ class Graph:
 
     `rms_tolerance` bounds `Accuracy.rms_error` over the golden samples on any device that runs this
     graph. `external` are the files beside it that hold its weights, where it is above 2 GiB.
+    `rank` is its place in the order in which a device tries precisions of which it has measured
+    none, lowest first; None in bundles that do not say.
     """
 
     file: str
     external: tuple[str, ...]
     accuracy: Accuracy
     rms_tolerance: float
+    rank: int | None = None
 
     def __post_init__(self) -> None:
         folder = self.file.rpartition("/")[0]

@@ -60,7 +60,7 @@ def find_faults(
         fp32: The optimised fp32 graph, without export faults; `lowered` has its tensors' names.
         images: Unlabelled; `IMAGES` of them, spread evenly, are looked at.
         reference: PyTorch's answers to `images`, float32 `[N, outputs]`.
-        limits: A row of `LIMITS`.
+        limits: The precision's.
     """
     images, reference = _choose(images, reference, IMAGES)
     places = find_places(fp32.graph)

@@ -15,17 +15,11 @@ import numpy as np
 import onnx_ir as ir
 
 from vit_edge.export.graph_edit import add_initializer, array, describe
+from vit_edge.export.quantise.grid import GRIDS
 
 from .places import OUTPUT, Place
 
 PREFIX = "fp32:"
-GRID_ENDS = {
-    ir.DataType.INT8: 127.5,
-    ir.DataType.UINT8: 255.5,
-    ir.DataType.INT4: 7.5,
-    ir.DataType.FLOAT8E4M3FN: 464.0,
-}
-"""In steps from zero: what a quantiser of this type clips."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +143,7 @@ class _Sums:
 def _has_range(node: ir.Node) -> bool:
     return (
         node.op_type == "QuantizeLinear"
-        and node.outputs[0].dtype in GRID_ENDS
+        and node.outputs[0].dtype in GRIDS
         and node.inputs[1] is not None
         and node.inputs[1].is_initializer()
         and array(node.inputs[1]).size == 1
@@ -161,7 +155,7 @@ def _add_range(graph: ir.Graph, quantise: ir.Node) -> None:
     value, scale, dtype = quantise.inputs[0], quantise.inputs[1], quantise.outputs[0].dtype
     assert scale is not None
     assert dtype is not None
-    reach = array(scale).astype(np.float32).reshape(()) * np.float32(GRID_ENDS[dtype])
+    reach = array(scale).astype(np.float32).reshape(()) * np.float32(GRIDS[dtype].clips_from)
     end = add_initializer(graph, f"{quantise.name}/end", reach)
     magnitude = ir.node("Abs", [value])
     beyond = ir.node("Greater", [magnitude.outputs[0], end])

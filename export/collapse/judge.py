@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .fault import LOCAL, Fault
-from .limits import CLIPPING, FAR_BEYOND, LITTLE_USED, MANY_CLIPPED, Limits, Stretch
+from .limits import CLIPPING, FAR_BEYOND, LITTLE_USED, MANY_CLIPPED, Limits, SegmentLimits
 from .moments import Moments, Range
 from .places import BRANCH, EMBEDDING, OUTPUT, Place
 
@@ -29,7 +29,7 @@ def judge(place: Place, found: Moments, reads: Range | None, limits: Limits) -> 
     return Fault(LOCAL, place.module, place.name, what + _cause(found, reads, allowed))
 
 
-def _allowed(place: Place, reads: Range | None, limits: Limits) -> Stretch:
+def _allowed(place: Place, reads: Range | None, limits: Limits) -> SegmentLimits:
     allowed = limits.branch if place.kind == BRANCH else limits.linear
     if place.tokens == 1:
         allowed = allowed.times(limits.one_token)
@@ -38,7 +38,7 @@ def _allowed(place: Place, reads: Range | None, limits: Limits) -> Stretch:
     return allowed
 
 
-def _inexact(found: Moments, allowed: Stretch) -> str | None:
+def _inexact(found: Moments, allowed: SegmentLimits) -> str | None:
     """The first measure that is over its limit, the most telling one first."""
     off = _off(found)
     worst = int(np.argmax(off))
@@ -60,7 +60,7 @@ def _off(found: Moments) -> np.ndarray:
     return off
 
 
-def _cause(found: Moments, reads: Range | None, allowed: Stretch) -> str:
+def _cause(found: Moments, reads: Range | None, allowed: SegmentLimits) -> str:
     if reads is not None and reads.clipped > MANY_CLIPPED:
         return (
             f"; {reads.clipped:.0%} of what its Linear reads is clipped: a range that is too small,"

@@ -1,4 +1,4 @@
-"""How far each precision may be from what it stands for.
+"""Limits of how far a lowering may be from the graph that it stands for.
 
 Limits are on the error of one stretch of the graph, not on what has accumulated, so that they
 depend on the number format and little on the model. `docs/collapse.md` has what was measured on
@@ -14,7 +14,7 @@ FP16_STEP, BF16_STEP = 2.0**-11, 2.0**-8
 
 
 @dataclass(frozen=True)
-class Stretch:
+class SegmentLimits:
     """Limits of a stretch of the graph. Errors are RMS, relative to the RMS of what is right.
 
     Attributes:
@@ -31,8 +31,8 @@ class Stretch:
     channel_gain: float
     shift: float
 
-    def times(self, factor: float) -> Stretch:
-        return Stretch(*(factor * getattr(self, field.name) for field in fields(self)))
+    def times(self, factor: float) -> SegmentLimits:
+        return SegmentLimits(*(factor * getattr(self, field.name) for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Limits:
     """
 
     exact: float
-    linear: Stretch
-    branch: Stretch
+    linear: SegmentLimits
+    branch: SegmentLimits
     one_token: float
     answers: float
     stream: float
@@ -62,56 +62,6 @@ class Limits:
         return self.stream / self.branch.error
 
 
-LIMITS: dict[str, Limits] = {
-    "fp32": Limits(
-        exact=1e-4,
-        linear=Stretch(1e-4, 1e-3, 1e-4, 1e-3, 1e-4),
-        branch=Stretch(1e-4, 1e-3, 1e-4, 1e-3, 1e-4),
-        one_token=1.0,
-        answers=1e-3,
-        stream=0.0,
-    ),
-    "fp16": Limits(
-        exact=2e-3,
-        linear=Stretch(2e-3, 8e-3, 2e-4, 4e-3, 8e-4),
-        branch=Stretch(5e-3, 2e-2, 1e-3, 6e-3, 2e-3),
-        one_token=1.0,
-        answers=2e-2,
-        stream=FP16_STEP,
-    ),
-    "bf16": Limits(
-        exact=1e-2,
-        linear=Stretch(1e-2, 6e-2, 2e-3, 3e-2, 6e-3),
-        branch=Stretch(3e-2, 1.5e-1, 6e-3, 4e-2, 1.2e-2),
-        one_token=1.0,
-        answers=8e-2,
-        stream=BF16_STEP,
-    ),
-    "int8": Limits(
-        exact=2e-3,
-        linear=Stretch(6e-2, 2.5e-1, 1e-2, 1.2e-1, 2e-2),
-        branch=Stretch(1.5e-1, 5e-1, 6e-2, 3.5e-1, 6e-2),
-        one_token=2.5,
-        answers=2.5e-1,
-        stream=FP16_STEP,
-    ),
-    "fp8": Limits(
-        exact=2e-3,
-        linear=Stretch(1.2e-1, 4e-1, 2e-2, 2.5e-1, 4e-2),
-        branch=Stretch(1.6e-1, 6.5e-1, 6e-2, 3.5e-1, 9e-2),
-        one_token=2.0,
-        answers=6e-1,
-        stream=FP16_STEP,
-    ),
-    "int4": Limits(
-        exact=2e-3,
-        linear=Stretch(2.5e-1, 1.2, 4e-2, 7e-1, 1.5e-1),
-        branch=Stretch(4e-1, 2.0, 1.2e-1, 9e-1, 2.5e-1),
-        one_token=2.0,
-        answers=8e-1,
-        stream=FP16_STEP,
-    ),
-}
 EXPORT_ERROR = 1e-3
 """Of the fp32 graph's answers against PyTorch's, as `Limits.answers`."""
 FAR_BEYOND, CLIPPING = 1.5, 2.0

@@ -20,7 +20,15 @@ from vit_edge.calibration.collect import Calibration
 from vit_edge.calibration.samples import SiteSamples
 from vit_edge.runtime.errors import InputError
 
-from .grid import FP8_GRID, Floats, Grid, best_range, fake_quantise, representable_scale, thin_out
+from .grid import (
+    Floats,
+    Grid,
+    IntegerGrid,
+    best_range,
+    fake_quantise,
+    representable_scale,
+    thin_out,
+)
 from .linears import Smoothed
 from .qdq import quantise_activation
 from .sites import LinearSource, behind_layout, columns_of, find_sites
@@ -31,13 +39,6 @@ MAX_TOKENS = 512
 _LAYOUT = ("Transpose", "Reshape")
 MIN_GAIN = 1.5
 """How much smaller the error of Q K^T must become for channels to be balanced."""
-
-
-@dataclass(frozen=True)
-class AttentionScheme:
-    """The grid of Q, K, V and the attention weights."""
-
-    grid: Grid
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ Scaling = Mapping[str, Floats]
 """What channels were multiplied by since calibration, by the tensor's name."""
 
 
-def balance_all(graph: ir.Graph, calibration: Calibration, scheme: AttentionScheme) -> Scaling:
+def balance_all(graph: ir.Graph, calibration: Calibration, grid: Grid) -> Scaling:
     """Levels the channels of every Q and K in place: q_c f_c and k_c / f_c have the same product.
 
     That is exact. It is done where both come from Linears and the error of the products falls
@@ -139,7 +140,7 @@ def balance_all(graph: ir.Graph, calibration: Calibration, scheme: AttentionSche
     for attention in quantisable(graph):
         q, k = (_channels(value) for value in attention.operands[:2])
         samples = [calibration.samples.get(str(value.name)) for value in (q, k)]
-        factor = _balance(samples[0], samples[1], scheme.grid)
+        factor = _balance(samples[0], samples[1], grid)
         if factor is None or _source(q) is None or _source(k) is None:
             continue
         for value, scale in ((q, factor), (k, np.reciprocal(factor))):
@@ -191,7 +192,7 @@ def scaling_of_values(graph: ir.Graph, smoothed: Mapping[str, Smoothed]) -> Scal
 
 
 def quantise_attention(
-    graph: ir.Graph, calibration: Calibration, scaling: Scaling, scheme: AttentionScheme
+    graph: ir.Graph, calibration: Calibration, scaling: Scaling, grid: Grid
 ) -> None:
     """Puts Q/DQ around every attention's products, in place.
 
@@ -199,13 +200,13 @@ def quantise_attention(
         graph: The graph, smoothed and balanced.
         calibration: With samples of `attention_tensors`, or for plain methods their ranges.
         scaling: What was done to them since.
-        scheme: The grid.
+        grid: The grid of Q, K, V and the attention weights.
     """
     for attention in quantisable(graph):
         readers = (attention.scores, attention.mixed)
-        for value, amax in _ranges(attention, calibration, scaling, scheme.grid):
-            scale = representable_scale(np.array(amax, np.float32), scheme.grid)
-            read = quantise_activation(graph, value, scale, scheme.grid)
+        for value, amax in _ranges(attention, calibration, scaling, grid):
+            scale = representable_scale(np.array(amax, np.float32), grid)
+            read = quantise_activation(graph, value, scale, grid)
             for node in readers:
                 for index, given in enumerate(node.inputs):
                     if given is value:
@@ -233,8 +234,8 @@ def _ranges(
 
 
 def _softmax_range(rows: Floats, grid: Grid) -> float:
-    """Floating point takes the whole of 0 to 1, as NVIDIA's kernel does; integers what is there."""
-    if grid == FP8_GRID:
+    """All of 0 to 1 for floating point, as NVIDIA's kernel has it; for integers what is there."""
+    if not isinstance(grid, IntegerGrid):
         return 1.0
     return min(1.0, float(best_range(rows, np.ones(rows.shape[1], np.float32), grid)))
 

@@ -16,9 +16,8 @@ from vit_edge.export.passes.linears import Linear
 from vit_edge.export.progress import Update
 
 from .explanation import SiteExplanation, describe_channels
-from .grid import Floats, for_each_weight, representable_scale
+from .grid import Floats, Scheme, for_each_weight, representable_scale
 from .qdq import quantise_activation, quantise_weight
-from .scheme import Scheme
 from .shift import subtract
 from .side_by_side import side_by_side
 from .site_search import RoundedSite, search_site

@@ -13,10 +13,9 @@ from vit_edge.export.graph_edit import array
 from vit_edge.export.passes.linears import Linear
 
 from .explanation import sqnr_db
-from .grid import Floats, best_range, fake_quantise, for_each_weight, thin_out
+from .grid import Floats, Scheme, best_range, fake_quantise, for_each_weight, thin_out
 from .grid import weight_scales as search_scales
 from .rounding import Moments, round_weights
-from .scheme import Scheme
 from .shift import shift_of
 from .sites import Site
 

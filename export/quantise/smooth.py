@@ -15,13 +15,13 @@ from vit_edge.calibration.samples import SiteSamples
 
 from .grid import (
     Floats,
+    Scheme,
     best_range,
     fake_quantise,
     for_each_weight,
     representable_scale,
     thin_out,
 )
-from .scheme import Scheme
 
 ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 """More levels the channels of the calibration images so far that other images leave the range."""

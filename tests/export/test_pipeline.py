@@ -133,7 +133,7 @@ def test_a_missed_budget_ships_nothing_and_says_why(
     digest = Bundle.open(out).digest
     int8 = PRECISIONS["int8"]
     strict = dataclasses.replace(int8.budget, min_cosine=1.01)  # no cosine is larger than 1
-    monkeypatch.setitem(PRECISIONS, "int8", dataclasses.replace(int8, budget=strict))  # type: ignore[type-var]
+    monkeypatch.setitem(PRECISIONS, "int8", dataclasses.replace(int8, budget=strict))
     report = export_bundle(request(out, seed=1), Display())
     assert good.good
     assert not report.good

@@ -6,10 +6,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from vit_edge.calibration.collect import Calibration
 from vit_edge.calibration.observers import DEFAULT_METHOD
 from vit_edge.export.onnx_export import export_onnx
 from vit_edge.export.passes import optimise
-from vit_edge.export.precision import find_precision
 from vit_edge.export.quantise.units import find_units, raise_units
 from vit_edge.export.sensitivity import FEWEST, MOST, growing_graph, images_for, measure_sensitivity
 from vit_edge.runtime.images import ImageSet
@@ -18,7 +18,7 @@ from vit_edge.vit.config import BlockOptions, EmbeddingOptions, ReadoutOptions
 from vit_edge.vit.facts import HALF
 
 from ..calibrate import calibrate
-from .graphs import run
+from .graphs import quantise, run
 from .test_relatives import shaken
 
 RELATIVES: dict[str, dict[str, object]] = {
@@ -39,11 +39,9 @@ RELATIVES: dict[str, dict[str, object]] = {
 def test_each_effect_is_that_of_the_part_alone(
     photographs: ImageSet, relative: str, name: str
 ) -> None:
-    graph, precision = relative_graph(relative), find_precision(name)
+    graph = relative_graph(relative)
     few = photographs.subset(range(6))
-    quantised = precision.quantise(  # type: ignore[attr-defined]
-        graph, calibrate(graph, few, DEFAULT_METHOD, (name,))
-    )
+    quantised = quantise(name, graph, calibrate(graph, few, DEFAULT_METHOD, (name,)))
     exact, lowered = quantised.exact, quantised.lowered
     units = find_units(exact.graph, lowered.graph)
     frames = next(few.batches(1))
@@ -67,9 +65,9 @@ def relative_graph(relative: str) -> ir.Model:
 
 
 def test_a_damaged_part_is_the_most_sensitive(
-    optimised: ir.Model, calibration: object, photographs: ImageSet
+    optimised: ir.Model, calibration: Calibration, photographs: ImageSet
 ) -> None:
-    quantised = find_precision("int8").quantise(optimised, calibration)  # type: ignore[attr-defined]
+    quantised = quantise("int8", optimised, calibration)
     scale = quantised.lowered.graph.initializers["blocks.1.norm2/LayerNormalization/scale"]
     scale.const_value = ir.tensor(scale.const_value.numpy() / 30, name=scale.name)
     units = find_units(quantised.exact.graph, quantised.lowered.graph)
@@ -82,8 +80,8 @@ def test_a_damaged_part_is_the_most_sensitive(
     assert worst.divergence == max(s.divergence for s in found)
 
 
-def test_few_images_do_for_large_models(optimised: ir.Model, calibration: object) -> None:
-    quantised = find_precision("int8").quantise(optimised, calibration)  # type: ignore[attr-defined]
+def test_few_images_do_for_large_models(optimised: ir.Model, calibration: Calibration) -> None:
+    quantised = quantise("int8", optimised, calibration)
     units = find_units(quantised.exact.graph, quantised.lowered.graph)
     assert images_for(units) == MOST
     large = [type(u)(u.name, u.reads, u.writes, 10**12) for u in units]

@@ -7,9 +7,9 @@ import onnx_ir as ir
 import pytest
 
 from vit_edge.export.collapse.judge import judge
-from vit_edge.export.collapse.limits import LIMITS
 from vit_edge.export.collapse.moments import Moments
 from vit_edge.export.collapse.places import LINEAR, Place
+from vit_edge.export.precision.int8 import INT8
 
 CHANNELS = 64
 PLACE = Place(ir.val("x", shape=ir.Shape([None, 17, CHANNELS])), LINEAR, "blocks.0.mlp.fc1")
@@ -26,7 +26,7 @@ def in_one_channel(value: float) -> np.ndarray:
 def found(error: np.ndarray, squared: np.ndarray, product: np.ndarray) -> str:
     zero = everywhere(0.0)
     moments = Moments(zero, everywhere(1.0), error, squared, product, zero)
-    fault = judge(PLACE, moments, None, LIMITS["int8"])
+    fault = judge(PLACE, moments, None, INT8().limits)
     return "" if fault is None else fault.what
 
 

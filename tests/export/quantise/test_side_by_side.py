@@ -12,9 +12,10 @@ from threadpoolctl import threadpool_info
 
 from vit_edge.calibration.collect import Calibration
 from vit_edge.calibration.onnx_file import graph_digest
-from vit_edge.export.precision import find_precision
 from vit_edge.export.quantise import side_by_side as module
 from vit_edge.export.quantise.side_by_side import side_by_side
+
+from ..graphs import quantise
 
 
 def test_results_come_in_the_order_of_their_items() -> None:
@@ -65,6 +66,6 @@ def test_one_worker_and_four_quantise_alike(
     digests = set()
     for cores in (1, 4):
         monkeypatch.setattr(module.os, "sched_getaffinity", lambda pid, n=cores: set(range(n)))
-        quantised = find_precision("int8").quantise(optimised, calibration)  # type: ignore[attr-defined]
+        quantised = quantise("int8", optimised, calibration)
         digests.add((graph_digest(quantised.exact), graph_digest(quantised.lowered)))
     assert len(digests) == 1

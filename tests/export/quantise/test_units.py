@@ -5,17 +5,15 @@ import onnx_ir as ir
 import pytest
 
 from vit_edge.calibration.collect import Calibration
-from vit_edge.export.precision import find_precision
 from vit_edge.export.precision.quantised import Quantised
 from vit_edge.export.quantise.units import find_units, raise_units
 
-from ..graphs import count, relative_error, run
+from ..graphs import count, quantise, relative_error, run
 
 
 @pytest.fixture
 def quantised(optimised: ir.Model, calibration: Calibration) -> Quantised:
-    precision = find_precision("int8_attention")
-    return precision.quantise(optimised, calibration)  # type: ignore[attr-defined,no-any-return]
+    return quantise("int8_attention", optimised, calibration)
 
 
 def test_units_are_the_linears_of_an_input_and_the_attentions(quantised: Quantised) -> None:
@@ -28,7 +26,7 @@ def test_units_are_the_linears_of_an_input_and_the_attentions(quantised: Quantis
 
 
 def test_what_is_not_quantised_is_no_unit(optimised: ir.Model, calibration: Calibration) -> None:
-    plain = find_precision("int8").quantise(optimised, calibration)  # type: ignore[attr-defined]
+    plain = quantise("int8", optimised, calibration)
     assert len(find_units(plain.exact.graph, plain.lowered.graph)) == 8
 
 
