@@ -87,7 +87,7 @@ def paired_interval(lost: int, won: int, images: int) -> tuple[float, float]:
     return 100 * (difference - half), 100 * (difference + half)
 
 
-def budget_miss(accuracy: Accuracy, budget: Budget, random_weights: bool) -> str | None:
+def budget_problem(accuracy: Accuracy, budget: Budget, random_weights: bool) -> str | None:
     """What misses the budget, or None. Which measure counts depends on what the images can tell."""
     if accuracy.logit_error >= 1e30:
         return "logits are not finite: something overflows"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -39,14 +39,29 @@ _log = logging.getLogger("vit_edge.export")
 
 @dataclass(frozen=True)
 class EngineBuilder:
-    """Builds engines of a precision's graphs for a target."""
+    """Builds engines of a precision's graphs for a target.
+
+    Attributes:
+        built_for: See `runtime.backends.base.Backend.built_for`.
+    """
 
     target: Target
     spec: EngineSpec
     precision: str
-    _given_up: threading.Event = field(default_factory=threading.Event)
+    built_for: tuple[str, ...]
+
+    @classmethod
+    def for_target(cls, target: Target, spec: EngineSpec, precision: str) -> EngineBuilder:
+        """Asks the library which GPUs it builds for."""
+        options = BuildOptions(compute_capabilities=target.compute_capabilities)
+        built_for = find_backend(target.backend).built_for(options)
+        return cls(target, spec, precision, built_for)
 
     @cached_property
+    def _given_up(self) -> threading.Event:
+        return threading.Event()
+
+    @property
     def _options(self) -> BuildOptions:
         return BuildOptions(
             compute_capabilities=self.target.compute_capabilities,
@@ -54,11 +69,6 @@ class EngineBuilder:
             what=f"{self.precision} for {self.target}",
             stopped=self._given_up.is_set,
         )
-
-    @cached_property
-    def built_for(self) -> tuple[str, ...]:
-        """See `runtime.backends.base.Backend.built_for`."""
-        return find_backend(self.target.backend).built_for(self._options)
 
     @property
     def version(self) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vit_edge.calibration.onnx_file import read_onnx
 from vit_edge.runtime.backends import BACKENDS
 from vit_edge.runtime.images import ImageSet
-from vit_edge.runtime.latency import QUICK, measure_latency
+from vit_edge.runtime.latency import Effort, measure_latency
 from vit_edge.runtime.manifest import EngineSpec
 
 from .progress import Update
@@ -61,7 +61,7 @@ class LatencyHere:
 
 
 def measure_here(
-    precision: str, path: Path, spec: EngineSpec, images: ImageSet
+    precision: str, path: Path, spec: EngineSpec, images: ImageSet, timing: Effort
 ) -> LatencyHere | None:
     """Latency of the ONNX file on the fastest engine for CPUs on this machine; None without any.
 
@@ -73,7 +73,7 @@ def measure_here(
         if backend.graph != "cpu" or precision in backend.lacks or backend.run_problem():
             continue
         session = backend.open(onnx.graph, spec, onnx.external)
-        latency = measure_latency(lambda run=session.run: run(image), QUICK)  # type: ignore[misc]
+        latency = measure_latency(lambda run=session.run: run(image), timing)  # type: ignore[misc]
         session.close()
         found.append(LatencyHere(latency.p50_ms, backend.name))
     return min(found, key=lambda latency: latency.p50_ms, default=None)

@@ -11,6 +11,7 @@ from pathlib import Path
 from vit_edge.calibration.observers import DEFAULT_METHOD, require_method
 from vit_edge.runtime.backends import BACKENDS, BuildOptions, find_backend
 from vit_edge.runtime.errors import BackendError, InputError
+from vit_edge.runtime.latency import QUICK, Effort
 from vit_edge.runtime.manifest import EngineSpec
 from vit_edge.vit.facts import Facts
 
@@ -32,7 +33,8 @@ forms of the graph are tried, and built again for estimates of latency.
 class ExportRequest:
     """The options of `vit-edge export`; None is the default that depends on the others.
 
-    `given` is what the user says of the model beside its weights.
+    `given` is what the user says of the model beside its weights, `timing` how long the latency on
+    this machine is measured; the command line leaves it alone.
     """
 
     model: str | None = None
@@ -52,6 +54,7 @@ class ExportRequest:
     method: str = DEFAULT_METHOD
     seed: int = 0
     effort: str = DEFAULT_EFFORT
+    timing: Effort = QUICK
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Plan:
     method: str
     seed: int
     effort: str
+    timing: Effort
     notes: tuple[str, ...]
 
 
@@ -134,6 +138,7 @@ def make_plan(request: ExportRequest) -> Plan:
         method=request.method,
         seed=request.seed,
         effort=request.effort,
+        timing=request.timing,
         notes=(*_describe(source, data), *notes),
     )
 

@@ -21,6 +21,8 @@ from vit_edge.vit.normalise import normalise
 from vit_edge.vit.variants import find_variant
 from vit_edge.vit.vision_transformer import VisionTransformer
 
+from ..effort import ONE_CALL
+
 MODEL = "vit_test_patch8_32"
 
 
@@ -31,7 +33,9 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: VisionTransfo
     monkeypatch.setattr(onnx_file, "LIMIT", size * 3 // 5)
     weights, out = tmp_path / "weights.safetensors", tmp_path / "bundle"
     weights.write_bytes(encode_checkpoint(model))
-    request = ExportRequest(weights=str(weights), out=out, max_batch=4, precisions=("fp32", "fp16"))
+    request = ExportRequest(
+        timing=ONE_CALL, weights=str(weights), out=out, max_batch=4, precisions=("fp32", "fp16")
+    )
     report = export_bundle(request, Display())
     return out if report.good else pytest.fail(f"{report.problems}")
 

@@ -18,11 +18,14 @@ from vit_edge.runtime.bundle import Bundle
 from vit_edge.vit.checkpoints import encode_checkpoint
 from vit_edge.vit.vision_transformer import VisionTransformer
 
+from ..effort import ONE_CALL
+
 RTX_PROBLEM = BACKENDS["tensorrt-rtx"].build_problem()
 
 
 def request(out: Path, **changes: object) -> ExportRequest:
     base = ExportRequest(
+        timing=ONE_CALL,
         model="vit_test_patch8_32",
         out=out,
         precisions=("fp32", "int8"),
@@ -174,7 +177,7 @@ def test_a_model_whose_plain_int8_collapses_is_repaired(outliers: Path, tmp_path
         assert (graph.accuracy.drop or 0) <= 0.5
     text = (out.parent / "out.report" / "report.md").read_text()
     assert f"left {', '.join(entry.raised)} in higher precision" in text
-    assert f"{len(entry.raised)} part" in report.rows[-1][-1]
+    assert f"{len(entry.raised)} layer" in report.rows[-1][-1]
 
 
 def test_mixed_keeps_a_16_bit_budget_and_shares_the_search_of_int8(
@@ -198,7 +201,7 @@ def test_what_is_broken_is_not_shipped_whatever_drop_is_allowed(
     assert export_bundle(request(out, precisions=("int8",), **changes), Display()).good
     entry = Bundle.open(out).manifest.precisions["int8"]
     assert entry.raised
-    assert "with all parts quantised blocks." in entry.reason  # a fault, by its place
+    assert "with all layers quantised blocks." in entry.reason  # a fault, by its place
     assert "over the limit" in entry.reason
 
 

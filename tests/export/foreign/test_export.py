@@ -21,6 +21,7 @@ from vit_edge.runtime.errors import InputError
 from vit_edge.vit.facts import Facts
 from vit_edge.vit.vision_transformer import VisionTransformer
 
+from ...effort import ONE_CALL
 from .files import OLD_14, write
 
 
@@ -32,6 +33,7 @@ def file(tmp_path_factory: pytest.TempPathFactory, digits_model: VisionTransform
 
 def request(file: Path, out: Path) -> ExportRequest:
     return ExportRequest(
+        timing=ONE_CALL,
         onnx=file,
         out=out,
         calibration="digits",

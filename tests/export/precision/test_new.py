@@ -22,6 +22,8 @@ from vit_edge.export.quantise.grid import INT8_GRID, IntegerGrid, Scheme
 from vit_edge.runtime import Engine
 from vit_edge.runtime.bundle import Bundle
 
+from ...effort import ONE_CALL
+
 LOOSE = SegmentLimits(4e-1, 2.0, 1.2e-1, 9e-1, 2.5e-1)
 LIMITS = Limits(exact=1e-1, linear=LOOSE, branch=LOOSE, one_token=2.0, answers=8e-1, stream=1e-2)
 
@@ -59,6 +61,7 @@ def test_one_row_makes_a_precision(
 ) -> None:
     monkeypatch.setitem(PRECISIONS, "mine", precision)
     request = ExportRequest(
+        timing=ONE_CALL,
         model="vit_test_patch8_32",
         precisions=("fp32", "mine"),
         targets=("onnxruntime",),
