@@ -49,7 +49,7 @@ class MakeWeights(Stage[Path]):
 
     source: Hashed[ModelSource]
     seed: int
-    title = "weights"
+    title_of = "weights"
 
     def run(self, folder: Path, update: Update) -> None:
         content = make_weights(self.source.value, self.seed, update)
@@ -64,7 +64,7 @@ class CopyOnnxFile(Stage[Path]):
     """Reads the user's ONNX file, which stands where the weights do otherwise."""
 
     source: Hashed[ForeignSource]
-    title = "ONNX file"
+    title_of = "ONNX file"
 
     def run(self, folder: Path, update: Update) -> None:
         ir.save(prepare_again(self.source.value), folder / "model.onnx")
@@ -80,7 +80,7 @@ class MakeGraph(Stage[Path]):
     original: Path
     preprocess: Preprocess
     output: str
-    title = "ONNX graph"
+    title_of = "ONNX graph"
 
     @abstractmethod
     def make(self) -> tuple[ir.Model, Sequence[PassReport]]:
@@ -140,7 +140,7 @@ class MakeReference(Stage[Path]):
 class PyTorchReference(MakeReference):
     """Runs the model in PyTorch."""
 
-    title = "PyTorch reference"
+    title_of = "PyTorch reference"
 
     def compute(self, update: Update) -> NDArray[np.float32]:
         model = load_model(self.original)
@@ -151,7 +151,7 @@ class PyTorchReference(MakeReference):
 class OnnxReference(MakeReference):
     """Runs the user's ONNX file, as it came, in ONNX Runtime."""
 
-    title = "ONNX reference"
+    title_of = "ONNX reference"
 
     def compute(self, update: Update) -> NDArray[np.float32]:
         model = ir.load(self.original)
@@ -179,7 +179,7 @@ class CheckExport(Stage[None]):
 
     graph: Path
     reference: SavedReference
-    title = "export check"
+    title_of = "export check"
 
     def run(self, folder: Path, update: Update) -> None:
         images, logits = self.reference.images.value, self.reference.load().logits
@@ -225,7 +225,7 @@ class Calibrate(Stage[CalibratedGraph]):
     images: Images
     tensors: tuple[str, ...]
     method: str
-    title = "calibration"
+    title_of = "calibration"
 
     def origin(self) -> Origin:
         """The weights and the preprocessing, by hash."""

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from vit_edge.runtime.errors import InputError
 
@@ -94,10 +94,12 @@ class Stage(ABC, Generic[Result]):
     Fields may be plain values, dataclasses of such, paths of earlier stages' results, and `Hashed`.
     """
 
+    title_of: ClassVar[str]
+    """Title for people, in which names of fields stand for their values."""
+
     @property
-    @abstractmethod
     def title(self) -> str:
-        """Name for people."""
+        return self.title_of.format(**vars(self))
 
     @abstractmethod
     def run(self, folder: Path, update: Update) -> None:

@@ -56,10 +56,7 @@ class SearchQuantisation(Stage[QuantisedPair]):
 
     scheme: Scheme
     calibrated: CalibratedGraph
-
-    @property
-    def title(self) -> str:
-        return f"{self.scheme} search"
+    title_of = "{scheme} search"
 
     def run(self, folder: Path, update: Update) -> None:
         quantised = quantise_model(*self.calibrated.load(), self.scheme, update)
@@ -78,10 +75,7 @@ class MeasureSensitivity(Stage[tuple[Sensitivity, ...]]):
     scheme: Scheme
     pair: QuantisedPair
     images: Images
-
-    @property
-    def title(self) -> str:
-        return f"{self.scheme} sensitivity"
+    title_of = "{scheme} sensitivity"
 
     def run(self, folder: Path, update: Update) -> None:
         exact, lowered = self.pair.load()
@@ -109,10 +103,7 @@ class MakeLowering(Stage[dict[str, LoweredGraph]]):
     name: str
     precision: Precision
     calibrated: CalibratedGraph
-
-    @property
-    def title(self) -> str:
-        return f"{self.name} graph"
+    title_of = "{name} graph"
 
     @abstractmethod
     def lower(self) -> Graphs:
@@ -166,10 +157,7 @@ class MeasureAccuracy(Stage[GraphResult]):
 
     graph: LoweredGraph
     reference: SavedReference
-
-    @property
-    def title(self) -> str:
-        return f"{self.graph.file.stem} accuracy, {self.graph.how}"
+    title_of = "{graph.file.stem} accuracy, {graph.how}"
 
     def run(self, folder: Path, update: Update) -> None:
         reference, images = self.reference.load(), self.reference.images.value
@@ -194,10 +182,7 @@ class CheckForCollapse(Stage[tuple[Fault, ...]]):
     fp32: Path
     reference: SavedReference
     limits: Limits
-
-    @property
-    def title(self) -> str:
-        return f"{self.name} check for collapse"
+    title_of = "{name} check for collapse"
 
     def run(self, folder: Path, update: Update) -> None:
         images, logits = self.reference.images.value, self.reference.load().logits
@@ -222,10 +207,7 @@ class MeasureLatency(Stage[LatencyHere | None]):
     spec: EngineSpec
     images: Images
     timing: Effort
-
-    @property
-    def title(self) -> str:
-        return f"{self.name} latency"
+    title_of = "{name} latency"
 
     def run(self, folder: Path, update: Update) -> None:
         images = self.images.value
@@ -245,10 +227,7 @@ class SearchForm(Stage[GraphForm]):
     fp32: Path
     images: Images
     tolerance: float
-
-    @property
-    def title(self) -> str:
-        return f"{self.builder.precision} form for {self.builder.target}"
+    title_of = "{builder.precision} form for {builder.target}"
 
     def run(self, folder: Path, update: Update) -> None:
         model = ir.load(self.graph)
@@ -275,10 +254,7 @@ class BuildEngine(Stage[EngineResult]):
     graph: Path
     form: Mapping[str, str]
     effort: str
-
-    @property
-    def title(self) -> str:
-        return f"{self.builder.precision} engine {self.builder.target}"
+    title_of = "{builder.precision} engine {builder.target}"
 
     def run(self, folder: Path, update: Update) -> None:
         content = to_bytes(write_in(ir.load(self.graph), self.form))

@@ -21,9 +21,10 @@ from vit_edge.runtime.errors import InputError
 
 @dataclass(frozen=True)
 class Write(Stage[Path]):
-    title: str = "stage"
+    name: str = "stage"
     number: int = 0
     before: Path | None = None
+    title_of = "{name}"
 
     def run(self, folder: Path, update: Update) -> None:
         (folder / "result").write_text("done")
