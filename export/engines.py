@@ -24,14 +24,13 @@ from vit_edge.runtime.tools.plan.engine_plan import EnginePlan, PlanAtBatch, pla
 from vit_edge.runtime.tools.plan.listing import read_layers
 
 from .forms import GraphForm, aux_streams
-from .forms.search import FoundForm, at_once, search_form
-from .forms.shorten import shorten
+from .forms.search import FoundForm, at_once, search_form, shorten
+from .measure import predict
 from .plan import FAST, Target
 from .progress import Update, ignore
-from .running import answers
 from .simulate import widen
 
-__all__ = ["EngineBuilder", "FoundForm", "devices_for", "same_answers"]
+__all__ = ["EngineBuilder", "FoundForm", "devices_for", "same_outputs"]
 
 _PROOF_IMAGES = 4
 _log = logging.getLogger("vit_edge.export")
@@ -161,7 +160,7 @@ def devices_for(capabilities: Sequence[str]) -> tuple[Device, ...]:
     return tuple(device for device in DEVICES.values() if device.capability in nearest)
 
 
-def same_answers(one: ir.Model, other: ir.Model, images: ImageSet, tolerance: float) -> bool:
+def same_outputs(one: ir.Model, other: ir.Model, images: ImageSet, tolerance: float) -> bool:
     """Returns whether two forms of a graph compute the same.
 
     On a few images, and without the rounding to 16 bits, whose order differs between them.
@@ -175,7 +174,7 @@ def same_answers(one: ir.Model, other: ir.Model, images: ImageSet, tolerance: fl
     if one is other:
         return True
     few = images.subset(range(min(_PROOF_IMAGES, len(images))))
-    found = [answers(widen(model), few) for model in (one, other)]
+    found = [predict(widen(model), few) for model in (one, other)]
     spread = float(np.sqrt((image_centred(found[0]) ** 2).mean()))
     difference = float(np.sqrt(((found[0] - found[1]) ** 2).mean()))
     return difference <= tolerance * max(spread, 1e-30)

@@ -1,26 +1,54 @@
-"""Runs a graph over images with ONNX Runtime, as it is or with its 16-bit numerics simulated."""
+"""Runs a graph over images in ONNX Runtime, as it is or with its 16-bit numerics simulated."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from vit_edge.calibration.onnx_file import read_onnx
+from vit_edge.calibration.onnx_file import read_onnx, to_bytes
 from vit_edge.runtime.backends import BACKENDS
+from vit_edge.runtime.backends.onnxruntime import open_inference
+from vit_edge.runtime.errors import BackendError, EngineError, first_line
 from vit_edge.runtime.images import ImageSet
 from vit_edge.runtime.latency import Effort, measure_latency
 from vit_edge.runtime.manifest import EngineSpec
 
 from .progress import Update
-from .running import BATCH, outputs
 from .simulate import simulate, sixteen_bit_types
 
+BATCH = 4
 BACKEND = "onnxruntime"
 AS_IT_IS, SIMULATED = "as it is", "simulated"
+
+
+def iter_outputs(model: ir.Model, images: ImageSet, batch: int = BATCH) -> Iterator[list[Any]]:
+    """Yields the graph's outputs for each batch.
+
+    Raises:
+        EngineError: if the graph is no valid one.
+    """
+    name = model.graph.inputs[0].name
+    try:
+        content = to_bytes(model)
+        session = open_inference(content.graph, content.external)
+        del content
+        for frames in images.batches(batch):
+            yield session.run(None, {name: frames})
+    except BackendError:  # what is missing is no fault of the graph
+        raise
+    except Exception as error:  # its exception types are private, and differ between releases
+        raise EngineError(first_line(error)) from None
+
+
+def predict(model: ir.Model, images: ImageSet) -> NDArray[np.float32]:
+    """The first output for all images. Raises EngineError as `outputs` does."""
+    return np.concatenate([first for first, *_ in iter_outputs(model, images)])
 
 
 @dataclass(frozen=True)
@@ -46,7 +74,7 @@ def measure_logits(path: Path, how: str, images: ImageSet, update: Update) -> Me
         measured_on += ", 16-bit numerics simulated"
         model = simulate(model)
     parts: list[NDArray[np.float32]] = []
-    for logits, *_ in outputs(model, images):
+    for logits, *_ in iter_outputs(model, images):
         parts.append(logits)
         update(min(len(parts) * BATCH, len(images)), len(images))
     return MeasuredLogits(np.concatenate(parts), measured_on)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -24,14 +25,13 @@ from vit_edge.vit.checkpoints import (
     read_checkpoint,
     require_variant,
 )
-from vit_edge.vit.config import ViTConfig
+from vit_edge.vit.config import ViTConfig, config_from_fields
 from vit_edge.vit.facts import Facts
 from vit_edge.vit.preprocessing import find_preprocess
 from vit_edge.vit.training.digits import DEFAULT_MODEL, train_digits
 from vit_edge.vit.variants import VARIANTS, Variant, find_variant
 from vit_edge.vit.vision_transformer import VisionTransformer
 
-from .config_file import apply_fields, facts_in, read_fields
 from .progress import Update
 
 OUTPUTS = (LOGITS, FEATURES)
@@ -104,7 +104,7 @@ def find_source(
     """
     if output not in (None, *OUTPUTS):
         raise InputError(f"unknown output {output!r}: choose from {', '.join(OUTPUTS)}")
-    fields = {} if config is None else read_fields(config)
+    fields = {} if config is None else _read_fields(config)
     if weights is not None:
         source = _from_file(name, locate(weights), weights, config, fields, given)
     else:
@@ -132,7 +132,7 @@ def _from_variant(
 ) -> ModelSource:
     variant = find_variant(name)
     try:
-        architecture = given.applied_to(apply_fields(variant.config, fields, config))
+        architecture = given.applied_to(_apply_fields(variant.config, fields, config))
     except ValueError as error:
         raise InputError(f"{name} cannot be so: {error}") from None
     default = architecture == find_variant(DEFAULT_MODEL).config and name == DEFAULT_MODEL
@@ -163,10 +163,10 @@ def _from_file(
 ) -> ModelSource:
     checkpoint = read_checkpoint(path)
     named = find_variant(name) if name is not None else None
-    found = find_architecture(checkpoint, given.or_else(facts_in(fields)), named)
+    found = find_architecture(checkpoint, given.or_else(_facts_in(fields)), named)
     if name is not None:
         require_variant(name, found.config, checkpoint.source)
-    architecture = apply_fields(found.config, fields, config)
+    architecture = _apply_fields(found.config, fields, config)
     if architecture.depth != found.config.depth:
         raise InputError(
             f"{config}: depth is {architecture.depth}, the weights have {found.config.depth} blocks"
@@ -189,6 +189,48 @@ def _from_file(
         inferred=_inferred(checkpoint, found.inferred),
         assumed=(*found.assumed, *assumed),
     )
+
+
+def _read_fields(path: Path) -> dict[str, Any]:
+    """The JSON object of `--config`. Raises InputError if the file holds none."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(fields, dict):
+            raise ValueError("it is no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} is not a configuration ({str(error)[:200]}): give a JSON object with fields "
+            "of the model"
+        ) from None
+    return fields
+
+
+def _facts_in(fields: dict[str, Any]) -> Facts:
+    """What a configuration says of what shapes do not tell; checked when it is applied."""
+
+    def known(value: Any, kind: type) -> Any:
+        return value if type(value) is kind else None
+
+    groups = (fields.get(name) for name in ("block", "readout"))
+    block, readout = (group if isinstance(group, dict) else {} for group in groups)
+    size = fields.get("img_size")
+    pair = (size, size) if type(size) is int else tuple(size) if isinstance(size, list) else ()
+    whole = len(pair) == 2 and all(type(edge) is int and edge > 0 for edge in pair)
+    return Facts(
+        img_size=(pair[0], pair[1]) if whole else None,
+        n_heads=known(fields.get("n_heads"), int),
+        norm_eps=known(block.get("norm_eps"), float),
+        mlp=known(block.get("mlp"), str),
+        pool=known(readout.get("pool"), str),
+    )
+
+
+def _apply_fields(default: ViTConfig, fields: dict[str, Any], path: Path | None) -> ViTConfig:
+    """`default` with these fields. Raises InputError if they do not fit."""
+    try:
+        return config_from_fields(default, fields)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not a configuration ({error})") from None
 
 
 def _inferred(checkpoint: Checkpoint, architecture: str) -> str:

@@ -22,7 +22,7 @@ from .assemble import EngineResult, GraphResult
 from .baseline import CalibratedGraph, Images, SavedReference
 from .cache import Stage
 from .collapse import Fault, Limits, find_faults
-from .engines import EngineBuilder, FoundForm, same_answers
+from .engines import EngineBuilder, FoundForm, same_outputs
 from .forms import DEFAULT, GraphForm, write_in
 from .measure import LatencyHere, how_to_measure, measure_here, measure_logits
 from .precision import Graphs, Precision, QuantisedPrecision
@@ -235,7 +235,7 @@ class SearchForm(Stage[GraphForm]):
             best = self.builder.search(model, ir.load(self.fp32))
         except EngineError:  # the build of the engine itself says what is wrong
             best = FoundForm(dict(DEFAULT), ())
-        if not same_answers(model, write_in(model, best.form), self.images.value, self.tolerance):
+        if not same_outputs(model, write_in(model, best.form), self.images.value, self.tolerance):
             _log.warning(
                 "%s: a form is not used, it computes something else", self.builder.precision
             )

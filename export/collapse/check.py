@@ -8,25 +8,28 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from vit_edge.export.running import answers
+from vit_edge.export.graph_edit import add_initializer, describe
+from vit_edge.export.measure import iter_outputs, predict
 from vit_edge.export.simulate import simulate, sixteen_bit_types
 from vit_edge.runtime.errors import EngineError
 from vit_edge.runtime.images import ImageSet
 from vit_edge.runtime.metrics import measure
 
-from .fault import ANSWERS, EXPORT, STRUCTURE, Fault
-from .finite import first_not_finite
+from .fault import ANSWERS, EXPORT, FINITE, STRUCTURE, Fault
 from .forced import force
 from .judge import judge
 from .limits import EXPORT_ERROR, Limits
 from .moments import Observed, moments, observe
-from .places import OUTPUT, Place, find_places
+from .places import OUTPUT, Place, find_probes
 from .structure import check_grids, check_layer_norms, check_quantised_stream, check_stream
 
 IMAGES = 16
 """As many as are looked at. Errors are averaged over tokens, which few images give plenty of."""
 EXPORT_IMAGES = 4
 """Enough to tell a wrong graph before the work begins: its answers to all images are wrong."""
+
+_ONE = 1
+"""Images at a time: every activation is summed up."""
 
 Answers = NDArray[np.float32]
 
@@ -42,7 +45,7 @@ def find_export_faults(fp32: ir.Model, images: ImageSet, reference: Answers) -> 
     """
     images, reference = _choose(images, reference, EXPORT_IMAGES)
     try:
-        logits = answers(fp32, images)
+        logits = predict(fp32, images)
     except EngineError as error:
         return (_does_not_run(error),)
     if not np.isfinite(logits).all():
@@ -63,7 +66,7 @@ def find_faults(
         limits: The precision's.
     """
     images, reference = _choose(images, reference, IMAGES)
-    places = find_places(fp32.graph)
+    places = find_probes(fp32.graph)
     lost = [*check_stream(lowered.graph, places)]
     faults = [
         *lost,
@@ -126,3 +129,44 @@ def _check_answers(
 
 def _does_not_run(error: EngineError) -> Fault:
     return Fault(STRUCTURE, OUTPUT, OUTPUT, f"the graph does not run: {error}")
+
+
+def first_not_finite(lowered: ir.Model, observed: Observed, images: ImageSet) -> Fault | None:
+    """The fault of a lowering with infinities or NaN at a watched place, named after the first
+    tensor in graph order that has them; None where all is finite.
+    """
+    finite = [np.isfinite(sums).all() for sums in observed.sums]
+    if all(finite) and np.isfinite(observed.logits).all():
+        return None
+    tensor = _locate(lowered, images) or "logits"
+    module = tensor.rpartition("/")[0] or tensor
+    what = "the first tensor that is not finite: it overflows its type, or divides by zero"
+    return Fault(FINITE, module, tensor, what)
+
+
+def _locate(lowered: ir.Model, images: ImageSet) -> str | None:
+    model = lowered.clone()
+    names = _watch_all(model.graph)
+    for numbers in iter_outputs(model, images, _ONE):
+        for name, number in zip(names, numbers, strict=True):
+            if not np.isfinite(number).all():
+                return name.partition("@")[0]
+    return None
+
+
+def _watch_all(graph: ir.Graph) -> list[str]:
+    """Makes the outputs one number for each floating-point tensor: NaN if it is not finite."""
+    graph.outputs.clear()
+    zero = add_initializer(graph, "watch/zero", np.zeros((), np.float32))
+    names: list[str] = []
+    for node in list(graph):
+        for value in node.outputs:
+            if value.dtype == ir.DataType.FLOAT:
+                nothing = ir.node("Mul", [value, zero])
+                total = ir.node("ReduceSum", nothing.outputs, {"keepdims": 0})
+                graph.insert_after(node, (nothing, total))
+                name = f"watch:{len(names)}"
+                output = describe(total.outputs[0], name, ir.Shape([]), ir.DataType.FLOAT)
+                graph.outputs.append(output)
+                names.append(str(value.name))
+    return names

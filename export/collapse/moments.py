@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge.export.running import outputs
+from vit_edge.export.measure import iter_outputs
 from vit_edge.runtime.images import ImageSet
 
 from .forced import Forced
@@ -109,7 +109,7 @@ def observe(forced: Forced, images: ImageSet) -> Observed:
     logits: list[NDArray[np.float32]] = []
     totals = [np.zeros(()) for _ in forced.places]
     ranges: list[Floats] = []
-    for first, *rest in outputs(forced.model, images):
+    for first, *rest in iter_outputs(forced.model, images):
         logits.append(first)
         with np.errstate(invalid="ignore"):  # what is not finite is looked for afterwards
             totals = [a + b.astype(np.float64) for a, b in zip(totals, rest, strict=False)]

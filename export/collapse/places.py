@@ -57,7 +57,7 @@ class Place:
         return self.kind in (EMBEDDING, BRANCH)
 
 
-def find_places(graph: ir.Graph) -> list[Place]:
+def find_probes(graph: ir.Graph) -> list[Place]:
     """The places in graph order; without a residual Add only Linears and the output."""
     places: list[Place] = []
     linears = {linear.output: linear for linear in find_linears(graph)}

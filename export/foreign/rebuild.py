@@ -24,7 +24,7 @@ from .gelu import FuseGelu
 from .layer_norm import FuseLayerNorm
 from .linears import UnfoldLinears
 from .no_ops import RemoveNoOps
-from .raw_pixels import take_raw_pixels
+from .raw_pixels import take_uint8_images
 from .read import require_no_branches
 from .scopes import FindModules, NameWeights
 from .session import Runner
@@ -80,7 +80,7 @@ def _rebuild(model: ir.Model, preprocess: Preprocess, output: str) -> tuple[Pass
     freeze(model)
     reports = [PassReport("freeze shapes, convert opset", before, model.graph.num_nodes())]
     reports += optimise(model, FOREIGN_PASSES)
-    take_raw_pixels(model, preprocess)
+    take_uint8_images(model, preprocess)
     model.graph.outputs[0].name = output
     thaw(model)
     common.DeduplicateInitializersPass(size_limit=_SHARED)(model)

@@ -7,8 +7,8 @@ import pytest
 
 from vit_edge.export.collapse import Fault, find_faults
 from vit_edge.export.collapse.fault import LOCAL
+from vit_edge.export.measure import predict
 from vit_edge.export.precision.int8 import INT8
-from vit_edge.export.running import answers
 from vit_edge.runtime.metrics import measure
 
 from .edit import change_input
@@ -21,7 +21,7 @@ HARM = 2.0
 def checked(lowered: ir.Model, sound: ir.Model, built: Built) -> list[Fault]:
     """The faults found on the way; that they do harm is checked first."""
     errors = [
-        measure(answers(g, built.images), built.reference, None).rms_error for g in (lowered, sound)
+        measure(predict(g, built.images), built.reference, None).rms_error for g in (lowered, sound)
     ]
     assert errors[0] >= HARM * errors[1], errors
     found = find_faults(lowered, built.fp32, built.images, built.reference, INT8().limits)
