@@ -81,7 +81,7 @@ class EngineBuilder:
 
     @property
     def devices(self) -> tuple[Device, ...]:
-        """Those that the target is for, or that are nearest to it."""
+        """Devices that the target is for, or that are nearest to it."""
         return devices_for(self.built_for or PORTABLE)
 
     def build(
@@ -161,7 +161,7 @@ def devices_for(capabilities: Sequence[str]) -> tuple[Device, ...]:
 
 
 def same_outputs(one: ir.Model, other: ir.Model, images: ImageSet, tolerance: float) -> bool:
-    """Returns whether two forms of a graph compute the same.
+    """Returns True if two forms of a graph compute the same.
 
     On a few images, and without the rounding to 16 bits, whose order differs between them.
 
@@ -174,7 +174,7 @@ def same_outputs(one: ir.Model, other: ir.Model, images: ImageSet, tolerance: fl
     if one is other:
         return True
     few = images.subset(range(min(_PROOF_IMAGES, len(images))))
-    found = [predict(widen(model), few) for model in (one, other)]
-    spread = float(np.sqrt((image_centred(found[0]) ** 2).mean()))
-    difference = float(np.sqrt(((found[0] - found[1]) ** 2).mean()))
+    results = [predict(widen(model), few) for model in (one, other)]
+    spread = float(np.sqrt((image_centred(results[0]) ** 2).mean()))
+    difference = float(np.sqrt(((results[0] - results[1]) ** 2).mean()))
     return difference <= tolerance * max(spread, 1e-30)

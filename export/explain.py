@@ -97,10 +97,10 @@ def _draw_ranges(axes: Any, explanation: Sequence[SiteExplanation]) -> None:
 
 
 def _draw_sqnr(axes: Any, explanation: Sequence[SiteExplanation]) -> None:
-    found = {name: db for site in explanation for name, db in site.sqnr_db.items()}
-    axes.bar(range(len(found)), found.values(), color="tab:green")
+    ratios = {name: db for site in explanation for name, db in site.sqnr_db.items()}
+    axes.bar(range(len(ratios)), ratios.values(), color="tab:green")
     axes.set(ylabel="dB", title="Signal-to-quantisation-noise ratio of the outputs")
-    _name(axes, list(found))
+    _name(axes, list(ratios))
 
 
 def _draw_sensitivities(axes: Any, result: PrecisionResult) -> None:

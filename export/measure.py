@@ -47,7 +47,7 @@ def iter_outputs(model: ir.Model, images: ImageSet, batch: int = BATCH) -> Itera
 
 
 def predict(model: ir.Model, images: ImageSet) -> NDArray[np.float32]:
-    """The first output for all images. Raises EngineError as `outputs` does."""
+    """The first output for all images. Raises EngineError as `iter_outputs` does."""
     return np.concatenate([first for first, *_ in iter_outputs(model, images)])
 
 
@@ -60,8 +60,9 @@ class MeasuredLogits:
 
 
 def how_to_measure(model: ir.Model) -> str:
-    """What a GPU makes of 16-bit tensors has to be simulated. A CPU, which computes much of them in
-    32 bits, is no further from the reference.
+    """Returns `SIMULATED` for a graph with 16-bit tensors, as GPUs compute them.
+
+    A CPU, which computes much of them in 32 bits, is no further from the reference.
     """
     return SIMULATED if sixteen_bit_types(model) else AS_IT_IS
 
@@ -96,12 +97,12 @@ def measure_here(
     Enough to tell what is fast: `vit-edge compare` measures for decisions.
     """
     onnx, image = read_onnx(path), next(images.batches(1))
-    found = []
+    latencies = []
     for backend in BACKENDS.values():
         if backend.graph != "cpu" or precision in backend.lacks or backend.run_problem():
             continue
         session = backend.open(onnx.graph, spec, onnx.external)
         latency = measure_latency(lambda run=session.run: run(image), timing)  # type: ignore[misc]
         session.close()
-        found.append(LatencyHere(latency.p50_ms, backend.name))
-    return min(found, key=lambda latency: latency.p50_ms, default=None)
+        latencies.append(LatencyHere(latency.p50_ms, backend.name))
+    return min(latencies, key=lambda latency: latency.p50_ms, default=None)

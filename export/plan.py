@@ -33,7 +33,7 @@ forms of the graph are tried, and built again for estimates of latency.
 class ExportRequest:
     """The options of `vit-edge export`; None is the default that depends on the others.
 
-    `given` is what the user says of the model beside its weights, `timing` how long the latency on
+    `facts` is what the user says of the model beside its weights, `timing` how long the latency on
     this machine is measured; the command line leaves it alone.
     """
 
@@ -41,7 +41,7 @@ class ExportRequest:
     onnx: Path | None = None
     weights: str | None = None
     config: Path | None = None
-    given: Facts = Facts()
+    facts: Facts = Facts()
     output: str | None = None
     calibration: str | None = None
     evaluation: str | None = None
@@ -146,13 +146,13 @@ def make_plan(request: ExportRequest) -> Plan:
 def _find_source(request: ExportRequest) -> ModelSource | ForeignSource:
     if request.onnx is None:
         return find_source(
-            request.model, request.weights, request.config, request.given, request.output
+            request.model, request.weights, request.config, request.facts, request.output
         )
     beside = {"MODEL": request.model, "--weights": request.weights, "--config": request.config}
-    given = [name for name, value in beside.items() if value is not None]
-    if given:
-        raise InputError(f"--onnx brings its own model: leave out {', '.join(given)}")
-    return find_foreign_source(request.onnx, request.given, request.output)
+    named = [name for name, value in beside.items() if value is not None]
+    if named:
+        raise InputError(f"--onnx brings its own model: leave out {', '.join(named)}")
+    return find_foreign_source(request.onnx, request.facts, request.output)
 
 
 def _spec(source: ModelSource | ForeignSource, max_batch: int) -> EngineSpec:

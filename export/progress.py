@@ -1,4 +1,4 @@
-"""What the user sees while stages run: a live line on a terminal, one line per stage elsewhere."""
+"""Progress of the stages: a live line on a terminal, one line per stage elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Update = Callable[[int, int], None]
 
 
 def ignore(done: int, total: int) -> None:
-    """The `Update` of those who do not watch."""
+    """`Update` that shows nothing."""
 
 
 class Display:

@@ -57,7 +57,7 @@ ABOUT_PLANS = (
 
 @dataclass(frozen=True)
 class Report:
-    """What an export did. `rows` are the table's cells; `results` the numbers behind them."""
+    """Outcome of an export. `rows` are the table's cells; `results` the numbers behind them."""
 
     title: str
     notes: tuple[str, ...]

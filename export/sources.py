@@ -1,4 +1,4 @@
-"""What is to be exported: architecture, preprocessing and where the weights come from."""
+"""Models to export: architecture, preprocessing and the origin of the weights."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class ModelSource:
         weights: In words: "trained here", "random" or the file's name.
         weights_key: Identifies the weights, for the cache.
         labels: Names of the classes, where the source knows them.
-        inferred: What the checkpoint told, in words.
-        assumed: What was not said and taken from conventions or a variant.
+        inferred: Facts read from the checkpoint, in words.
+        assumed: Facts that nothing said, taken from conventions or a variant.
     """
 
     name: str
@@ -90,12 +90,12 @@ class ModelSource:
 
     @property
     def oracle(self) -> str:
-        """Whose logits are the reference."""
+        """Name of the reference that everything is measured against."""
         return "PyTorch"
 
 
 def find_source(
-    name: str | None, weights: str | None, config: Path | None, given: Facts, output: str | None
+    name: str | None, weights: str | None, config: Path | None, hints: Facts, output: str | None
 ) -> ModelSource:
     """Resolves what the user asked for; weights are read once, to check that they fit.
 
@@ -106,48 +106,48 @@ def find_source(
         raise InputError(f"unknown output {output!r}: choose from {', '.join(OUTPUTS)}")
     fields = {} if config is None else _read_fields(config)
     if weights is not None:
-        source = _from_file(name, locate(weights), weights, config, fields, given)
+        source = _from_file(name, locate(weights), weights, config, fields, hints)
     else:
-        source = _from_variant(name or DEFAULT_MODEL, config, fields, given)
+        source = _from_variant(name or DEFAULT_MODEL, config, fields, hints)
     if source.config.num_classes == 0 and output == LOGITS:
         raise InputError(f"{source.weights} has no head: export it with --output features")
     if output == FEATURES:
         source = replace(source, config=replace(source.config, num_classes=0))
     if source.labels is not None and len(source.labels) != source.config.num_classes:
-        _require_no_labels(source, given)
+        _require_no_labels(source, hints)
         source = replace(source, labels=None)
     return replace(source, output=LOGITS if source.config.num_classes else FEATURES)
 
 
-def _require_no_labels(source: ModelSource, given: Facts) -> None:
+def _require_no_labels(source: ModelSource, hints: Facts) -> None:
     """Labels of another number of classes are not used; the user's own are an error."""
-    if given.labels is not None:
+    if hints.labels is not None:
         raise InputError(
-            f"--labels has {len(given.labels)} names, the model {source.config.num_classes} classes"
+            f"--labels has {len(hints.labels)} names, the model {source.config.num_classes} classes"
         )
 
 
 def _from_variant(
-    name: str, config: Path | None, fields: dict[str, Any], given: Facts
+    name: str, config: Path | None, fields: dict[str, Any], hints: Facts
 ) -> ModelSource:
     variant = find_variant(name)
     try:
-        architecture = given.applied_to(_apply_fields(variant.config, fields, config))
+        architecture = hints.applied_to(_apply_fields(variant.config, fields, config))
     except ValueError as error:
-        raise InputError(f"{name} cannot be so: {error}") from None
+        raise InputError(f"invalid configuration for {name}: {error}") from None
     default = architecture == find_variant(DEFAULT_MODEL).config and name == DEFAULT_MODEL
     return ModelSource(
         name=name,
         config=architecture,
         output="",
-        preprocess=find_preprocess(given, variant.facts, architecture)[0],
+        preprocess=find_preprocess(hints, variant.facts, architecture)[0],
         data=variant.data,
         file=None,
         native=architecture.grid,
         antialias=True,
         weights=_TRAINED if default else _RANDOM,
         weights_key="",
-        labels=given.labels,
+        labels=hints.labels,
         inferred="",
         assumed=(),
     )
@@ -159,21 +159,27 @@ def _from_file(
     said: str,
     config: Path | None,
     fields: dict[str, Any],
-    given: Facts,
+    hints: Facts,
 ) -> ModelSource:
     checkpoint = read_checkpoint(path)
     named = find_variant(name) if name is not None else None
-    found = find_architecture(checkpoint, given.or_else(_facts_in(fields)), named)
+    read = find_architecture(checkpoint, hints.or_else(_facts_in(fields)), named)
     if name is not None:
-        require_variant(name, found.config, checkpoint.source)
-    architecture = _apply_fields(found.config, fields, config)
-    if architecture.depth != found.config.depth:
+        require_variant(name, read.config, checkpoint.source)
+    architecture = _apply_fields(read.config, fields, config)
+    if architecture.depth != read.config.depth:
         raise InputError(
-            f"{config}: depth is {architecture.depth}, the weights have {found.config.depth} blocks"
+            f"{config}: depth is {architecture.depth}, the weights have {read.config.depth} blocks"
         )
-    fit(architecture, checkpoint.tensors, checkpoint.source, found.native, found.facts.antialias)
-    preprocess, assumed = find_preprocess(given, found.facts, architecture)
-    like = name or found.variant
+    fit(
+        architecture,
+        checkpoint.tensors,
+        checkpoint.source,
+        read.native,
+        read.facts.antialias,
+    )
+    preprocess, assumed = find_preprocess(hints, read.facts, architecture)
+    like = name or read.variant
     return ModelSource(
         name=like or _slug(checkpoint.source),
         config=architecture,
@@ -181,13 +187,13 @@ def _from_file(
         preprocess=preprocess,
         data=_data(VARIANTS[like] if like else None, preprocess),
         file=path,
-        native=found.native,
-        antialias=found.facts.antialias is not False,
+        native=read.native,
+        antialias=read.facts.antialias is not False,
         weights=said if said.startswith(("hf:", "timm:")) else checkpoint.source,
         weights_key=checkpoint_sha256(path),
-        labels=found.facts.labels,
-        inferred=_inferred(checkpoint, found.inferred),
-        assumed=(*found.assumed, *assumed),
+        labels=read.facts.labels,
+        inferred=_describe(checkpoint, read.inferred),
+        assumed=(*read.assumed, *assumed),
     )
 
 
@@ -206,7 +212,7 @@ def _read_fields(path: Path) -> dict[str, Any]:
 
 
 def _facts_in(fields: dict[str, Any]) -> Facts:
-    """What a configuration says of what shapes do not tell; checked when it is applied."""
+    """Facts in a configuration that shapes do not tell; checked when it is applied."""
 
     def known(value: Any, kind: type) -> Any:
         return value if type(value) is kind else None
@@ -233,7 +239,7 @@ def _apply_fields(default: ViTConfig, fields: dict[str, Any], path: Path | None)
         raise InputError(f"{path} is not a configuration ({error})") from None
 
 
-def _inferred(checkpoint: Checkpoint, architecture: str) -> str:
+def _describe(checkpoint: Checkpoint, architecture: str) -> str:
     left_out = len(checkpoint.left_out)
     extra = f"; left out: {left_out} tensors, as {checkpoint.left_out[0]}" if left_out else ""
     return f"{checkpoint.naming} checkpoint: {architecture}{extra}"

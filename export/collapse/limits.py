@@ -1,6 +1,6 @@
 """Limits of how far a lowering may be from the graph that it stands for.
 
-Limits are on the error of one stretch of the graph, not on what has accumulated, so that they
+Limits are on the error of one segment of the graph, not on what has accumulated, so that they
 depend on the number format and little on the model. `docs/collapse.md` has what was measured on
 both sides of each.
 """
@@ -15,7 +15,9 @@ FP16_STEP, BF16_STEP = 2.0**-11, 2.0**-8
 
 @dataclass(frozen=True)
 class SegmentLimits:
-    """Limits of a stretch of the graph. Errors are RMS, relative to the RMS of what is right.
+    """Limits of a segment of the graph, from one probe to the next.
+
+    Errors are RMS, relative to the RMS of what is right.
 
     Attributes:
         error: Of all of it.
@@ -45,7 +47,7 @@ class Limits:
         branch: Of a branch, without the stream that it is added to.
         one_token: How many times larger the limits are where only the class token is left: one row
             an image, for the calibration too, and its ranges fit other images worse.
-        answers: Error of the answers, relative to how far they are apart from image to image.
+        outputs: Error of the outputs, relative to how far they are apart from image to image.
         stream: Relative rounding error of the residual stream's type.
     """
 
@@ -53,7 +55,7 @@ class Limits:
     linear: SegmentLimits
     branch: SegmentLimits
     one_token: float
-    answers: float
+    outputs: float
     stream: float
 
     @property
@@ -63,12 +65,12 @@ class Limits:
 
 
 EXPORT_ERROR = 1e-3
-"""Of the fp32 graph's answers against PyTorch's, as `Limits.answers`."""
+"""Limit of the fp32 graph's outputs against PyTorch's, as `Limits.outputs`."""
 FAR_BEYOND, CLIPPING = 1.5, 2.0
 """A calibrated range may clip rare peaks, which takes from gain and mean. Where a quantiser's input
 goes so many times beyond its grid, the limits are so many times larger.
 """
 MANY_CLIPPED, LITTLE_USED = 0.05, 0.125
-"""What a quantiser's input looks like when its range is to blame: more than this share is clipped,
-or this part of the grid is all that is used.
+"""Signs that the range of a quantiser is to blame: more than this share of its input is clipped, or
+this part of the grid is all that is used.
 """

@@ -11,7 +11,7 @@ from typing import TypeVar
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from vit_edge.export.collapse.places import BRANCH, find_probes
+from vit_edge.export.collapse.probes import BRANCH, find_probes
 from vit_edge.runtime.errors import EngineError
 from vit_edge.runtime.tools.plan.devices import Device
 from vit_edge.runtime.tools.plan.engine_plan import EnginePlan
@@ -153,7 +153,7 @@ def shorten(model: ir.Model, fp32: ir.Model) -> ir.Model:
         model: A lowering of `fp32`, whose tensors have its names.
         fp32: The optimised fp32 graph.
     """
-    branches = [place.name for place in find_probes(fp32.graph) if place.kind == BRANCH]
+    branches = [probe.name for probe in find_probes(fp32.graph) if probe.kind == BRANCH]
     if len(branches) <= _FIRST + _LAST:
         return model
     copy = model.clone()

@@ -29,7 +29,7 @@ class BF16(Precision):
         linear=SegmentLimits(1e-2, 6e-2, 2e-3, 3e-2, 6e-3),
         branch=SegmentLimits(3e-2, 1.5e-1, 6e-3, 4e-2, 1.2e-2),
         one_token=1.0,
-        answers=8e-2,
+        outputs=8e-2,
         stream=BF16_STEP,
     )
     ranks: Ranks = Ranks(cpu=1, gpu=1)

@@ -33,7 +33,7 @@ class FP16(Precision):
         linear=SegmentLimits(2e-3, 8e-3, 2e-4, 4e-3, 8e-4),
         branch=SegmentLimits(5e-3, 2e-2, 1e-3, 6e-3, 2e-3),
         one_token=1.0,
-        answers=2e-2,
+        outputs=2e-2,
         stream=FP16_STEP,
     )
     ranks: Ranks = Ranks(cpu=3, gpu=0)

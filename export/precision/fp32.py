@@ -24,7 +24,7 @@ class FP32(Precision):
         linear=SegmentLimits(1e-4, 1e-3, 1e-4, 1e-3, 1e-4),
         branch=SegmentLimits(1e-4, 1e-3, 1e-4, 1e-3, 1e-4),
         one_token=1.0,
-        answers=1e-3,
+        outputs=1e-3,
         stream=0.0,
     )
     ranks: Ranks = Ranks(cpu=2, gpu=4)

@@ -24,7 +24,7 @@ class FP8(QuantisedPrecision):
         linear=SegmentLimits(1.2e-1, 4e-1, 2e-2, 2.5e-1, 4e-2),
         branch=SegmentLimits(1.6e-1, 6.5e-1, 6e-2, 3.5e-1, 9e-2),
         one_token=2.0,
-        answers=6e-1,
+        outputs=6e-1,
         stream=FP16_STEP,
     )
     ranks: Ranks = Ranks(gpu=3)

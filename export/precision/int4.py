@@ -22,7 +22,7 @@ class INT4(QuantisedPrecision):
         linear=SegmentLimits(2.5e-1, 1.2, 4e-2, 7e-1, 1.5e-1),
         branch=SegmentLimits(4e-1, 2.0, 1.2e-1, 9e-1, 2.5e-1),
         one_token=2.0,
-        answers=8e-1,
+        outputs=8e-1,
         stream=FP16_STEP,
     )
     ranks: Ranks = Ranks(gpu=5)

@@ -22,7 +22,7 @@ class INT8(QuantisedPrecision):
         linear=SegmentLimits(6e-2, 2.5e-1, 1e-2, 1.2e-1, 2e-2),
         branch=SegmentLimits(1.5e-1, 5e-1, 6e-2, 3.5e-1, 6e-2),
         one_token=2.5,
-        answers=2.5e-1,
+        outputs=2.5e-1,
         stream=FP16_STEP,
     )
     ranks: Ranks = Ranks(cpu=0, gpu=2)

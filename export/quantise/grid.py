@@ -28,7 +28,7 @@ _SMALLEST_EXPONENT, _MANTISSA_BITS = np.uint32(127 - 6), np.uint32(3)
 
 
 class Grid(Protocol):
-    """What a type can hold, in units of the scale.
+    """Numbers that a type can hold, in units of the scale.
 
     Attributes:
         name: For people.
@@ -134,17 +134,17 @@ def representable_scale(amax: Floats, grid: Grid = INT8_GRID) -> Floats:
     """`amax / grid.largest`, rounded up to a value that fp16 has: the fp32 and the fp16 graph then
     hold the same numbers.
     """
-    wanted = amax.astype(np.float32) / np.float32(grid.largest)
-    wanted = np.maximum(wanted, np.finfo(np.float16).smallest_subnormal)
-    scale = wanted.astype(np.float16)
-    too_small = scale.astype(np.float32) < wanted
+    exact = amax.astype(np.float32) / np.float32(grid.largest)
+    exact = np.maximum(exact, np.finfo(np.float16).smallest_subnormal)
+    scale = exact.astype(np.float16)
+    too_small = scale.astype(np.float32) < exact
     up = np.nextafter(scale, np.float16(np.inf), dtype=np.float16)
     result: Floats = np.where(too_small, up, scale).astype(np.float32)
     return result
 
 
 def fake_quantise(values: Floats, scale: Floats, grid: Grid = INT8_GRID) -> Floats:
-    """What a QuantizeLinear and DequantizeLinear make of `values`."""
+    """Passes `values` through QuantizeLinear and DequantizeLinear."""
     return grid.round(values / scale) * scale
 
 

@@ -142,7 +142,7 @@ def test_another_image_size_makes_engines_of_that_size(
     request = ExportRequest(
         timing=ONE_CALL,
         weights=str(weights),
-        given=Facts(img_size=(48, 64)),
+        facts=Facts(img_size=(48, 64)),
         output=FEATURES,
         out=out,
         precisions=("fp32",),
@@ -158,4 +158,4 @@ def test_another_image_size_makes_engines_of_that_size(
 def test_labels_are_the_users(model: VisionTransformer, tmp_path: Path) -> None:
     weights, names = tmp_path / "timm.pth", tuple("abcdefghij")
     torch.save(model.state_dict(), weights)
-    assert plan(weights, given=Facts(labels=names)).data.class_names == names
+    assert plan(weights, facts=Facts(labels=names)).data.class_names == names

@@ -100,7 +100,7 @@ def test_a_part_of_a_field_is_in_the_key_too(tmp_path: Path) -> None:
     from vit_edge.export.stages import Lower
 
     (calibrated, _) = dict(fields(Lower, tmp_path))["calibrated"]
-    strict = dataclasses.replace(PRECISIONS["fp16"].limits, answers=1e-9)
+    strict = dataclasses.replace(PRECISIONS["fp16"].limits, outputs=1e-9)
     pair = [PRECISIONS["fp16"], dataclasses.replace(PRECISIONS["fp16"], limits=strict)]
     cache = StageCache(tmp_path, Display())
     assert len({cache.key(Lower("fp16", precision, calibrated)) for precision in pair}) == 2

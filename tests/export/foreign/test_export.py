@@ -37,7 +37,7 @@ def request(file: Path, out: Path) -> ExportRequest:
         onnx=file,
         out=out,
         calibration="digits",
-        given=Facts(mean=(0.5,), std=(0.5,)),
+        facts=Facts(mean=(0.5,), std=(0.5,)),
         targets=("onnxruntime",),
         max_batch=4,
     )

@@ -25,7 +25,7 @@ from vit_edge.runtime.bundle import Bundle
 from ...effort import ONE_CALL
 
 LOOSE = SegmentLimits(4e-1, 2.0, 1.2e-1, 9e-1, 2.5e-1)
-LIMITS = Limits(exact=1e-1, linear=LOOSE, branch=LOOSE, one_token=2.0, answers=8e-1, stream=1e-2)
+LIMITS = Limits(exact=1e-1, linear=LOOSE, branch=LOOSE, one_token=2.0, outputs=8e-1, stream=1e-2)
 
 
 @dataclass(frozen=True)
