@@ -34,7 +34,7 @@ from .sensitivity import Sensitivity
 
 @dataclass(frozen=True)
 class GraphResult:
-    """An ONNX file and how right it is."""
+    """ONNX file and its accuracy."""
 
     file: Path
     accuracy: Accuracy

@@ -156,7 +156,7 @@ def _from_variant(
 def _from_file(
     name: str | None,
     path: Path,
-    said: str,
+    argument: str,
     config: Path | None,
     fields: dict[str, Any],
     hints: Facts,
@@ -189,7 +189,7 @@ def _from_file(
         file=path,
         native=read.native,
         antialias=read.facts.antialias is not False,
-        weights=said if said.startswith(("hf:", "timm:")) else checkpoint.source,
+        weights=argument if argument.startswith(("hf:", "timm:")) else checkpoint.source,
         weights_key=checkpoint_sha256(path),
         labels=read.facts.labels,
         inferred=_describe(checkpoint, read.inferred),

@@ -1,4 +1,4 @@
-"""Reads an ONNX file that somebody else wrote: into memory whole, or refused by name."""
+"""Reads a foreign ONNX file: into memory whole, or refused by name."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def find_foreign_source(
 
 
 def _require_possible(hints: Facts, output: str | None) -> None:
-    """The file has its architecture inside: nothing about it can be said from outside."""
+    """Refuses options of the architecture, which the file has inside."""
     if output not in (None, LOGITS, FEATURES):
         raise InputError(f"unknown output {output!r}: choose from {LOGITS}, {FEATURES}")
     inside = {

@@ -36,7 +36,12 @@ def found(error: np.ndarray, squared: np.ndarray, product: np.ndarray) -> str:
         (everywhere(0), everywhere(0), everywhere(0), ""),
         (everywhere(0), everywhere(0.05**2), everywhere(0.05), "the output gain is off by 5.00%"),
         (everywhere(0.03), everywhere(0.03**2), everywhere(0), "a constant shift"),
-        (everywhere(0), in_one_channel(0.2**2), in_one_channel(0.2), "channel 3 is scaled"),
+        (
+            everywhere(0),
+            in_one_channel(0.2**2),
+            in_one_channel(0.2),
+            "the gain of channel 3 is off by 18.18%",
+        ),
         (everywhere(0), everywhere(0.1**2), everywhere(0), "relative error 0.1"),
         (everywhere(0), in_one_channel(0.4**2), everywhere(0), "relative error of a channel"),
     ],
