@@ -50,7 +50,7 @@ def export_smallest(folder: Path) -> Path:
     weights.write_bytes(encode_checkpoint(VisionTransformer.from_config(SMALLEST)))
     normalised = ModelHints(mean=(0.5,) * 3, std=(0.5,) * 3)
     request = ExportRequest(
-        given=normalised, weights=str(weights), calibration="samples",
+        facts=normalised, weights=str(weights), calibration="samples",
         precisions=("fp32",), targets=("onnxruntime",),
         out=folder / "bundle", calibration_size=8,
     )  # fmt: skip

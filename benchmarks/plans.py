@@ -123,7 +123,7 @@ class Graphs:
 
 def build(file: Path, spec: EngineSpec, how: str, form: dict[str, str]) -> EnginePlan:
     """Builds the plan of the graph in `file`. Raises EngineError if the builder refuses it."""
-    builder = EngineBuilder(Target("tensorrt-rtx", ("8.9",)), spec, how)
+    builder = EngineBuilder.for_target(Target("tensorrt-rtx", ("8.9",)), spec, how)
     content = read_onnx(file)
     built = builder.build(content, form, spec.batch)
     plan = builder.read_plan(content, form, built, DEFAULT_EFFORT)

@@ -1,4 +1,4 @@
-"""A precision's logits against PyTorch's, and whether they are within budget."""
+"""Accuracy of a precision's logits against PyTorch's, and its budget."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .precision import Budget
 
 _Z95 = 1.959964
 TOLERANCE_FACTOR, TOLERANCE_FLOOR = 4.0, 1e-3
-"""How much further from PyTorch than measured here a device may be on the golden samples (relative
-RMS).
+"""Tolerance of a device on the golden samples: this factor times the RMS error measured at export,
+with this floor.
 """
 
 
 @dataclass(frozen=True)
 class Reference:
-    """PyTorch's fp32 answers: logits float32 `[N, outputs]`, labels int64 `[N]` or None.
+    """PyTorch's fp32 outputs: logits float32 `[N, outputs]`, labels int64 `[N]` or None.
 
-    `golden` are the positions of the golden samples among them; `output` says whether the answers
+    `golden` are the positions of the golden samples among them; `output` says whether they
     are logits or features, of which no class can be read.
     """
 
@@ -48,10 +48,10 @@ def assess(logits: NDArray[np.float32], reference: Reference, measured_on: str) 
     drop = low = high = None
     if reference.labels is not None:
         expected = reference.logits.argmax(axis=1) == reference.labels
-        got = (logits.argmax(axis=1) == reference.labels) & np.isfinite(logits).all(axis=1)
-        lost, won = int((expected & ~got).sum()), int((~expected & got).sum())
-        drop = 100 * (lost - won) / len(got)
-        low, high = paired_interval(lost, won, len(got))
+        correct = (logits.argmax(axis=1) == reference.labels) & np.isfinite(logits).all(axis=1)
+        lost, won = int((expected & ~correct).sum()), int((~expected & correct).sum())
+        drop = 100 * (lost - won) / len(correct)
+        low, high = paired_interval(lost, won, len(correct))
     return Accuracy(
         images=len(logits),
         top1=metrics.top1,
@@ -77,9 +77,8 @@ def paired_interval(lost: int, won: int, images: int) -> tuple[float, float]:
     right.
 
     Source: A. Agresti and Y. Min, "Simple improved confidence intervals for comparing matched
-        proportions", Statistics
-    in Medicine 24 (2005): Wald's interval with half an image added to each of the four cells.
-    Without it, no flip in a small set would pass for certainty.
+    proportions", Statistics in Medicine 24 (2005): Wald's interval with half an image added to each
+    of the four cells. Without it, no flip in a small set would pass for certainty.
     """
     n, b, c = images + 2, lost + 0.5, won + 0.5
     difference = (b - c) / n
@@ -87,8 +86,11 @@ def paired_interval(lost: int, won: int, images: int) -> tuple[float, float]:
     return 100 * (difference - half), 100 * (difference + half)
 
 
-def budget_miss(accuracy: Accuracy, budget: Budget, random_weights: bool) -> str | None:
-    """What misses the budget, or None. Which measure counts depends on what the images can tell."""
+def budget_problem(accuracy: Accuracy, budget: Budget, random_weights: bool) -> str | None:
+    """Says in words which measure is outside of the budget; None if none is.
+
+    The measure that counts depends on what the images can tell.
+    """
     if accuracy.logit_error >= 1e30:
         return "logits are not finite: something overflows"
     if budget.max_logit_error is not None:

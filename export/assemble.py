@@ -26,14 +26,15 @@ from vit_edge.runtime.tools.plan.engine_plan import EnginePlan, decode_plan
 from .cache import tool_versions
 from .measure import LatencyHere
 from .plan import Plan, Target
+from .precision import find_precision
 from .quantise.explanation import SiteExplanation
-from .search import Raised, rank
+from .search import Fallback, rank
 from .sensitivity import Sensitivity
 
 
 @dataclass(frozen=True)
 class GraphResult:
-    """An ONNX file and how right it is."""
+    """ONNX file and its accuracy."""
 
     file: Path
     accuracy: Accuracy
@@ -77,32 +78,29 @@ class EngineResult:
 
 
 @dataclass(frozen=True)
-class Quantising:
-    """What the search for a quantised precision found: the folder of its graphs, what it did to
-    each site, and what each part does to the outputs.
-    """
+class QuantisationResult:
+    """Decisions about each site of a quantised precision, and the effect of each layer."""
 
-    graphs: Path
     explanation: tuple[SiteExplanation, ...]
     sensitivities: tuple[Sensitivity, ...]
 
     @property
     def ranking(self) -> tuple[Sensitivity, ...]:
-        """The order in which parts are raised."""
+        """The order in which layers fall back."""
         return rank(self.sensitivities)
 
 
 @dataclass(frozen=True)
 class PrecisionResult:
-    """A precision as far as it came: `problem` says why it is not good, None if it is; `raised` is
-    what had to stay in higher precision, None if nothing.
+    """A precision as far as it came: `problem` says why it is not good, None if it is; `fallback`
+    are the layers that had to stay in higher precision, None if there are none.
     """
 
     name: str
     graphs: Mapping[str, GraphResult]
     problem: str | None
-    quantising: Quantising | None = None
-    raised: Raised | None = None
+    quantisation: QuantisationResult | None = None
+    fallback: Fallback | None = None
     latency: LatencyHere | None = None
     engines: tuple[EngineResult, ...] = ()
 
@@ -150,7 +148,8 @@ def _entry(result: PrecisionResult, files: dict[str, Path]) -> PrecisionEntry:
         parts = {f"onnx/{part.name}": part for part in graph.parts}
         files.update(parts)
         name, *external = parts
-        graphs[kind] = Graph(name, tuple(external), graph.accuracy, graph.rms_tolerance)
+        rank = getattr(find_precision(result.name).ranks, kind)
+        graphs[kind] = Graph(name, tuple(external), graph.accuracy, graph.rms_tolerance, rank)
     engines = []
     for engine in result.engines:
         stem = f"engines/{result.name}.{engine.target}"
@@ -170,9 +169,9 @@ def _entry(result: PrecisionResult, files: dict[str, Path]) -> PrecisionEntry:
                 engine.summary,
             )
         )
-    raised = result.raised
-    units, reason = (raised.units, raised.reason) if raised else ((), "")
-    return PrecisionEntry(graphs, tuple(engines), units, reason)
+    fallback = result.fallback
+    layers, reason = (fallback.layers, fallback.reason) if fallback else ((), "")
+    return PrecisionEntry(graphs, tuple(engines), layers, reason)
 
 
 def _provenance(plan: Plan, table: CalibrationTable) -> dict[str, str]:

@@ -1,12 +1,13 @@
 """The stage cache: a stage whose inputs did not change is not run again.
 
-A stage's key is a hash of all that goes in: our own sources, the tools' versions, the stage's name,
-its options and the folders of the stages before it, whose names hold their keys. Its folder appears
-whole or not at all.
+A stage is a frozen dataclass. Its key is a hash of our own sources, the tools' versions, its class
+and its fields, which are all that it can read: a field can be no more forgotten in the key than in
+the work. The stage's folder carries the key in its name and appears whole or not at all.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -14,10 +15,13 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import ClassVar, Generic, TypeVar
 
 from vit_edge.runtime.errors import InputError
 
@@ -31,18 +35,16 @@ OUR_PACKAGES = ("calibration", "export", "runtime", "vit")
 
 _HASHES = "hashes.json"
 
-Make = Callable[[Path, Update], None]
-
 
 def tool_versions() -> dict[str, str]:
     """The versions of the packages that results depend on, as far as they are installed."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in TOOLS:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def source_digest() -> str:
@@ -69,7 +71,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a stage's folder holds exactly what was written there."""
+    """Returns whether a stage's folder holds exactly the files that were written there."""
     try:
         return bool(json.loads((folder / _HASHES).read_text()) == _hashes(folder))
     except (OSError, ValueError):
@@ -81,44 +83,102 @@ def content_digest(folder: Path) -> str:
     return file_sha256(folder / _HASHES)
 
 
+Result = TypeVar("Result")
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Stage(ABC, Generic[Result]):
+    """Step of the export. Each subclass is a frozen dataclass whose fields are its key.
+
+    Fields may be plain values, dataclasses of such, paths of earlier stages' results, and `Hashed`.
+    """
+
+    title_of: ClassVar[str]
+    """Title for people, in which names of fields stand for their values."""
+
+    @property
+    def title(self) -> str:
+        return self.title_of.format(**vars(self))
+
+    @abstractmethod
+    def run(self, folder: Path, update: Update) -> None:
+        """Writes the results into an empty folder and reports progress."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> Result:
+        """Returns the results that `run` wrote."""
+
+
+@dataclass(frozen=True)
+class Hashed(Generic[Value]):
+    """Value from outside of the cache, as the user's files; `digest` stands for it in keys."""
+
+    value: Value
+    digest: object
+
+
+def key_part(value: object, cache: Path) -> object:
+    """Turns the value of a stage's field into JSON.
+
+    Args:
+        value: A dataclass stands for its fields, `Hashed` for its digest, a path below `cache` for
+            the stage that wrote it, because the folder's name holds that stage's key.
+        cache: The folder of all stages.
+
+    Raises:
+        TypeError: for a value that says nothing of its content, as a function.
+        ValueError: for a path outside of `cache`.
+    """
+    if isinstance(value, Path):
+        return str(value.relative_to(cache))
+    if isinstance(value, Hashed):
+        return key_part(value.digest, cache)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return [type(value).__module__, type(value).__qualname__, key_part(fields, cache)]
+    if isinstance(value, Mapping):
+        return {str(name): key_part(inner, cache) for name, inner in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [key_part(inner, cache) for inner in value]
+    if value is None or isinstance(value, (str, int, float)):
+        return repr(value)
+    raise TypeError(f"{type(value).__name__} cannot be part of a stage's key")
+
+
 class StageCache:
     """Folders of finished stages, under one lock. Make one with `open_cache`."""
 
     def __init__(self, folder: Path, display: Display) -> None:
         self._folder, self._display = folder, display
-        self._base = json.dumps([source_digest(), tool_versions(), platform.machine()])
+        self._base = [source_digest(), tool_versions(), platform.machine()]
         self._used: set[str] = set()
 
-    def run(self, stage: str, inputs: Sequence[object], make: Make) -> Path:
-        """The folder of `stage` for these inputs; `make(folder, update)` fills it if it is not
-        there yet.
+    def key(self, stage: Stage[Result]) -> str:
+        """Hash of all that the results of `stage` depend on."""
+        content = json.dumps([self._base, key_part(stage, self._folder)], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
-        Args:
-            stage: Name, shown and part of the key.
-            inputs: All that the result depends on: options (by their `repr`) and folders of other
-                stages.
-            make: Writes the results and reports its progress.
-        """
-        parts = [i.name if isinstance(i, Path) else repr(i) for i in inputs]
-        key = hashlib.sha256(json.dumps([self._base, stage, parts]).encode()).hexdigest()[:16]
-        folder = self._folder / f"{stage.replace(' ', '-')}-{key}"
+    def run(self, stage: Stage[Result]) -> Result:
+        """Returns the results of `stage`, which is run if they are not there yet."""
+        folder = self._folder / f"{stage.title.replace(' ', '-')}-{self.key(stage)}"
         self._used.add(folder.name)
         if _is_whole(folder):
-            self._display.cached(stage)
-            return folder
+            self._display.cached(stage.title)
+            return stage.load(folder)
         shutil.rmtree(folder, ignore_errors=True)  # damaged since, or cut short by a power failure
         temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=self._folder))
         try:
-            with self._display.stage(stage) as update:
-                make(temporary, update)
+            with self._display.stage(stage.title) as update:
+                stage.run(temporary, update)
             (temporary / _HASHES).write_text(json.dumps(_hashes(temporary)))
             os.rename(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        return folder
+        return stage.load(folder)
 
     def prune(self) -> None:
-        """Drops what the last run did not use."""
+        """Drops the folders that this run did not use."""
         for entry in self._folder.iterdir():
             if entry.is_dir() and entry.name not in self._used:
                 shutil.rmtree(entry, ignore_errors=True)

@@ -83,9 +83,9 @@ def attach(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def _add_facts(parser: argparse.ArgumentParser) -> None:
-    """What may have to be said of a model beside its weights."""
+    """Adds the facts of a model that may have to be given beside its weights."""
     group = parser.add_argument_group(
-        "the model", "what its weights do not tell; found or assumed where it is not given"
+        "the model", "facts that its weights do not tell; read or assumed where they are not given"
     )
     group.add_argument(
         "--config", type=Path, metavar="FILE", help="JSON with fields that differ from MODEL's"
@@ -164,14 +164,14 @@ def run_export(arguments: argparse.Namespace) -> int:
         raise VitEdgeError(
             f"`export` needs {error.name}: pip install 'vit-edge[export,onnxruntime]'"
         ) from None
-    given = {
+    options = {
         "model": arguments.model,
         "onnx": arguments.onnx,
         "weights": arguments.weights,
         "config": arguments.config,
         "calibration": arguments.calib,
         "evaluation": arguments.eval,
-        "given": _facts(arguments),
+        "facts": _facts(arguments),
         "output": arguments.output,
         "precisions": arguments.precision and tuple(arguments.precision),
         "targets": arguments.target and tuple(arguments.target),
@@ -183,7 +183,7 @@ def run_export(arguments: argparse.Namespace) -> int:
         "seed": arguments.seed,
         "effort": arguments.effort,
     }
-    request = ExportRequest(**{name: value for name, value in given.items() if value is not None})
+    request = ExportRequest(**{name: value for name, value in options.items() if value is not None})
     try:
         report = export_bundle(request, Display())
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Which images calibrate and which evaluate: never the same ones."""
+"""Images for calibration and for evaluation: never the same ones."""
 
 from __future__ import annotations
 

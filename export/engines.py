@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -24,14 +24,13 @@ from vit_edge.runtime.tools.plan.engine_plan import EnginePlan, PlanAtBatch, pla
 from vit_edge.runtime.tools.plan.listing import read_layers
 
 from .forms import GraphForm, aux_streams
-from .forms.search import FoundForm, at_once, search_form
-from .forms.shorten import shorten
+from .forms.search import FoundForm, at_once, search_form, shorten
+from .measure import predict
 from .plan import FAST, Target
 from .progress import Update, ignore
-from .running import answers
 from .simulate import widen
 
-__all__ = ["EngineBuilder", "FoundForm", "devices_for", "same_answers"]
+__all__ = ["EngineBuilder", "FoundForm", "devices_for", "same_outputs"]
 
 _PROOF_IMAGES = 4
 _log = logging.getLogger("vit_edge.export")
@@ -39,14 +38,29 @@ _log = logging.getLogger("vit_edge.export")
 
 @dataclass(frozen=True)
 class EngineBuilder:
-    """Builds engines of a precision's graphs for a target."""
+    """Builds engines of a precision's graphs for a target.
+
+    Attributes:
+        built_for: See `runtime.backends.base.Backend.built_for`.
+    """
 
     target: Target
     spec: EngineSpec
     precision: str
-    _given_up: threading.Event = field(default_factory=threading.Event)
+    built_for: tuple[str, ...]
+
+    @classmethod
+    def for_target(cls, target: Target, spec: EngineSpec, precision: str) -> EngineBuilder:
+        """Asks the library which GPUs it builds for."""
+        options = BuildOptions(compute_capabilities=target.compute_capabilities)
+        built_for = find_backend(target.backend).built_for(options)
+        return cls(target, spec, precision, built_for)
 
     @cached_property
+    def _given_up(self) -> threading.Event:
+        return threading.Event()
+
+    @property
     def _options(self) -> BuildOptions:
         return BuildOptions(
             compute_capabilities=self.target.compute_capabilities,
@@ -54,11 +68,6 @@ class EngineBuilder:
             what=f"{self.precision} for {self.target}",
             stopped=self._given_up.is_set,
         )
-
-    @cached_property
-    def built_for(self) -> tuple[str, ...]:
-        """See `runtime.backends.base.Backend.built_for`."""
-        return find_backend(self.target.backend).built_for(self._options)
 
     @property
     def version(self) -> str:
@@ -72,7 +81,7 @@ class EngineBuilder:
 
     @property
     def devices(self) -> tuple[Device, ...]:
-        """Those that the target is for, or that are nearest to it."""
+        """Devices that the target is for, or that are nearest to it."""
         return devices_for(self.built_for or PORTABLE)
 
     def build(
@@ -151,8 +160,8 @@ def devices_for(capabilities: Sequence[str]) -> tuple[Device, ...]:
     return tuple(device for device in DEVICES.values() if device.capability in nearest)
 
 
-def same_answers(one: ir.Model, other: ir.Model, images: ImageSet, tolerance: float) -> bool:
-    """Returns whether two forms of a graph compute the same.
+def same_outputs(one: ir.Model, other: ir.Model, images: ImageSet, tolerance: float) -> bool:
+    """Returns True if two forms of a graph compute the same.
 
     On a few images, and without the rounding to 16 bits, whose order differs between them.
 
@@ -165,7 +174,7 @@ def same_answers(one: ir.Model, other: ir.Model, images: ImageSet, tolerance: fl
     if one is other:
         return True
     few = images.subset(range(min(_PROOF_IMAGES, len(images))))
-    found = [answers(widen(model), few) for model in (one, other)]
-    spread = float(np.sqrt((image_centred(found[0]) ** 2).mean()))
-    difference = float(np.sqrt(((found[0] - found[1]) ** 2).mean()))
+    results = [predict(widen(model), few) for model in (one, other)]
+    spread = float(np.sqrt((image_centred(results[0]) ** 2).mean()))
+    difference = float(np.sqrt(((results[0] - results[1]) ** 2).mean()))
     return difference <= tolerance * max(spread, 1e-30)

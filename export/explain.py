@@ -1,4 +1,4 @@
-"""Explains a quantised precision: a row for each of its parts, and a picture."""
+"""Explains a quantised precision: a row for each of its layers, and a picture."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ ABOUT = (
     "The channels are those of the input, by their largest magnitude over the calibration images, "
     "before and after smoothing with SmoothQuant's alpha. SQNR is the signal-to-quantisation-noise "
     "ratio of the outputs on calibration samples. The error alone is what the model's outputs lose "
-    "(root mean square, relative to what tells images apart) when only this part is quantised; "
-    "rank 1 loses the most for the work that it saves, and is the first to be raised."
+    "(root mean square, relative to what tells images apart) when only this layer is quantised; "
+    "rank 1 loses the most for the work that it saves, and is the first to fall back to more bits."
 )
-RAISED = "raised"
+FALLBACK = "fallback"
 
 
 def explain(result: PrecisionResult) -> list[tuple[str, ...]]:
     """The rows of a quantised precision, in graph order, under `COLUMNS`."""
-    if result.quantising is None:
+    if result.quantisation is None:
         return []
-    about = _by_module(result.quantising.explanation)
-    ranks = {s.unit: place for place, s in enumerate(result.quantising.ranking, 1)}
-    raised = result.raised.units if result.raised else ()
+    about = _by_module(result.quantisation.explanation)
+    ranks = {s.layer: place for place, s in enumerate(result.quantisation.ranking, 1)}
+    fallback = result.fallback.layers if result.fallback else ()
     rows = []
-    for s in result.quantising.sensitivities:
-        site = about.get(s.unit.split(" + ")[0])
-        end = (f"{s.error:.5f}", str(ranks[s.unit]), RAISED if s.unit in raised else "")
-        rows.append((s.unit, *(_cells(site) if site else ("-",) * 6), *end))
+    for s in result.quantisation.sensitivities:
+        site = about.get(s.layer.split(" + ")[0])
+        end = (f"{s.error:.5f}", str(ranks[s.layer]), FALLBACK if s.layer in fallback else "")
+        rows.append((s.layer, *(_cells(site) if site else ("-",) * 6), *end))
     return rows
 
 
@@ -69,8 +69,8 @@ def draw(result: PrecisionResult, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    assert result.quantising is not None
-    explanation = result.quantising.explanation
+    assert result.quantisation is not None
+    explanation = result.quantisation.explanation
     figure = Figure(figsize=(11, 11 if explanation else 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(3 if explanation else 1, 1, squeeze=False)[:, 0]
@@ -78,7 +78,7 @@ def draw(result: PrecisionResult, path: Path) -> None:
         _draw_ranges(panels[0], explanation)
         _draw_sqnr(panels[1], explanation)
     _draw_sensitivities(panels[-1], result)
-    figure.suptitle(f"{result.name}: what quantisation does to each part")
+    figure.suptitle(f"{result.name}: what quantisation does to each layer")
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
@@ -97,24 +97,24 @@ def _draw_ranges(axes: Any, explanation: Sequence[SiteExplanation]) -> None:
 
 
 def _draw_sqnr(axes: Any, explanation: Sequence[SiteExplanation]) -> None:
-    found = {name: db for site in explanation for name, db in site.sqnr_db.items()}
-    axes.bar(range(len(found)), found.values(), color="tab:green")
+    ratios = {name: db for site in explanation for name, db in site.sqnr_db.items()}
+    axes.bar(range(len(ratios)), ratios.values(), color="tab:green")
     axes.set(ylabel="dB", title="Signal-to-quantisation-noise ratio of the outputs")
-    _name(axes, list(found))
+    _name(axes, list(ratios))
 
 
 def _draw_sensitivities(axes: Any, result: PrecisionResult) -> None:
-    assert result.quantising is not None
-    ranking = result.quantising.ranking
-    raised = result.raised.units if result.raised else ()
-    colours = ["tab:red" if s.unit in raised else "tab:blue" for s in ranking]
+    assert result.quantisation is not None
+    ranking = result.quantisation.ranking
+    fallback = result.fallback.layers if result.fallback else ()
+    colours = ["tab:red" if s.layer in fallback else "tab:blue" for s in ranking]
     axes.bar(range(len(ranking)), [s.error for s in ranking], color=colours)
-    title = "Error of the outputs when one part alone is quantised, in the order of raising"
+    title = "Error of the outputs when one layer alone is quantised, in the order of the fallback"
     axes.set(ylabel="relative error", title=title)
-    if raised:
-        axes.bar([0], [0], color="tab:red", label="raised")
+    if fallback:
+        axes.bar([0], [0], color="tab:red", label="fallback")
         axes.legend()
-    _name(axes, [s.unit for s in ranking])
+    _name(axes, [s.layer for s in ranking])
 
 
 def _name(axes: Any, names: Sequence[str]) -> None:

@@ -56,8 +56,8 @@ def _piece(write: ir.Value, reads: Mapping[str, ir.Value]) -> list[ir.Node]:
     def visit(value: ir.Value | None) -> None:
         node = value.producer() if value is not None and value.name not in reads else None
         if node is not None and node not in done:
-            for given in node.inputs:
-                visit(given)
+            for read in node.inputs:
+                visit(read)
             done[node] = None
 
     visit(write)
@@ -73,8 +73,8 @@ def _input(
 ) -> ir.Value | None:
     if value is None:
         return None
-    if (given := reads.get(str(value.name))) is not None:
-        return given
+    if (replacement := reads.get(str(value.name))) is not None:
+        return replacement
     if value not in copied:
         assert value.is_initializer()
         constant = ir.Value(

@@ -43,8 +43,8 @@ def set_dtype(value: ir.Value, dtype: ir.DataType) -> None:
 
 
 def replace_input(node: ir.Node, old: ir.Value, new: ir.Value) -> None:
-    """Every use of `old` by `node` becomes one of `new`; `old` is dropped if it is a constant that
-    nobody uses now.
+    """Makes every use of `old` by `node` one of `new`; `old` is dropped if it is a constant that
+    nothing uses any more.
     """
     for index, value in enumerate(node.inputs):
         if value is old:

@@ -1,26 +1,54 @@
-"""Runs a graph over images with ONNX Runtime, as it is or with its 16-bit numerics simulated."""
+"""Runs a graph over images in ONNX Runtime, as it is or with its 16-bit numerics simulated."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from vit_edge.calibration.onnx_file import read_onnx
+from vit_edge.calibration.onnx_file import read_onnx, to_bytes
 from vit_edge.runtime.backends import BACKENDS
+from vit_edge.runtime.backends.onnxruntime import open_inference
+from vit_edge.runtime.errors import BackendError, EngineError, first_line
 from vit_edge.runtime.manifest import EngineSpec
-from vit_edge.runtime.metrics import QUICK, measure_latency
+from vit_edge.runtime.metrics import TimingBudget, measure_latency
 from vit_edge.runtime.tools.images import ImageSet
 
 from .progress import Update
-from .running import BATCH, outputs
 from .simulate import simulate, sixteen_bit_types
 
+BATCH = 4
 BACKEND = "onnxruntime"
 AS_IT_IS, SIMULATED = "as it is", "simulated"
+
+
+def iter_outputs(model: ir.Model, images: ImageSet, batch: int = BATCH) -> Iterator[list[Any]]:
+    """Yields the graph's outputs for each batch.
+
+    Raises:
+        EngineError: if the graph is no valid one.
+    """
+    name = model.graph.inputs[0].name
+    try:
+        content = to_bytes(model)
+        session = open_inference(content.graph, content.external)
+        del content
+        for frames in images.batches(batch):
+            yield session.run(None, {name: frames})
+    except BackendError:  # what is missing is no fault of the graph
+        raise
+    except Exception as error:  # its exception types are private, and differ between releases
+        raise EngineError(first_line(error)) from None
+
+
+def predict(model: ir.Model, images: ImageSet) -> NDArray[np.float32]:
+    """The first output for all images. Raises EngineError as `iter_outputs` does."""
+    return np.concatenate([first for first, *_ in iter_outputs(model, images)])
 
 
 @dataclass(frozen=True)
@@ -32,8 +60,9 @@ class MeasuredLogits:
 
 
 def how_to_measure(model: ir.Model) -> str:
-    """What a GPU makes of 16-bit tensors has to be simulated. A CPU, which computes much of them in
-    32 bits, is no further from the reference.
+    """Returns `SIMULATED` for a graph with 16-bit tensors, as GPUs compute them.
+
+    A CPU, which computes much of them in 32 bits, is no further from the reference.
     """
     return SIMULATED if sixteen_bit_types(model) else AS_IT_IS
 
@@ -46,7 +75,7 @@ def measure_logits(path: Path, how: str, images: ImageSet, update: Update) -> Me
         measured_on += ", 16-bit numerics simulated"
         model = simulate(model)
     parts: list[NDArray[np.float32]] = []
-    for logits, *_ in outputs(model, images):
+    for logits, *_ in iter_outputs(model, images):
         parts.append(logits)
         update(min(len(parts) * BATCH, len(images)), len(images))
     return MeasuredLogits(np.concatenate(parts), measured_on)
@@ -61,19 +90,19 @@ class LatencyHere:
 
 
 def measure_here(
-    precision: str, path: Path, spec: EngineSpec, images: ImageSet
+    precision: str, path: Path, spec: EngineSpec, images: ImageSet, timing: TimingBudget
 ) -> LatencyHere | None:
     """Latency of the ONNX file on the fastest engine for CPUs on this machine; None without any.
 
     Enough to tell what is fast: `vit-edge compare` measures for decisions.
     """
     onnx, image = read_onnx(path), next(images.batches(1))
-    found = []
+    latencies = []
     for backend in BACKENDS.values():
         if backend.graph != "cpu" or precision in backend.lacks or backend.run_problem():
             continue
         session = backend.open(onnx.graph, spec, onnx.external)
-        latency = measure_latency(lambda run=session.run: run(image), QUICK)  # type: ignore[misc]
+        latency = measure_latency(lambda run=session.run: run(image), timing)  # type: ignore[misc]
         session.close()
-        found.append(LatencyHere(latency.p50_ms, backend.name))
-    return min(found, key=lambda latency: latency.p50_ms, default=None)
+        latencies.append(LatencyHere(latency.p50_ms, backend.name))
+    return min(latencies, key=lambda latency: latency.p50_ms, default=None)

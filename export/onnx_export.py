@@ -25,7 +25,7 @@ fp16.
 """
 
 
-class RawPixels(nn.Module):
+class Uint8Input(nn.Module):
     """A ViT on uint8 `[B, height, width, channels]`, as a camera gives them."""
 
     def __init__(self, model: VisionTransformer, preprocess: Preprocess) -> None:
@@ -78,7 +78,7 @@ def export_onnx(model: VisionTransformer, preprocess: Preprocess, output: str) -
     example = torch.zeros((2, *preprocess.shape), dtype=torch.uint8)
     with _quiet():
         program = torch.onnx.export(
-            RawPixels(model, preprocess).eval(),
+            Uint8Input(model, preprocess).eval(),
             (example,),
             dynamo=True,
             opset_version=OPSET,

@@ -53,9 +53,10 @@ def write_bundle(out: Path, manifest: Manifest, files: Mapping[str, Path]) -> Bu
 
 
 def _place(source: Path, target: Path) -> None:
-    """A second name of the same file, where the file system allows it: engines are large, and
-    nobody writes into them. Who does so damages the stage cache too, which notices and makes the
-    file again.
+    """Links the same file under a second name, where the file system allows it: engines are large.
+
+    Nothing of ours writes into it. A change would damage the stage cache too, which notices it and
+    makes the file again.
     """
     try:
         os.link(source, target)

@@ -3,34 +3,47 @@
     weights or ONNX file -> reference, ONNX -> calibration table -> for each precision: graphs,
     accuracy, engines -> bundle
 
-Each stage fills a folder from its inputs; this file alone knows their order, the cache and the
-display. How a stage does its work is in the module that it calls.
+This file alone knows the order of the stages of a precision, `baseline.py` that of those before it.
+How a stage does its work is in the module that it calls.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-import onnx_ir as ir
-
-from vit_edge.calibration.collect import collect
-from vit_edge.calibration.samples import save_samples
-from vit_edge.calibration.table import read_table
 from vit_edge.runtime.errors import EngineError, InputError
 
-from .assemble import PrecisionResult, assemble
+from .accuracy import budget_problem
+from .assemble import (
+    EngineResult,
+    GraphResult,
+    PrecisionResult,
+    QuantisationResult,
+    assemble,
+)
+from .baseline import Baseline, make_baseline, read_passes
 from .cache import StageCache, open_cache
-from .foreign.source import ForeignSource
+from .engines import EngineBuilder
+from .forms import DEFAULT
+from .measure import LatencyHere
 from .package import recover, write_bundle
-from .plan import ExportRequest, Plan, make_plan
-from .precision import find_precision, tensors_to_observe
-from .progress import Display, Update
+from .plan import FAST, ExportRequest, Plan, Target, make_plan
+from .precision import Precision, QuantisedPrecision, find_precision
+from .progress import Display
 from .report import Report, make_report, write_report
-from .search import search_raised
-from .stages import PrecisionStages, Shared, origin_of
-from .start import check_export, start_from_onnx, start_from_pytorch
+from .search import find_fallback
+from .stages import (
+    BuildEngine,
+    CheckForCollapse,
+    Lower,
+    LoweredGraph,
+    LowerQuantised,
+    MeasureAccuracy,
+    MeasureLatency,
+    MeasureSensitivity,
+    SearchForm,
+    SearchQuantisation,
+)
 
 
 def export_bundle(request: ExportRequest, display: Display) -> Report:
@@ -47,20 +60,12 @@ def export_bundle(request: ExportRequest, display: Display) -> Report:
         display.note(line)
     with open_cache(plan.out.parent / ".stages" / plan.out.name, display) as cache:
         recover(plan.out)
-        shared = _run_shared_stages(plan, cache)
-        results = [_run_precision(name, plan, shared, cache) for name in plan.precisions]
-        report = make_report(
-            plan, results, json.loads((shared.start.onnx / "passes.json").read_text())
-        )
+        baseline = make_baseline(plan, cache)
+        results = [_PrecisionRoad(name, plan, baseline, cache).run() for name in plan.precisions]
+        report = make_report(plan, results, read_passes(baseline.graph))
         if report.good:
-            table_file = shared.table / "table.json"
-            manifest, files = assemble(
-                plan,
-                results,
-                read_table(table_file),
-                shared.start.reference / "golden.npz",
-                table_file,
-            )
+            table, golden = baseline.calibrated, baseline.reference.folder / "golden.npz"
+            manifest, files = assemble(plan, results, table.read_table(), golden, table.table_file)
             with display.stage("bundle"):
                 write_bundle(plan.out, manifest, files)
             cache.prune()
@@ -72,53 +77,91 @@ def export_bundle(request: ExportRequest, display: Display) -> Report:
     return report
 
 
-def _run_shared_stages(plan: Plan, cache: StageCache) -> Shared:
-    data = plan.data
-    calibration = [data.calibration.origin, data.calibration.indices]
-    evaluation = [data.evaluation.origin, data.evaluation.indices, data.evaluation.label_list()]
-    source = plan.source
-    if isinstance(source, ForeignSource):
-        start = start_from_onnx(source, plan, evaluation, cache)
-    else:
-        start = start_from_pytorch(source, plan, evaluation, cache)
+@dataclass(frozen=True)
+class _PrecisionRoad:
+    """The stages of the precision `name`, in their order."""
 
-    check_export(start, plan, evaluation, cache)
-    model = ir.load(start.onnx / "model.onnx")
-    tensors = tensors_to_observe(model.graph, map(find_precision, plan.precisions))
+    name: str
+    plan: Plan
+    baseline: Baseline
+    cache: StageCache
 
-    def table_stage(folder: Path, update: Update) -> None:
-        origin = origin_of(plan, start)
-        found = collect(model, tensors, data.calibration, plan.method, origin, update)
-        (folder / "table.json").write_text(found.table.to_json())
-        save_samples(folder, found.samples)
-
-    table = cache.run(
-        "calibration", [start.weights, start.onnx, tensors, plan.method, *calibration], table_stage
-    )
-    return Shared(start, table, calibration, evaluation)
-
-
-def _run_precision(name: str, plan: Plan, shared: Shared, cache: StageCache) -> PrecisionResult:
-    """Lowers, proves, repairs where that is needed and possible, then builds: engines are made of
-    proven graphs only.
-    """
-    stages, raised = PrecisionStages(name, plan, shared, cache), None
-    quantising = stages.quantise()
-    attempt = stages.attempt(quantising, ())
-    if attempt.miss and quantising is not None:
-        raised = search_raised(
-            quantising.sensitivities,
-            attempt.miss,
-            lambda units: stages.attempt(quantising, units).miss,
-        )
-        attempt = stages.attempt(quantising, raised.units if raised else ())
-    result = PrecisionResult(name, attempt.graphs, attempt.miss, quantising, raised)
-    if result.problem:
+    def run(self) -> PrecisionResult:
+        """Lowers, proves, repairs where that is needed and possible, then builds: engines are made
+        of proven graphs only.
+        """
+        precision = find_precision(self.name)
+        if isinstance(precision, QuantisedPrecision):
+            result = self._run_quantised(precision)
+        else:
+            lower = Lower(self.name, precision, self.baseline.calibrated)
+            result = self._prove(precision, self.cache.run(lower))
+        if result.problem:
+            return result
+        if "cpu" in result.graphs:
+            result = replace(result, latency=self._measure_latency(result.graphs["cpu"]))
+        if "gpu" in result.graphs:
+            try:
+                graph = result.graphs["gpu"]
+                engines = tuple(self._build(graph, target) for target in self.plan.targets)
+                return replace(result, engines=engines)
+            except EngineError as error:
+                return replace(result, problem=str(error))
         return result
-    if "cpu" in attempt.graphs:
-        result = replace(result, latency=stages.measure_latency(attempt.graphs["cpu"].file))
-    try:
-        graph = attempt.graphs["gpu"]
-        return replace(result, engines=tuple(stages.build(graph, t) for t in plan.targets))
-    except EngineError as error:
-        return replace(result, problem=str(error))
+
+    def _run_quantised(self, precision: QuantisedPrecision) -> PrecisionResult:
+        """Searches a quantisation; layers fall back where it misses the budget or is broken."""
+        scheme, calibrated = precision.scheme, self.baseline.calibrated
+        pair = self.cache.run(SearchQuantisation(scheme, calibrated))
+        images = calibrated.inputs.images
+        sensitivities = self.cache.run(MeasureSensitivity(scheme, pair, images))
+
+        def attempt(fallback: tuple[str, ...]) -> PrecisionResult:
+            lower = LowerQuantised(self.name, precision, calibrated, pair, fallback)
+            return self._prove(precision, self.cache.run(lower))
+
+        result, fallback = attempt(()), None
+        if result.problem:
+            fallback = find_fallback(
+                sensitivities, result.problem, lambda layers: attempt(layers).problem
+            )
+            result = attempt(fallback.layers if fallback else ())
+        quantisation = QuantisationResult(pair.read_explanation(), sensitivities)
+        return replace(result, quantisation=quantisation, fallback=fallback)
+
+    def _prove(self, precision: Precision, lowered: dict[str, LoweredGraph]) -> PrecisionResult:
+        """Measures the graphs of a lowering, each once, and checks those that meet the budget."""
+        reference, budget = self.baseline.reference, precision.budget
+        proofs = {
+            graph: self.cache.run(MeasureAccuracy(graph, reference))
+            for graph in dict.fromkeys(lowered.values())
+        }
+        budget = budget.with_max_drop(self.plan.max_drop)
+        random = self.plan.source.random
+        problems = [budget_problem(proof.accuracy, budget, random) for proof in proofs.values()]
+        problem = next((problem for problem in problems if problem), None)
+        graphs = {kind: proofs[graph] for kind, graph in lowered.items()}
+        if problem is None:
+            files = tuple(sorted(graph.file for graph in proofs))
+            faults = self.cache.run(
+                CheckForCollapse(self.name, files, self.baseline.graph, reference, precision.limits)
+            )
+            more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+            problem = f"{faults[0]}{more}" if faults else None
+        return PrecisionResult(self.name, graphs, problem)
+
+    def _measure_latency(self, graph: GraphResult) -> LatencyHere | None:
+        plan, images = self.plan, self.baseline.reference.images
+        return self.cache.run(MeasureLatency(self.name, graph.file, plan.spec, images, plan.timing))
+
+    def _build(self, graph: GraphResult, target: Target) -> EngineResult:
+        """Builds an engine in the form that costs least on the target: in the default one where the
+        builder needs a GPU, whose builds take too long to try several.
+        """
+        builder = EngineBuilder.for_target(target, self.plan.spec, self.name)
+        effort, form = self.plan.effort, DEFAULT
+        if effort != FAST and builder.tells_plans:
+            images, tolerance = self.baseline.reference.images, graph.rms_tolerance / 4
+            search = SearchForm(builder, graph.file, self.baseline.graph, images, tolerance)
+            form = self.cache.run(search)
+        return self.cache.run(BuildEngine(builder, graph.file, form, effort))

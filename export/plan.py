@@ -12,6 +12,7 @@ from vit_edge.calibration.observers import DEFAULT_METHOD, require_method
 from vit_edge.runtime.backends import BACKENDS, BuildOptions, find_backend
 from vit_edge.runtime.errors import BackendError, InputError
 from vit_edge.runtime.manifest import EngineSpec
+from vit_edge.runtime.metrics import QUICK, TimingBudget
 from vit_edge.vit.hints import ModelHints
 
 from .data import ExportData, find_data
@@ -32,14 +33,15 @@ forms of the graph are tried, and built again for estimates of latency.
 class ExportRequest:
     """The options of `vit-edge export`; None is the default that depends on the others.
 
-    `given` is what the user says of the model beside its weights.
+    `facts` is what the user says of the model beside its weights, `timing` how long the latency on
+    this machine is measured; the command line leaves it alone.
     """
 
     model: str | None = None
     onnx: Path | None = None
     weights: str | None = None
     config: Path | None = None
-    given: ModelHints = ModelHints()
+    facts: ModelHints = ModelHints()
     output: str | None = None
     calibration: str | None = None
     evaluation: str | None = None
@@ -52,6 +54,7 @@ class ExportRequest:
     method: str = DEFAULT_METHOD
     seed: int = 0
     effort: str = DEFAULT_EFFORT
+    timing: TimingBudget = QUICK
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Plan:
     method: str
     seed: int
     effort: str
+    timing: TimingBudget
     notes: tuple[str, ...]
 
 
@@ -134,6 +138,7 @@ def make_plan(request: ExportRequest) -> Plan:
         method=request.method,
         seed=request.seed,
         effort=request.effort,
+        timing=request.timing,
         notes=(*_describe(source, data), *notes),
     )
 
@@ -141,13 +146,13 @@ def make_plan(request: ExportRequest) -> Plan:
 def _find_source(request: ExportRequest) -> ModelSource | ForeignSource:
     if request.onnx is None:
         return find_source(
-            request.model, request.weights, request.config, request.given, request.output
+            request.model, request.weights, request.config, request.facts, request.output
         )
     beside = {"MODEL": request.model, "--weights": request.weights, "--config": request.config}
-    given = [name for name, value in beside.items() if value is not None]
-    if given:
-        raise InputError(f"--onnx brings its own model: leave out {', '.join(given)}")
-    return find_foreign_source(request.onnx, request.given, request.output)
+    named = [name for name, value in beside.items() if value is not None]
+    if named:
+        raise InputError(f"--onnx brings its own model: leave out {', '.join(named)}")
+    return find_foreign_source(request.onnx, request.facts, request.output)
 
 
 def _spec(source: ModelSource | ForeignSource, max_batch: int) -> EngineSpec:

@@ -14,7 +14,7 @@ Update = Callable[[int, int], None]
 
 
 def ignore(done: int, total: int) -> None:
-    """The `Update` of those who do not watch."""
+    """`Update` that shows nothing."""
 
 
 class Display:

@@ -1,5 +1,5 @@
-"""PyTorch's answers, which everything is measured against, and the golden samples that travel with
-a bundle.
+"""PyTorch's logits, which everything is measured against, and the golden samples that travel with a
+bundle.
 """
 
 from __future__ import annotations
@@ -69,6 +69,6 @@ def save_reference(folder: Path, logits: NDArray[np.float32], images: ImageSet, 
 
 
 def load_reference(folder: Path, images: ImageSet, output: str) -> Reference:
-    """What `save_reference` wrote."""
+    """Reads what `save_reference` wrote."""
     logits, positions = (np.load(folder / f"{name}.npy") for name in ("logits", "positions"))
     return Reference(logits, images.labels, positions, output)

@@ -31,7 +31,7 @@ from .explain import COLUMNS as EXPLAINED
 from .forms import DEFAULT
 from .measure import LatencyHere
 from .plan import Plan
-from .search import count_parts
+from .search import count_layers
 
 SHIPPED, HELD_BACK, MISSED = "shipped", "held back", "MISSED"
 COLUMNS = ("precision", "for", "top-1", "drop", "agreement", "cosine", "size", "p50 here", "status")
@@ -57,7 +57,7 @@ ABOUT_PLANS = (
 
 @dataclass(frozen=True)
 class Report:
-    """What an export did. `rows` are the table's cells; `results` the numbers behind them."""
+    """Outcome of an export. `rows` are the table's cells; `results` the numbers behind them."""
 
     title: str
     notes: tuple[str, ...]
@@ -87,12 +87,12 @@ def make_report(plan: Plan, results: list[PrecisionResult], passes: list[dict[st
         more=tuple(row for result in results for row in _more(result)),
         problems=tuple(f"{result.name}: {result.problem}" for result in results if result.problem),
         repairs=tuple(
-            f"{result.name}: left {', '.join(result.raised.units)} in higher precision: "
-            f"{result.raised.reason}"
+            f"{result.name}: left {', '.join(result.fallback.layers)} in higher precision: "
+            f"{result.fallback.reason}"
             for result in results
-            if result.raised
+            if result.fallback
         ),
-        explanations={r.name: tuple(explain(r)) for r in results if r.quantising},
+        explanations={r.name: tuple(explain(r)) for r in results if r.quantisation},
         engines=tuple(_engine(result.name, e) for result in results for e in result.engines),
         plans=tuple(_plan(result.name, e) for result in results for e in result.engines),
         estimates=tuple(map(estimate_cells, estimates)),
@@ -140,8 +140,8 @@ def _rows(result: PrecisionResult, good: bool) -> list[tuple[str, ...]]:
         drop = "-" if a.drop is None else f"{a.drop:+.2f}"
         p50 = _latency(result.latency) if result.latency and kind == "cpu" else "-"
         status = MISSED if result.problem else SHIPPED if good else HELD_BACK
-        if result.raised:
-            status += f", {count_parts(result.raised.units)} raised"
+        if result.fallback:
+            status += f", {count_layers(result.fallback.layers)} in higher precision"
         if kind == "gpu":
             status += _not_as_asked(result)
         numbers = (percent(a.top1), drop, percent(a.agreement), f"{a.cosine:.6f}")
@@ -170,12 +170,20 @@ def _more(result: PrecisionResult) -> list[tuple[str, ...]]:
 
 
 def _numbers(result: PrecisionResult) -> dict[str, Any]:
-    q = result.quantising
-    return {
+    fallback, q = result.fallback, result.quantisation
+    return {  # names that tools read: they stay
         "precision": result.name,
         "problem": result.problem,
-        "raised": asdict(result.raised) if result.raised else None,
-        "sensitivities": [asdict(s) for s in q.sensitivities] if q else [],
+        "raised": fallback
+        and {
+            "units": fallback.layers,
+            "kept": fallback.quantised_share,
+            "reason": fallback.reason,
+        },
+        "sensitivities": [
+            {"unit": s.layer, "cost": s.cost, "divergence": s.divergence, "error": s.error}
+            for s in (q.sensitivities if q else ())
+        ],
         "explanation": [asdict(site) for site in q.explanation] if q else [],
         "latency": asdict(result.latency) if result.latency else None,
         "graphs": {kind: asdict(graph.accuracy) for kind, graph in result.graphs.items()},
@@ -211,7 +219,7 @@ def write_report(report: Report, results: Sequence[PrecisionResult], out: Path) 
     for old in folder.glob(_picture("*")):
         old.unlink()
     for result in results:
-        if result.quantising is not None:
+        if result.quantisation is not None:
             draw(result, folder / _picture(result.name))
     return folder
 
@@ -256,7 +264,7 @@ def _explained(report: Report) -> list[str]:
     """A section for each quantised precision."""
     parts = []
     for name, rows in report.explanations.items():
-        picture = f"![what quantisation does to each part]({_picture(name)})"
+        picture = f"![what quantisation does to each layer]({_picture(name)})"
         parts += [f"## {name}, part by part", ABOUT, _table(EXPLAINED, rows), picture]
     return parts
 

@@ -1,4 +1,4 @@
-"""Finds the cheapest set of quantised parts to leave in higher precision until a budget holds."""
+"""Finds the cheapest set of quantised layers to leave in higher precision until a budget holds."""
 
 from __future__ import annotations
 
@@ -8,52 +8,55 @@ from dataclasses import dataclass
 from .sensitivity import Sensitivity
 
 Prove = Callable[[tuple[str, ...]], str | None]
-"""What misses the budget when the units of these names are raised; None if nothing does."""
+"""The problem in words when the layers of these names fall back; None if the budget holds."""
 
 
 @dataclass(frozen=True)
-class Raised:
-    """The outcome of a search.
+class Fallback:
+    """Layers that stay in higher precision so that a budget holds.
 
     Attributes:
-        units: The names of the units that stay in higher precision, in graph order.
-        kept: The share of the quantisable multiplications that is still quantised, 0 to 1.
-        reason: Why, in words.
+        layers: Their names, in graph order.
+        quantised_share: The share of the quantisable multiplications that is still quantised, 0 to
+            1.
+        reason: The reason in words.
     """
 
-    units: tuple[str, ...]
-    kept: float
+    layers: tuple[str, ...]
+    quantised_share: float
     reason: str
 
 
 def rank(sensitivities: Sequence[Sensitivity]) -> tuple[Sensitivity, ...]:
-    """Most error for the least work first: raising units in this order costs the least speed.
+    """Most error for the least work first: a fallback in this order costs the least speed.
 
-    The squared error counts, because the errors of the units add up so. Ties go to the earlier one.
+    The squared error counts, because the errors of layers add up so. Ties go to the earlier one.
     """
     return tuple(sorted(sensitivities, key=lambda s: -(s.error**2) / max(s.cost, 1)))
 
 
-def count_parts(units: Sequence[str]) -> str:
-    """`1 part`, `2 parts`."""
-    return f"{len(units)} part{'' if len(units) == 1 else 's'}"
+def count_layers(layers: Sequence[str]) -> str:
+    """`1 layer`, `2 layers`."""
+    return f"{len(layers)} layer{'' if len(layers) == 1 else 's'}"
 
 
-def search_raised(sensitivities: Sequence[Sensitivity], miss: str, prove: Prove) -> Raised | None:
-    """The fewest units, in the order of `rank`, that have to be raised.
+def find_fallback(
+    sensitivities: Sequence[Sensitivity], problem: str, prove: Prove
+) -> Fallback | None:
+    """Finds the fewest layers, in the order of `rank`, that have to stay in higher precision.
 
     Their number is doubled until the budget holds, then bisected: `prove` is called about twice the
-    logarithm of the number of units. At least one unit stays quantised.
+    logarithm of the number of layers. At least one layer stays quantised.
 
     Args:
-        sensitivities: Of all units, in graph order.
-        miss: What misses the budget when none is raised.
-        prove: Tries a set of units.
+        sensitivities: Of all layers, in graph order.
+        problem: The measure that misses the budget when all are quantised, in words.
+        prove: Tries a set of layers.
 
     Returns:
-        None if the budget does not hold whatever is raised.
+        None if the budget does not hold whatever falls back.
     """
-    order = [s.unit for s in rank(sensitivities)]
+    order = [s.layer for s in rank(sensitivities)]
     most, fails, holds = len(order) - 1, 0, 0
     while holds == 0:
         if fails == most:
@@ -69,24 +72,25 @@ def search_raised(sensitivities: Sequence[Sensitivity], miss: str, prove: Prove)
             holds = middle
         else:
             fails = middle
-    units = _in_graph_order(order[:holds], sensitivities)
-    return Raised(units, _kept(units, sensitivities), _reason(units, sensitivities, miss))
+    layers = _in_graph_order(order[:holds], sensitivities)
+    share = _quantised_share(layers, sensitivities)
+    return Fallback(layers, share, _reason(layers, sensitivities, problem))
 
 
 def _in_graph_order(names: Sequence[str], sensitivities: Sequence[Sensitivity]) -> tuple[str, ...]:
-    return tuple(s.unit for s in sensitivities if s.unit in names)
+    return tuple(s.layer for s in sensitivities if s.layer in names)
 
 
-def _kept(units: Sequence[str], sensitivities: Sequence[Sensitivity]) -> float:
+def _quantised_share(fallback: Sequence[str], sensitivities: Sequence[Sensitivity]) -> float:
     total = sum(s.cost for s in sensitivities)
-    return sum(s.cost for s in sensitivities if s.unit not in units) / max(total, 1)
+    return sum(s.cost for s in sensitivities if s.layer not in fallback) / max(total, 1)
 
 
-def _reason(units: Sequence[str], sensitivities: Sequence[Sensitivity], miss: str) -> str:
+def _reason(fallback: Sequence[str], sensitivities: Sequence[Sensitivity], problem: str) -> str:
     total = sum(s.error**2 for s in sensitivities)
-    share = sum(s.error**2 for s in sensitivities if s.unit in units) / max(total, 1e-30)
-    kept = _kept(units, sensitivities)
+    share = sum(s.error**2 for s in sensitivities if s.layer in fallback) / max(total, 1e-30)
     return (
-        f"with all parts quantised {miss}; these {len(units)} of {len(sensitivities)} make "
-        f"{share:.0%} of the squared error, and {kept:.0%} of the work stays quantised"
+        f"with all layers quantised {problem}; these {len(fallback)} of {len(sensitivities)} make "
+        f"{share:.0%} of the squared error, and {_quantised_share(fallback, sensitivities):.0%} of "
+        "the work stays quantised"
     )

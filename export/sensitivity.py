@@ -1,9 +1,9 @@
-"""How much each quantised part changes what the model says, measured in one pass over the images.
+"""Effect of each quantised layer on the outputs, measured in one pass over the images.
 
-The graph that runs starts with one image. Behind each part it grows by one element of the batch:
-what the image would give if that part alone were quantised. Elements that a branch does not have
-yet are copies of the first, which stays exact. So everything before a part is computed once, and
-the whole costs about half of running the model once for each part.
+The graph that runs starts with one image. Behind each layer it grows by one element of the batch:
+the outputs of the image if that layer alone were quantised. Elements that a branch does not have
+yet are copies of the first, which stays exact. So everything before a layer is computed once, and
+the whole costs about half of running the model once for each layer.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from vit_edge.runtime.tools.images import ImageSet
 
 from .graph_copy import copy_between, find_value
 from .graph_edit import add_initializer, describe
-from .quantise.units import Unit
+from .quantise.layers import Layer
 
 MULTIPLICATIONS = 0.8e12
-"""What the measurement may cost; about 10 s on 2 CPU cores."""
+"""Budget of the measurement; about 10 s on 2 CPU cores."""
 FEWEST, MOST = 2, 64
 """Images. Large models have many tokens and outputs for errors to average over: for a ViT-B/16 two
-images put its 48 parts in the order that twelve do (rank correlation 0.96; 0.97 with four).
+images put its 48 layers in the order that twelve do (rank correlation 0.96; 0.97 with four).
 """
 _EXACT = -1
 """The element that nothing changed."""
@@ -36,70 +36,70 @@ _EXACT = -1
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What quantising one unit alone does.
+    """Effect of quantising one layer alone.
 
     Attributes:
-        unit: Its name.
+        layer: Its name.
         cost: Its multiplications for one image.
         divergence: Mean Kullback-Leibler divergence of the classes' probabilities, in nats.
         error: Root mean square of the change of the outputs, relative to that of the image-centred
             outputs.
     """
 
-    unit: str
+    layer: str
     cost: int
     divergence: float
     error: float
 
 
-def images_for(units: Sequence[Unit]) -> int:
-    """How many images the measurement can afford."""
-    one = sum(unit.cost for unit in units) * (len(units) + 1) / 2
+def images_for(layers: Sequence[Layer]) -> int:
+    """The number of images that the measurement can afford."""
+    one = sum(layer.cost for layer in layers) * (len(layers) + 1) / 2
     return int(np.clip(MULTIPLICATIONS / max(one, 1), FEWEST, MOST))
 
 
 def measure_sensitivity(
     exact: ir.Model,
     lowered: ir.Model,
-    units: Sequence[Unit],
+    layers: Sequence[Layer],
     images: ImageSet,
     update: Callable[[int, int], None],
 ) -> tuple[Sensitivity, ...]:
-    """The effect of each of `units`, in their order.
+    """The effect of each of `layers`, in their order.
 
     Args:
         exact: The fp32 graph before it was quantised.
         lowered: The same with Q/DQ, fp32 around them; tensors have the same names.
-        units: What `find_units` found.
+        layers: Those of `find_layers`.
         images: Images to measure on; their labels are not used.
-        update: Is told images done and images in all.
+        update: Called with images done and images in all.
     """
-    content = to_bytes(growing_graph(exact, lowered, units))
+    content = to_bytes(growing_graph(exact, lowered, layers))
     session = open_inference(content.graph, content.external)
     parts: list[NDArray[np.float32]] = []
     for image in images.batches(1):
         parts.append(session.run(None, {exact.graph.inputs[0].name: image})[0])
         update(len(parts), len(images))
-    outputs = np.stack(parts, axis=1)  # [1 + units, images, outputs]
+    outputs = np.stack(parts, axis=1)  # [1 + layers, images, outputs]
     spread = max(float(np.sqrt((image_centred(outputs[0]) ** 2).mean())), 1e-30)
     return tuple(
         Sensitivity(
-            unit.name,
-            unit.cost,
+            layer.name,
+            layer.cost,
             divergence(changed, outputs[0]),
             float(np.sqrt(((changed - outputs[0]) ** 2).mean())) / spread,
         )
-        for unit, changed in zip(units, outputs[1:], strict=True)
+        for layer, changed in zip(layers, outputs[1:], strict=True)
     )
 
 
-def growing_graph(exact: ir.Model, lowered: ir.Model, units: Sequence[Unit]) -> ir.Model:
-    """uint8 `[1, H, W, C]` -> float32 `[1 + units, outputs]`: exact first, then each unit
+def growing_graph(exact: ir.Model, lowered: ir.Model, layers: Sequence[Layer]) -> ir.Model:
+    """uint8 `[1, H, W, C]` -> float32 `[1 + layers, outputs]`: exact first, then each layer
     quantised.
     """
     grown = exact.clone()
     grown.opset_imports.update(lowered.opset_imports)
-    writers = {name: number for number, unit in enumerate(units) for name in unit.writes}
+    writers = {name: number for number, layer in enumerate(layers) for name in layer.writes}
     growth = _Growth(grown.graph, lowered.graph)
     for node in list(grown.graph):
         growth.align(node)
@@ -107,14 +107,14 @@ def growing_graph(exact: ir.Model, lowered: ir.Model, units: Sequence[Unit]) -> 
             value.shape = None  # the batch is another one from here on
             if value.name in writers:
                 number = writers[value.name]
-                growth.append(value, number, units[number])
+                growth.append(value, number, layers[number])
     outputs = exact.graph.outputs[0].shape
-    grown.graph.outputs[0].shape = ir.Shape([1 + len(units), *(outputs or [None, None])[1:]])
+    grown.graph.outputs[0].shape = ir.Shape([1 + len(layers), *(outputs or [None, None])[1:]])
     return grown
 
 
 class _Growth:
-    """Which elements the batch of each tensor has: numbers of units, sorted, behind `_EXACT`."""
+    """Elements that the batch of each tensor has: numbers of layers, sorted, behind `_EXACT`."""
 
     def __init__(self, graph: ir.Graph, lowered: ir.Graph) -> None:
         self._graph, self._lowered = graph, lowered
@@ -131,33 +131,33 @@ class _Growth:
             if union and value.dtype == ir.DataType.FLOAT:
                 self._elements[value] = union
 
-    def append(self, value: ir.Value, number: int, unit: Unit) -> None:
-        """Adds to `value` the element in which `unit` is quantised."""
-        node, name = value.producer(), f"{value.name}@{unit.name}"
+    def append(self, value: ir.Value, number: int, layer: Layer) -> None:
+        """Adds to `value` the element in which `layer` is quantised."""
+        node, name = value.producer(), f"{value.name}@{layer.name}"
         assert node is not None
         concat = ir.node("Concat", [value, value], {"axis": 0}, name=f"{name}/Concat")
         self._graph.insert_after(node, concat)
         grown = describe(concat.outputs[0], concat.name, None, ir.DataType.FLOAT)
         reads = {
             read: self._select(find_value(self._graph, read), (_EXACT,), concat)
-            for read in unit.reads
+            for read in layer.reads
         }
         write = find_value(self._lowered, str(value.name))
-        changed = copy_between(write, reads, self._graph, concat, f"@{unit.name}")
+        changed = copy_between(write, reads, self._graph, concat, f"@{layer.name}")
         value.replace_all_uses_with(grown)
         concat.replace_input_with(0, value)
         concat.replace_input_with(1, changed)
         self._elements[grown] = (*self._elements[value], number)
 
-    def _select(self, value: ir.Value, wanted: tuple[int, ...], before: ir.Node) -> ir.Value:
-        """`value` with the elements `wanted`; copies of the exact one where it lacks one."""
-        there = self._elements[value]
-        if there == wanted:
+    def _select(self, value: ir.Value, elements: tuple[int, ...], before: ir.Node) -> ir.Value:
+        """`value` with the elements `elements`; copies of the exact one where it lacks one."""
+        present = self._elements[value]
+        if present == elements:
             return value
-        indices = [there.index(e) if e in there else 0 for e in wanted]
+        indices = [present.index(e) if e in present else 0 for e in elements]
         name = f"{value.name}@{before.name}"
         constant = add_initializer(self._graph, f"{name}/indices", np.array(indices, np.int64))
         gather = ir.node("Gather", [value, constant], {"axis": 0}, name=f"{name}/Gather")
         self._graph.insert_before(before, gather)
-        self._elements[gather.outputs[0]] = wanted
+        self._elements[gather.outputs[0]] = elements
         return describe(gather.outputs[0], gather.name, None, ir.DataType.FLOAT)

@@ -1,10 +1,10 @@
 """16-bit numerics without a GPU.
 
-ONNX Runtime on a CPU computes fp16 nodes in fp32, with casts that nobody sees: overflow stays
-invisible there. Here each 16-bit tensor becomes an fp32 one that passes through `Cast(16) ->
+ONNX Runtime on a CPU computes fp16 nodes in fp32, with hidden casts: overflow stays invisible
+there. Here each 16-bit tensor becomes an fp32 one that passes through `Cast(16) ->
 Cast(32)`, so that it rounds and overflows as it does on a GPU, whose matrix products accumulate in
 fp32. Operands of an 8-bit product are not rounded: its kernel multiplies the 8-bit numbers, and
-nobody ever sees what they stand for.
+the numbers that they stand for never exist.
 """
 
 from __future__ import annotations

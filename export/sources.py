@@ -1,7 +1,8 @@
-"""What is to be exported: architecture, preprocessing and where the weights come from."""
+"""Models to export: architecture, preprocessing and the origin of the weights."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -24,14 +25,13 @@ from vit_edge.vit.checkpoints import (
     read_checkpoint,
     require_variant,
 )
-from vit_edge.vit.config import ViTConfig
+from vit_edge.vit.config import ViTConfig, config_from_fields
 from vit_edge.vit.hints import ModelHints
 from vit_edge.vit.preprocessing import find_preprocess
 from vit_edge.vit.training.digits import DEFAULT_MODEL, train_digits
 from vit_edge.vit.variants import VARIANTS, Variant, find_variant
 from vit_edge.vit.vision_transformer import VisionTransformer
 
-from .config_file import apply_fields, facts_in, read_fields
 from .progress import Update
 
 OUTPUTS = (LOGITS, FEATURES)
@@ -52,8 +52,8 @@ class ModelSource:
         weights: In words: "trained here", "random" or the file's name.
         weights_key: Identifies the weights, for the cache.
         labels: Names of the classes, where the source knows them.
-        inferred: What the checkpoint told, in words.
-        assumed: What was not said and taken from conventions or a variant.
+        inferred: ModelHints read from the checkpoint, in words.
+        assumed: ModelHints that nothing said, taken from conventions or a variant.
     """
 
     name: str
@@ -90,7 +90,7 @@ class ModelSource:
 
     @property
     def oracle(self) -> str:
-        """Whose logits are the reference."""
+        """Name of the reference that everything is measured against."""
         return "PyTorch"
 
 
@@ -98,7 +98,7 @@ def find_source(
     name: str | None,
     weights: str | None,
     config: Path | None,
-    given: ModelHints,
+    hints: ModelHints,
     output: str | None,
 ) -> ModelSource:
     """Resolves what the user asked for; weights are read once, to check that they fit.
@@ -108,50 +108,50 @@ def find_source(
     """
     if output not in (None, *OUTPUTS):
         raise InputError(f"unknown output {output!r}: choose from {', '.join(OUTPUTS)}")
-    fields = {} if config is None else read_fields(config)
+    fields = {} if config is None else _read_fields(config)
     if weights is not None:
-        source = _from_file(name, locate(weights), weights, config, fields, given)
+        source = _from_file(name, locate(weights), weights, config, fields, hints)
     else:
-        source = _from_variant(name or DEFAULT_MODEL, config, fields, given)
+        source = _from_variant(name or DEFAULT_MODEL, config, fields, hints)
     if source.config.num_classes == 0 and output == LOGITS:
         raise InputError(f"{source.weights} has no head: export it with --output features")
     if output == FEATURES:
         source = replace(source, config=replace(source.config, num_classes=0))
     if source.labels is not None and len(source.labels) != source.config.num_classes:
-        _require_no_labels(source, given)
+        _require_no_labels(source, hints)
         source = replace(source, labels=None)
     return replace(source, output=LOGITS if source.config.num_classes else FEATURES)
 
 
-def _require_no_labels(source: ModelSource, given: ModelHints) -> None:
+def _require_no_labels(source: ModelSource, hints: ModelHints) -> None:
     """Labels of another number of classes are not used; the user's own are an error."""
-    if given.labels is not None:
+    if hints.labels is not None:
         raise InputError(
-            f"--labels has {len(given.labels)} names, the model {source.config.num_classes} classes"
+            f"--labels has {len(hints.labels)} names, the model {source.config.num_classes} classes"
         )
 
 
 def _from_variant(
-    name: str, config: Path | None, fields: dict[str, Any], given: ModelHints
+    name: str, config: Path | None, fields: dict[str, Any], hints: ModelHints
 ) -> ModelSource:
     variant = find_variant(name)
     try:
-        architecture = given.applied_to(apply_fields(variant.config, fields, config))
+        architecture = hints.applied_to(_apply_fields(variant.config, fields, config))
     except ValueError as error:
-        raise InputError(f"{name} cannot be so: {error}") from None
+        raise InputError(f"invalid configuration for {name}: {error}") from None
     default = architecture == find_variant(DEFAULT_MODEL).config and name == DEFAULT_MODEL
     return ModelSource(
         name=name,
         config=architecture,
         output="",
-        preprocess=find_preprocess(given, variant.hints, architecture)[0],
+        preprocess=find_preprocess(hints, variant.hints, architecture)[0],
         data=variant.data,
         file=None,
         native=architecture.grid,
         antialias=True,
         weights=_TRAINED if default else _RANDOM,
         weights_key="",
-        labels=given.labels,
+        labels=hints.labels,
         inferred="",
         assumed=(),
     )
@@ -160,24 +160,30 @@ def _from_variant(
 def _from_file(
     name: str | None,
     path: Path,
-    said: str,
+    argument: str,
     config: Path | None,
     fields: dict[str, Any],
-    given: ModelHints,
+    hints: ModelHints,
 ) -> ModelSource:
     checkpoint = read_checkpoint(path)
     named = find_variant(name) if name is not None else None
-    found = find_architecture(checkpoint, given.or_else(facts_in(fields)), named)
+    read = find_architecture(checkpoint, hints.or_else(_facts_in(fields)), named)
     if name is not None:
-        require_variant(name, found.config, checkpoint.source)
-    architecture = apply_fields(found.config, fields, config)
-    if architecture.depth != found.config.depth:
+        require_variant(name, read.config, checkpoint.source)
+    architecture = _apply_fields(read.config, fields, config)
+    if architecture.depth != read.config.depth:
         raise InputError(
-            f"{config}: depth is {architecture.depth}, the weights have {found.config.depth} blocks"
+            f"{config}: depth is {architecture.depth}, the weights have {read.config.depth} blocks"
         )
-    fit(architecture, checkpoint.tensors, checkpoint.source, found.native, found.hints.antialias)
-    preprocess, assumed = find_preprocess(given, found.hints, architecture)
-    like = name or found.variant
+    fit(
+        architecture,
+        checkpoint.tensors,
+        checkpoint.source,
+        read.native,
+        read.hints.antialias,
+    )
+    preprocess, assumed = find_preprocess(hints, read.hints, architecture)
+    like = name or read.variant
     return ModelSource(
         name=like or _slug(checkpoint.source),
         config=architecture,
@@ -185,17 +191,59 @@ def _from_file(
         preprocess=preprocess,
         data=_data(VARIANTS[like] if like else None, preprocess),
         file=path,
-        native=found.native,
-        antialias=found.hints.antialias is not False,
-        weights=said if said.startswith(("hf:", "timm:")) else checkpoint.source,
+        native=read.native,
+        antialias=read.hints.antialias is not False,
+        weights=argument if argument.startswith(("hf:", "timm:")) else checkpoint.source,
         weights_key=checkpoint_sha256(path),
-        labels=found.hints.labels,
-        inferred=_inferred(checkpoint, found.inferred),
-        assumed=(*found.assumed, *assumed),
+        labels=read.hints.labels,
+        inferred=_describe(checkpoint, read.inferred),
+        assumed=(*read.assumed, *assumed),
     )
 
 
-def _inferred(checkpoint: Checkpoint, architecture: str) -> str:
+def _read_fields(path: Path) -> dict[str, Any]:
+    """The JSON object of `--config`. Raises InputError if the file holds none."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(fields, dict):
+            raise ValueError("it is no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} is not a configuration ({str(error)[:200]}): give a JSON object with fields "
+            "of the model"
+        ) from None
+    return fields
+
+
+def _facts_in(fields: dict[str, Any]) -> ModelHints:
+    """ModelHints in a configuration that shapes do not tell; checked when it is applied."""
+
+    def known(value: Any, kind: type) -> Any:
+        return value if type(value) is kind else None
+
+    groups = (fields.get(name) for name in ("block", "readout"))
+    block, readout = (group if isinstance(group, dict) else {} for group in groups)
+    size = fields.get("img_size")
+    pair = (size, size) if type(size) is int else tuple(size) if isinstance(size, list) else ()
+    whole = len(pair) == 2 and all(type(edge) is int and edge > 0 for edge in pair)
+    return ModelHints(
+        img_size=(pair[0], pair[1]) if whole else None,
+        n_heads=known(fields.get("n_heads"), int),
+        norm_eps=known(block.get("norm_eps"), float),
+        mlp=known(block.get("mlp"), str),
+        pool=known(readout.get("pool"), str),
+    )
+
+
+def _apply_fields(default: ViTConfig, fields: dict[str, Any], path: Path | None) -> ViTConfig:
+    """`default` with these fields. Raises InputError if they do not fit."""
+    try:
+        return config_from_fields(default, fields)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not a configuration ({error})") from None
+
+
+def _describe(checkpoint: Checkpoint, architecture: str) -> str:
     left_out = len(checkpoint.left_out)
     extra = f"; left out: {left_out} tensors, as {checkpoint.left_out[0]}" if left_out else ""
     return f"{checkpoint.naming} checkpoint: {architecture}{extra}"

@@ -24,9 +24,8 @@ from .metrics import Metrics
 
 _log = logging.getLogger("vit_edge.runtime")
 
-UNMEASURED_ORDER = {"gpu": ("fp16", "bf16", "int8", "fp8", "fp32"), "cpu": ("int8", "bf16", "fp32")}
-"""Which precision comes first where nothing was measured: INT8 is slower than FP16 on several GPUs.
-"""
+_OLDER_ORDER = {"gpu": ("fp16", "bf16", "int8", "fp8", "fp32"), "cpu": ("int8", "bf16", "fp32")}
+"""Order of precisions where nothing was measured, for older bundles, whose graphs have no rank."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +111,11 @@ class Deployment:
         backends = list(BACKENDS.values()) if backend is None else [find_backend(backend)]
         candidates = []
         for known in backends:
-            order = UNMEASURED_ORDER.get(known.graph, ())
-            for name in sorted(names, key=lambda p: order.index(p) if p in order else len(order)):
-                if known.graph in entries[name].graphs and name not in known.lacks:
-                    candidates.append(Candidate(name, known))
+            fitting = [
+                n for n in names if known.graph in entries[n].graphs and n not in known.lacks
+            ]
+            ranked = [(_rank(entries[n].graphs[known.graph], n, known), n) for n in fitting]
+            candidates += [Candidate(name, known) for _, name in sorted(ranked, key=lambda r: r[0])]
         return candidates
 
     def graph(self, candidate: Candidate) -> Graph:
@@ -264,3 +264,11 @@ def run_problems(backends: Iterable[Backend]) -> dict[str, str]:
     """Explains, with the remedy, why backends cannot run here, by their names."""
     problems = {name: b.run_problem() for name, b in {b.name: b for b in backends}.items()}
     return {name: problem for name, problem in problems.items() if problem}
+
+
+def _rank(graph: Graph, precision: str, backend: Backend) -> int:
+    """Returns a graph's place in the order where nothing was measured; the lowest comes first."""
+    if graph.rank is not None:
+        return graph.rank
+    order = _OLDER_ORDER.get(backend.graph, ())
+    return order.index(precision) if precision in order else len(order)

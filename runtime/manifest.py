@@ -178,12 +178,15 @@ class Graph:
 
     `rms_tolerance` bounds `Accuracy.rms_error` over the golden samples on any device that runs this
     graph. `external` are the files beside it that hold its weights, where it is above 2 GiB.
+    `rank` is its place in the order in which a device tries precisions of which it has measured
+    none, lowest first; None in bundles that do not say.
     """
 
     file: str
     external: tuple[str, ...]
     accuracy: Accuracy
     rms_tolerance: float
+    rank: int | None = None
 
     def __post_init__(self) -> None:
         folder = self.file.rpartition("/")[0]
@@ -220,7 +223,7 @@ def _require_possible(a: Accuracy) -> None:
 class PrecisionEntry:
     """`graphs` maps the kind of backend ("cpu", "gpu") to the graph that serves it.
 
-    `raised` are the parts that a quantised precision leaves in 16 or 32 bits so that its budget
+    `raised` are the layers that a quantised precision leaves in 16 or 32 bits so that its budget
     holds, `reason` says why in words; empty where all are quantised.
     """
 

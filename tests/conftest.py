@@ -22,7 +22,6 @@ from vit_edge.export.pipeline import export_bundle
 from vit_edge.export.plan import ExportRequest
 from vit_edge.export.precision import PRECISIONS
 from vit_edge.export.progress import Display
-from vit_edge.runtime.metrics import TimingBudget
 from vit_edge.runtime.tools.images import ImageSet
 from vit_edge.vit.checkpoints import encode_checkpoint
 from vit_edge.vit.datasets import digits, samples
@@ -31,6 +30,7 @@ from vit_edge.vit.variants import Variant, find_variant
 from vit_edge.vit.vision_transformer import VisionTransformer
 
 from .calibrate import calibrate
+from .effort import ONE_CALL
 
 MODEL = "vit_test_patch8_32"
 DEFAULT_CASES = {
@@ -88,9 +88,8 @@ def interruptible() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _little_effort(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A first load and an export measure each engine: a call or two will do here."""
-    for place in ("vit_edge.runtime.selection", "vit_edge.export.measure"):
-        monkeypatch.setattr(f"{place}.QUICK", TimingBudget(runs=1, seconds=0.0))
+    """A first load measures each engine: a call will do here."""
+    monkeypatch.setattr("vit_edge.runtime.selection.QUICK", ONE_CALL)
 
 
 @pytest.fixture(scope="session")
@@ -157,7 +156,7 @@ def digits_weights(
 def bundle_source(tmp_path_factory: pytest.TempPathFactory, digits_weights: Path) -> Path:
     """A bundle of the digits model: every precision, every engine that can be built here."""
     out = tmp_path_factory.mktemp("bundle") / "digits"
-    request = ExportRequest(weights=str(digits_weights), out=out, max_batch=4)
+    request = ExportRequest(weights=str(digits_weights), out=out, max_batch=4, timing=ONE_CALL)
     assert export_bundle(request, Display()).good
     return out
 

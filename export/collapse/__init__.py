@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from .check import find_export_faults, find_faults
 from .fault import Fault
-from .limits import LIMITS, Limits
+from .limits import Limits
 
-__all__ = ["LIMITS", "Fault", "Limits", "find_export_faults", "find_faults"]
+__all__ = ["Fault", "Limits", "find_export_faults", "find_faults"]

@@ -1,4 +1,4 @@
-"""Finds what is broken in a lowering, whatever the cause, from a few unlabelled images."""
+"""Finds faults of a lowering, whatever the cause, from a few unlabelled images."""
 
 from __future__ import annotations
 
@@ -8,75 +8,79 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from vit_edge.export.running import answers
+from vit_edge.export.graph_edit import add_initializer, describe
+from vit_edge.export.measure import iter_outputs, predict
 from vit_edge.export.simulate import simulate, sixteen_bit_types
 from vit_edge.runtime.errors import EngineError
 from vit_edge.runtime.metrics import compare_logits
 from vit_edge.runtime.tools.images import ImageSet
 
-from .fault import ANSWERS, EXPORT, STRUCTURE, Fault
-from .finite import first_not_finite
-from .forced import force
+from .fault import EXPORT, FINITE, OUTPUTS, STRUCTURE, Fault
+from .joined import join_teacher_forced
 from .judge import judge
 from .limits import EXPORT_ERROR, Limits
 from .moments import Observed, moments, observe
-from .places import OUTPUT, Place, find_places
+from .probes import OUTPUT, Probe, find_probes
 from .structure import check_grids, check_layer_norms, check_quantised_stream, check_stream
 
 IMAGES = 16
-"""As many as are looked at. Errors are averaged over tokens, which few images give plenty of."""
+"""Number that is looked at. Errors are averaged over tokens, which few images give plenty of."""
 EXPORT_IMAGES = 4
-"""Enough to tell a wrong graph before the work begins: its answers to all images are wrong."""
+"""Enough to tell a wrong graph before the work begins: its outputs of all images are wrong."""
 
-Answers = NDArray[np.float32]
+_ONE = 1
+"""Images at a time: every activation is summed up."""
+
+Logits = NDArray[np.float32]
 
 
-def find_export_faults(fp32: ir.Model, images: ImageSet, reference: Answers) -> tuple[Fault, ...]:
-    """Whether the optimised fp32 graph, to which lowerings are compared, gives PyTorch's answers:
-    wrong preprocessing, lost or changed layers. Once for all precisions.
+def find_export_faults(fp32: ir.Model, images: ImageSet, reference: Logits) -> tuple[Fault, ...]:
+    """Compares the optimised fp32 graph, to which lowerings are compared, with PyTorch.
+
+    Finds wrong preprocessing and lost or changed layers, once for all precisions.
 
     Args:
         fp32: The graph.
         images: Unlabelled; `EXPORT_IMAGES` of them, spread evenly, are looked at.
-        reference: PyTorch's answers to `images`, float32 `[N, outputs]`.
+        reference: PyTorch's logits of `images`, float32 `[N, outputs]`.
     """
     images, reference = _choose(images, reference, EXPORT_IMAGES)
     try:
-        logits = answers(fp32, images)
+        logits = predict(fp32, images)
     except EngineError as error:
         return (_does_not_run(error),)
     if not np.isfinite(logits).all():
-        return (Fault(EXPORT, OUTPUT, OUTPUT, "the fp32 graph's answers are not finite"),)
-    return tuple(_check_answers(logits, reference, EXPORT, EXPORT_ERROR))
+        return (Fault(EXPORT, OUTPUT, OUTPUT, "the fp32 graph's outputs are not finite"),)
+    return tuple(_check_logits(logits, reference, EXPORT, EXPORT_ERROR))
 
 
 def find_faults(
-    lowered: ir.Model, fp32: ir.Model, images: ImageSet, reference: Answers, limits: Limits
+    lowered: ir.Model, fp32: ir.Model, images: ImageSet, reference: Logits, limits: Limits
 ) -> tuple[Fault, ...]:
-    """What is broken in `lowered`.
+    """Finds the faults of `lowered`.
 
     Args:
         lowered: A precision's graph; where it has 16-bit tensors, their numerics are simulated.
         fp32: The optimised fp32 graph, without export faults; `lowered` has its tensors' names.
         images: Unlabelled; `IMAGES` of them, spread evenly, are looked at.
-        reference: PyTorch's answers to `images`, float32 `[N, outputs]`.
-        limits: A row of `LIMITS`.
+        reference: PyTorch's logits of `images`, float32 `[N, outputs]`.
+        limits: The precision's.
     """
     images, reference = _choose(images, reference, IMAGES)
-    places = find_places(fp32.graph)
-    lost = [*check_stream(lowered.graph, places)]
+    probes = find_probes(fp32.graph)
+    lost = [*check_stream(lowered.graph, probes)]
     faults = [
         *lost,
-        *check_quantised_stream(lowered.graph, fp32.graph, places),
+        *check_quantised_stream(lowered.graph, fp32.graph, probes),
         *check_layer_norms(lowered.graph, fp32.graph),
         *check_grids(lowered.graph),
     ]
     if not lost:  # else there is nothing to cut at
-        faults += _check_numbers(lowered, fp32, images, reference, places, limits)
+        faults += _check_numbers(lowered, fp32, images, reference, probes, limits)
     return tuple(faults)
 
 
-def _choose(images: ImageSet, reference: Answers, most: int) -> tuple[ImageSet, Answers]:
+def _choose(images: ImageSet, reference: Logits, most: int) -> tuple[ImageSet, Logits]:
     count = min(most, len(images))
     positions = np.linspace(0, len(images) - 1, count).astype(int)
     return images.subset(positions.tolist()), reference[positions]
@@ -86,13 +90,13 @@ def _check_numbers(
     lowered: ir.Model,
     fp32: ir.Model,
     images: ImageSet,
-    reference: Answers,
-    places: Sequence[Place],
+    reference: Logits,
+    probes: Sequence[Probe],
     limits: Limits,
 ) -> Sequence[Fault]:
     computable = simulate(lowered) if sixteen_bit_types(lowered) else lowered
     try:
-        observed = observe(force(computable, fp32, places), images)
+        observed = observe(join_teacher_forced(computable, fp32, probes), images)
     except EngineError as error:
         return [_does_not_run(error)]
     overflow = first_not_finite(computable, observed, images)
@@ -100,21 +104,19 @@ def _check_numbers(
         return [overflow]
     return [
         *_check_places(observed, len(images), limits),
-        *_check_answers(observed.logits, reference, ANSWERS, limits.answers),
+        *_check_logits(observed.logits, reference, OUTPUTS, limits.outputs),
     ]
 
 
 def _check_places(observed: Observed, images: int, limits: Limits) -> Sequence[Fault]:
-    found = []
-    for place, sums in zip(observed.places, observed.sums, strict=True):
-        reads = observed.ranges.get(place.reads)
-        found.append(judge(place, moments(place, sums, images, limits.rounding), reads, limits))
-    return [fault for fault in found if fault is not None]
+    faults = []
+    for probe, sums in zip(observed.probes, observed.sums, strict=True):
+        reads = observed.ranges.get(probe.reads)
+        faults.append(judge(probe, moments(probe, sums, images, limits.rounding), reads, limits))
+    return [fault for fault in faults if fault is not None]
 
 
-def _check_answers(
-    logits: Answers, reference: Answers, check: str, limit: float
-) -> Sequence[Fault]:
+def _check_logits(logits: Logits, reference: Logits, check: str, limit: float) -> Sequence[Fault]:
     error = compare_logits(logits, reference, None).rms_error
     if error <= limit:
         return []
@@ -126,3 +128,44 @@ def _check_answers(
 
 def _does_not_run(error: EngineError) -> Fault:
     return Fault(STRUCTURE, OUTPUT, OUTPUT, f"the graph does not run: {error}")
+
+
+def first_not_finite(lowered: ir.Model, observed: Observed, images: ImageSet) -> Fault | None:
+    """The fault of a lowering with infinities or NaN at a probe, named after the first
+    tensor in graph order that has them; None where all is finite.
+    """
+    finite = [np.isfinite(sums).all() for sums in observed.sums]
+    if all(finite) and np.isfinite(observed.logits).all():
+        return None
+    tensor = _locate(lowered, images) or "logits"
+    module = tensor.rpartition("/")[0] or tensor
+    what = "the first tensor that is not finite: it overflows its type, or divides by zero"
+    return Fault(FINITE, module, tensor, what)
+
+
+def _locate(lowered: ir.Model, images: ImageSet) -> str | None:
+    model = lowered.clone()
+    names = _watch_all(model.graph)
+    for numbers in iter_outputs(model, images, _ONE):
+        for name, number in zip(names, numbers, strict=True):
+            if not np.isfinite(number).all():
+                return name.partition("@")[0]
+    return None
+
+
+def _watch_all(graph: ir.Graph) -> list[str]:
+    """Makes the outputs one number for each floating-point tensor: NaN if it is not finite."""
+    graph.outputs.clear()
+    zero = add_initializer(graph, "watch/zero", np.zeros((), np.float32))
+    names: list[str] = []
+    for node in list(graph):
+        for value in node.outputs:
+            if value.dtype == ir.DataType.FLOAT:
+                nothing = ir.node("Mul", [value, zero])
+                total = ir.node("ReduceSum", nothing.outputs, {"keepdims": 0})
+                graph.insert_after(node, (nothing, total))
+                name = f"watch:{len(names)}"
+                output = describe(total.outputs[0], name, ir.Shape([]), ir.DataType.FLOAT)
+                graph.outputs.append(output)
+                names.append(str(value.name))
+    return names

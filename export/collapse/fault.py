@@ -1,24 +1,24 @@
-"""What a check finds."""
+"""Faults that the checks find, and the names of the checks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-EXPORT, STRUCTURE, FINITE, LOCAL, ANSWERS = "export", "structure", "finite", "local", "answers"
+EXPORT, STRUCTURE, FINITE, LOCAL, OUTPUTS = "export", "structure", "finite", "local", "outputs"
 """The checks: of the fp32 graph against PyTorch; of what the lowered graph is made of; for numbers
-that are not finite; of each stretch of the lowered graph; of its answers against PyTorch's.
+that are not finite; of each segment of the lowered graph; of its outputs against PyTorch's.
 """
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something is broken.
+    """Wrong part of a lowered graph.
 
     Attributes:
-        check: Which check found it.
-        module: Where, as `blocks.2.mlp`.
+        check: The check that found it.
+        module: The module, as `blocks.2.mlp`.
         tensor: The tensor where it shows.
-        what: One sentence, with the number, the limit and, where it can be told, the likely cause.
+        what: A sentence with the number, the limit and, where it can be told, the likely cause.
     """
 
     check: str

@@ -1,6 +1,6 @@
-"""How far each precision may be from what it stands for.
+"""Limits of how far a lowering may be from the graph that it stands for.
 
-Limits are on the error of one stretch of the graph, not on what has accumulated, so that they
+Limits are on the error of one segment of the graph, not on what has accumulated, so that they
 depend on the number format and little on the model. `docs/collapse.md` has what was measured on
 both sides of each.
 """
@@ -14,8 +14,10 @@ FP16_STEP, BF16_STEP = 2.0**-11, 2.0**-8
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Limits of a stretch of the graph. Errors are RMS, relative to the RMS of what is right.
+class SegmentLimits:
+    """Limits of a segment of the graph, from one probe to the next.
+
+    Errors are RMS, relative to the RMS of what is right.
 
     Attributes:
         error: Of all of it.
@@ -31,8 +33,8 @@ class Stretch:
     channel_gain: float
     shift: float
 
-    def times(self, factor: float) -> Stretch:
-        return Stretch(*(factor * getattr(self, field.name) for field in fields(self)))
+    def times(self, factor: float) -> SegmentLimits:
+        return SegmentLimits(*(factor * getattr(self, field.name) for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -45,15 +47,15 @@ class Limits:
         branch: Of a branch, without the stream that it is added to.
         one_token: How many times larger the limits are where only the class token is left: one row
             an image, for the calibration too, and its ranges fit other images worse.
-        answers: Error of the answers, relative to how far they are apart from image to image.
+        outputs: Error of the outputs, relative to how far they are apart from image to image.
         stream: Relative rounding error of the residual stream's type.
     """
 
     exact: float
-    linear: Stretch
-    branch: Stretch
+    linear: SegmentLimits
+    branch: SegmentLimits
     one_token: float
-    answers: float
+    outputs: float
     stream: float
 
     @property
@@ -62,63 +64,13 @@ class Limits:
         return self.stream / self.branch.error
 
 
-LIMITS: dict[str, Limits] = {
-    "fp32": Limits(
-        exact=1e-4,
-        linear=Stretch(1e-4, 1e-3, 1e-4, 1e-3, 1e-4),
-        branch=Stretch(1e-4, 1e-3, 1e-4, 1e-3, 1e-4),
-        one_token=1.0,
-        answers=1e-3,
-        stream=0.0,
-    ),
-    "fp16": Limits(
-        exact=2e-3,
-        linear=Stretch(2e-3, 8e-3, 2e-4, 4e-3, 8e-4),
-        branch=Stretch(5e-3, 2e-2, 1e-3, 6e-3, 2e-3),
-        one_token=1.0,
-        answers=2e-2,
-        stream=FP16_STEP,
-    ),
-    "bf16": Limits(
-        exact=1e-2,
-        linear=Stretch(1e-2, 6e-2, 2e-3, 3e-2, 6e-3),
-        branch=Stretch(3e-2, 1.5e-1, 6e-3, 4e-2, 1.2e-2),
-        one_token=1.0,
-        answers=8e-2,
-        stream=BF16_STEP,
-    ),
-    "int8": Limits(
-        exact=2e-3,
-        linear=Stretch(6e-2, 2.5e-1, 1e-2, 1.2e-1, 2e-2),
-        branch=Stretch(1.5e-1, 5e-1, 6e-2, 3.5e-1, 6e-2),
-        one_token=2.5,
-        answers=2.5e-1,
-        stream=FP16_STEP,
-    ),
-    "fp8": Limits(
-        exact=2e-3,
-        linear=Stretch(1.2e-1, 4e-1, 2e-2, 2.5e-1, 4e-2),
-        branch=Stretch(1.6e-1, 6.5e-1, 6e-2, 3.5e-1, 9e-2),
-        one_token=2.0,
-        answers=6e-1,
-        stream=FP16_STEP,
-    ),
-    "int4": Limits(
-        exact=2e-3,
-        linear=Stretch(2.5e-1, 1.2, 4e-2, 7e-1, 1.5e-1),
-        branch=Stretch(4e-1, 2.0, 1.2e-1, 9e-1, 2.5e-1),
-        one_token=2.0,
-        answers=8e-1,
-        stream=FP16_STEP,
-    ),
-}
 EXPORT_ERROR = 1e-3
-"""Of the fp32 graph's answers against PyTorch's, as `Limits.answers`."""
+"""Limit of the fp32 graph's outputs against PyTorch's, as `Limits.outputs`."""
 FAR_BEYOND, CLIPPING = 1.5, 2.0
 """A calibrated range may clip rare peaks, which takes from gain and mean. Where a quantiser's input
 goes so many times beyond its grid, the limits are so many times larger.
 """
 MANY_CLIPPED, LITTLE_USED = 0.05, 0.125
-"""What a quantiser's input looks like when its range is to blame: more than this share is clipped,
-or this part of the grid is all that is used.
+"""Signs that the range of a quantiser is to blame: more than this share of its input is clipped, or
+this part of the grid is all that is used.
 """

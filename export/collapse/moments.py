@@ -1,4 +1,4 @@
-"""What the sums of a place say: how large its error is, and of what kind."""
+"""Moments of a probe's error: its size and its kind."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge.export.running import outputs
+from vit_edge.export.measure import iter_outputs
 from vit_edge.runtime.tools.images import ImageSet
 
-from .forced import Forced
-from .places import Place
+from .joined import JoinedGraph
+from .probes import Probe
 
 Floats = NDArray[np.float64]
 
@@ -75,9 +75,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class Range:
-    """How far a quantiser's input went, relative to the end of its grid, and the share that it
-    clipped.
-    """
+    """Largest input of a quantiser, relative to the end of its grid, and the share it clipped."""
 
     largest: float
     clipped: float
@@ -85,60 +83,60 @@ class Range:
 
 @dataclass(frozen=True)
 class Observed:
-    """What a pass over the images gave.
+    """Result of a pass over the images.
 
     Attributes:
         logits: float32 `[N, outputs]`, the lowering's.
-        sums: For each place, float64 `[6, channels]`, see `export.collapse.forced.Forced`.
+        sums: For each probe, float64 `[6, channels]`, see `export.collapse.joined.JoinedGraph`.
         ranges: By the name in the fp32 graph of the tensor that is quantised.
     """
 
     logits: NDArray[np.float32]
-    places: tuple[Place, ...]
+    probes: tuple[Probe, ...]
     sums: tuple[Floats, ...]
     ranges: dict[str, Range]
 
 
-def observe(forced: Forced, images: ImageSet) -> Observed:
+def observe(joined: JoinedGraph, images: ImageSet) -> Observed:
     """Runs the joined graph over the images.
 
     Raises:
         EngineError: if it does not run.
     """
-    places = len(forced.places)
+    probes = len(joined.probes)
     logits: list[NDArray[np.float32]] = []
-    totals = [np.zeros(()) for _ in forced.places]
+    totals = [np.zeros(()) for _ in joined.probes]
     ranges: list[Floats] = []
-    for first, *rest in outputs(forced.model, images):
+    for first, *rest in iter_outputs(joined.model, images):
         logits.append(first)
         with np.errstate(invalid="ignore"):  # what is not finite is looked for afterwards
             totals = [a + b.astype(np.float64) for a, b in zip(totals, rest, strict=False)]
-        ranges.append(np.array(rest[places:], np.float64).reshape(-1, 2))
+        ranges.append(np.array(rest[probes:], np.float64).reshape(-1, 2))
     return Observed(
         np.concatenate(logits),
-        forced.places,
+        joined.probes,
         tuple(totals),
-        _summarise(forced.quantisers, ranges),
+        _summarise(joined.quantisers, ranges),
     )
 
 
-def moments(place: Place, sums: Floats, images: int, rounding: float) -> Moments:
+def moments(probe: Probe, sums: Floats, images: int, rounding: float) -> Moments:
     """The means, over the columns that smoothing leaves alone.
 
     Args:
-        place: Where.
+        probe: The probe.
         sums: float64 `[6, channels]`.
-        images: How many were seen.
+        images: Their number.
         rounding: The part of the stream that counts as signal, see
             `export.collapse.limits.Limits.rounding`.
     """
-    kept = sums if place.fixed is None else sums[:, place.fixed]
-    expected, square, error, error_square, product, stream = kept / (images * place.tokens)
+    kept = sums if probe.fixed is None else sums[:, probe.fixed]
+    expected, square, error, error_square, product, stream = kept / (images * probe.tokens)
     return Moments(expected, square, error, error_square, product, rounding**2 * stream)
 
 
 def _summarise(names: Sequence[str], ranges: Sequence[Floats]) -> dict[str, Range]:
     each = np.stack(ranges)
     largest, clipped = each[:, :, 0].max(axis=0), each[:, :, 1].mean(axis=0)
-    found = zip(names, largest, clipped, strict=True)
-    return {n.partition("@")[0]: Range(float(a), float(b)) for n, a, b in found}
+    rows = zip(names, largest, clipped, strict=True)
+    return {n.partition("@")[0]: Range(float(a), float(b)) for n, a, b in rows}

@@ -1,4 +1,4 @@
-"""What a lowered graph is made of, without running it."""
+"""Checks of a lowered graph's structure, which do not run it."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from vit_edge.export.passes.linears import find_linears
 from vit_edge.export.simulate import SIXTEEN_BIT
 
 from .fault import STRUCTURE, Fault
-from .places import Place, ancestors
+from .probes import Probe, ancestors
 
 QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 _PASSED_OVER = ("Cast", "Slice", "Identity")
 
 
-def check_stream(lowered: ir.Graph, places: Sequence[Place]) -> Iterator[Fault]:
-    """Whether the lowering has every tensor of the residual stream, uses it, and in its shape."""
+def check_stream(lowered: ir.Graph, probes: Sequence[Probe]) -> Iterator[Fault]:
+    """Finds tensors of the residual stream that are missing, unused or of another shape."""
     values = {str(v.name): v for node in lowered for v in node.outputs}
     used = {node for output in lowered.outputs for node in ancestors(output)}
-    for place in places:
-        value = values.get(place.name)
-        if not place.cut:
+    for probe in probes:
+        value = values.get(probe.name)
+        if not probe.cut:
             continue
         if value is None:
             what = "its output is not in the graph: a dropped layer"
         elif value.producer() not in used:
             what = "no output depends on it: a dropped layer"
-        elif _sizes(value) != _sizes(place.value):
-            what = f"its output has shape {value.shape}, in fp32 {place.value.shape}"
+        elif _sizes(value) != _sizes(probe.value):
+            what = f"its output has shape {value.shape}, in fp32 {probe.value.shape}"
         else:
             continue
-        yield Fault(STRUCTURE, place.module, place.name, what)
+        yield Fault(STRUCTURE, probe.module, probe.name, what)
 
 
 def check_quantised_stream(
-    lowered: ir.Graph, fp32: ir.Graph, places: Sequence[Place]
+    lowered: ir.Graph, fp32: ir.Graph, probes: Sequence[Probe]
 ) -> Iterator[Fault]:
-    """Whether the residual stream, whose outliers no 8-bit grid holds, is quantised."""
-    stream = {place.name: place.module for place in places if place.cut}
+    """Finds Q/DQ on the residual stream, whose outliers no 8-bit grid holds."""
+    stream = {probe.name: probe.module for probe in probes if probe.cut}
     read_by_linears = {str(linear.activation.name) for linear in find_linears(fp32)}
     for node in lowered:
         if node.op_type == "QuantizeLinear":
@@ -56,13 +56,13 @@ def check_quantised_stream(
 
 
 def check_layer_norms(lowered: ir.Graph, fp32: ir.Graph) -> Iterator[Fault]:
-    """Whether every LayerNorm is there, one operator, and in 32 bits: it squares its input."""
-    found = {node.name: node for node in lowered if node.op_type == "LayerNormalization"}
+    """Finds LayerNorms that are not one operator in 32 bits, which squares its input."""
+    norms = {node.name: node for node in lowered if node.op_type == "LayerNormalization"}
     for norm in fp32:
         if norm.op_type != "LayerNormalization":
             continue
         module, tensor = str(norm.name).rpartition("/")[0], str(norm.outputs[0].name)
-        node = found.get(norm.name)
+        node = norms.get(norm.name)
         if node is None:
             what = "its LayerNormalization is missing or decomposed, and its square may overflow"
         elif node.outputs[0].dtype in SIXTEEN_BIT:
@@ -73,7 +73,7 @@ def check_layer_norms(lowered: ir.Graph, fp32: ir.Graph) -> Iterator[Fault]:
 
 
 def check_grids(lowered: ir.Graph) -> Iterator[Fault]:
-    """Whether Q/DQ pairs are what TensorRT takes: constant, symmetric, the same on both sides."""
+    """Finds Q/DQ pairs that TensorRT does not take: not constant, symmetric and alike."""
     for node in lowered:
         if node.op_type not in QUANTISERS:
             continue
@@ -105,7 +105,7 @@ def _grid_problem(node: ir.Node) -> str | None:
 def _pair_problem(node: ir.Node, pair: ir.Node, scales: np.ndarray) -> str | None:
     other = pair.inputs[1]
     if other is None or not other.is_initializer():
-        return None  # told where the pair is looked at
+        return None  # `_grid_problem` of that node says so
     others = array(other).astype(np.float32)
     if others.shape == scales.shape and np.allclose(others, scales, rtol=1e-3):
         return None

@@ -107,8 +107,8 @@ def _factor(node: ir.Node) -> tuple[ir.Value, float] | None:
 
 
 def _heads(value: ir.Value | None, *, transposed: bool) -> _Heads | None:
-    """What `value` `[1, heads, N, size]` or `[heads, N, size]` (keys: `[..., size, N]`) is cut
-    from.
+    """The columns that `value` `[1, heads, N, size]` or `[heads, N, size]` (keys: `[..., size, N]`)
+    is cut from.
     """
     path, factor, source = list[ir.Node](), 1.0, value
     while source is not None and (node := source.producer()) is not None:
@@ -136,7 +136,7 @@ def _heads(value: ir.Value | None, *, transposed: bool) -> _Heads | None:
 def _positions(
     source: ir.Value, path: list[ir.Node], end: ir.Value | None
 ) -> NDArray[np.int64] | None:
-    """Where in `source` each element of `end` comes from."""
+    """Position in `source` of each element of `end`."""
     shape = sizes(source)
     known: dict[ir.Value, Array] = {source: np.arange(np.prod(shape), dtype=float).reshape(shape)}
     for node in reversed(path):
@@ -201,15 +201,15 @@ def _scaled(before: ir.Node, value: ir.Value, factor: float) -> ir.Value:
 
 
 def _join(context: ir.Node, result: ir.Value, shape: tuple[int, int, int]) -> None:
-    """Puts `result` `[1, heads, N, size]` in the place of what `context` gave."""
+    """Puts `result` `[1, heads, N, size]` in the place of the output of `context`."""
     heads, tokens, size = shape
     old = context.outputs[0]
     positions = np.arange(heads * tokens * size, dtype=float).reshape(shape)
-    wanted = positions.transpose(1, 0, 2).ravel()
+    expected = positions.transpose(1, 0, 2).ravel()
     end = None
-    for node, found in spread(old, positions.reshape(sizes(old)), LAYOUT):
-        rows = found.ndim == 3 and 1 in found.shape[:2] and found.shape[2] == heads * size
-        if rows and np.array_equal(found.ravel(), wanted):
+    for node, laid_out in spread(old, positions.reshape(sizes(old)), LAYOUT):
+        rows = laid_out.ndim == 3 and 1 in laid_out.shape[:2] and laid_out.shape[2] == heads * size
+        if rows and np.array_equal(laid_out.ravel(), expected):
             end = node
     if end is None:
         rewire(old, result if len(sizes(old)) == 4 else reshape(context, result, sizes(old)))

@@ -21,8 +21,8 @@ Shapes = dict[ir.Value, tuple[int, ...]]
 """The shapes of values at batch 2; the graph's own are those at batch 1."""
 
 
-def thaw(model: ir.Model) -> None:
-    """From batch 1 to any, in place: constant shapes are rewritten where the batch goes through.
+def make_batch_dynamic(model: ir.Model) -> None:
+    """Goes from batch 1 to any, in place: rewrites constant shapes where the batch goes through.
 
     The walk infers every shape at batch 2; where it differs from that at batch 1, the batch is.
 
@@ -34,9 +34,9 @@ def thaw(model: ir.Model) -> None:
     shapes: Shapes = {image: (_TWO, *sizes(image)[1:])}
     for node in list(graph):
         if node.op_type == "Reshape":
-            _thaw_reshape(graph, node, shapes)
+            _make_reshape_dynamic(graph, node, shapes)
         elif node.op_type == "Concat":
-            _thaw_concat(graph, node, shapes)
+            _make_concat_dynamic(graph, node, shapes)
         shapes.update(_infer(model, node, shapes))
     if shapes.get(output) != (_TWO, *sizes(output)[1:]):
         raise InputError(f"the output {output.name} does not follow the batch; {_ADVICE}")
@@ -55,11 +55,11 @@ def _symbol(one: int, two: int) -> int | str:
 
 
 def _axis(before: Sequence[int], after: Sequence[int]) -> int | None:
-    """Where the batch is; None where it is not."""
+    """The batch's axis; None if there is none."""
     return next((i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b), None)
 
 
-def _thaw_reshape(graph: ir.Graph, node: ir.Node, shapes: Shapes) -> None:
+def _make_reshape_dynamic(graph: ir.Graph, node: ir.Node, shapes: Shapes) -> None:
     """The batch's axis is left for the Reshape to find: -1."""
     source, target = node.inputs[0], sizes(node.outputs[0])
     axis = _axis(sizes(source), shapes[source]) if source in shapes and source else None
@@ -71,12 +71,12 @@ def _thaw_reshape(graph: ir.Graph, node: ir.Node, shapes: Shapes) -> None:
         raise InputError(f"{node.name} mixes images; {_ADVICE}")
     same = axis in places and target[axis] == sizes(source)[axis]
     place = axis if same else places[0]
-    wanted = np.array([-1 if i == place else n for i, n in enumerate(target)], dtype=np.int64)
-    node.replace_input_with(1, add_initializer(graph, free_name(graph, "shape"), wanted))
+    shape = np.array([-1 if i == place else n for i, n in enumerate(target)], dtype=np.int64)
+    node.replace_input_with(1, add_initializer(graph, free_name(graph, "shape"), shape))
     node.attributes.pop("allowzero", None)
 
 
-def _thaw_concat(graph: ir.Graph, node: ir.Node, shapes: Shapes) -> None:
+def _make_concat_dynamic(graph: ir.Graph, node: ir.Node, shapes: Shapes) -> None:
     """A constant, as the class token, is repeated for every image."""
     axes = {
         axis
@@ -129,7 +129,7 @@ def _infer(model: ir.Model, node: ir.Node, shapes: Shapes) -> Shapes:
     opset = model.opset_imports[""]
     schema = onnx.defs.get_schema(node.op_type, opset, "")
     try:
-        found = onnx.shape_inference.infer_node_outputs(
+        inferred = onnx.shape_inference.infer_node_outputs(
             schema,
             ir.to_proto(node),
             types,
@@ -139,7 +139,7 @@ def _infer(model: ir.Model, node: ir.Node, shapes: Shapes) -> Shapes:
     except onnx.shape_inference.InferenceError as error:
         raise InputError(f"{node.name}: {first_line(error)}; {_ADVICE}") from None
     return {
-        value: tuple(d.dim_value for d in found[value.name].tensor_type.shape.dim)
+        value: tuple(d.dim_value for d in inferred[value.name].tensor_type.shape.dim)
         for value in node.outputs
-        if value.name in found
+        if value.name in inferred
     }

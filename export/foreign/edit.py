@@ -1,4 +1,4 @@
-"""How the foreign passes add nodes: with shape, type and the module that they belong to."""
+"""Edits of the foreign passes: nodes get a shape, a type and the module that they belong to."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ def sizes(value: ir.Value | None) -> tuple[int, ...]:
 
 
 def rewire(old: ir.Value, new: ir.Value) -> None:
-    """Every use of `old` becomes one of `new`, a graph output too, under its old name."""
+    """Makes every use of `old` one of `new`, a graph output too, under its old name."""
     old.replace_all_uses_with(new, replace_graph_outputs=True)

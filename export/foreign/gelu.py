@@ -18,7 +18,7 @@ _DEPTH = 6
 
 
 class FuseGelu(ir.passes.InPlacePass):
-    """Whatever computes GELU of one value, in any order of its factors."""
+    """Fuses whatever computes GELU of one value, in any order of its factors."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         ends = [node for node in model.graph if node.op_type in ("Erf", "Tanh")]
@@ -28,13 +28,13 @@ class FuseGelu(ir.passes.InPlacePass):
 
 def _fuse(function: ir.Node) -> bool:
     approximate = "none" if function.op_type == "Erf" else "tanh"
-    wanted = gelu(_POINTS, approximate)
+    expected = gelu(_POINTS, approximate)
     for start in _starts(function):
         shape = sizes(start)
         points = _POINTS.reshape([1] * (len(shape) - 1) + [-1])
         for node, result in spread(start, points, ELEMENTWISE):
-            if result.size == wanted.size and np.allclose(
-                result.ravel(), wanted, rtol=0, atol=_TOLERANCE
+            if result.size == expected.size and np.allclose(
+                result.ravel(), expected, rtol=0, atol=_TOLERANCE
             ):
                 fused = insert(node, "Gelu", [start], shape, {"approximate": approximate})
                 rewire(node.outputs[0], fused)

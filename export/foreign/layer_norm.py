@@ -19,7 +19,7 @@ _TOLERANCE = 1e-9
 
 
 class FuseLayerNorm(ir.passes.InPlacePass):
-    """Whatever computes `scale * (x - mean) / sqrt(variance + epsilon) + bias` over the last axis.
+    """Fuses any form of `scale * (x - mean) / sqrt(variance + epsilon) + bias` over the last axis.
 
     Scale and bias are read off what the nodes compute for random rows, and checked on others.
     """
@@ -77,7 +77,7 @@ def _end(rows: Array, steps: Sequence[tuple[ir.Node, Array]], epsilon: float) ->
 
 
 def _epsilon(node: ir.Node) -> float | None:
-    """What is added to the variance before its root, if `node` takes the root."""
+    """The epsilon that is added to the variance, if `node` takes its root."""
     root = node.op_type == "Sqrt" or (node.op_type == "Pow" and scalar(node.inputs[1]) == -0.5)
     value = node.inputs[0]
     total = value.producer() if root and value is not None else None
@@ -87,7 +87,7 @@ def _epsilon(node: ir.Node) -> float | None:
 
 
 def _continues(last: ir.Node, node: ir.Node) -> bool:
-    """Whether `node` is the one user of what `last` gives."""
+    """True if `node` is the one user of the output of `last`."""
     return list(last.outputs[0].consumers()) == [node] and not last.outputs[0].is_graph_output()
 
 
@@ -106,9 +106,9 @@ def _affine(normal: Array, result: Array) -> tuple[Array, Array] | None:
 
 def _value_of(graph: ir.Graph, nodes: Sequence[ir.Node], data: Array, part: str) -> ir.Value:
     """The file's own initializer where it holds these numbers, or else a new one."""
-    wanted = data.astype(np.float32)
+    data32 = data.astype(np.float32)
     for value in (value for node in nodes for value in node.inputs):
-        own = constant(value) if value is not None and sizes(value) == wanted.shape else None
+        own = constant(value) if value is not None and sizes(value) == data32.shape else None
         if value is not None and own is not None and np.allclose(own, data, rtol=1e-6, atol=1e-9):
             return value
-    return add_initializer(graph, free_name(graph, part), wanted)
+    return add_initializer(graph, free_name(graph, part), data32)

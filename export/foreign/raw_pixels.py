@@ -13,7 +13,7 @@ from vit_edge.runtime.preprocess import Preprocess
 from .edit import free_name, insert, sizes
 
 
-def take_raw_pixels(model: ir.Model, preprocess: Preprocess) -> None:
+def take_uint8_images(model: ir.Model, preprocess: Preprocess) -> None:
     """uint8 `[1, H, W, C]` in, in place of normalised float32 `[1, C, H, W]`; the graph is frozen.
 
     The normalisation goes into the first convolution where that is exact, else before it.

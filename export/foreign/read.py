@@ -1,4 +1,4 @@
-"""Reads an ONNX file that somebody else wrote: into memory whole, or refused by name."""
+"""Reads a foreign ONNX file: into memory whole, or refused by name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _QUANTISED = frozenset(
 _HALF = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 
-def read_onnx(path: Path) -> ir.Model:
+def load_onnx(path: Path) -> ir.Model:
     """The model, functions inlined and external data in memory.
 
     Raises:
@@ -118,7 +118,7 @@ def digest(path: Path) -> str:
     """SHA-256 over the file and its external data, in hex; of a file alone, that of the file.
 
     Raises:
-        InputError: as `read_onnx`.
+        InputError: as `load_onnx`.
     """
     model = _load(path)
     files = external_files(path, model)
@@ -141,10 +141,10 @@ def require_supported(path: Path, model: ir.Model) -> None:
             f"{path} has operators outside ONNX ({', '.join(unknown[:5])}): export it without "
             "ONNX Runtime's own optimiser or custom operators"
         )
-    found = sorted({node.op_type for node in nodes} & _QUANTISED)
-    if found:
+    operators = sorted({node.op_type for node in nodes} & _QUANTISED)
+    if operators:
         raise InputError(
-            f"{path} is quantised already ({', '.join(found)}): give the float model, vit-edge "
+            f"{path} is quantised already ({', '.join(operators)}): give the float model, vit-edge "
             "quantises it itself"
         )
     values = [*model.graph.inputs, *model.graph.initializers.values()]
@@ -158,9 +158,9 @@ def require_supported(path: Path, model: ir.Model) -> None:
 
 def require_no_branches(model: ir.Model) -> None:
     """Raises InputError for control flow that depends on the image."""
-    found = sorted({n.op_type for n in model.graph if n.op_type in ("If", "Loop", "Scan")})
-    if found:
+    kinds = sorted({n.op_type for n in model.graph if n.op_type in ("If", "Loop", "Scan")})
+    if kinds:
         raise InputError(
-            f"the file has control flow that depends on the image ({', '.join(found)}): export the "
+            f"the file has control flow that depends on the image ({', '.join(kinds)}): export the "
             "model without it"
         )

@@ -17,17 +17,17 @@ from vit_edge.vit.preprocessing import normalise
 
 from ..progress import Update
 from .attention import WriteAttention
-from .batch import thaw
+from .batch import make_batch_dynamic
 from .batch_first import PUT_BATCH_FIRST
-from .freeze import freeze
 from .gelu import FuseGelu
 from .layer_norm import FuseLayerNorm
 from .linears import UnfoldLinears
 from .no_ops import RemoveNoOps
-from .raw_pixels import take_raw_pixels
+from .raw_pixels import take_uint8_images
 from .read import require_no_branches
 from .scopes import FindModules, NameWeights
 from .session import Runner
+from .static_shapes import fold_static_shapes
 from .version import convert
 
 FOREIGN_PASSES: dict[str, ir.passes.PassBase] = {
@@ -74,15 +74,15 @@ def rebuild(
 
 def _rebuild(model: ir.Model, preprocess: Preprocess, output: str) -> tuple[PassReport, ...]:
     before = model.graph.num_nodes()
-    freeze(model)
+    fold_static_shapes(model)
     require_no_branches(model)
     convert(model)
-    freeze(model)
+    fold_static_shapes(model)
     reports = [PassReport("freeze shapes, convert opset", before, model.graph.num_nodes())]
     reports += optimise(model, FOREIGN_PASSES)
-    take_raw_pixels(model, preprocess)
+    take_uint8_images(model, preprocess)
     model.graph.outputs[0].name = output
-    thaw(model)
+    make_batch_dynamic(model)
     common.DeduplicateInitializersPass(size_limit=_SHARED)(model)
     return tuple(reports)
 

@@ -76,8 +76,8 @@ def _identify(node: ir.Node, bias: ir.Value | None, number: int) -> None:
 
 
 def _scope(node: ir.Node) -> str:
-    found = re.findall(r"'([^']*)'", node.metadata_props.get(SCOPES, ""))
-    return str(found[-2]) if len(found) > 1 else ""
+    modules = re.findall(r"'([^']*)'", node.metadata_props.get(SCOPES, ""))
+    return str(modules[-2]) if len(modules) > 1 else ""
 
 
 def _name(value: ir.Value, scope: str, taken: set[str]) -> None:

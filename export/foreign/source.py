@@ -1,4 +1,4 @@
-"""What is to be exported, when it is an ONNX file."""
+"""ONNX files to export."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from vit_edge.runtime.manifest import FEATURES, LOGITS
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.vit.hints import ModelHints
 
-from .read import digest, read_onnx, require_supported
+from .read import digest, load_onnx, require_supported
 from .session import Runner
 
 _HALF, _CROP, _INTERPOLATION, _CROP_MODE = 0.5, 0.9, "bicubic", "center"
-"""What timm's augreg weights want: assumed where nothing is said."""
+"""Values of timm's augreg weights: assumed where none is given."""
 _SAID = ("mean", "std", "interpolation", "crop", "crop_mode")
 _CHANNELS = (1, 3)
 _NOTHING = ModelHints()
@@ -34,7 +34,7 @@ class ForeignSource:
         output: "logits" or "features".
         weights: The file's name.
         weights_key: SHA-256 of the file and its external data.
-        assumed: What the file does not say.
+        assumed: ModelHints that the file does not say.
         outputs: The width of its logits or features.
         facts: For the manifest: where the file comes from.
     """
@@ -61,18 +61,18 @@ class ForeignSource:
 
 
 def find_foreign_source(
-    path: Path, given: ModelHints = _NOTHING, output: str | None = None
+    path: Path, hints: ModelHints = _NOTHING, output: str | None = None
 ) -> ForeignSource:
     """Reads the file, and runs it once to see what it gives.
 
     Raises:
         InputError: if it cannot be used, saying why and what to do.
     """
-    _require_possible(given, output)
+    _require_possible(hints, output)
     model, key = prepare(path), digest(path)
     width = int(model.graph.outputs[0].shape[1])  # type: ignore[index,arg-type]
-    if given.labels is not None and len(given.labels) != width:
-        raise InputError(f"--labels has {len(given.labels)} names, the model {width} outputs")
+    if hints.labels is not None and len(hints.labels) != width:
+        raise InputError(f"--labels has {len(hints.labels)} names, the model {width} outputs")
     assumed: list[str] = []
     facts = {
         "source": "ONNX file",
@@ -84,25 +84,25 @@ def find_foreign_source(
         name=re.sub(r"[^A-Za-z0-9_-]+", "_", path.stem).strip("_") or "model",
         file=path,
         output=output or LOGITS,
-        preprocess=_preprocess(model.graph.inputs[0], given, assumed),
+        preprocess=_preprocess(model.graph.inputs[0], hints, assumed),
         weights=path.name,
         weights_key=key,
-        labels=given.labels,
+        labels=hints.labels,
         assumed=tuple(assumed),
         outputs=width,
         facts=facts,
     )
 
 
-def _require_possible(given: ModelHints, output: str | None) -> None:
-    """The file has its architecture inside: nothing about it can be said from outside."""
+def _require_possible(hints: ModelHints, output: str | None) -> None:
+    """Refuses options of the architecture, which the file has inside."""
     if output not in (None, LOGITS, FEATURES):
         raise InputError(f"unknown output {output!r}: choose from {LOGITS}, {FEATURES}")
     inside = {
-        "--image-size": given.img_size,
-        "--heads": given.n_heads,
-        "--norm-eps": given.norm_eps,
-        "--activation": given.mlp,
+        "--image-size": hints.img_size,
+        "--heads": hints.n_heads,
+        "--norm-eps": hints.norm_eps,
+        "--activation": hints.mlp,
     }
     wrong = [name for name, value in inside.items() if value is not None]
     if wrong:
@@ -110,7 +110,7 @@ def _require_possible(given: ModelHints, output: str | None) -> None:
 
 
 def prepare_again(source: ForeignSource) -> ir.Model:
-    """What `prepare` gave for the source.
+    """Repeats `prepare` for the source.
 
     Raises:
         InputError: if the file was changed since.
@@ -127,7 +127,7 @@ def prepare(path: Path) -> ir.Model:
     Raises:
         InputError: if it cannot be used, saying why and what to do.
     """
-    model = read_onnx(path)
+    model = load_onnx(path)
     require_supported(path, model)
     common.RemoveInitializersFromInputsPass()(model)
     image = _require_image(path, model.graph)
@@ -186,15 +186,15 @@ def _logits(path: Path, results: dict[str, np.ndarray]) -> str:
     )
 
 
-def _preprocess(image: ir.Value, given: ModelHints, assumed: list[str]) -> Preprocess:
+def _preprocess(image: ir.Value, hints: ModelHints, assumed: list[str]) -> Preprocess:
     shape = [int(size) for size in list(image.shape or ())[1:]]  # type: ignore[arg-type]
     if image.dtype == ir.DataType.UINT8:
-        if given.mean or given.std:
+        if hints.mean or hints.std:
             raise InputError("the file takes raw pixels: --mean and --std have nowhere to go")
         height, width, channels = shape
-        known = replace(given, mean=(0.0,) * channels, std=(1.0,) * channels)
+        known = replace(hints, mean=(0.0,) * channels, std=(1.0,) * channels)
     else:
-        (channels, height, width), known = shape, given
+        (channels, height, width), known = shape, hints
     usual = ModelHints(
         mean=(_HALF,) * channels,
         std=(_HALF,) * channels,

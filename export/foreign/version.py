@@ -19,24 +19,24 @@ from .evaluate import constant
 
 
 def convert(model: ir.Model) -> None:
-    """To opset 20, in place. The graph must be frozen.
+    """Converts to opset 20, in place. The graph must be frozen.
 
     Raises:
         InputError: if an operator cannot be expressed in it.
     """
     version = model.opset_imports.get("", 0)
     if version > OPSET:
-        _lower(model)
+        _downgrade_opset(model)
     elif version < OPSET:
-        _raise(model)
+        _upgrade_opset(model)
     if model.opset_imports.get("") != OPSET:
         raise InputError(
             f"opset {version} cannot be converted to {OPSET}: export the model with opset {OPSET}"
         )
 
 
-def _raise(model: ir.Model) -> None:
-    """Upwards: onnxscript's converter from 18 on, ONNX's own before."""
+def _upgrade_opset(model: ir.Model) -> None:
+    """Converts with onnxscript from opset 18 on, with ONNX's own converter before."""
     logger = logging.getLogger("onnxscript.version_converter")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -48,8 +48,8 @@ def _raise(model: ir.Model) -> None:
         logger.setLevel(level)
 
 
-def _lower(model: ir.Model) -> None:
-    """Downwards: newer versions only widened types and added attributes, but for Attention."""
+def _downgrade_opset(model: ir.Model) -> None:
+    """Drops what newer opsets added: wider types and attributes with defaults, and Attention."""
     for node in list(model.graph):
         if node.op_type == "Attention":
             _decompose(node)
@@ -102,7 +102,7 @@ def _decompose(node: ir.Node) -> None:
 
 
 def _masks(node: ir.Node) -> bool:
-    """Whether the mask leaves anything out; exporters write one that does not."""
+    """True if the mask leaves anything out; exporters write one that does not."""
     value = node.inputs[3] if len(node.inputs) > 3 else None
     data = constant(value)
     if data is None:

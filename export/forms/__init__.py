@@ -17,7 +17,7 @@ from .qkv import cut_apart, join, saturate
 from .quantisers import quantise_before_layout
 
 Rewrite = Callable[[ir.Model], bool]
-"""Rewrites a graph in place; whether anything was to be rewritten."""
+"""Rewrites a graph in place and returns True if there was anything to rewrite."""
 
 
 @dataclass(frozen=True)

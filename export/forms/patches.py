@@ -29,11 +29,11 @@ class _Embedding:
 
 def patches_as_product(model: ir.Model) -> bool:
     """Rewrites every convolution that embeds patches without overlap."""
-    found = [embedding for node in model.graph if (embedding := _embedding(node))]
-    for embedding in found:
+    embeddings = [embedding for node in model.graph if (embedding := _embedding(node))]
+    for embedding in embeddings:
         _rewrite(model.graph, embedding)
     RemoveUnusedNodesPass()(model)
-    return bool(found)
+    return bool(embeddings)
 
 
 def _embedding(node: ir.Node) -> _Embedding | None:
@@ -43,9 +43,9 @@ def _embedding(node: ir.Node) -> _Embedding | None:
     if image is None or not _permutes(image, _CHANNELS_FIRST) or image.inputs[0] is None:
         return None
     value = node.outputs[0]
-    for wanted in ("Reshape", "Transpose"):
+    for op_type in ("Reshape", "Transpose"):
         users = list(value.consumers())
-        if len(users) != 1 or users[0].op_type != wanted:
+        if len(users) != 1 or users[0].op_type != op_type:
             return None
         value = users[0].outputs[0]
     last = value.producer()

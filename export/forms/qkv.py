@@ -128,7 +128,7 @@ def _as_type(before: ir.Node, value: ir.Value, like: ir.Value) -> ir.Value:
 
 def _cut_products(graph: ir.Graph) -> list[tuple[ir.Node, _Product]]:
     """Each Split over the last axis of a whole Linear's output, but for casts and our Clip."""
-    found = []
+    products = []
     for split in graph:
         value = split.inputs[0] if split.op_type == "Split" else None
         rank = len(value.shape or ()) if value is not None else 0
@@ -139,8 +139,8 @@ def _cut_products(graph: ir.Graph) -> list[tuple[ir.Node, _Product]]:
             node = node.inputs[0].producer() if node.inputs[0] is not None else None
         product = None if node is None else _product(node)
         if product is not None and all(isinstance(size, int) for size in _sizes(split)):
-            found.append((split, product))
-    return found
+            products.append((split, product))
+    return products
 
 
 def _is_ours(node: ir.Node | None) -> bool:
@@ -162,9 +162,9 @@ def _product(last: ir.Node) -> _Product | None:
     matmul = next((v.producer() for v in inputs if v is not bias), None)
     if bias is None or matmul is None or not _has_constant_weight(matmul):
         return None
-    product, found = matmul.outputs[0], _Product(matmul, bias)
-    alone = len(list(product.consumers())) == 1 and not product.is_graph_output()
-    return found if alone and bias.shape is not None and bias.shape[0] == found.width else None
+    unbiased, product = matmul.outputs[0], _Product(matmul, bias)
+    alone = len(list(unbiased.consumers())) == 1 and not unbiased.is_graph_output()
+    return product if alone and bias.shape is not None and bias.shape[0] == product.width else None
 
 
 def _has_constant_weight(node: ir.Node) -> bool:

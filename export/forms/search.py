@@ -9,7 +9,9 @@ from statistics import fmean
 from typing import TypeVar
 
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from vit_edge.export.collapse.probes import BRANCH, find_probes
 from vit_edge.runtime.errors import EngineError
 from vit_edge.runtime.tools.plan.devices import Device
 from vit_edge.runtime.tools.plan.engine_plan import EnginePlan
@@ -26,6 +28,8 @@ R = TypeVar("R")
 MIN_GAIN = 1.005
 """Factor by which another choice than the default has to be cheaper."""
 _AT_ONCE = 2
+_FIRST, _LAST = 4, 2
+"""Branches that stay at either end: two blocks, and the last one, which may be another."""
 
 
 @dataclass(frozen=True)
@@ -137,3 +141,28 @@ def _makes_a_difference(model: ir.Model, name: str, form: GraphForm) -> bool:
     """Returns whether the choice of the form `name` changes the graph or its build."""
     rewritten = write_in(model, {name: form[name]}) is not model
     return rewritten or aux_streams(form) != aux_streams(DEFAULT)
+
+
+def shorten(model: ir.Model, fp32: ir.Model) -> ir.Model:
+    """Drops blocks that are like others, which builders compile alike, to save builds.
+
+    Returns `model` itself where the stream before and after them differs in shape or type, or else
+    a copy without the blocks between the second and the last.
+
+    Args:
+        model: A lowering of `fp32`, whose tensors have its names.
+        fp32: The optimised fp32 graph.
+    """
+    branches = [probe.name for probe in find_probes(fp32.graph) if probe.kind == BRANCH]
+    if len(branches) <= _FIRST + _LAST:
+        return model
+    copy = model.clone()
+    values = {value.name: value for node in copy.graph for value in node.outputs}
+    before, after = (values.get(name) for name in (branches[_FIRST - 1], branches[-_LAST - 1]))
+    if before is None or after is None:
+        return model
+    if (before.shape, before.dtype) != (after.shape, after.dtype):
+        return model
+    after.replace_all_uses_with(before)
+    RemoveUnusedNodesPass()(copy)
+    return copy

@@ -9,22 +9,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
+from onnx_ir.passes import common
 
-from .attention_scale import FoldAttentionScale
 from .class_token import KeepOnlyClassToken
-from .clean_up import CLEAN_UP
-from .layer_scale import FoldLayerScale
 from .names import NameAfterModules
+from .scales import FoldAttentionScale, FoldLayerScale
 
 
 @dataclass(frozen=True)
 class PassReport:
-    """How many nodes a pass found and left."""
+    """Number of nodes before and after a pass."""
 
     name: str
     nodes_before: int
     nodes_after: int
 
+
+CLEAN_UP = ir.passes.Sequential(
+    common.IdentityEliminationPass(),
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+    common.CommonSubexpressionEliminationPass(),
+    common.RemoveUnusedNodesPass(),
+    common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
+    common.RemoveUnusedOpsetsPass(),
+    common.TopologicalSortPass(),
+    common.ClearMetadataAndDocStringPass(),
+)
+"""Removes what does nothing, and every trace of the machine that exported."""
 
 PASSES: dict[str, ir.passes.PassBase] = {
     "name after modules": NameAfterModules(),

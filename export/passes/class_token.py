@@ -41,9 +41,9 @@ def _find_needs(graph: ir.Graph) -> Needs:
     A value is narrow if its node can make it so and all of its uses want it.
     """
     needs: Needs = {}
-    wanted: dict[ir.Value, list[int]] = {}
+    requests: dict[ir.Value, list[int]] = {}
     for node in reversed(graph):
-        axes = {_wanted_axis(value, wanted) for value in node.outputs}
+        axes = {_requested_axis(value, requests) for value in node.outputs}
         axis = axes.pop() if len(axes) == 1 else None
         if axis is not None:
             needs.update(dict.fromkeys(node.outputs, axis))
@@ -53,21 +53,21 @@ def _find_needs(graph: ir.Graph) -> Needs:
                 needs.pop(value, None)
         for source, axis in (inputs or {}).items():
             # A value that a node uses twice counts once for each use.
-            wanted.setdefault(source, []).extend([axis] * sum(v is source for v in node.inputs))
+            requests.setdefault(source, []).extend([axis] * sum(v is source for v in node.inputs))
     return needs
 
 
-def _wanted_axis(value: ir.Value, wanted: dict[ir.Value, list[int]]) -> int | None:
+def _requested_axis(value: ir.Value, requests: dict[ir.Value, list[int]]) -> int | None:
     """The axis along which every use of `value` wants index 0 alone, or None."""
-    axes = wanted.get(value, [])
+    axes = requests.get(value, [])
     if len(axes) != len(value.uses()) or len(set(axes)) != 1 or value.is_graph_output():
         return None
     return axes[0]
 
 
 def _input_axes(node: ir.Node, needs: Needs) -> dict[ir.Value, int] | None:
-    """Which inputs of `node` are needed at index 0 only, given what is needed of its output; None:
-    all of them.
+    """Inputs of `node` that are needed at index 0 only, by what is needed of its output; None: all
+    of them are needed whole.
     """
     if _gathers_class_token(node):
         return {_first(node): 1}
@@ -120,7 +120,7 @@ def _elementwise(inputs: list[ir.Value], axis: int, rank: int) -> dict[ir.Value,
 
 
 def _keeps(before: ir.Value, after: ir.Value, axis: int) -> bool:
-    """Whether a Reshape leaves the axes up to and including `axis` alone."""
+    """True if a Reshape leaves the axes up to and including `axis` alone."""
     head = [
         shape[: axis + 1] if (shape := value.shape) is not None else None
         for value in (before, after)

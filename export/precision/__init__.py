@@ -1,4 +1,4 @@
-"""The table of precisions. Each one is a file of its own with a `lower`."""
+"""Table of the precisions. Each is a frozen dataclass that holds all its facts, in its own file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from vit_edge.runtime.errors import InputError
 
-from .base import Budget, Graphs, Precision
+from .base import Budget, Graphs, Precision, Ranks
 from .bf16 import BF16
 from .fp8 import FP8, FP8Attention
 from .fp16 import FP16
@@ -24,6 +24,7 @@ __all__ = [
     "Graphs",
     "Precision",
     "QuantisedPrecision",
+    "Ranks",
     "find_precision",
     "tensors_to_observe",
 ]

@@ -1,9 +1,9 @@
-"""What a precision is."""
+"""Base of the precisions, and the facts that each of them states."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Protocol
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, replace
 
 import onnx_ir as ir
 
@@ -18,7 +18,7 @@ and none for a kind that cannot run the precision.
 
 @dataclass(frozen=True)
 class Budget:
-    """How far a precision may be from PyTorch. None: not asked for.
+    """Largest distance of a precision from PyTorch. None: not asked for.
 
     Attributes:
         max_logit_error: Worst logit difference, relative to the range of the reference logits.
@@ -26,7 +26,7 @@ class Budget:
         min_agreement: Share of images with the same top-1 class, where there are none.
         min_cosine: Mean cosine of image-centred logits, where weights are random and classes mean
             nothing.
-        users_drop: Whether the user's `--max-drop` takes the place of `max_drop`.
+        users_drop: True if the user's `--max-drop` takes the place of `max_drop`.
     """
 
     max_logit_error: float | None
@@ -49,18 +49,40 @@ EIGHT_BIT = Budget(
 """Of 8 bits and fewer."""
 
 
-class Precision(Protocol):
-    """A lowering of the optimised fp32 graph. A frozen dataclass: its fields are its options."""
+@dataclass(frozen=True)
+class Ranks:
+    """Order in which a kind of backend tries precisions before it has measured any, lowest first.
+
+    None: backends of this kind have no kernels for the precision.
+    """
+
+    cpu: int | None = None
+    gpu: int | None = None
 
     @property
-    def budget(self) -> Budget: ...
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of backend that run the precision."""
+        return tuple(f.name for f in fields(self) if getattr(self, f.name) is not None)
 
-    @property
-    def limits(self) -> Limits:
-        """What its number format explains, for the check for collapse."""
+
+@dataclass(frozen=True)
+class Precision(ABC):
+    """Lowering of the optimised fp32 graph; its fields are its options.
+
+    Attributes:
+        budget: How far it may be from PyTorch.
+        limits: The errors that its number format explains, for the check for collapse.
+        ranks: The kinds of backend that run it, and when they try it.
+    """
+
+    budget: Budget
+    limits: Limits
+    ranks: Ranks
 
     def observes(self, graph: ir.Graph) -> tuple[str, ...]:
         """The tensors of the optimised graph that calibration has to sample, beside the peaks."""
+        return ()
 
+    @abstractmethod
     def lower(self, model: ir.Model, calibration: Calibration) -> Graphs:
         """New graphs; `model` is left as it is."""

@@ -8,17 +8,17 @@ import onnx_ir as ir
 
 from vit_edge.calibration.collect import Calibration
 from vit_edge.calibration.table import CalibrationTable
-from vit_edge.export.collapse.limits import LIMITS, Limits
+from vit_edge.export.collapse.limits import FP16_STEP, Limits, SegmentLimits
 from vit_edge.export.forms import write_in_default
 
-from .base import SIXTEEN_BIT, Budget, Graphs
+from .base import SIXTEEN_BIT, Budget, Graphs, Precision, Ranks
 from .cast import cast_to
 
 FP16_MAX = 65504.0
 
 
 @dataclass(frozen=True)
-class FP16:
+class FP16(Precision):
     """See `export.precision.base.Precision`.
 
     LayerNormalization always runs in fp32: it squares its input, which is over 1,000 in large ViTs.
@@ -28,15 +28,19 @@ class FP16:
 
     headroom: float = 8.0
     budget: Budget = SIXTEEN_BIT
-    limits: Limits = LIMITS["fp16"]
-
-    def observes(self, graph: ir.Graph) -> tuple[str, ...]:
-        """See `export.precision.base.Precision`."""
-        return ()
+    limits: Limits = Limits(
+        exact=2e-3,
+        linear=SegmentLimits(2e-3, 8e-3, 2e-4, 4e-3, 8e-4),
+        branch=SegmentLimits(5e-3, 2e-2, 1e-3, 6e-3, 2e-3),
+        one_token=1.0,
+        outputs=2e-2,
+        stream=FP16_STEP,
+    )
+    ranks: Ranks = Ranks(cpu=3, gpu=0)
 
     def lower(self, model: ir.Model, calibration: Calibration) -> Graphs:
         lowered = to_fp16(model.clone(), calibration.table, self.headroom)
-        return {"cpu": lowered, "gpu": lowered}
+        return dict.fromkeys(self.ranks.kinds, lowered)
 
 
 def to_fp16(model: ir.Model, table: CalibrationTable, headroom: float) -> ir.Model:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vit_edge.export.collapse.limits import LIMITS, Limits
-from vit_edge.export.quantise.attention import AttentionScheme
-from vit_edge.export.quantise.grid import INT8_GRID
-from vit_edge.export.quantise.scheme import Scheme
+from vit_edge.export.collapse.limits import FP16_STEP, Limits, SegmentLimits
+from vit_edge.export.quantise.grid import INT8_GRID, Scheme
 
-from .base import EIGHT_BIT, SIXTEEN_BIT, Budget
+from .base import EIGHT_BIT, SIXTEEN_BIT, Budget, Ranks
 from .quantised import QuantisedPrecision
 
 
@@ -19,7 +17,15 @@ class INT8(QuantisedPrecision):
 
     scheme: Scheme = Scheme(INT8_GRID, INT8_GRID)
     budget: Budget = EIGHT_BIT
-    limits: Limits = LIMITS["int8"]
+    limits: Limits = Limits(
+        exact=2e-3,
+        linear=SegmentLimits(6e-2, 2.5e-1, 1e-2, 1.2e-1, 2e-2),
+        branch=SegmentLimits(1.5e-1, 5e-1, 6e-2, 3.5e-1, 6e-2),
+        one_token=2.5,
+        outputs=2.5e-1,
+        stream=FP16_STEP,
+    )
+    ranks: Ranks = Ranks(cpu=0, gpu=2)
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class Mixed(INT8):
     """INT8 in as many Linears as a 16-bit precision's budget allows."""
 
     budget: Budget = SIXTEEN_BIT
+    ranks: Ranks = Ranks(cpu=3, gpu=5)
 
 
 @dataclass(frozen=True)
@@ -35,5 +42,5 @@ class INT8Attention(INT8):
     engines have no such kernel.
     """
 
-    kinds: tuple[str, ...] = ("gpu",)
-    attention: AttentionScheme | None = AttentionScheme(INT8_GRID)
+    scheme: Scheme = Scheme(INT8_GRID, INT8_GRID, attention=INT8_GRID)
+    ranks: Ranks = Ranks(gpu=5)

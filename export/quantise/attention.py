@@ -20,24 +20,25 @@ from vit_edge.calibration.collect import Calibration
 from vit_edge.calibration.samples import SiteSamples
 from vit_edge.runtime.errors import InputError
 
-from .grid import FP8_GRID, Floats, Grid, best_range, fake_quantise, representable_scale, thin_out
+from .grid import (
+    Floats,
+    Grid,
+    IntegerGrid,
+    best_range,
+    fake_quantise,
+    representable_scale,
+    thin_out,
+)
 from .linears import Smoothed
 from .qdq import quantise_activation
 from .sites import LinearSource, behind_layout, columns_of, find_sites
 
 HEAD_SIZES = (16, 32, 64)
 MAX_TOKENS = 512
-"""What TensorRT's fused INT8 kernels take."""
+"""Limits of TensorRT's fused INT8 kernels."""
 _LAYOUT = ("Transpose", "Reshape")
 MIN_GAIN = 1.5
-"""How much smaller the error of Q K^T must become for channels to be balanced."""
-
-
-@dataclass(frozen=True)
-class AttentionScheme:
-    """The grid of Q, K, V and the attention weights."""
-
-    grid: Grid
+"""Factor by which the error of Q K^T must fall for channels to be balanced."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Attention:
 
 def find_attentions(graph: ir.Graph) -> list[Attention]:
     """Every attention of the graph, in order."""
-    found = []
+    attentions = []
     for node in graph:
         if node.op_type != "Softmax" or len(list(node.outputs[0].consumers())) != 1:
             continue
@@ -78,11 +79,11 @@ def find_attentions(graph: ir.Graph) -> list[Attention]:
             and all(n.op_type == "MatMul" for n in (scores, mixed))
             and mixed.inputs[0] is node.outputs[0]
         ):
-            found.append(Attention(scores, node, mixed))
-    return found
+            attentions.append(Attention(scores, node, mixed))
+    return attentions
 
 
-def quantisable(graph: ir.Graph) -> list[Attention]:
+def quantisable_attentions(graph: ir.Graph) -> list[Attention]:
     """The attentions that quantisation is for, in order."""
     return [attention for attention in find_attentions(graph) if not attention.single_query]
 
@@ -93,7 +94,7 @@ def attention_tensors(graph: ir.Graph) -> tuple[str, ...]:
     Raises:
         InputError: if TensorRT has no fused kernel for this model's attention.
     """
-    attentions = quantisable(graph)
+    attentions = quantisable_attentions(graph)
     if not attentions:
         raise InputError("the model has no attention of the form MatMul, Softmax, MatMul")
     names: list[str] = []
@@ -126,28 +127,28 @@ def _channels(value: ir.Value) -> ir.Value:
 
 
 Scaling = Mapping[str, Floats]
-"""What channels were multiplied by since calibration, by the tensor's name."""
+"""Factors that channels were multiplied by since calibration, by the tensor's name."""
 
 
-def balance_all(graph: ir.Graph, calibration: Calibration, scheme: AttentionScheme) -> Scaling:
+def balance_all(graph: ir.Graph, calibration: Calibration, grid: Grid) -> Scaling:
     """Levels the channels of every Q and K in place: q_c f_c and k_c / f_c have the same product.
 
     That is exact. It is done where both come from Linears and the error of the products falls
-    enough. Returns what was done.
+    enough. Returns the factors.
     """
-    done: dict[str, Floats] = {}
-    for attention in quantisable(graph):
+    factors: dict[str, Floats] = {}
+    for attention in quantisable_attentions(graph):
         q, k = (_channels(value) for value in attention.operands[:2])
         samples = [calibration.samples.get(str(value.name)) for value in (q, k)]
-        factor = _balance(samples[0], samples[1], scheme.grid)
+        factor = _balance(samples[0], samples[1], grid)
         if factor is None or _source(q) is None or _source(k) is None:
             continue
         for value, scale in ((q, factor), (k, np.reciprocal(factor))):
             source = _source(value)  # anew: Q's scaling gave the Linear that both share new weights
             assert source is not None
             source.scale(graph, scale)
-            done[str(value.name)] = scale
-    return done
+            factors[str(value.name)] = scale
+    return factors
 
 
 def _source(value: ir.Value) -> LinearSource | None:
@@ -180,35 +181,35 @@ def _product_error(q: Floats, k: Floats, grid: Grid) -> float:
 
 
 def scaling_of_values(graph: ir.Graph, smoothed: Mapping[str, Smoothed]) -> Scaling:
-    """What smoothing the projections' inputs did to the channels of V."""
+    """Factors by which smoothing the projections' inputs scaled the channels of V."""
     mixed = {a.mixed: str(_channels(a.operands[2]).name) for a in find_attentions(graph)}
-    done: dict[str, Floats] = {}
+    factors: dict[str, Floats] = {}
     for site in find_sites(graph):
-        node, found = behind_layout(site.activation), smoothed[site.name]
-        if node is not None and node in mixed and found.factor is not None:
-            done[mixed[node]] = np.reciprocal(found.factor)
-    return done
+        node, factor = behind_layout(site.activation), smoothed[site.name].factor
+        if node is not None and node in mixed and factor is not None:
+            factors[mixed[node]] = np.reciprocal(factor)
+    return factors
 
 
 def quantise_attention(
-    graph: ir.Graph, calibration: Calibration, scaling: Scaling, scheme: AttentionScheme
+    graph: ir.Graph, calibration: Calibration, scaling: Scaling, grid: Grid
 ) -> None:
     """Puts Q/DQ around every attention's products, in place.
 
     Args:
         graph: The graph, smoothed and balanced.
         calibration: With samples of `attention_tensors`, or for plain methods their ranges.
-        scaling: What was done to them since.
-        scheme: The grid.
+        scaling: Factors that they were multiplied by since.
+        grid: The grid of Q, K, V and the attention weights.
     """
-    for attention in quantisable(graph):
+    for attention in quantisable_attentions(graph):
         readers = (attention.scores, attention.mixed)
-        for value, amax in _ranges(attention, calibration, scaling, scheme.grid):
-            scale = representable_scale(np.array(amax, np.float32), scheme.grid)
-            read = quantise_activation(graph, value, scale, scheme.grid)
+        for value, amax in _ranges(attention, calibration, scaling, grid):
+            scale = representable_scale(np.array(amax, np.float32), grid)
+            read = quantise_activation(graph, value, scale, grid)
             for node in readers:
-                for index, given in enumerate(node.inputs):
-                    if given is value:
+                for index, operand in enumerate(node.inputs):
+                    if operand is value:
                         node.replace_input_with(index, read)
 
 
@@ -227,14 +228,14 @@ def _ranges(
     importance = {q: power[k], k: power[q], v: np.ones(rows[v].shape[1], np.float32)}
     if importance[q].shape != power[q].shape:
         importance |= {value: np.ones_like(power[value]) for value in (q, k)}
-    found = {value: float(best_range(rows[value], importance[value], grid)) for value in values}
-    found[weights] = _softmax_range(rows[weights], grid)
-    return list(found.items())
+    ranges = {value: float(best_range(rows[value], importance[value], grid)) for value in values}
+    ranges[weights] = _softmax_range(rows[weights], grid)
+    return list(ranges.items())
 
 
 def _softmax_range(rows: Floats, grid: Grid) -> float:
-    """Floating point takes the whole of 0 to 1, as NVIDIA's kernel does; integers what is there."""
-    if grid == FP8_GRID:
+    """Range of 0 to 1 for floating point, as NVIDIA's kernel has it; for integers what is there."""
+    if not isinstance(grid, IntegerGrid):
         return 1.0
     return min(1.0, float(best_range(rows, np.ones(rows.shape[1], np.float32), grid)))
 

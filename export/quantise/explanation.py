@@ -1,4 +1,4 @@
-"""What quantising did to each Linear, for the report."""
+"""Effects of quantisation on each Linear, for the report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .grid import Floats
 
 @dataclass(frozen=True)
 class Channels:
-    """How large the channels of an activation get: the largest of all, and the median one."""
+    """Largest magnitudes of an activation's channels: that of all, and of the median one."""
 
     largest: float
     median: float
@@ -39,7 +39,7 @@ class SiteExplanation:
 
 
 def describe_channels(channel_amax: Floats) -> Channels:
-    """Of the largest magnitude of each channel, float32 `[K]`."""
+    """Summarises the largest magnitude of each channel, float32 `[K]`."""
     return Channels(float(channel_amax.max()), float(np.median(channel_amax)))
 
 

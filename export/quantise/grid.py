@@ -22,17 +22,19 @@ costs more than a coarser grid.
 _RATIOS = np.geomspace(0.02, 1.0, 48)
 _WEIGHT_RATIOS = np.linspace(0.76, 1.0, 9)
 _SEARCH_ROWS = 384
+_SMALLEST_BLOCK = 16
 _SMALLEST_EXPONENT, _MANTISSA_BITS = np.uint32(127 - 6), np.uint32(3)
 """Of E4M3; the exponent with the bias that float32 has."""
 
 
 class Grid(Protocol):
-    """What a type can hold, in units of the scale.
+    """Numbers that a type can hold, in units of the scale.
 
     Attributes:
         name: For people.
         dtype: The ONNX type of the numbers.
         largest: The largest of them.
+        clips_from: The magnitude from which on numbers are clipped, not rounded, to the largest.
     """
 
     @property
@@ -43,6 +45,9 @@ class Grid(Protocol):
 
     @property
     def largest(self) -> float: ...
+
+    @property
+    def clips_from(self) -> float: ...
 
     def round(self, values: Floats) -> Floats:
         """The nearest numbers, values beyond the largest clipped; still float32."""
@@ -55,6 +60,11 @@ class IntegerGrid:
     name: str
     dtype: ir.DataType
     largest: float
+
+    @property
+    def clips_from(self) -> float:
+        """See `Grid`."""
+        return self.largest + 0.5
 
     def round(self, values: Floats) -> Floats:
         """See `Grid`."""
@@ -69,6 +79,7 @@ class Float8Grid:
     name: str = "fp8"
     dtype: ir.DataType = ir.DataType.FLOAT8E4M3FN
     largest: float = 448.0
+    clips_from: float = 464.0
 
     def round(self, values: Floats) -> Floats:
         """See `Grid`. By float32's own bits: converting there and back takes ten times as long."""
@@ -82,23 +93,58 @@ class Float8Grid:
 INT8_GRID = IntegerGrid("int8", ir.DataType.INT8, float(INT8_MAX))
 INT4_GRID = IntegerGrid("int4", ir.DataType.INT4, 7.0)
 FP8_GRID = Float8Grid()
+GRIDS: dict[ir.DataType, Grid] = {grid.dtype: grid for grid in (INT8_GRID, INT4_GRID, FP8_GRID)}
+"""The whole grid of each ONNX type that quantised numbers are stored in."""
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Grids that a precision quantises to.
+
+    Attributes:
+        weights: The grid of the Linears' weights.
+        activations: The grid of the Linears' inputs; None: they stay as they are.
+        block: Number of input channels that share a scale; None: all. It is halved where it does
+            not divide their number.
+        attention: The grid of Q, K, V and the attention weights; None: they stay as they are.
+    """
+
+    weights: Grid
+    activations: Grid | None
+    block: int | None = None
+    attention: Grid | None = None
+
+    def __str__(self) -> str:
+        """Name for people; schemes of precisions that differ in their budgets alone are equal."""
+        return self.weights.name + (" with attention" if self.attention is not None else "")
+
+    def block_for(self, channels: int) -> int | None:
+        """The block of a weight with that many input channels."""
+        block = self.block
+        while block is not None and channels % block:
+            block = block // 2 if block > _SMALLEST_BLOCK else channels
+        return block
+
+    def plain_scales(self, weight: Floats) -> Floats:
+        """Scales of `weight` `[K, N]` that clip nothing."""
+        return plain_scales(weight, self.weights, self.block_for(len(weight)))
 
 
 def representable_scale(amax: Floats, grid: Grid = INT8_GRID) -> Floats:
     """`amax / grid.largest`, rounded up to a value that fp16 has: the fp32 and the fp16 graph then
     hold the same numbers.
     """
-    wanted = amax.astype(np.float32) / np.float32(grid.largest)
-    wanted = np.maximum(wanted, np.finfo(np.float16).smallest_subnormal)
-    scale = wanted.astype(np.float16)
-    too_small = scale.astype(np.float32) < wanted
+    exact = amax.astype(np.float32) / np.float32(grid.largest)
+    exact = np.maximum(exact, np.finfo(np.float16).smallest_subnormal)
+    scale = exact.astype(np.float16)
+    too_small = scale.astype(np.float32) < exact
     up = np.nextafter(scale, np.float16(np.inf), dtype=np.float16)
     result: Floats = np.where(too_small, up, scale).astype(np.float32)
     return result
 
 
 def fake_quantise(values: Floats, scale: Floats, grid: Grid = INT8_GRID) -> Floats:
-    """What a QuantizeLinear and DequantizeLinear make of `values`."""
+    """Passes `values` through QuantizeLinear and DequantizeLinear."""
     return grid.round(values / scale) * scale
 
 

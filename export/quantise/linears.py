@@ -16,13 +16,12 @@ from vit_edge.export.passes.linears import Linear
 from vit_edge.export.progress import Update
 
 from .explanation import SiteExplanation, describe_channels
-from .grid import Floats, for_each_weight, representable_scale
+from .grid import Floats, Scheme, for_each_weight, representable_scale
+from .parallel import parallel_map
 from .qdq import quantise_activation, quantise_weight
-from .scheme import Scheme
 from .shift import subtract
-from .side_by_side import side_by_side
 from .site_search import RoundedSite, search_site
-from .sites import NormSource, Site, find_sites, find_source
+from .sites import NormSource, Site, find_scalable, find_sites
 from .smooth import MIN_GAIN, MIN_GAIN_OF_VALUES, Smoothing, search
 
 
@@ -48,15 +47,15 @@ def smooth_all(
 ) -> dict[str, Smoothed]:
     """Smooths every site in place, which changes no output; returns the sites by name.
 
-    `update` is told sites done and sites in all.
+    `update` is called with sites done and sites in all.
     """
     sites, done = find_sites(graph), dict[str, Smoothed]()
 
     def search_one(site: Site) -> Smoothing | None:
         return search_smoothing(site, samples[site.name], scheme)
 
-    for site, found in zip(sites, side_by_side(search_one, sites), strict=True):
-        done[site.name] = smooth(graph, site, samples[site.name], found)
+    for site, smoothing in zip(sites, parallel_map(search_one, sites), strict=True):
+        done[site.name] = smooth(graph, site, samples[site.name], smoothing)
         update(len(done), len(sites))
     return done
 
@@ -72,17 +71,17 @@ def quantise(
 
     Args:
         graph: The fp32 graph after `smooth_all`.
-        samples: What its sites saw in calibration, before that.
-        smoothed: What `smooth_all` returned.
+        samples: The samples of its sites in calibration, before that.
+        smoothed: The result of `smooth_all`.
         scheme: The grids.
-        update: Is told sites done and sites in all.
+        update: Called with sites done and sites in all.
     """
     sites, done = find_sites(graph), list[SiteExplanation]()
 
     def search_one(site: Site) -> RoundedSite:
         return search_site(site, smoothed[site.name].rows, scheme)
 
-    for site, rounded in zip(sites, side_by_side(search_one, sites), strict=True):
+    for site, rounded in zip(sites, parallel_map(search_one, sites), strict=True):
         _quantise(graph, site, rounded, scheme)
         done.append(_explain(site, samples[site.name], smoothed[site.name], rounded))
         update(len(done), len(sites))
@@ -136,27 +135,27 @@ def quantise_by_table(graph: ir.Graph, amax: Mapping[str, float], scheme: Scheme
 
 
 def search_smoothing(site: Site, samples: SiteSamples, scheme: Scheme) -> Smoothing | None:
-    """What to move from a site's outliers into its weights; None where nothing can be moved."""
-    source = find_source(site)
+    """Searches the smoothing of a site; None where nothing can be moved into its weights."""
+    source = find_scalable(site)
     if source is None:
         return None
     min_gain = MIN_GAIN if isinstance(source, NormSource) else MIN_GAIN_OF_VALUES
     return search(samples, site.weights, scheme, min_gain)
 
 
-def smooth(graph: ir.Graph, site: Site, samples: SiteSamples, found: Smoothing | None) -> Smoothed:
-    """Moves what was found, where that pays."""
+def smooth(graph: ir.Graph, site: Site, samples: SiteSamples, chosen: Smoothing | None) -> Smoothed:
+    """Moves the outliers as the search chose, where that pays."""
     rows = np.ascontiguousarray(samples.rows)
-    source = find_source(site)  # again: sites before this one may have replaced its weight since
-    if found is None or found.alpha is None or source is None:
+    source = find_scalable(site)  # again: sites before this one may have replaced its weight since
+    if chosen is None or chosen.alpha is None or source is None:
         return Smoothed(rows, samples.channel_amax)
-    source.scale(graph, (1 / found.factor).astype(np.float32))
+    source.scale(graph, (1 / chosen.factor).astype(np.float32))
     for linear in site.linears:
         name = f"{linear.weight.name}/smoothed"
-        scaled = array(linear.weight) * found.factor[:, None]
+        scaled = array(linear.weight) * chosen.factor[:, None]
         replace_input(linear.node, linear.weight, add_initializer(graph, name, scaled))
-    rows = np.ascontiguousarray(rows / found.factor)
-    return Smoothed(rows, samples.channel_amax / found.factor, found.alpha, found.factor)
+    rows = np.ascontiguousarray(rows / chosen.factor)
+    return Smoothed(rows, samples.channel_amax / chosen.factor, chosen.alpha, chosen.factor)
 
 
 def _correct_bias(graph: ir.Graph, linear: Linear, correction: Floats) -> None:

@@ -19,7 +19,7 @@ BLOCKS_OPSET = 21
 
 
 def quantise_activation(graph: ir.Graph, value: ir.Value, scale: Floats, grid: Grid) -> ir.Value:
-    """What reads `value` quantised; `scale` is a number."""
+    """Adds Q/DQ behind `value` and returns its output; `scale` is a number."""
     name = str(value.name)
     step = add_initializer(graph, f"{name}/scale", scale.reshape(()))
     zero = _add_numbers(graph, f"{name}/zero_point", np.zeros((), np.float32), grid)
@@ -36,7 +36,7 @@ def quantise_activation(graph: ir.Graph, value: ir.Value, scale: Floats, grid: G
 def quantise_weight(
     graph: ir.Graph, linear: Linear, numbers: Floats, scales: Floats, grid: Grid
 ) -> None:
-    """The Linear reads `numbers` `[K, N]` of `grid`, with a scale for each of the N outputs, or for
+    """Makes the Linear read `numbers` `[K, N]` of `grid`, with a scale for each output, or for
     each block of input channels too.
     """
     name = str(linear.weight.name)

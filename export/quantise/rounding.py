@@ -18,11 +18,11 @@ from .grid import INT8_GRID, Floats, Grid, for_each_weight
 _DAMPING = 0.01
 _BLOCK = 128
 
-Moments = NDArray[np.float64]
+SecondMoments = NDArray[np.float64]
 
 
 def round_weights(
-    weight: Floats, scales: Floats, moments: Moments, grid: Grid = INT8_GRID
+    weight: Floats, scales: Floats, moments: SecondMoments, grid: Grid = INT8_GRID
 ) -> Floats:
     """Numbers of `grid`, in fp32, for `weight` `[K, N]`.
 
@@ -38,23 +38,23 @@ def round_weights(
     rounded, errors = np.empty(weight.shape, np.float32), np.empty_like(exact)
     for stop in range(len(exact), 0, -_BLOCK):
         start = max(0, stop - _BLOCK)
-        wanted = exact[start:stop] + feedback[stop:, start:stop].T @ errors[stop:]
+        targets = exact[start:stop] + feedback[stop:, start:stop].T @ errors[stop:]
         for k in reversed(range(start, stop)):
-            wanted[k - start] += feedback[k + 1 : stop, k] @ errors[k + 1 : stop]
-            rounded[k] = grid.round(wanted[k - start] / steps[k])
+            targets[k - start] += feedback[k + 1 : stop, k] @ errors[k + 1 : stop]
+            rounded[k] = grid.round(targets[k - start] / steps[k])
             errors[k] = exact[k] - rounded[k] * steps[k]
     result = np.empty(weight.shape, np.float32)
     result[order] = rounded
     return result
 
 
-def _feedback(moments: Moments) -> Floats:
+def _feedback(moments: SecondMoments) -> Floats:
     """The unit lower L with L D L^T the damped moments; damped, for channels that never vary.
 
     Its column k says how channel k makes up for the errors of those behind it.
     """
     damping = max(_DAMPING * float(np.diag(moments).mean()), 1e-12)
     np.fill_diagonal(moments, np.diag(moments) + damping)
-    factor: Moments = cholesky(moments.T, lower=True, overwrite_a=True, check_finite=False)
+    factor: SecondMoments = cholesky(moments.T, lower=True, overwrite_a=True, check_finite=False)
     factor /= np.diag(factor).copy()
     return factor.astype(np.float32)

@@ -1,8 +1,8 @@
 """Centres one-sided activations, so that a symmetric grid does not waste half of its levels.
 
-What a GELU gives out lies between -0.17 and its largest value, and nothing can be moved through it.
-Less a constant, which the bias of the Linear gives back, it lies evenly around zero: the step is
-half as large. The subtraction is one more elementwise step, which compilers fuse with the GELU.
+GELU outputs lie between -0.17 and their largest value, and SmoothQuant cannot scale through a GELU.
+Subtracting a constant, which the bias of the Linear restores, centres the range and halves the
+step. It is one more elementwise operation, which compilers fuse with the GELU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ONE_SIDED = 0.25
 
 
 def shift_of(site: Site, rows: Floats, amax: np.float32, grid: Grid) -> tuple[np.float32, Floats]:
-    """What to subtract from a site whose best symmetric range is `amax`, and the scale to use then.
+    """Finds what to subtract from a site whose best symmetric range is `amax`, and the scale then.
 
     The shift is a multiple of the scale, so that zero, the most frequent value, stays exact. Zero
     where the activations have two sides, a Linear has no bias, or the grid is finest around zero.

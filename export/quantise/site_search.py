@@ -1,4 +1,4 @@
-"""What one site's activations and weights become, by what its Linears give out.
+"""Searches the grids of one site and its weights, by the outputs of its Linears.
 
 Nothing here changes the graph, so that sites can be worked on side by side.
 """
@@ -13,10 +13,9 @@ from vit_edge.export.graph_edit import array
 from vit_edge.export.passes.linears import Linear
 
 from .explanation import sqnr_db
-from .grid import Floats, best_range, fake_quantise, for_each_weight, thin_out
+from .grid import Floats, Scheme, best_range, fake_quantise, for_each_weight, thin_out
 from .grid import weight_scales as search_scales
-from .rounding import Moments, round_weights
-from .scheme import Scheme
+from .rounding import SecondMoments, round_weights
 from .shift import shift_of
 from .sites import Site
 
@@ -61,7 +60,7 @@ def search_site(site: Site, rows: Floats, scheme: Scheme) -> RoundedSite:
     """Ranges, rounding and biases.
 
     Args:
-        site: Where, after smoothing.
+        site: The site, after smoothing.
         rows: float32 `[rows, K]`, samples of its activations, likewise.
         scheme: The grids.
     """
@@ -78,7 +77,7 @@ def search_site(site: Site, rows: Floats, scheme: Scheme) -> RoundedSite:
 
 def _round(
     linear: Linear,
-    moments: Moments,
+    moments: SecondMoments,
     scheme: Scheme,
     rows: Floats,
     quantised: Floats,

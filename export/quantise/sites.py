@@ -1,4 +1,4 @@
-"""Where a ViT is quantised: the inputs of its Linears, and what each could be scaled by."""
+"""Sites at which a ViT is quantised: the inputs of its Linears, and what could scale each."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def find_sites(graph: ir.Graph) -> list[Site]:
     return [Site(activation, tuple(linears)) for activation, linears in groups.items()]
 
 
-class Source(Protocol):
-    """What makes an activation, where its channels can be scaled exactly."""
+class Scalable(Protocol):
+    """Producer of an activation whose channels can be scaled exactly."""
 
     def scale(self, graph: ir.Graph, factor: NDArray[np.float32]) -> None:
         """Multiplies channel k of the activation by `factor[k]`."""
@@ -83,9 +83,9 @@ class LinearSource:
         scale_output(graph, self.linear, factor, self.columns)
 
 
-def find_source(site: Site) -> Source | None:
-    """What could be scaled in exchange for the site's weights; None if nothing, as behind a GELU,
-    or if somebody else reads the activation too.
+def find_scalable(site: Site) -> Scalable | None:
+    """Finds what can be scaled in exchange for the site's weights; None if nothing can, as behind a
+    GELU, or if something else reads the activation too.
     """
     readers = {linear.node for linear in site.linears}
     if set(site.activation.consumers()) != readers or site.activation.is_graph_output():

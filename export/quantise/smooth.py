@@ -15,18 +15,18 @@ from vit_edge.calibration.samples import SiteSamples
 
 from .grid import (
     Floats,
+    Scheme,
     best_range,
     fake_quantise,
     for_each_weight,
     representable_scale,
     thin_out,
 )
-from .scheme import Scheme
 
 ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 """More levels the channels of the calibration images so far that other images leave the range."""
 MIN_GAIN = 1.5
-"""How much smaller the squared error must become: what is not an outlier is better left alone."""
+"""Factor by which the squared error must fall: what is not an outlier is better left alone."""
 MIN_GAIN_OF_VALUES = 3.0
 """The same for attention's outputs, whose range differs most from image to image."""
 _TINY = np.float32(1e-5)
@@ -35,7 +35,7 @@ _MAX_FACTOR = np.float32(1e4)
 
 @dataclass(frozen=True)
 class Smoothing:
-    """What the search chose for a site.
+    """Result of the search for a site.
 
     Attributes:
         alpha: None where nothing is moved.

@@ -9,6 +9,10 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
+from vit_edge.calibration.collect import Calibration
+from vit_edge.export.precision import QuantisedPrecision, find_precision
+from vit_edge.export.precision.quantised import Quantised, quantise_model
+
 
 def run(model: ir.Model, frames: np.ndarray) -> np.ndarray:
     """The logits of a graph that the ONNX checker accepts."""
@@ -19,6 +23,13 @@ def run(model: ir.Model, frames: np.ndarray) -> np.ndarray:
     )
     result: np.ndarray = session.run(None, {"images": frames})[0]
     return result
+
+
+def quantise(precision: str, model: ir.Model, calibration: Calibration) -> Quantised:
+    """The exact and the quantised graph of a quantised precision."""
+    known = find_precision(precision)
+    assert isinstance(known, QuantisedPrecision)
+    return quantise_model(model, calibration, known.scheme)
 
 
 def count(model: ir.Model) -> Counter[str]:

@@ -6,7 +6,7 @@ import pytest
 from vit_edge.export.accuracy import (
     Reference,
     assess,
-    budget_miss,
+    budget_problem,
     golden_tolerance,
     paired_interval,
 )
@@ -41,24 +41,24 @@ def test_with_labels_the_drop_decides() -> None:
     known = reference(labels=True)
     good, bad = (assess(flip(known.logits, n), known, "here") for n in (2, 3))
     assert good.drop == pytest.approx(0.5)
-    assert budget_miss(good, EIGHT_BITS, random_weights=False) is None
-    assert "0.75 points" in str(budget_miss(bad, EIGHT_BITS, random_weights=False))
+    assert budget_problem(good, EIGHT_BITS, random_weights=False) is None
+    assert "0.75 points" in str(budget_problem(bad, EIGHT_BITS, random_weights=False))
 
 
 def test_without_labels_agreement_decides() -> None:
     known = reference(labels=False)
     good, bad = (assess(flip(known.logits, n), known, "here") for n in (6, 7))
     assert good.top1 is good.drop is None
-    assert budget_miss(good, EIGHT_BITS, random_weights=False) is None
-    assert "98.25%" in str(budget_miss(bad, EIGHT_BITS, random_weights=False))
+    assert budget_problem(good, EIGHT_BITS, random_weights=False) is None
+    assert "98.25%" in str(budget_problem(bad, EIGHT_BITS, random_weights=False))
 
 
 def test_with_random_weights_the_cosine_decides() -> None:
     known = reference(labels=False)
     noise = np.random.default_rng(1).standard_normal(known.logits.shape).astype(np.float32)
     near, far = (assess(known.logits + size * noise, known, "here") for size in (0.1, 0.2))
-    assert budget_miss(near, EIGHT_BITS, random_weights=True) is None
-    assert "cosine" in str(budget_miss(far, EIGHT_BITS, random_weights=True))
+    assert budget_problem(near, EIGHT_BITS, random_weights=True) is None
+    assert "cosine" in str(budget_problem(far, EIGHT_BITS, random_weights=True))
 
 
 def test_cosine_sees_through_an_offset_that_all_images_share() -> None:
@@ -72,8 +72,8 @@ def test_worst_logit_decides_for_fp32() -> None:
     known = reference(labels=False)
     off = known.logits.copy()
     off[3, 3] += 0.1
-    assert "worst logit error" in str(budget_miss(assess(off, known, ""), EXACT, False))
-    assert budget_miss(assess(known.logits + 1e-6, known, ""), EXACT, False) is None
+    assert "worst logit error" in str(budget_problem(assess(off, known, ""), EXACT, False))
+    assert budget_problem(assess(known.logits + 1e-6, known, ""), EXACT, False) is None
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -82,7 +82,7 @@ def test_logits_that_are_not_finite_never_pass(bad: float) -> None:
     broken = known.logits.copy()
     broken[0, 0] = bad
     for random_weights in (False, True):
-        problem = budget_miss(assess(broken, known, ""), EIGHT_BITS, random_weights)
+        problem = budget_problem(assess(broken, known, ""), EIGHT_BITS, random_weights)
         assert problem is not None
         assert "not finite" in problem
 

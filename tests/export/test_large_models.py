@@ -10,7 +10,6 @@ import onnxruntime
 import pytest
 import torch
 
-from vit_edge.calibration import onnx_file
 from vit_edge.export.pipeline import export_bundle
 from vit_edge.export.plan import ExportRequest
 from vit_edge.export.progress import Display
@@ -22,6 +21,8 @@ from vit_edge.vit.preprocessing import normalise
 from vit_edge.vit.variants import find_variant
 from vit_edge.vit.vision_transformer import VisionTransformer
 
+from ..effort import ONE_CALL
+
 MODEL = "vit_test_patch8_32"
 
 
@@ -31,11 +32,10 @@ def large_bundle(tmp_path_factory: pytest.TempPathFactory, model: VisionTransfor
     folder = tmp_path_factory.mktemp("large")
     weights, out = folder / "weights.safetensors", folder / "bundle"
     weights.write_bytes(encode_checkpoint(model))
-    request = ExportRequest(weights=str(weights), out=out, max_batch=4, precisions=("fp32", "fp16"))
-    size = sum(p.numel() * 4 for p in model.parameters())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_file, "LIMIT", size * 3 // 5)
-        report = export_bundle(request, Display())
+    request = ExportRequest(
+        timing=ONE_CALL, weights=str(weights), out=out, max_batch=4, precisions=("fp32", "fp16")
+    )
+    report = export_bundle(request, Display())
     return out if report.good else pytest.fail(f"{report.problems}")
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from vit_edge.vit.normalise import normalise
 
-from vit_edge.export.onnx_export import RawPixels, export_onnx
+from vit_edge.export.onnx_export import Uint8Input, export_onnx
 from vit_edge.runtime.tools.images import ImageSet
-from vit_edge.vit.preprocessing import normalise
 from vit_edge.vit.variants import Variant
 from vit_edge.vit.vision_transformer import VisionTransformer
 
@@ -32,13 +32,13 @@ def test_any_normalisation_is_folded_exactly(
     preprocess = dataclasses.replace(variant.preprocess, mean=mean, std=(0.229, 0.224, 0.225))
     with torch.inference_mode():
         expected = model(normalise(frames, preprocess)).numpy()
-        got = RawPixels(model, preprocess)(torch.from_numpy(frames)).numpy()
+        got = Uint8Input(model, preprocess)(torch.from_numpy(frames)).numpy()
     assert relative_error(got, expected) < 1e-5
 
 
 def test_folding_leaves_the_model_alone(model: VisionTransformer, variant: Variant) -> None:
     before = model.patch_embed.proj.weight.clone()
-    folded = RawPixels(model, variant.preprocess).vit
+    folded = Uint8Input(model, variant.preprocess).vit
     assert torch.equal(model.patch_embed.proj.weight, before)
     assert folded.head.weight is model.head.weight
 

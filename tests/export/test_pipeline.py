@@ -23,11 +23,14 @@ from vit_edge.runtime.errors import InputError
 from vit_edge.vit.checkpoints import encode_checkpoint
 from vit_edge.vit.vision_transformer import VisionTransformer
 
+from ..effort import ONE_CALL
+
 RTX_PROBLEM = BACKENDS["tensorrt-rtx"].build_problem()
 
 
 def request(out: Path, **changes: object) -> ExportRequest:
     base = ExportRequest(
+        timing=ONE_CALL,
         model="vit_test_patch8_32",
         out=out,
         precisions=("fp32", "int8"),
@@ -145,7 +148,7 @@ def test_a_missed_budget_ships_nothing_and_says_why(
     digest = Bundle.open(again).digest
     int8 = PRECISIONS["int8"]
     strict = dataclasses.replace(int8.budget, min_cosine=1.01)  # no cosine is larger than 1
-    monkeypatch.setitem(PRECISIONS, "int8", dataclasses.replace(int8, budget=strict))  # type: ignore[type-var]
+    monkeypatch.setitem(PRECISIONS, "int8", dataclasses.replace(int8, budget=strict))
     report = export_bundle(request(again, seed=1), Display())
     assert not report.good
     assert Bundle.open(again).digest == digest
@@ -200,7 +203,7 @@ def test_a_model_whose_plain_int8_collapses_is_repaired(
         assert (graph.accuracy.drop or 0) <= 0.5
     text = (out.parent / "out.report" / "report.md").read_text()
     assert f"left {', '.join(entry.raised)} in higher precision" in text
-    assert f"{len(entry.raised)} part" in report.rows[-1][-1]
+    assert f"{len(entry.raised)} layer" in report.rows[-1][-1]
 
 
 def test_mixed_keeps_a_16_bit_budget_and_shares_the_search_of_int8(
@@ -222,7 +225,7 @@ def test_what_is_broken_is_not_shipped_whatever_drop_is_allowed(
     assert export_bundle(lenient, Display()).good
     entry = Bundle.open(elsewhere).manifest.precisions["int8"]
     assert entry.raised
-    assert "with all parts quantised blocks." in entry.reason  # a fault, by its place
+    assert "with all layers quantised blocks." in entry.reason  # a fault, by its place
     assert "over the limit" in entry.reason
 
 

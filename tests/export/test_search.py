@@ -4,35 +4,35 @@ import math
 
 import pytest
 
-from vit_edge.export.search import rank, search_raised
+from vit_edge.export.search import find_fallback, rank
 from vit_edge.export.sensitivity import Sensitivity
 
-PARTS = tuple(
-    Sensitivity(f"part {n}", 10 + n % 3, 0.0, 0.001 * (n * 7 % 32 + 1)) for n in range(32)
+LAYERS = tuple(
+    Sensitivity(f"layer {n}", 10 + n % 3, 0.0, 0.001 * (n * 7 % 32 + 1)) for n in range(32)
 )
 
 
 @pytest.mark.parametrize("needed", [1, 2, 3, 5, 8, 17, 30, 31])
-def test_the_fewest_parts_are_raised(needed: int) -> None:
-    must, tried = {s.unit for s in rank(PARTS)[:needed]}, []
+def test_the_fewest_layers_fall_back(needed: int) -> None:
+    must, tried = {s.layer for s in rank(LAYERS)[:needed]}, []
 
-    def prove(units: tuple[str, ...]) -> str | None:
-        tried.append(units)
-        return None if must <= set(units) else "too far away"
+    def prove(layers: tuple[str, ...]) -> str | None:
+        tried.append(layers)
+        return None if must <= set(layers) else "too far away"
 
-    found = search_raised(PARTS, "drop is 3.00 points", prove)
-    assert found is not None
-    assert set(found.units) == must
-    assert list(found.units) == [s.unit for s in PARTS if s.unit in must]  # in graph order
-    assert len(tried) <= 2 * math.ceil(math.log2(len(PARTS))) + 1
-    assert "drop is 3.00 points" in found.reason
-    cost = sum(s.cost for s in PARTS if s.unit not in must) / sum(s.cost for s in PARTS)
-    assert found.kept == pytest.approx(cost)
+    fallback = find_fallback(LAYERS, "drop is 3.00 points", prove)
+    assert fallback is not None
+    assert set(fallback.layers) == must
+    assert list(fallback.layers) == [s.layer for s in LAYERS if s.layer in must]  # in graph order
+    assert len(tried) <= 2 * math.ceil(math.log2(len(LAYERS))) + 1
+    assert "drop is 3.00 points" in fallback.reason
+    cost = sum(s.cost for s in LAYERS if s.layer not in must) / sum(s.cost for s in LAYERS)
+    assert fallback.quantised_share == pytest.approx(cost)
 
 
 def test_a_precision_with_nothing_left_quantised_is_none() -> None:
-    assert search_raised(PARTS, "bad", lambda units: "still bad") is None
-    assert search_raised(PARTS[:1], "bad", lambda units: None) is None
+    assert find_fallback(LAYERS, "bad", lambda layers: "still bad") is None
+    assert find_fallback(LAYERS[:1], "bad", lambda layers: None) is None
 
 
 def test_cheap_and_harmful_parts_go_first() -> None:

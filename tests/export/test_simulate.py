@@ -11,7 +11,7 @@ import pytest
 
 from vit_edge.calibration.collect import Calibration
 from vit_edge.calibration.table import CalibrationTable
-from vit_edge.export.accuracy import Reference, assess, budget_miss
+from vit_edge.export.accuracy import Reference, assess, budget_problem
 from vit_edge.export.precision import PRECISIONS
 from vit_edge.export.precision.cast import cast_to
 from vit_edge.export.simulate import simulate, sixteen_bit_types
@@ -90,8 +90,8 @@ def test_decomposed_layer_norm_overflows_in_simulation_and_not_in_plain_onnxrunt
     plain, simulated = run(naive, frames), run(simulate(naive), frames)
     reference = Reference(expected, None, np.arange(len(frames)))
     budget = PRECISIONS["fp16"].budget
-    assert budget_miss(assess(plain, reference, "plain"), budget, random_weights=True) is None
-    assert budget_miss(assess(simulated, reference, "simulated"), budget, random_weights=True)
+    assert budget_problem(assess(plain, reference, "plain"), budget, random_weights=True) is None
+    assert budget_problem(assess(simulated, reference, "simulated"), budget, random_weights=True)
 
 
 def test_a_layer_norm_whose_input_overflows_is_caught(
@@ -102,7 +102,7 @@ def test_a_layer_norm_whose_input_overflows_is_caught(
     assert np.isfinite(expected).all()
     simulated = run(simulate(all_fp16(huge)), frames)
     accuracy = assess(simulated, Reference(expected, None, np.arange(len(frames))), "here")
-    problem = budget_miss(accuracy, PRECISIONS["fp16"].budget, random_weights=True)
+    problem = budget_problem(accuracy, PRECISIONS["fp16"].budget, random_weights=True)
     assert problem is not None
     assert "not finite" in problem
 
@@ -117,7 +117,7 @@ def test_our_fp16_survives_the_same_layer_norm(
     accuracy = assess(
         run(simulate(lowered), frames), Reference(run(huge, frames), None, np.arange(6)), "here"
     )
-    assert budget_miss(accuracy, PRECISIONS["fp16"].budget, random_weights=True) is None
+    assert budget_problem(accuracy, PRECISIONS["fp16"].budget, random_weights=True) is None
 
 
 def test_simulation_rounds_every_tensor(optimised: ir.Model) -> None:

@@ -20,6 +20,7 @@ from vit_edge.vit.hints import CLIP, HALF, IMAGENET, ModelHints
 from vit_edge.vit.vision_transformer import VisionTransformer
 
 from .. import oracles
+from ..effort import ONE_CALL
 from ..vit.checkpoints.parity import to_jax
 
 
@@ -99,7 +100,12 @@ def test_nothing_but_data_is_needed(
 def test_classifier_brings_its_labels_into_the_bundle(tmp_path: Path) -> None:
     weights, out = vit_folder(tmp_path), tmp_path / "out"
     request = ExportRequest(
-        weights=str(weights), out=out, precisions=("fp32",), targets=("onnxruntime",), max_batch=4
+        timing=ONE_CALL,
+        weights=str(weights),
+        out=out,
+        precisions=("fp32",),
+        targets=("onnxruntime",),
+        max_batch=4,
     )
     assert export_bundle(request, Display()).good
     manifest = Bundle.open(out).manifest
@@ -114,7 +120,9 @@ def test_embedding_model_is_exported_checked_and_run(
     from vit_edge.runtime.tools.cli import main
 
     weights, out = clip_folder(tmp_path), tmp_path / "out"
-    request = ExportRequest(weights=str(weights), out=out, targets=("onnxruntime",), max_batch=4)
+    request = ExportRequest(
+        timing=ONE_CALL, weights=str(weights), out=out, targets=("onnxruntime",), max_batch=4
+    )
     assert export_bundle(request, Display()).good
     accuracy = Bundle.open(out).manifest.precisions["int8"].graphs["cpu"].accuracy
     assert accuracy.agreement is None
@@ -133,8 +141,9 @@ def test_another_image_size_makes_engines_of_that_size(
     weights, out = tmp_path / "timm.pth", tmp_path / "out"
     torch.save(model.state_dict(), weights)
     request = ExportRequest(
+        timing=ONE_CALL,
         weights=str(weights),
-        given=ModelHints(img_size=(48, 64)),
+        facts=ModelHints(img_size=(48, 64)),
         output=FEATURES,
         out=out,
         precisions=("fp32",),
@@ -150,4 +159,4 @@ def test_another_image_size_makes_engines_of_that_size(
 def test_labels_are_the_users(model: VisionTransformer, tmp_path: Path) -> None:
     weights, names = tmp_path / "timm.pth", tuple("abcdefghij")
     torch.save(model.state_dict(), weights)
-    assert plan(weights, given=ModelHints(labels=names)).data.class_names == names
+    assert plan(weights, facts=ModelHints(labels=names)).data.class_names == names

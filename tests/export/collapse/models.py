@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from vit_edge.export.graph_edit import array
+from vit_edge.export.measure import predict
 from vit_edge.export.onnx_export import export_onnx
 from vit_edge.export.passes import optimise
 from vit_edge.export.reference import compute_reference
-from vit_edge.export.running import answers
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.runtime.tools.images import ImageSet
 from vit_edge.vit.config import BlockOptions, EmbeddingOptions, ReadoutOptions, ViTConfig
@@ -130,4 +130,4 @@ def reseeded(built: Built, seed: int) -> Built:
             data = array(value)
             noise = generator.standard_normal(data.shape) * (0.7 * data.std() + 0.02)
             value.const_value = ir.tensor((data + noise).astype(np.float32), name=value.name)
-    return dataclasses.replace(built, fp32=fp32, reference=answers(fp32, built.images))
+    return dataclasses.replace(built, fp32=fp32, reference=predict(fp32, built.images))

@@ -51,4 +51,4 @@ def test_plain_min_max_collapses_on_outliers(name: str, workshop: Workshop) -> N
     """The reason for smoothing; every block is hit, and the cause is named."""
     found = faults(name, "int8", workshop, "minmax")
     assert len(found) > 4
-    assert any("scaled wrongly" in fault or "relative error" in fault for fault in found)
+    assert any("is off by" in fault or "relative error" in fault for fault in found)

@@ -7,12 +7,12 @@ import onnx_ir as ir
 import pytest
 
 from vit_edge.export.collapse.judge import judge
-from vit_edge.export.collapse.limits import LIMITS
 from vit_edge.export.collapse.moments import Moments
-from vit_edge.export.collapse.places import LINEAR, Place
+from vit_edge.export.collapse.probes import LINEAR, Probe
+from vit_edge.export.precision.int8 import INT8
 
 CHANNELS = 64
-PLACE = Place(ir.val("x", shape=ir.Shape([None, 17, CHANNELS])), LINEAR, "blocks.0.mlp.fc1")
+PROBE = Probe(ir.val("x", shape=ir.Shape([None, 17, CHANNELS])), LINEAR, "blocks.0.mlp.fc1")
 
 
 def everywhere(value: float) -> np.ndarray:
@@ -26,7 +26,7 @@ def in_one_channel(value: float) -> np.ndarray:
 def found(error: np.ndarray, squared: np.ndarray, product: np.ndarray) -> str:
     zero = everywhere(0.0)
     moments = Moments(zero, everywhere(1.0), error, squared, product, zero)
-    fault = judge(PLACE, moments, None, LIMITS["int8"])
+    fault = judge(PROBE, moments, None, INT8().limits)
     return "" if fault is None else fault.what
 
 
@@ -34,9 +34,14 @@ def found(error: np.ndarray, squared: np.ndarray, product: np.ndarray) -> str:
     ("error", "squared", "product", "what"),
     [
         (everywhere(0), everywhere(0), everywhere(0), ""),
-        (everywhere(0), everywhere(0.05**2), everywhere(0.05), "all of it is scaled wrongly"),
+        (everywhere(0), everywhere(0.05**2), everywhere(0.05), "the output gain is off by 5.00%"),
         (everywhere(0.03), everywhere(0.03**2), everywhere(0), "a constant shift"),
-        (everywhere(0), in_one_channel(0.2**2), in_one_channel(0.2), "channel 3 is scaled"),
+        (
+            everywhere(0),
+            in_one_channel(0.2**2),
+            in_one_channel(0.2),
+            "the gain of channel 3 is off by 18.18%",
+        ),
         (everywhere(0), everywhere(0.1**2), everywhere(0), "relative error 0.1"),
         (everywhere(0), in_one_channel(0.4**2), everywhere(0), "relative error of a channel"),
     ],

@@ -5,15 +5,15 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 
-from vit_edge.export.collapse import LIMITS, Fault, find_faults
+from vit_edge.export.collapse import Fault, find_faults
 from vit_edge.export.collapse.fault import LOCAL
+from vit_edge.export.measure import predict
 from vit_edge.export.precision.int8 import INT8
-from vit_edge.export.running import answers
 from vit_edge.runtime.metrics import compare_logits
 
 from .edit import change_input
 from .models import Built
-from .workshop import Workshop
+from .workshop import Workshop, limits_of
 
 HARM = 2.0
 
@@ -21,11 +21,11 @@ HARM = 2.0
 def checked(lowered: ir.Model, sound: ir.Model, built: Built) -> list[Fault]:
     """The faults found on the way; that they do harm is checked first."""
     errors = [
-        compare_logits(answers(g, built.images), built.reference, None).rms_error
+        compare_logits(predict(g, built.images), built.reference, None).rms_error
         for g in (lowered, sound)
     ]
     assert errors[0] >= HARM * errors[1], errors
-    found = find_faults(lowered, built.fp32, built.images, built.reference, LIMITS["int8"])
+    found = find_faults(lowered, built.fp32, built.images, built.reference, INT8().limits)
     return [fault for fault in found if fault.check == LOCAL]
 
 
@@ -72,6 +72,5 @@ def test_table_from_before_fine_tuning(name: str, workshop: Workshop) -> None:
 @pytest.mark.parametrize("graph", ["fp16", "int8", "int8.gpu", "bf16"])
 def test_graph_of_older_weights(graph: str, workshop: Workshop) -> None:
     built, older = workshop.built("plain"), workshop.sound("plain, 1", graph)
-    limits = LIMITS[graph.partition(".")[0]]
-    found = find_faults(older, built.fp32, built.images, built.reference, limits)
+    found = find_faults(older, built.fp32, built.images, built.reference, limits_of(graph))
     assert len([fault for fault in found if fault.check == LOCAL]) > 10

@@ -21,6 +21,7 @@ from vit_edge.runtime.errors import InputError
 from vit_edge.vit.hints import ModelHints
 from vit_edge.vit.vision_transformer import VisionTransformer
 
+from ...effort import ONE_CALL
 from .files import OLD_14, write
 
 
@@ -32,10 +33,11 @@ def file(tmp_path_factory: pytest.TempPathFactory, digits_model: VisionTransform
 
 def request(file: Path, out: Path) -> ExportRequest:
     return ExportRequest(
+        timing=ONE_CALL,
         onnx=file,
         out=out,
         calibration="digits",
-        given=ModelHints(mean=(0.5,), std=(0.5,)),
+        facts=ModelHints(mean=(0.5,), std=(0.5,)),
         targets=("onnxruntime",),
         max_batch=4,
     )

@@ -14,13 +14,13 @@ from onnx_ir.passes import common
 from torch import Tensor, nn
 
 from vit_edge.export.foreign.attention import WriteAttention
-from vit_edge.export.foreign.batch import thaw
-from vit_edge.export.foreign.freeze import freeze
+from vit_edge.export.foreign.batch import make_batch_dynamic
 from vit_edge.export.foreign.gelu import FuseGelu
 from vit_edge.export.foreign.layer_norm import FuseLayerNorm
 from vit_edge.export.foreign.linears import UnfoldLinears
 from vit_edge.export.foreign.no_ops import RemoveNoOps
 from vit_edge.export.foreign.session import Runner
+from vit_edge.export.foreign.static_shapes import fold_static_shapes
 from vit_edge.export.foreign.version import convert
 from vit_edge.runtime.errors import InputError
 
@@ -85,7 +85,7 @@ def graph(body: str) -> ir.Model:
 def fused(body: str, change: ir.passes.PassBase) -> tuple[ir.Model, float]:
     """The graph after `change`, and the largest difference that it makes."""
     original, model = graph(body), graph(body)
-    freeze(model)
+    fold_static_shapes(model)
     change(model)
     common.RemoveUnusedNodesPass()(model)
     x = np.random.default_rng(1).standard_normal((1, 5, 8)).astype(np.float32) * 3
@@ -192,9 +192,9 @@ def test_attention_is_written_the_one_way(
     cut: Callable[..., object], score: Callable[..., object], tmp_path: Path
 ) -> None:
     original, model = (_attention(tmp_path, cut, score) for _ in range(2))
-    freeze(model)
+    fold_static_shapes(model)
     convert(model)
-    freeze(model)
+    fold_static_shapes(model)
     for change in (RemoveNoOps(), UnfoldLinears(), WriteAttention()):
         change(model)
     common.RemoveUnusedNodesPass()(model)
@@ -213,9 +213,9 @@ def test_a_mask_that_masks_is_kept(tmp_path: Path) -> None:
         return _scale_scores(q, k) + mask
 
     model = _attention(tmp_path, _stacked, masked)
-    freeze(model)
+    fold_static_shapes(model)
     convert(model)
-    freeze(model)
+    fold_static_shapes(model)
     before = count(model)
     WriteAttention()(model)
     assert count(model) == before
@@ -228,8 +228,8 @@ def test_a_constant_shape_follows_the_batch_through_any_axis() -> None:
         "t=Transpose<perm=[1,0,2]>(x)\n a=Reshape(t,apart)\n b=Transpose<perm=[1,0,2,3]>(a)\n"
         "y=Reshape(b,flat)\n}"
     )
-    freeze(model)
-    thaw(model)
+    fold_static_shapes(model)
+    make_batch_dynamic(model)
     x = np.random.default_rng(0).standard_normal((3, 6, 4)).astype(np.float32)
     (got,) = Runner(model)(x).values()
     np.testing.assert_array_equal(got, x.reshape(3, 24))
@@ -240,6 +240,6 @@ def test_an_output_without_a_batch_is_refused() -> None:
         '<ir_version: 9, opset_import: ["": 20]> g (float[1,6] x) => (float[1,6] y) '
         "<int64[1] axis={0}> { y=ReduceMax(x,axis) }"
     )
-    freeze(model)
+    fold_static_shapes(model)
     with pytest.raises(InputError, match="does not follow the batch"):
-        thaw(model)
+        make_batch_dynamic(model)

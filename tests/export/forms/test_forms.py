@@ -15,13 +15,12 @@ from tests.export import graphs
 from tests.export.graphs import count
 from vit_edge.calibration.collect import Calibration
 from vit_edge.calibration.onnx_file import to_bytes
-from vit_edge.export.engines import same_answers
+from vit_edge.export.engines import same_outputs
 from vit_edge.export.forms import DEFAULT, FORMS, GraphForm, aux_streams, write_in
 from vit_edge.export.forms.patches import patches_as_product
 from vit_edge.export.forms.qkv import cut_apart, join, saturate
 from vit_edge.export.forms.quantisers import quantise_before_layout
-from vit_edge.export.forms.search import Cost, search_form
-from vit_edge.export.forms.shorten import shorten
+from vit_edge.export.forms.search import Cost, search_form, shorten
 from vit_edge.export.graph_edit import array
 from vit_edge.export.onnx_export import export_onnx
 from vit_edge.export.passes import optimise
@@ -242,7 +241,7 @@ class TestShortened:
 
 class TestSameAnswers:
     def same(self, one: ir.Model, other: ir.Model, images: ImageSet) -> bool:
-        return same_answers(one, other, images, tolerance=1e-2)
+        return same_outputs(one, other, images, tolerance=1e-2)
 
     def test_other_forms_are(self, lowered: ir.Model, photographs: ImageSet) -> None:
         for form, choice in CHOICES:

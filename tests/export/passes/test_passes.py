@@ -7,10 +7,10 @@ import onnx_ir as ir
 import pytest
 
 from vit_edge.export.passes import PASSES, optimise
-from vit_edge.export.passes.attention_scale import FoldAttentionScale
 from vit_edge.export.passes.class_token import KeepOnlyClassToken
 from vit_edge.export.passes.linears import find_linears
 from vit_edge.export.passes.names import NameAfterModules
+from vit_edge.export.passes.scales import FoldAttentionScale
 
 from ..graphs import count, relative_error, run
 

@@ -17,6 +17,7 @@ from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.engine import Engine
 from vit_edge.runtime.errors import BackendError
 
+from ...effort import ONE_CALL
 from ..graphs import relative_error, run
 
 
@@ -44,6 +45,7 @@ def test_simulation_shows_the_coarser_mantissa(
 
 def test_bundle_has_its_proof_and_says_what_runs_it(digits_weights: Path, tmp_path: Path) -> None:
     request = ExportRequest(
+        timing=ONE_CALL,
         weights=str(digits_weights),
         precisions=("fp32", "bf16"),
         targets=("onnxruntime",),

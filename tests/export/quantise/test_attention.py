@@ -16,6 +16,7 @@ from vit_edge.export.onnx_export import export_onnx
 from vit_edge.export.passes import optimise
 from vit_edge.export.precision import find_precision
 from vit_edge.export.quantise.attention import attention_tensors, balance_all, find_attentions
+from vit_edge.export.quantise.grid import INT8_GRID
 from vit_edge.export.simulate import simulate
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.tools.images import ImageSet
@@ -87,7 +88,7 @@ def test_uneven_heads_are_levelled_and_the_graph_computes_the_same(
     expected = run(even, frames)
     found = calibrate(uneven, photographs.subset(range(24)), DEFAULT_METHOD, ("int8_attention",))
     balanced = uneven.clone()
-    done = balance_all(balanced.graph, found, precision.attention)  # type: ignore[attr-defined]
+    done = balance_all(balanced.graph, found, INT8_GRID)
     assert len(done) == 2, "Q and K of the block that has more than one query"
     assert relative_error(run(balanced, frames), expected) < 1e-5
     error = relative_error(run(simulate(precision.lower(uneven, found)["gpu"]), frames), expected)
@@ -98,8 +99,7 @@ def test_uneven_heads_are_levelled_and_the_graph_computes_the_same(
 
 
 def test_even_heads_are_left_alone(optimised: ir.Model, calibration: Calibration) -> None:
-    attention = find_precision("int8_attention").attention  # type: ignore[attr-defined]
-    assert balance_all(optimised.clone().graph, calibration, attention) == {}
+    assert balance_all(optimised.clone().graph, calibration, INT8_GRID) == {}
 
 
 def test_heads_that_no_kernel_takes_are_refused(variant: Variant) -> None:

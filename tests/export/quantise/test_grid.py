@@ -6,15 +6,16 @@ import pytest
 
 from vit_edge.export.quantise.grid import (
     FP8_GRID,
+    GRIDS,
     INT4_GRID,
     INT8_GRID,
     Grid,
+    Scheme,
     fake_quantise,
     for_each_weight,
     plain_scales,
     weight_scales,
 )
-from vit_edge.export.quantise.scheme import Scheme
 
 RNG = np.random.default_rng(0)
 
@@ -28,6 +29,12 @@ def test_a_grid_holds_what_its_type_holds(grid: Grid) -> None:
     np.testing.assert_array_equal(grid.round(-values), -rounded)
     assert rounded.max() == grid.largest
     assert np.isfinite(rounded).all()
+
+
+@pytest.mark.parametrize("grid", GRIDS.values())
+def test_clipping_begins_half_a_step_beyond_the_largest(grid: Grid) -> None:
+    numbers = np.unique(grid.round(np.linspace(0, grid.largest, 10_000, dtype=np.float32)))
+    assert grid.clips_from == grid.largest + (numbers[-1] - numbers[-2]) / 2
 
 
 def test_fp8_goes_to_the_nearest_number() -> None:

@@ -16,7 +16,7 @@ from vit_edge.export.onnx_export import export_onnx
 from vit_edge.export.passes import optimise
 from vit_edge.export.precision.int8 import INT8
 from vit_edge.export.quantise.linears import search_smoothing, smooth
-from vit_edge.export.quantise.sites import LinearSource, NormSource, find_sites, find_source
+from vit_edge.export.quantise.sites import LinearSource, NormSource, find_scalable, find_sites
 from vit_edge.export.quantise.smooth import search
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.vit.config import BlockOptions
@@ -63,13 +63,13 @@ def observed(outliers: ir.Model) -> Calibration:
 
 
 def test_sites_know_what_they_could_be_scaled_by(optimised: ir.Model) -> None:
-    kinds = [type(find_source(site)) for site in find_sites(optimised.graph)]
+    kinds = [type(find_scalable(site)) for site in find_sites(optimised.graph)]
     assert kinds == [NormSource, LinearSource, NormSource, type(None)] * 2
 
 
 def test_the_up_branch_of_a_gated_mlp_can_be_scaled_too() -> None:
     graph = exported(shaken(block=BlockOptions(mlp="swiglu")))
-    sources = [find_source(site) for site in find_sites(graph.graph)]
+    sources = [find_scalable(site) for site in find_sites(graph.graph)]
     up = sources[3]
     assert isinstance(up, LinearSource)
     assert (up.columns.start, up.columns.stop) == (256, 512)
@@ -81,7 +81,7 @@ def test_scaling_channels_and_rows_changes_no_logit(mlp: str, frames: np.ndarray
     before = run(graph, frames)
     generator, scaled = np.random.default_rng(0), 0
     for site in find_sites(graph.graph):
-        source = find_source(site)
+        source = find_scalable(site)
         if source is None:
             continue
         factor = np.exp(generator.uniform(-2, 2, site.weights.shape[0])).astype(np.float32)
@@ -109,7 +109,7 @@ def test_outliers_move_and_the_graph_computes_the_same(
         found = search_smoothing(site, seen, INT8().scheme)
         rows = smooth(graph.graph, site, seen, found).rows
         assert np.abs(rows).max() <= 1.001 * np.abs(seen.channel_amax).max()
-        if isinstance(find_source(site), NormSource):
+        if isinstance(find_scalable(site), NormSource):
             spread = [np.abs(r).max(axis=0).max() / np.median(np.abs(r)) for r in (rows, seen.rows)]
             assert spread[0] < 0.5 * spread[1], site.name
     assert relative_error(run(graph, frames), before) < 1e-5
@@ -141,4 +141,4 @@ def test_an_activation_that_others_read_is_not_scaled(optimised: ir.Model) -> No
     graph = ir.from_proto(ir.to_proto(optimised))
     site = find_sites(graph.graph)[0]
     graph.graph.append(ir.node("Identity", [site.activation]))
-    assert find_source(site) is None
+    assert find_scalable(site) is None

@@ -12,9 +12,10 @@ from threadpoolctl import threadpool_info
 
 from vit_edge.calibration.collect import Calibration
 from vit_edge.calibration.onnx_file import graph_digest
-from vit_edge.export.precision import find_precision
-from vit_edge.export.quantise import side_by_side as module
-from vit_edge.export.quantise.side_by_side import side_by_side
+from vit_edge.export.quantise import parallel as module
+from vit_edge.export.quantise.parallel import parallel_map
+
+from ..graphs import quantise
 
 
 def test_results_come_in_the_order_of_their_items() -> None:
@@ -22,13 +23,13 @@ def test_results_come_in_the_order_of_their_items() -> None:
         time.sleep(0.02 * (4 - item))
         return item * item
 
-    assert list(side_by_side(slower_first, range(5))) == [0, 1, 4, 9, 16]
+    assert list(parallel_map(slower_first, range(5))) == [0, 1, 4, 9, 16]
 
 
 def test_items_are_worked_on_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.os, "sched_getaffinity", lambda pid: {0, 1, 2})
     both = threading.Barrier(3)
-    assert list(side_by_side(lambda item: both.wait(30) >= 0, range(3))) == [True] * 3
+    assert list(parallel_map(lambda item: both.wait(30) >= 0, range(3))) == [True] * 3
 
 
 def test_each_has_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,7 +40,7 @@ def test_each_has_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> Non
     before = blas_threads(0)
     for cores, items, expected in ((1, 3, 1), (2, 3, 1), (8, 8, 2), (8, 2, 4)):
         monkeypatch.setattr(module.os, "sched_getaffinity", lambda pid, n=cores: set(range(n)))
-        assert list(side_by_side(blas_threads, range(items))) == [{expected}] * items
+        assert list(parallel_map(blas_threads, range(items))) == [{expected}] * items
     assert blas_threads(0) == before
 
 
@@ -49,14 +50,14 @@ def test_what_fails_is_raised() -> None:
             raise ValueError("of item 1")
         return item
 
-    results = side_by_side(fail, range(3))
+    results = parallel_map(fail, range(3))
     assert next(results) == 0
     with pytest.raises(ValueError, match="of item 1"):
         next(results)
 
 
 def test_no_items_give_no_results() -> None:
-    assert list(side_by_side(lambda item: item, [])) == []
+    assert list(parallel_map(lambda item: item, [])) == []
 
 
 def test_one_worker_and_four_quantise_alike(
@@ -65,6 +66,6 @@ def test_one_worker_and_four_quantise_alike(
     digests = set()
     for cores in (1, 4):
         monkeypatch.setattr(module.os, "sched_getaffinity", lambda pid, n=cores: set(range(n)))
-        quantised = find_precision("int8").quantise(optimised, calibration)  # type: ignore[attr-defined]
+        quantised = quantise("int8", optimised, calibration)
         digests.add((graph_digest(quantised.exact), graph_digest(quantised.lowered)))
     assert len(digests) == 1

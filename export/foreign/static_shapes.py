@@ -2,7 +2,7 @@
 
 Exporters write shapes as chains of Shape, Gather, Concat and worse. One run at batch 1 tells the
 shape of every tensor and the value of every tensor that no pixel reaches, so no chain is left,
-whichever operators it was made of. `batch.thaw` makes the batch dynamic again at the end.
+whichever operators it was made of. `make_batch_dynamic` undoes it for the batch at the end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .session import Runner
 _SHAPE_OPS = ("Shape", "Size")
 
 
-def freeze(model: ir.Model) -> None:
+def fold_static_shapes(model: ir.Model) -> None:
     """Fixes the batch to 1, in place: static shapes, constants as initializers, dead code gone.
 
     Raises:
@@ -26,13 +26,13 @@ def freeze(model: ir.Model) -> None:
     image = model.graph.inputs[0]
     assert image.shape is not None
     image.shape = ir.Shape([1, *list(image.shape)[1:]])
-    _freeze(model)
+    _fold_static_shapes(model)
     if any(node.op_type == "If" for node in model.graph):  # its condition may be constant now
         fold_constants(model)
-        _freeze(model)
+        _fold_static_shapes(model)
 
 
-def _freeze(model: ir.Model) -> None:
+def _fold_static_shapes(model: ir.Model) -> None:
     for node in model.graph:
         for value in node.outputs:
             value.shape = None
@@ -44,9 +44,9 @@ def _freeze(model: ir.Model) -> None:
     assert image.shape is not None
     dynamic = _depends_on(model.graph, image)
     values = [v for node in model.graph for v in node.outputs if v.name]
-    found = Runner(model, values)(np.zeros(image.shape.numpy(), image.dtype.numpy()))
+    results = Runner(model, values)(np.zeros(image.shape.numpy(), image.dtype.numpy()))
     for value in values:
-        data = found[str(value.name)]
+        data = results[str(value.name)]
         if not isinstance(data, np.ndarray):
             continue
         if value in dynamic or value.is_graph_output():

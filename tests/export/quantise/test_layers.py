@@ -5,36 +5,34 @@ import onnx_ir as ir
 import pytest
 
 from vit_edge.calibration.collect import Calibration
-from vit_edge.export.precision import find_precision
 from vit_edge.export.precision.quantised import Quantised
-from vit_edge.export.quantise.units import find_units, raise_units
+from vit_edge.export.quantise.layers import apply_fallback, find_layers
 
-from ..graphs import count, relative_error, run
+from ..graphs import count, quantise, relative_error, run
 
 
 @pytest.fixture
 def quantised(optimised: ir.Model, calibration: Calibration) -> Quantised:
-    precision = find_precision("int8_attention")
-    return precision.quantise(optimised, calibration)  # type: ignore[attr-defined,no-any-return]
+    return quantise("int8_attention", optimised, calibration)
 
 
 def test_units_are_the_linears_of_an_input_and_the_attentions(quantised: Quantised) -> None:
-    units = find_units(quantised.exact.graph, quantised.lowered.graph)
+    layers = find_layers(quantised.exact.graph, quantised.lowered.graph)
     parts = ("attn.qkv", "attn", "attn.proj", "mlp.fc1", "mlp.fc2")
     names = [f"blocks.{b}.{part}" for b in range(2) for part in parts]
     names.remove("blocks.1.attn")  # of a single query
-    assert [u.name for u in units] == names
-    assert all(unit.cost > 0 for unit in units)
+    assert [layer.name for layer in layers] == names
+    assert all(layer.cost > 0 for layer in layers)
 
 
 def test_what_is_not_quantised_is_no_unit(optimised: ir.Model, calibration: Calibration) -> None:
-    plain = find_precision("int8").quantise(optimised, calibration)  # type: ignore[attr-defined]
-    assert len(find_units(plain.exact.graph, plain.lowered.graph)) == 8
+    plain = quantise("int8", optimised, calibration)
+    assert len(find_layers(plain.exact.graph, plain.lowered.graph)) == 8
 
 
 def test_all_raised_is_the_exact_graph(quantised: Quantised, frames: np.ndarray) -> None:
-    units = find_units(quantised.exact.graph, quantised.lowered.graph)
-    raise_units(quantised.exact, quantised.lowered, units, [unit.name for unit in units])
+    layers = find_layers(quantised.exact.graph, quantised.lowered.graph)
+    apply_fallback(quantised.exact, quantised.lowered, layers, [layer.name for layer in layers])
     assert count(quantised.lowered) == count(quantised.exact)
     names = [[node.name for node in m.graph] for m in (quantised.lowered, quantised.exact)]
     assert sorted(map(str, names[0])) == sorted(map(str, names[1]))
@@ -44,9 +42,9 @@ def test_all_raised_is_the_exact_graph(quantised: Quantised, frames: np.ndarray)
 def test_one_raised_leaves_the_others_quantised(
     quantised: Quantised, optimised: ir.Model, frames: np.ndarray
 ) -> None:
-    units = find_units(quantised.exact.graph, quantised.lowered.graph)
+    layers = find_layers(quantised.exact.graph, quantised.lowered.graph)
     before = count(quantised.lowered)["QuantizeLinear"]
-    raise_units(quantised.exact, quantised.lowered, units, ["blocks.1.mlp.fc2"])
+    apply_fallback(quantised.exact, quantised.lowered, layers, ["blocks.1.mlp.fc2"])
     assert count(quantised.lowered)["QuantizeLinear"] == before - 1
     names = {str(node.name) for node in quantised.lowered.graph if node.op_type == "MatMul"}
     assert "blocks.1.mlp.fc2/MatMul" in names

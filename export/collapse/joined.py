@@ -1,7 +1,7 @@
 """One graph that holds a lowering and the fp32 graph cut into pieces at the residual stream.
 
 Each piece gets what the lowering has at the cut before it ("teacher forcing"), so that what it
-makes of it tells the error of that stretch alone, whatever came in. The sums that statistics need
+makes of it tells the error of that segment alone, whatever came in. The sums that statistics need
 are computed in the graph: of a ViT-B's activations only numbers for each channel leave it, and
 memory stays that of one batch.
 """
@@ -15,60 +15,56 @@ import numpy as np
 import onnx_ir as ir
 
 from vit_edge.export.graph_edit import add_initializer, array, describe
+from vit_edge.export.quantise.grid import GRIDS
 
-from .places import OUTPUT, Place
+from .probes import OUTPUT, Probe
 
 PREFIX = "fp32:"
-GRID_ENDS = {
-    ir.DataType.INT8: 127.5,
-    ir.DataType.UINT8: 255.5,
-    ir.DataType.INT4: 7.5,
-    ir.DataType.FLOAT8E4M3FN: 464.0,
-}
-"""In steps from zero: what a quantiser of this type clips."""
 
 
 @dataclass(frozen=True)
-class Forced:
+class JoinedGraph:
     """The joined graph.
 
-    Its outputs: the lowering's logits; for each place float32 `[6, channels]`, sums over images and
+    Its outputs: the lowering's logits; for each probe float32 `[6, channels]`, sums over images and
     tokens of the expected branch, its square, the error, its square, their product, and the square
     of the stream; for each quantiser float32 `[2]`, its largest input relative to the end
     of its grid, and the share of inputs that it clips.
 
     Attributes:
-        places: Those that the lowering has.
+        probes: Those that the lowering has.
         quantisers: The tensors that they read, as the lowering names them.
     """
 
     model: ir.Model
-    places: tuple[Place, ...]
+    probes: tuple[Probe, ...]
     quantisers: tuple[str, ...]
 
 
-def force(lowered: ir.Model, fp32: ir.Model, places: Sequence[Place]) -> Forced:
+def join_teacher_forced(lowered: ir.Model, fp32: ir.Model, probes: Sequence[Probe]) -> JoinedGraph:
     """Joins both graphs. `lowered` computes in fp32 (see `export.simulate`) and can be cut."""
     model = lowered.clone()
     graph = model.graph
     quantisers = [node for node in graph if _has_range(node)]
     theirs = {str(v.name): v for node in graph for v in node.outputs}
     ours = _add_pieces(graph, fp32)
-    given = {place.name: seen_by_users(theirs, place.name) for place in places if place.cut}
-    for name, value in given.items():
+    cuts = {probe.name: seen_by_users(theirs, probe.name) for probe in probes if probe.cut}
+    for name, value in cuts.items():
         ours[name].replace_all_uses_with(value)
     sums = _Sums(graph)
-    watched = tuple(p for p in places if p.kind == OUTPUT or p.name in theirs)
-    for place in watched:
-        seen = graph.outputs[0] if place.kind == OUTPUT else given.get(place.name)
+    present = tuple(p for p in probes if p.kind == OUTPUT or p.name in theirs)
+    for probe in present:
+        seen = graph.outputs[0] if probe.kind == OUTPUT else cuts.get(probe.name)
         stream = None
-        if place.incoming is not None:
-            incoming = str(place.incoming.name)
-            stream = given.get(incoming, ours[incoming])
-        sums.add(place, seen or theirs[place.name], ours[place.name], stream)
+        if probe.incoming is not None:
+            incoming = str(probe.incoming.name)
+            stream = cuts.get(incoming, ours[incoming])
+        sums.add(probe, seen or theirs[probe.name], ours[probe.name], stream)
     for node in quantisers:
         _add_range(graph, node)
-    return Forced(model, watched, tuple(str(n.inputs[0] and n.inputs[0].name) for n in quantisers))
+    return JoinedGraph(
+        model, present, tuple(str(n.inputs[0] and n.inputs[0].name) for n in quantisers)
+    )
 
 
 def seen_by_users(values: Mapping[str, ir.Value], name: str) -> ir.Value:
@@ -100,7 +96,7 @@ def _add_pieces(graph: ir.Graph, fp32: ir.Model) -> dict[str, ir.Value]:
 
 
 class _Sums:
-    """Appends the sums of places to a graph, as outputs."""
+    """Appends the sums of probes to a graph, as outputs."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
@@ -108,22 +104,22 @@ class _Sums:
         self._first = add_initializer(graph, "watch/first", np.array([0], np.int64))
 
     def add(
-        self, place: Place, seen: ir.Value, expected: ir.Value, stream: ir.Value | None
+        self, probe: Probe, seen: ir.Value, expected: ir.Value, stream: ir.Value | None
     ) -> None:
-        """`stream` is what the place's branch was added to."""
-        shape = place.value.shape or ir.Shape([])
+        """`stream` is what the probe's branch was added to."""
+        shape = probe.value.shape or ir.Shape([])
         axes = np.arange(len(shape) - 1, dtype=np.int64)
         over = add_initializer(self._graph, f"watch/{self._count}/axes", axes)
         error = self._node("Sub", seen, expected)
         branch = expected if stream is None else self._node("Sub", expected, stream)
-        given = expected if stream is None else stream
+        cuts = expected if stream is None else stream
         parts = [
             self._node("ReduceSum", branch, over),
             self._products(branch, branch, over),
             self._node("ReduceSum", error, over),
             self._products(error, error, over),
             self._products(branch, error, over),
-            self._products(given, given, over),
+            self._products(cuts, cuts, over),
         ]
         rows = ir.node("Concat", [self._as_row(part) for part in parts], {"axis": 0})
         self._graph.append(rows)
@@ -149,7 +145,7 @@ class _Sums:
 def _has_range(node: ir.Node) -> bool:
     return (
         node.op_type == "QuantizeLinear"
-        and node.outputs[0].dtype in GRID_ENDS
+        and node.outputs[0].dtype in GRIDS
         and node.inputs[1] is not None
         and node.inputs[1].is_initializer()
         and array(node.inputs[1]).size == 1
@@ -161,7 +157,7 @@ def _add_range(graph: ir.Graph, quantise: ir.Node) -> None:
     value, scale, dtype = quantise.inputs[0], quantise.inputs[1], quantise.outputs[0].dtype
     assert scale is not None
     assert dtype is not None
-    reach = array(scale).astype(np.float32).reshape(()) * np.float32(GRID_ENDS[dtype])
+    reach = array(scale).astype(np.float32).reshape(()) * np.float32(GRIDS[dtype].clips_from)
     end = add_initializer(graph, f"{quantise.name}/end", reach)
     magnitude = ir.node("Abs", [value])
     beyond = ir.node("Greater", [magnitude.outputs[0], end])

@@ -1,4 +1,4 @@
-"""The parts of a graph that can be quantised or left alone, each on its own."""
+"""Layers of a graph that can be quantised or left alone, each on its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .sites import Site, find_sites
 
 
 @dataclass(frozen=True)
-class Unit:
+class Layer:
     """The Linears that share an input, or the products of one attention.
 
     Attributes:
@@ -31,9 +31,9 @@ class Unit:
     cost: int
 
 
-def find_units(exact: ir.Graph, lowered: ir.Graph) -> tuple[Unit, ...]:
-    """What of `exact` is quantised in `lowered`, in graph order."""
-    units = [_linears(site) for site in find_sites(exact)]
+def find_layers(exact: ir.Graph, lowered: ir.Graph) -> tuple[Layer, ...]:
+    """The layers of `exact` that are quantised in `lowered`, in graph order."""
+    layers = [_linears(site) for site in find_sites(exact)]
     softmaxes = {node.name: node for node in lowered if node.op_type == "Softmax"}
     for attention in find_attentions(exact):
         reader = next(iter(softmaxes[attention.softmax.name].outputs[0].consumers()))
@@ -41,19 +41,19 @@ def find_units(exact: ir.Graph, lowered: ir.Graph) -> tuple[Unit, ...]:
             reads = tuple(str(value.name) for value in attention.operands)
             output = attention.mixed.outputs[0]
             cost = sum(_products(node) for node in (attention.scores, attention.mixed))
-            units.append(Unit(attention.name, reads, (str(output.name),), cost))
+            layers.append(Layer(attention.name, reads, (str(output.name),), cost))
     place = {v.name: i for i, node in enumerate(exact) for v in node.outputs}
-    return tuple(sorted(units, key=lambda unit: place[unit.writes[0]]))
+    return tuple(sorted(layers, key=lambda layer: place[layer.writes[0]]))
 
 
-def _linears(site: Site) -> Unit:
+def _linears(site: Site) -> Layer:
     tokens = site.activation.shape[1:-1] if site.activation.shape is not None else ()
     cost = sum(array(linear.weight).size for linear in site.linears)
     for size in tokens:
         cost *= size if isinstance(size, int) else 1
     name = " + ".join(linear.name for linear in site.linears)
     writes = tuple(str(linear.output.name) for linear in site.linears)
-    return Unit(name, (site.name,), writes, cost)
+    return Layer(name, (site.name,), writes, cost)
 
 
 def _products(node: ir.Node) -> int:
@@ -67,27 +67,27 @@ def _products(node: ir.Node) -> int:
     return cost
 
 
-def raise_units(
-    exact: ir.Model, lowered: ir.Model, units: Collection[Unit], raised: Collection[str]
+def apply_fallback(
+    exact: ir.Model, lowered: ir.Model, layers: Collection[Layer], fallback: Collection[str]
 ) -> None:
-    """Takes the units named in `raised` out of the quantised `lowered`, in place."""
-    for unit in units:
-        if unit.name not in raised:
+    """Takes the layers named in `fallback` out of the quantised `lowered`, in place."""
+    for layer in layers:
+        if layer.name not in fallback:
             continue
-        reads = {name: find_value(lowered.graph, name) for name in unit.reads}
-        for name in unit.writes:
+        reads = {name: find_value(lowered.graph, name) for name in layer.reads}
+        for name in layer.writes:
             old, original = find_value(lowered.graph, name), find_value(exact.graph, name)
             node = old.producer()
             assert node is not None
-            new = copy_between(original, reads, lowered.graph, node, "@raised")
+            new = copy_between(original, reads, lowered.graph, node, "@exact")
             old.replace_all_uses_with(new)
     RemoveUnusedNodesPass()(lowered)
     _restore_names(lowered.graph)
 
 
 def _restore_names(graph: ir.Graph) -> None:
-    """The copies take the names of what they replaced."""
+    """Gives the copies the names of the tensors that they replaced."""
     for node in graph:
-        node.name = str(node.name).removesuffix("@raised")
+        node.name = str(node.name).removesuffix("@exact")
         for value in node.outputs:
-            value.name = str(value.name).removesuffix("@raised")
+            value.name = str(value.name).removesuffix("@exact")

@@ -1,6 +1,6 @@
-"""Where a lowered ViT is watched: its residual stream, the Linears inside each branch, its output.
+"""Probes of a lowered ViT: its residual stream, the Linears inside each branch, its output.
 
-The places are found by structure, in the fp32 graph; lowerings keep the names of its tensors. The
+The probes are found by structure, in the fp32 graph; lowerings keep the names of its tensors. The
 stream is never rescaled, whatever a lowering moves between LayerNorms, Linears and columns of V, so
 that two graphs can be compared there, and a graph can be cut.
 """
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from vit_edge.export.graph_edit import array
 from vit_edge.export.passes.linears import Linear, find_linears
-from vit_edge.export.quantise.sites import LinearSource, find_sites, find_source
+from vit_edge.export.quantise.sites import LinearSource, find_scalable, find_sites
 
 EMBEDDING, BRANCH, LINEAR, OUTPUT = "embedding", "branch", "linear", "output"
 
 
 @dataclass(frozen=True)
-class Place:
-    """A tensor of the fp32 graph that is watched.
+class Probe:
+    """Tensor of the fp32 graph at which a lowering is compared with it.
 
     Attributes:
         value: `[batch, ..., channels]`.
@@ -57,26 +57,26 @@ class Place:
         return self.kind in (EMBEDDING, BRANCH)
 
 
-def find_places(graph: ir.Graph) -> list[Place]:
-    """The places in graph order; without a residual Add only Linears and the output."""
-    places: list[Place] = []
+def find_probes(graph: ir.Graph) -> list[Probe]:
+    """The probes in graph order; without a residual Add only Linears and the output."""
+    probes: list[Probe] = []
     linears = {linear.output: linear for linear in find_linears(graph)}
     scalable = _scalable_columns(graph)
     for node in graph:
         value, incoming = node.outputs[0], _incoming(node)
         if incoming is not None:
-            if not any(place.cut for place in places):
-                places.insert(0, Place(unsliced(incoming), EMBEDDING, EMBEDDING))
-            places.append(_branch(node, incoming, linears))
+            if not any(probe.cut for probe in probes):
+                probes.insert(0, Probe(unsliced(incoming), EMBEDDING, EMBEDDING))
+            probes.append(_branch(node, incoming, linears))
         elif value in linears and not _ends_branch(value):
             linear = linears[value]
             fixed = _fixed(linear, scalable.get(linear.node, []))
             reads = str(linear.activation.name)
-            places.append(Place(value, LINEAR, linear.name, reads=reads, fixed=fixed))
+            probes.append(Probe(value, LINEAR, linear.name, reads=reads, fixed=fixed))
     output = graph.outputs[0]
-    if all(place.value is not output for place in places):
-        places.append(Place(output, OUTPUT, OUTPUT))
-    return places
+    if all(probe.value is not output for probe in probes):
+        probes.append(Probe(output, OUTPUT, OUTPUT))
+    return probes
 
 
 def unsliced(value: ir.Value) -> ir.Value:
@@ -107,21 +107,21 @@ def _incoming(node: ir.Node) -> ir.Value | None:
         return None
     for stream, branch in (sides, sides[::-1]):
         source = unsliced(stream).producer()
-        if branch is not stream and any(found is source for found in ancestors(branch)):
+        if branch is not stream and any(node is source for node in ancestors(branch)):
             return stream
     return None
 
 
 def _ends_branch(value: ir.Value) -> bool:
-    """Whether a Linear's output goes into the stream, where it is watched anyway."""
+    """True if a Linear's output goes into the stream, which has probes of its own."""
     return any(_incoming(user) is not None for user in value.consumers())
 
 
-def _branch(add: ir.Node, incoming: ir.Value, linears: dict[ir.Value, Linear]) -> Place:
+def _branch(add: ir.Node, incoming: ir.Value, linears: dict[ir.Value, Linear]) -> Probe:
     ends = [linears[v] for v in add.inputs if v is not None and v in linears]
     module = ends[0].name.rpartition(".")[0] if ends else ""
     reads = str(ends[0].activation.name) if ends else ""
-    return Place(add.outputs[0], BRANCH, module or str(add.name), incoming, reads)
+    return Probe(add.outputs[0], BRANCH, module or str(add.name), incoming, reads)
 
 
 def _fixed(linear: Linear, scalable: list[slice]) -> NDArray[np.bool_]:
@@ -133,9 +133,9 @@ def _fixed(linear: Linear, scalable: list[slice]) -> NDArray[np.bool_]:
 
 def _scalable_columns(graph: ir.Graph) -> dict[ir.Node, list[slice]]:
     """The columns of Linears that smoothing may scale, such as those of V."""
-    found: dict[ir.Node, list[slice]] = {}
+    columns: dict[ir.Node, list[slice]] = {}
     for site in find_sites(graph):
-        source = find_source(site)
+        source = find_scalable(site)
         if isinstance(source, LinearSource):
-            found.setdefault(source.linear.node, []).append(source.columns)
-    return found
+            columns.setdefault(source.linear.node, []).append(source.columns)
+    return columns

@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def side_by_side(compute: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+def parallel_map(compute: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
     """Yields `compute(item)` for each item, in their order; what `compute` raises is raised here.
 
     `compute` must change nothing that another item's needs.
