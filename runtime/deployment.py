@@ -114,7 +114,7 @@ class Deployment:
             fitting = [
                 n for n in names if known.graph in entries[n].graphs and n not in known.lacks
             ]
-            ranked = [(_rank(entries[n].graphs[known.graph], n, known), n) for n in fitting]
+            ranked = [(_rank(entries[n].graphs[known.graph], n, known), n) for n in held]
             candidates += [Candidate(name, known) for _, name in sorted(ranked, key=lambda r: r[0])]
         return candidates
 
