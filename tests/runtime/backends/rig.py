@@ -12,7 +12,7 @@ import pytest
 
 from vit_edge.runtime.backends import Scratch, cuda
 from vit_edge.runtime.backends.tensorrt import TensorRT
-from vit_edge.runtime.backends.tensorrt_session import TensorRTSession
+from vit_edge.runtime.backends.tensorrt.session import TensorRTSession
 from vit_edge.runtime.device_array import DeviceArray, on_device
 from vit_edge.runtime.manifest import EngineSpec
 

@@ -14,15 +14,15 @@ from .api import MODULE, Api, recorded, recordings
 from .api.usage import OTHER, Call, Usage, Use
 
 FOLDER = Path(tensorrt.__file__).parent
-FILES = sorted(FOLDER.glob("tensorrt*.py"))
-CUDA_FILES = sorted(FOLDER.glob("cuda*.py"))
+FILES = sorted(FOLDER.glob("*.py"))
+CUDA_FILES = sorted(FOLDER.parent.glob("cuda*.py"))
 NOT_FOR_LEAN = {
-    "tensorrt_asked",
-    "tensorrt_build",
-    "tensorrt_child",
-    "tensorrt_inspect",
-    "tensorrt_progress",
-    "tensorrt_timing",
+    "asked",
+    "build",
+    "child",
+    "inspect",
+    "progress",
+    "timing",
 }
 """Files that need the whole library: TensorRT lean has no builder, parser and inspector."""
 

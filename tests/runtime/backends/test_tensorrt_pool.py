@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from vit_edge.runtime.backends.tensorrt_pool import LANES
+from vit_edge.runtime.backends.tensorrt.pool import LANES
 from vit_edge.runtime.errors import ClosedError, EngineError
 
 from ...concurrency import wrong_answers

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ..schema import printable
-from .base import AskedProduct
+from ...schema import printable
+from ..base import AskedProduct
 
 _LONGEST_NAME = 500
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import EngineError
-from ..manifest import EngineSpec
-from .tensorrt_open import Logger, open_engine
+from ...errors import EngineError
+from ...manifest import EngineSpec
+from .open import Logger, open_engine
 
 
 def inspect_engine(library: Any, logger: Logger, blob: bytes, spec: EngineSpec) -> str:

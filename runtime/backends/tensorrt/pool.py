@@ -13,9 +13,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ClosedError, EngineError
-from .base import Frames
-from .tensorrt_lane import Lane
+from ...errors import ClosedError, EngineError
+from ..base import Frames
+from .lanes import Lane
 
 _log = logging.getLogger("vit_edge.tensorrt")
 

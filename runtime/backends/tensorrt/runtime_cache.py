@@ -11,9 +11,9 @@ import logging
 import threading
 from typing import Any
 
-from ..errors import EngineError, first_line
-from . import cuda
-from .base import Scratch
+from ...errors import EngineError, first_line
+from .. import cuda
+from ..base import Scratch
 
 _log = logging.getLogger("vit_edge.tensorrt")
 

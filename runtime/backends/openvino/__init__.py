@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from ..errors import BackendError, EngineError
-from ..manifest import EngineSpec
-from .base import NONE, External, Scratch
-from .cpu import cpu_name
-from .external import written_out
-from .graphs import RunsGraphs
-from .installed import installed_version, is_installed
-from .openvino_session import OpenVinoSession, last_line, open_session
+from ...errors import BackendError, EngineError
+from ...manifest import EngineSpec
+from ..base import NONE, External, Scratch
+from ..cpu import cpu_name
+from ..external import written_out
+from ..graphs import RunsGraphs
+from ..installed import installed_version, is_installed
+from .session import OpenVinoSession, last_line, open_session
 
 _MISSING = "OpenVINO is not installed: pip install 'vit-edge[openvino]'"
 _QUANTISER = "FakeQuantize"

@@ -15,13 +15,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ClosedError, EngineError, first_line
-from ..heap import give_back_freed
-from ..manifest import EngineSpec
-from .base import Frames
-from .openvino_graph import as_convolutions, find_linears
-from .pool import Pool
-from .streaming import stream_in_thread
+from ...errors import ClosedError, EngineError, first_line
+from ...heap import give_back_freed
+from ...manifest import EngineSpec
+from ..base import Frames
+from ..pool import Pool
+from ..streaming import stream_in_thread
+from .graph import as_convolutions, find_linears
 
 Images = NDArray[np.uint8]
 Scores = NDArray[np.float32]

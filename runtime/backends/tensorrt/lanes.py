@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..device_array import DeviceArray
-from ..errors import EngineError, InputError
-from ..manifest import EngineSpec
-from . import cuda
-from .base import Frames
-from .tensorrt_contexts import Binding, Contexts, ContextSource
+from ...device_array import DeviceArray
+from ...errors import EngineError, InputError
+from ...manifest import EngineSpec
+from .. import cuda
+from ..base import Frames
+from .contexts import Binding, Contexts, ContextSource
 
 _NOTHING = nullcontext()
 ALIGNMENT = 256

@@ -1,6 +1,6 @@
 """The process that builds an engine: a crash of the library ends it alone.
 
-`tensorrt_process.py` starts it with a folder, which holds `JOB` and the graph, and with a pipe, on
+`process.py` starts it with a folder, which holds `JOB` and the graph, and with a pipe, on
 which it tells its progress and how it ended. It writes `ENGINE` and `OUTCOME` into the folder.
 """
 
@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..errors import EngineError, InputError
-from ..manifest import EngineSpec
-from ..schema import decode, encode, printable
-from . import cuda
-from .base import AskedProduct
-from .tensorrt_build import Recipe, build_plan
-from .tensorrt_inspect import inspect_engine
+from ...errors import EngineError, InputError
+from ...manifest import EngineSpec
+from ...schema import decode, encode, printable
+from .. import cuda
+from ..base import AskedProduct
+from .build import Recipe, build_plan
+from .inspect import inspect_engine
 
 JOB, GRAPH, ENGINE, OUTCOME, LOG = (
     "job.json",

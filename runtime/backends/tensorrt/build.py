@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import EngineError, InputError
-from ..manifest import EngineSpec
-from .base import AskedProduct, Progress
-from .tensorrt_asked import asked_products
-from .tensorrt_open import Logger, require_made
-from .tensorrt_progress import OutermostPhases, progress_monitor
-from .tensorrt_timing import timing_cache
+from ...errors import EngineError, InputError
+from ...manifest import EngineSpec
+from ..base import AskedProduct, Progress
+from .asked import asked_products
+from .open import Logger, require_made
+from .progress import OutermostPhases, progress_monitor
+from .timing import timing_cache
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import ctypes
 import re
 from typing import Any, Protocol
 
-from ..errors import EngineError
-from ..manifest import EngineEntry
+from ...errors import EngineError
+from ...manifest import EngineEntry
 
 REMEDIES = {
     "VERSION_MISMATCH": "it was built by another version: `vit-edge build` makes one here",

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EngineError
-from ..manifest import EngineSpec
-from . import cuda
-from .base import Frames, Scratch
-from .streaming import IN_FLIGHT
-from .tensorrt_contexts import BuiltInGraphs, ContextSource, OwnGraphs
-from .tensorrt_lane import Lane
-from .tensorrt_open import Logger, open_engine
-from .tensorrt_pool import LanePool, Pending
+from ...errors import EngineError
+from ...manifest import EngineSpec
+from .. import cuda
+from ..base import Frames, Scratch
+from ..streaming import IN_FLIGHT
+from .contexts import BuiltInGraphs, ContextSource, OwnGraphs
+from .lanes import Lane
+from .open import Logger, open_engine
+from .pool import LanePool, Pending
 
 
 class TensorRTSession:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from .base import Progress
+from ..base import Progress
 
 
 class OutermostPhases:

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from ..errors import EngineError
-from . import cuda
-from .base import Scratch
-from .tensorrt_runtime_cache import RuntimeCache
+from ...errors import EngineError
+from .. import cuda
+from ..base import Scratch
+from .runtime_cache import RuntimeCache
 
 _log = logging.getLogger("vit_edge.tensorrt")
 

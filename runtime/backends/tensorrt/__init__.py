@@ -16,15 +16,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import BackendError, EngineError, InputError
-from ..manifest import EngineEntry, EngineSpec
-from . import cuda
-from .base import NONE, BuildOptions, Built, External, Scratch
-from .tensorrt_build import find_compute_capability
-from .tensorrt_inspect import inspect_engine
-from .tensorrt_open import mismatch, opens_forward
-from .tensorrt_session import TensorRTSession
-from .tensorrt_timing import timing_file
+from ...errors import BackendError, EngineError, InputError
+from ...manifest import EngineEntry, EngineSpec
+from .. import cuda
+from ..base import NONE, BuildOptions, Built, External, Scratch
+from .build import find_compute_capability
+from .inspect import inspect_engine
+from .open import mismatch, opens_forward
+from .session import TensorRTSession
+from .timing import timing_file
 
 _log = logging.getLogger("vit_edge.tensorrt")
 
@@ -121,8 +121,8 @@ class TensorRT:
         return cuda.device_problem()
 
     def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> Built:
-        from .tensorrt_child import Job  # `subprocess` and its like are for builds alone
-        from .tensorrt_process import build_in_child
+        from .child import Job  # `subprocess` and its like are for builds alone
+        from .process import build_in_child
 
         library = self._builder()
         timings, device = "", None
