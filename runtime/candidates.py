@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from .backends import BACKENDS, Backend, BuildOptions, Built, Session, find_backend
-from .backends.base import NONE, External
+from .backends.base import NO_EXTERNAL_DATA, ExternalData
 from .bundle import Bundle
 from .device_cache import DeviceCache, timing_caches
 from .errors import BackendError, InputError
@@ -69,7 +69,7 @@ class Blob(NamedTuple):
     """
 
     data: bytes
-    external: External = NONE
+    external: ExternalData = NO_EXTERNAL_DATA
 
     @property
     def size(self) -> int:

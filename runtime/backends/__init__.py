@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import InputError
-from .base import Backend, BuildOptions, Built, Frames, Scratch, Session
+from .base import Backend, BlobStore, BuildOptions, Built, Frames, Session
 from .onnxruntime import CPU, CUDA, OnnxRuntime
 from .openvino import OpenVino
 from .tensorrt import VERSION_COMPATIBLE, TensorRT
@@ -11,10 +11,10 @@ from .tensorrt import VERSION_COMPATIBLE, TensorRT
 __all__ = [
     "BACKENDS",
     "Backend",
+    "BlobStore",
     "BuildOptions",
     "Built",
     "Frames",
-    "Scratch",
     "Session",
     "find_backend",
 ]

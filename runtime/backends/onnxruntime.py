@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from ..errors import BackendError, ClosedError, EngineError, first_line
 from ..manifest import EngineSpec
 from . import cuda
-from .base import NONE, External, Frames, Scratch
+from .base import NO_EXTERNAL_DATA, BlobStore, ExternalData, Frames, OnnxBackendMixin
 from .cpu import cpu_name
-from .graphs import RunsGraphs
 from .installed import installed_version, is_installed
-from .streaming import stream_in_thread
+from .threads import stream_in_thread
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
@@ -82,7 +81,7 @@ def load_library() -> Any:
 
 
 @dataclass(frozen=True)
-class OnnxRuntime(RunsGraphs):
+class OnnxRuntime(OnnxBackendMixin):
     """See `runtime.backends.base.Backend`. `provider` is a key of `PROVIDERS`."""
 
     name: str
@@ -112,8 +111,8 @@ class OnnxRuntime(RunsGraphs):
         self,
         blob: bytes,
         spec: EngineSpec,
-        external: External = NONE,
-        scratch: Scratch | None = None,
+        external: ExternalData = NO_EXTERNAL_DATA,
+        scratch: BlobStore | None = None,
     ) -> OnnxRuntimeSession:
         try:
             session = _open(blob, _options(external), self.provider)
@@ -134,7 +133,7 @@ class OnnxRuntime(RunsGraphs):
         return OnnxRuntimeSession(session, spec)
 
 
-def open_inference(blob: bytes, external: External = NONE) -> Any:
+def open_inference(blob: bytes, external: ExternalData = NO_EXTERNAL_DATA) -> Any:
     """An `InferenceSession` of the graph on the CPU, to run it over images by the batch.
 
     ONNX Runtime would lay out the memory of the second run ahead and then keep that of the first
@@ -154,7 +153,7 @@ def _open(blob: bytes, options: Any, provider: str) -> Any:
     return library.InferenceSession(blob, options, providers=[wanted])
 
 
-def _options(external: External) -> Any:
+def _options(external: ExternalData) -> Any:
     options = load_library().SessionOptions()
     options.log_severity_level = 3
     _keep_to_allowed_cores(options)
@@ -171,7 +170,7 @@ def _keep_to_allowed_cores(options: Any) -> None:
         options.intra_op_num_threads = allowed
 
 
-def _add_external_weights(options: Any, external: External) -> None:
+def _add_external_weights(options: Any, external: ExternalData) -> None:
     """Hands over the contents of the files that a graph names, so that none is opened by name.
 
     Raises:

@@ -12,10 +12,8 @@ from typing import Any
 
 from ...errors import BackendError, EngineError
 from ...manifest import EngineSpec
-from ..base import NONE, External, Scratch
+from ..base import NO_EXTERNAL_DATA, BlobStore, ExternalData, OnnxBackendMixin, written_out
 from ..cpu import cpu_name
-from ..external import written_out
-from ..graphs import RunsGraphs
 from ..installed import installed_version, is_installed
 from .session import OpenVinoSession, last_line, open_session
 
@@ -59,7 +57,7 @@ def _core() -> Any:
 
 
 @dataclass(frozen=True)
-class OpenVino(RunsGraphs):
+class OpenVino(OnnxBackendMixin):
     """See `runtime.backends.base.Backend`."""
 
     name: str = "openvino"
@@ -79,8 +77,8 @@ class OpenVino(RunsGraphs):
         self,
         blob: bytes,
         spec: EngineSpec,
-        external: External = NONE,
-        scratch: Scratch | None = None,
+        external: ExternalData = NO_EXTERNAL_DATA,
+        scratch: BlobStore | None = None,
     ) -> OpenVinoSession:
         library = load_library()
         try:

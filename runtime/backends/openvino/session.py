@@ -19,8 +19,7 @@ from ...errors import ClosedError, EngineError, first_line
 from ...heap import give_back_freed
 from ...manifest import EngineSpec
 from ..base import Frames
-from ..pool import Pool
-from ..streaming import stream_in_thread
+from ..threads import Pool, stream_in_thread
 from .graph import as_convolutions, find_linears
 
 Images = NDArray[np.uint8]

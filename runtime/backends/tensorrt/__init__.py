@@ -19,7 +19,7 @@ from typing import Any
 from ...errors import BackendError, EngineError, InputError
 from ...manifest import EngineEntry, EngineSpec
 from .. import cuda
-from ..base import NONE, BuildOptions, Built, External, Scratch
+from ..base import NO_EXTERNAL_DATA, BlobStore, BuildOptions, Built, ExternalData
 from .build import find_compute_capability
 from .inspect import inspect_engine
 from .open import mismatch, opens_forward
@@ -158,8 +158,8 @@ class TensorRT:
         self,
         blob: bytes,
         spec: EngineSpec,
-        external: External = NONE,
-        scratch: Scratch | None = None,
+        external: ExternalData = NO_EXTERNAL_DATA,
+        scratch: BlobStore | None = None,
     ) -> TensorRTSession:
         library, messages = self._library(), list[str]()
         with _errors_as_engine_errors(

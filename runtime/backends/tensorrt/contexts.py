@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ...errors import EngineError
 from .. import cuda
-from ..base import Scratch
+from ..base import BlobStore
 from .runtime_cache import RuntimeCache
 
 _log = logging.getLogger("vit_edge.tensorrt")
@@ -75,7 +75,7 @@ class BuiltInGraphs:
     limit = 1
     memory_size = 0
 
-    def __init__(self, library: Any, engine: Any, scratch: Scratch | None) -> None:
+    def __init__(self, library: Any, engine: Any, scratch: BlobStore | None) -> None:
         self._engine, self._strategy = engine, library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         self.captures = False
         self.compiled = None

@@ -17,8 +17,7 @@ from pathlib import Path
 
 from ...errors import EngineError, InputError
 from ...schema import decode, encode
-from ..base import BuildOptions, Built
-from ..external import write_out
+from ..base import BuildOptions, Built, write_out
 from .child import ENGINE, GRAPH, JOB, LOG, OUTCOME, Job, Outcome, main, one_line
 
 _log = logging.getLogger("vit_edge.tensorrt")

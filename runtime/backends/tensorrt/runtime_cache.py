@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import EngineError, first_line
 from .. import cuda
-from ..base import Scratch
+from ..base import BlobStore
 
 _log = logging.getLogger("vit_edge.tensorrt")
 
@@ -25,7 +25,7 @@ class RuntimeCache:
     contexts that use it.
     """
 
-    def __init__(self, runtime_config: Any, scratch: Scratch) -> None:
+    def __init__(self, runtime_config: Any, scratch: BlobStore) -> None:
         self._kernels, self._scratch = runtime_config.create_runtime_cache(), scratch
         kept = scratch.read()
         if kept is not None and not self._kernels.deserialize(kept):

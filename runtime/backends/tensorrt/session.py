@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from ...errors import EngineError
 from ...manifest import EngineSpec
 from .. import cuda
-from ..base import Frames, Scratch
-from ..streaming import IN_FLIGHT
+from ..base import BlobStore, Frames
+from ..threads import IN_FLIGHT
 from .contexts import BuiltInGraphs, ContextSource, OwnGraphs
 from .lanes import Lane
 from .open import Logger, open_engine
@@ -39,7 +39,7 @@ class TensorRTSession:
     takes_device_arrays = True
 
     def __init__(
-        self, library: Any, logger: Logger, blob: bytes, spec: EngineSpec, scratch: Scratch | None
+        self, library: Any, logger: Logger, blob: bytes, spec: EngineSpec, scratch: BlobStore | None
     ) -> None:
         device = cuda.current_device()
         self._runtime, self._engine = open_engine(library, logger, blob)
@@ -100,7 +100,7 @@ def _check_types(library: Any, engine: Any, spec: EngineSpec) -> None:
         raise EngineError(f"its tensors are {found}, the manifest says {wanted}")
 
 
-def _choose_source(library: Any, engine: Any, scratch: Scratch | None) -> ContextSource:
+def _choose_source(library: Any, engine: Any, scratch: BlobStore | None) -> ContextSource:
     if hasattr(library, "CudaGraphStrategy"):
         return BuiltInGraphs(library, engine, scratch)
     return OwnGraphs(library, engine)
