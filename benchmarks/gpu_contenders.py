@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vit_edge.runtime.backends import BACKENDS
 from vit_edge.runtime.bundle import Bundle
-from vit_edge.runtime.candidates import list_candidates
+from vit_edge.runtime.deployment import Deployment
 from vit_edge.runtime.engine import Engine
 from vit_edge.runtime.manifest import Manifest
 from vit_edge.vit.config import BlockOptions, EmbeddingOptions, ReadoutOptions, ViTConfig
@@ -58,7 +58,7 @@ def engines(bundle: Bundle, backends: tuple[str, ...]) -> tuple[list[Contender],
         if problem is not None:
             absent[name] = problem
             continue
-        for candidate in list_candidates(bundle.manifest, None, name):
+        for candidate in Deployment(bundle).candidates(backend=name):
             found.append(_engine(bundle, candidate.precision, name))
     return found, absent
 

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from vit_edge.runtime import Engine
 from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.deployment import Deployment
 from vit_edge.runtime.tools.check import list_runnable
 from vit_edge.runtime.tools.measure.interference import Watch
 from vit_edge.runtime.tools.measure.machine import describe_machine
@@ -187,7 +188,9 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     bundle = Bundle.open(arguments.bundle)
-    candidates = list_runnable(bundle, arguments.precision, arguments.backend).candidates
+    candidates = list_runnable(
+        Deployment(bundle), arguments.precision, arguments.backend
+    ).candidates
     versions = {c.backend.name: c.backend.version() for c in candidates}
     machine, watch = describe_machine(versions.items()), Watch()
     overhead = binding_overhead(bundle.golden().images)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vit_edge.export.accuracy import paired_interval
 from vit_edge.runtime.backends.onnxruntime import open_inference
-from vit_edge.runtime.metrics import divergence, measure
+from vit_edge.runtime.metrics import compare_logits, divergence
 from vit_edge.runtime.tools.images import ImageSet
 
 Logits = NDArray[np.float32]
@@ -59,7 +59,7 @@ def run_once(file: Path, images: ImageSet) -> Logits:
 
 
 def faithfulness(logits: Logits, reference: Logits, labels: NDArray[np.int64]) -> Faithfulness:
-    found = measure(logits, reference, labels)
+    found = compare_logits(logits, reference, labels)
     assert found.top1 is not None
     return Faithfulness(
         100 * found.top1, 100 * found.agreement, divergence(logits, reference), found.cosine

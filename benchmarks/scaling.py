@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.deployment import Deployment
 from vit_edge.runtime.tools.check import list_runnable
 from vit_edge.runtime.tools.measure.interference import Watch
 from vit_edge.runtime.tools.measure.machine import describe_machine
@@ -105,7 +106,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     bundle = Bundle.open(arguments.bundle)
-    runnable = list_runnable(bundle, arguments.precision, arguments.backend).candidates
+    runnable = list_runnable(Deployment(bundle), arguments.precision, arguments.backend).candidates
     engines = [(c.precision, c.backend.name) for c in runnable]
     versions = {c.backend.name: c.backend.version() for c in runnable}
     machine, watch = describe_machine(versions.items()), Watch()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_edge.runtime.manifest import LOGITS, Accuracy
-from vit_edge.runtime.metrics import measure
+from vit_edge.runtime.metrics import compare_logits
 
 from .precision import Budget
 
@@ -44,7 +44,7 @@ class Proof:
 
 def assess(logits: NDArray[np.float32], reference: Reference, measured_on: str) -> Accuracy:
     """Compares logits with the reference; `measured_on` says what computed them."""
-    metrics = measure(logits, reference.logits, reference.labels)
+    metrics = compare_logits(logits, reference.logits, reference.labels)
     drop = low = high = None
     if reference.labels is not None:
         expected = reference.logits.argmax(axis=1) == reference.labels
@@ -125,5 +125,5 @@ def golden_tolerance(logits: NDArray[np.float32], reference: Reference) -> float
     """The relative RMS error that a device may have on the golden samples, from what was measured
     on them here.
     """
-    metrics = measure(logits[reference.golden], reference.logits[reference.golden], None)
+    metrics = compare_logits(logits[reference.golden], reference.logits[reference.golden], None)
     return max(TOLERANCE_FLOOR, TOLERANCE_FACTOR * _finite(metrics.rms_error))

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from vit_edge.calibration.onnx_file import read_onnx
 from vit_edge.runtime.backends import BACKENDS
-from vit_edge.runtime.latency import QUICK, measure_latency
 from vit_edge.runtime.manifest import EngineSpec
+from vit_edge.runtime.metrics import QUICK, measure_latency
 from vit_edge.runtime.tools.images import ImageSet
 
 from .progress import Update

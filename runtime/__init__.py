@@ -11,6 +11,7 @@ from .errors import (
     ClosedError,
     EngineError,
     InputError,
+    ResourceError,
     RollbackError,
     SelfCheckError,
     SignatureError,
@@ -19,7 +20,7 @@ from .errors import (
 from .preprocess import Preprocess
 
 if TYPE_CHECKING:
-    from .tools.video import read_video
+    from .tools.video import read_video as read_video
 
 __all__ = [
     "Answer",
@@ -32,12 +33,12 @@ __all__ = [
     "EngineInfo",
     "InputError",
     "Preprocess",
+    "ResourceError",
     "RollbackError",
     "SelfCheckError",
     "SignatureError",
     "VitEdgeError",
     "cosine_similarity",
-    "read_video",
     "softmax",
     "unit_length",
 ]
@@ -46,7 +47,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Loads `read_video`, the one public name that lives in the tools, on its first use."""
     if name == "read_video":
-        from .tools.video import read_video
+        from .tools.video import read_video as read_video
 
         return read_video
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -99,7 +99,7 @@ def softmax(scores: ArrayLike) -> NDArray[np.float64]:
 
 
 def cosine_similarity(features: ArrayLike, others: ArrayLike) -> NDArray[np.float64]:
-    """How alike images are, by their features.
+    """Compares images by their features.
 
     Args:
         features: `[N, size]`.

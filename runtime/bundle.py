@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .errors import BundleError, SignatureError
+from .errors import BundleError
 from .files import REMEDY, Folder
 from .golden import GoldenSamples, parse_golden
 from .manifest import (
@@ -25,26 +27,11 @@ from .manifest import (
     digest_line,
     parse_manifest,
 )
-from .onnx_external import external_locations
-from .releases import MAX_RELEASE_BYTES, RELEASE, Release, SeenReleases
-from .schema import decode, parse_json
-from .signature import (
-    MAX_SIGNATURE_BYTES,
-    SIGNATURE,
-    PublicKey,
-    SignedFiles,
-    verify_signature,
-)
+
+if TYPE_CHECKING:
+    from .trust import PublicKey, SignedRelease
 
 _MAX_MANIFEST_BYTES = 4 << 20
-
-
-@dataclass(frozen=True)
-class SignedRelease:
-    """Who signed a bundle (SHA-256 of the public key, in hex), as which release."""
-
-    key: str
-    release: Release
 
 
 @dataclass(frozen=True)
@@ -83,7 +70,11 @@ class Bundle:
             BackendError: if `cryptography`, which a signature needs, is not installed.
         """
         folder = Folder.open(path)
-        signed = None if public_key is None else verify_folder(folder, public_key)
+        signed = None
+        if public_key is not None:
+            from .trust import verify_folder  # a bundle that is taken as it is needs nothing of it
+
+            signed = verify_folder(folder, public_key)
         raw = folder.read(MANIFEST, _MAX_MANIFEST_BYTES)
         digest = hashlib.sha256(raw).hexdigest()
         if signed is not None:
@@ -95,9 +86,9 @@ class Bundle:
                 f"{REMEDY}"
             )
         manifest = parse_manifest(raw)
-        release = None if signed is None else read_release(folder, signed, manifest, digest)
+        release = None if signed is None else signed.read_release(folder, manifest, digest)
         if release is not None:
-            SeenReleases.here().require_not_older(release.key, release.release)
+            release.require_not_older()
         return cls(folder, digest, manifest, release)
 
     def remember_release(self) -> None:
@@ -110,7 +101,7 @@ class Bundle:
             SignatureError: if it cannot be kept.
         """
         if self.signed is not None:
-            SeenReleases.here().remember(self.signed.key, self.signed.release)
+            self.signed.remember()
 
     def read(self, name: str) -> bytes:
         """The verified bytes of a file that the manifest lists.
@@ -163,32 +154,111 @@ class Bundle:
             )
 
 
-def verify_folder(folder: Folder, public_key: PublicKey) -> SignedFiles:
-    """What the bundle's signature vouches for, the signature verified."""
-    if not os.path.lexists(folder.path / SIGNATURE):
-        raise SignatureError(
-            f"{folder.path} is not signed, and a public key was given: `vit-edge sign` signs it"
-        )
-    return verify_signature(folder.read(SIGNATURE, MAX_SIGNATURE_BYTES), public_key)
+# An ONNX graph names the files that hold its weights. ONNX Runtime and TensorRT open them by name,
+# relative to the process's working directory where a graph is given as bytes, and follow `../`: a
+# hostile graph would read what it likes. So the names are looked up in the verified bytes first, by
+# just enough of protobuf's wire format, read strictly: what protobuf would skip as unknown is
+# skipped, what it might read in another way is refused.
+# Source: protobuf.dev/programming-guides/encoding, `onnx.proto` (IR version 13).
+_MAX_DEPTH = 64
+_MAX_FIELDS = 1 << 18
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
-def read_release(
-    folder: Folder, signed: SignedFiles, manifest: Manifest, digest: str
-) -> SignedRelease:
-    """The signed release, where what was signed is what the manifest lists."""
-    if RELEASE not in signed.digests:
-        raise SignatureError(f"{SIGNATURE} vouches for no {RELEASE}: sign with `vit-edge sign`")
-    raw = folder.read(RELEASE, MAX_RELEASE_BYTES)
-    signed.require_exactly(
-        {
-            MANIFEST: digest,
-            MANIFEST_DIGEST: hashlib.sha256(digest_line(digest)).hexdigest(),
-            RELEASE: hashlib.sha256(raw).hexdigest(),
-            **{name: entry.sha256 for name, entry in manifest.files.items()},
-        }
-    )
+TENSOR_FIELDS = {
+    "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
+    "TrainingInfoProto": {1: "GraphProto", 2: "GraphProto"},
+    "FunctionProto": {7: "NodeProto", 11: "AttributeProto"},
+    "GraphProto": {1: "NodeProto", 5: "TensorProto", 15: "SparseTensorProto"},
+    "NodeProto": {5: "AttributeProto"},
+    "AttributeProto": {
+        5: "TensorProto",
+        6: "GraphProto",
+        10: "TensorProto",
+        11: "GraphProto",
+        22: "SparseTensorProto",
+        23: "SparseTensorProto",
+    },
+    "SparseTensorProto": {1: "TensorProto", 2: "TensorProto"},
+    "TensorProto": {13: "StringStringEntryProto"},
+}
+"""For each message type the fields through which a tensor's `external_data` is reached."""
+_KEY, _VALUE = 1, 2
+_LOCATION = b"location"
+
+
+def external_locations(graph: bytes) -> set[str]:
+    """The files that the tensors of an ONNX `ModelProto` name, as they name them.
+
+    Raises:
+        BundleError: if the bytes are not well-formed.
+    """
+    found: set[str] = set()
+    pending = [(memoryview(graph), "ModelProto", 0)]
+    budget = iter(range(_MAX_FIELDS))
     try:
-        release = decode(Release, parse_json(raw))
-    except (ValueError, RecursionError) as error:
-        raise SignatureError(f"{RELEASE} is not valid: {str(error)[:300]}") from None
-    return SignedRelease(signed.key, release)
+        while pending:
+            message, kind, depth = pending.pop()
+            if depth > _MAX_DEPTH:
+                raise ValueError("it is nested too deeply")
+            fields = _fields(message, budget)
+            if kind == "StringStringEntryProto":
+                found.update(_location(fields))
+                continue
+            inner = TENSOR_FIELDS[kind]
+            pending += [
+                (content, inner[number], depth + 1) for number, content in fields if number in inner
+            ]
+    except ValueError as error:
+        raise BundleError(f"a graph of the bundle is not valid ONNX: {error}") from None
+    return found
+
+
+def _location(entry: Iterator[tuple[int, memoryview]]) -> set[str]:
+    """Returns the values of an entry that is the location, or that a sloppy reader might take for
+    it.
+    """
+    fields = [(number, bytes(content)) for number, content in entry]
+    if (_KEY, _LOCATION) not in fields:
+        return set()
+    return {content.decode("utf-8") for number, content in fields if number == _VALUE} or {""}
+
+
+def _fields(message: memoryview, budget: Iterator[int]) -> Iterator[tuple[int, memoryview]]:
+    """The length-delimited fields of a message; takes one from `budget` for every field.
+
+    Raises:
+        ValueError: if the message is not well-formed, or `budget` is at its end.
+    """
+    position, end = 0, len(message)
+    while position < end:
+        if next(budget, None) is None:
+            raise ValueError(f"it has more than {_MAX_FIELDS} fields")
+        tag, position = _varint(message, position)
+        number, wire = tag >> 3, tag & 7
+        if not 0 < number < 1 << 29:
+            raise ValueError(f"field number {number}")
+        if wire == _VARINT:
+            _, position = _varint(message, position)
+        elif wire == _BYTES:
+            size, position = _varint(message, position)
+            if size > end - position:
+                raise ValueError("a field is longer than the file")
+            yield number, message[position : position + size]
+            position += size
+        elif wire in (_FIXED32, _FIXED64):
+            position += 4 if wire == _FIXED32 else 8
+            if position > end:
+                raise ValueError("a field is longer than the file")
+        else:
+            raise ValueError(f"wire type {wire}")
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    """The number at `position`, and the position after it."""
+    value = 0
+    for shift, byte in enumerate(message[position : position + 10]):
+        value |= (byte & 0x7F) << (7 * shift)
+        if byte < 0x80:
+            return value, position + shift + 1
+    raise ValueError("a number without an end")

@@ -1,5 +1,5 @@
-"""What a device adds to a bundle: engines built there, measured latencies, and which engines passed
-the golden check.
+"""The device's additions to a bundle: engines built there, measured latencies, and which engines
+passed the golden check.
 
 It lives in `$XDG_CACHE_HOME/vit-edge/<bundle digest>/`, so that a bundle is never written to again.
 Losing it costs time and nothing else: whatever cannot be read is as if it were not there, and is
@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .backends.base import AskedProduct, BlobStore, Built
+from .files import locked_if_possible, write_whole
 from .schema import SchemaError, decode, encode, printable
-from .writing import locked_if_possible, write_whole
 
 _INDEX, _LOCK = "device.json", "lock"
 
@@ -43,10 +43,10 @@ class BuiltEngine:
 
 @dataclass(frozen=True)
 class Finding:
-    """What is known here of one precision on one backend.
+    """Facts learned here about one precision on one backend.
 
     Attributes:
-        engine: What was built here, if anything was.
+        engine: The engine built here, if any.
         rms_error: Of its golden check, which it passed; None if it was not checked yet.
         latency_ms: Median of one image; None if it was not measured yet.
         refused: Why it cannot be used here; None if it can, or nobody tried.
@@ -93,7 +93,7 @@ class DeviceCache:
         return self.findings().get(key, Finding())
 
     def mark_right(self, key: str, rms_error: float) -> None:
-        """It passed the golden check; what was said against it before no longer holds."""
+        """Records that it passed the golden check; an earlier refusal no longer holds."""
         with self._changed(key) as (findings, old):
             findings[key] = replace(old, rms_error=rms_error, refused=None)
 
@@ -150,12 +150,12 @@ class DeviceCache:
                 (self.folder / file).unlink()
 
     def scratch(self, key: str) -> BlobStore:
-        """Where the backend of the engine `key` keeps what it prepares when it opens."""
+        """Returns the place for what a backend prepares when it opens the engine `key`."""
         name = f"{key}|scratch"
         return BlobStore(lambda: self.engine(name), lambda data: self.store_engine(name, data))
 
     def write(self, name: str, data: bytes) -> None:
-        """Writes a file whole or not at all; a cache that cannot be written is done without."""
+        """Writes a file whole or not at all. Failures are ignored, for the cache is optional."""
 
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)

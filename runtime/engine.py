@@ -11,29 +11,30 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .answers import TopK
 from .backends import Frames, Session
+from .backends.base import give_back_freed
 from .bundle import Bundle
-from .candidates import list_candidates
+from .deployment import Deployment
 from .device_array import DeviceArray
-from .device_cache import DeviceCache
 from .errors import ClosedError, InputError
 from .frames import check_frames, cut, run_frames
-from .heap import give_back_freed
 from .manifest import Manifest
 from .preprocess import Preprocess
 from .selection import open_best
-from .signature import PublicKey
+
+if TYPE_CHECKING:
+    from .trust import PublicKey
 
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What runs, where, and why it was chosen."""
+    """The engine that runs, where, and why it was chosen."""
 
     precision: str
     backend: str
@@ -46,7 +47,7 @@ class Engine:
     """A ViT on this device's best backend. Thread-safe; a context manager; call `close` otherwise.
 
     Attributes:
-        info: What runs and why.
+        info: The precision, backend and device, and why they were chosen.
         preprocess: Turns pictures into frames.
         top: The likeliest classes of an image's scores.
         labels: Names of the outputs, or None.
@@ -87,7 +88,7 @@ class Engine:
             public_key: Demands this key's signature, and no older release than has run here.
 
         Raises:
-            InputError: for an unknown precision or backend, or what is no public key.
+            InputError: if the precision, backend or public key is invalid.
             BundleError: if the bundle is missing or altered.
             SignatureError: if it is not signed with `public_key`.
             RollbackError: if it is older than one that this device has run.
@@ -96,8 +97,8 @@ class Engine:
             SelfCheckError: if its answers are wrong here.
         """
         bundle = Bundle.open(path, public_key)
-        candidates = list_candidates(bundle.manifest, precision, backend)
-        chosen = open_best(bundle, DeviceCache.of(bundle.digest), candidates)
+        deployment = Deployment(bundle)
+        chosen = open_best(deployment, deployment.candidates(precision, backend))
         used = chosen.candidate.backend
         info = EngineInfo(
             chosen.candidate.precision, used.name, used.version(), used.device(), chosen.why

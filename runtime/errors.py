@@ -6,6 +6,18 @@ line and exits with the class's `exit_code`.
 
 from __future__ import annotations
 
+import re
+
+_SHORTAGE = re.compile(
+    r"out[ _]of[ _]memory|not enough memory|insufficient\w* memory|fail\w* to allocate|bad.?alloc"
+    r"|alloc\w*[ _]failed|cudaErrorMemoryAllocation|cudaErrorDevicesUnavailable"
+    r"|cudaErrorMpsMaxClientsReached|cudaErrorMpsServerNotReady|resource (is )?busy",
+    re.IGNORECASE,
+)
+"""Messages of libraries about what may pass. Sources: CUDA Runtime API, cudaError_t; cuBLAS and
+cuDNN status codes; ONNX Runtime's arena allocator; `std::bad_alloc`.
+"""
+
 
 class VitEdgeError(Exception):
     """Base of all vit-edge errors."""
@@ -41,6 +53,10 @@ class EngineError(VitEdgeError, RuntimeError):
     """A backend refused an engine or failed to build or run it."""
 
 
+class ResourceError(EngineError):
+    """A backend failed for a reason that may pass: memory is full, or the device is busy."""
+
+
 class ClosedError(EngineError):
     """The engine is closed."""
 
@@ -57,3 +73,8 @@ class SelfCheckError(VitEdgeError):
 def first_line(error: BaseException) -> str:
     """The first line of another library's message, or its type where it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def engine_error(message: str) -> EngineError:
+    """Makes the error of a library that failed: ResourceError if it speaks of a shortage."""
+    return (ResourceError if _SHORTAGE.search(message) else EngineError)(message)

@@ -1,16 +1,17 @@
-"""Reads files of a folder that somebody else may have filled, and may still be changing.
+"""Files: read from a folder that somebody else may be changing, written whole or not at all.
 
-Every file is opened once, without following a link, and must be a regular file of the expected
-size. Nothing is used that was not read through that one descriptor.
+A file that is read is opened once, without following a link, and must be a regular file of the
+expected size. Nothing is used that was not read through that one descriptor.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +20,7 @@ from .errors import BundleError
 
 REMEDY = "copy the bundle again, or export it again"
 _CHUNK = 1 << 20
+_PRIVATE = 0o600
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 # O_NONBLOCK: a pipe that somebody puts there in the last moment must not hang the app.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
@@ -144,3 +146,71 @@ def available_memory() -> int:
     except (OSError, ValueError, IndexError):
         pass  # a sandbox without /proc
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextmanager
+def _replacing(path: Path, mode: int) -> Iterator[BinaryIO]:
+    """A file beside `path` that takes its place when the block ends, and is gone if it fails."""
+    import tempfile
+
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            os.fchmod(descriptor, mode)
+            yield stream
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)  # neither a full disk nor Ctrl-C shall leave halves
+        raise
+
+
+def write_whole(path: Path, data: bytes, mode: int = _PRIVATE) -> None:
+    """Writes `path`, whose folder is there. Raises OSError; what was there before stays then."""
+    with _replacing(path, mode) as stream:
+        stream.write(data)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Writes like `write_whole`, and a power cut after it loses nothing."""
+    with _replacing(path, _PRIVATE) as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)  # the new name too must survive it
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock file `path`, whose folder is there.
+
+    Source: flock(2); the lock ends with the descriptor, also when the process is killed.
+
+    Raises:
+        OSError: if it cannot be opened or locked.
+    """
+    descriptor = _open_lock(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked_if_possible(path: Path) -> Iterator[None]:
+    """Locks like `locked`, but goes on where a file system, as some over networks, has no locks."""
+    descriptor = _open_lock(path)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_lock(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE)

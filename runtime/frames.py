@@ -1,4 +1,4 @@
-"""What an application passes in, checked, and cut to what an engine takes."""
+"""Frames from an application: checked, and cut to batches that an engine takes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends.base import Frames, Session
-from .device_array import DeviceArray, on_device
+from .device_array import DeviceArray, take_device_array
 from .errors import InputError
 from .manifest import EngineSpec
 
@@ -43,7 +43,7 @@ def check_frames(frames: Any, spec: EngineSpec) -> Frames:
 
 def _as_array(frames: Any) -> Frames:
     if not isinstance(frames, np.ndarray):
-        device = on_device(frames)
+        device = take_device_array(frames)
         if device is not None:
             return device
         frames = _from_dlpack(frames)

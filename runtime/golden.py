@@ -12,6 +12,7 @@ import math
 import re
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,14 @@ from numpy.typing import NDArray
 
 from .errors import BundleError
 from .files import REMEDY, available_memory
-from .manifest import GOLDEN, EngineSpec
+from .manifest import GOLDEN, EngineSpec, Graph
+from .metrics import Metrics, compare_logits
+
+InferFn = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Images `[N, height, width, channels]` to logits `[N, outputs]`."""
+
+SAMPLES_AT_LOAD = 8
+"""How many samples an engine's first load on a device runs; `vit-edge check` runs them all."""
 
 _MAX_SAMPLES = 1 << 16
 _MAX_HEADER = 256
@@ -52,6 +60,27 @@ class GoldenSamples:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def first(self, count: int | None) -> GoldenSamples:
+        """The first `count` samples; None is all."""
+        labels = None if self.labels is None else self.labels[:count]
+        return GoldenSamples(self.images[:count], self.logits[:count], labels)
+
+
+def run_golden(infer: InferFn, golden: GoldenSamples, count: int | None = None) -> Metrics:
+    """Compares the logits that `infer` makes of the first `count` samples with PyTorch's."""
+    few = golden.first(count)
+    return compare_logits(infer(few.images), few.logits, few.labels, population=golden.logits)
+
+
+def tolerance_violation(metrics: Metrics, graph: Graph) -> str | None:
+    """Says how far the logits are off, or None where that is within the graph's tolerance."""
+    if metrics.rms_error <= graph.rms_tolerance:
+        return None
+    return (
+        f"logits are {metrics.rms_error:.3g} off (relative RMS), the bundle allows "
+        f"{graph.rms_tolerance:.3g}"
+    )
 
 
 def parse_golden(raw: bytes, spec: EngineSpec) -> GoldenSamples:

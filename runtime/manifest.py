@@ -1,4 +1,4 @@
-"""What a bundle says of itself: the types of `manifest.json`."""
+"""The types of `manifest.json`, a bundle's description of itself."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 
 from .errors import BundleError
 from .preprocess import Preprocess
-from .releases import RELEASE
 from .schema import SchemaError, decode, parse_json
-from .signature import SIGNATURE
 
 SCHEMA_VERSION = 4
 OLDEST_SCHEMA = 3
 """Version 4 added what is known of an engine's plan."""
 MANIFEST, MANIFEST_DIGEST = "manifest.json", "manifest.sha256"
 GOLDEN, CALIBRATION = "golden.npz", "calibration.json"
+SIGNATURE = "model.sig"
+RELEASE = "release.json"
+"""Beside the manifest of a signed bundle, and signed with it."""
 LOGITS, FEATURES = "logits", "features"
 """Names of the output: scores of classes, or an embedding."""
 
@@ -48,7 +49,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """What every engine of a bundle takes and gives.
+    """Input and output of every engine of a bundle.
 
     The input is uint8 `[batch, height, width, channels]`, the output float32 `[batch, outputs]`.
     `batch` is the profile (min, opt, max).
@@ -276,7 +277,7 @@ def _require_plain_files(files: dict[str, FileEntry]) -> None:
 
 
 def digest_line(digest: str) -> bytes:
-    """What `manifest.sha256` holds, as `sha256sum` writes it, for the manifest's SHA-256 in hex."""
+    """Returns the contents of `manifest.sha256`, in `sha256sum`'s form, for a SHA-256 in hex."""
     return f"{digest}  {MANIFEST}\n".encode()
 
 

@@ -1,7 +1,9 @@
-"""How far logits are from the reference: the measures that budgets and self-checks use."""
+"""Measures of an engine: how far its outputs are from the reference, and how long a call takes."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +24,7 @@ class Metrics:
     rms_error: float
 
 
-def measure(
+def compare_logits(
     logits: NDArray[np.float32],
     reference: NDArray[np.float32],
     labels: NDArray[np.int64] | None,
@@ -82,3 +84,55 @@ def _mean_cosine(logits: NDArray[np.float32], reference: NDArray[np.float32]) ->
     a, b = image_centred(logits), image_centred(reference)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return float(((a * b).sum(axis=1) / np.maximum(norms, _TINY)).mean())
+
+
+SETTLE_SECONDS = 0.06
+"""How long calls do not count after a start or a change of engine."""
+
+
+@dataclass(frozen=True)
+class TimingBudget:
+    """Duration of a measurement: at least `runs` calls and `seconds`, at most `most_runs` calls."""
+
+    runs: int
+    seconds: float
+    most_runs: int = 2000
+
+
+THOROUGH = TimingBudget(runs=20, seconds=1.0)
+QUICK = TimingBudget(runs=5, seconds=0.3)
+"""Enough to tell which of several engines is the fastest by far, at an application's first start.
+"""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Percentiles in milliseconds over `runs` calls."""
+
+    runs: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+
+
+def settle(call: Callable[[], object], seconds: float = SETTLE_SECONDS) -> None:
+    """Calls for so long, once at least."""
+    start = time.perf_counter()
+    call()
+    while time.perf_counter() - start < seconds:
+        call()
+
+
+def measure_latency(call: Callable[[], object], effort: TimingBudget = THOROUGH) -> Latency:
+    """Times `call`, after it has settled."""
+    settle(call)
+    times: list[float] = []
+    start = time.perf_counter()
+    while len(times) < effort.most_runs and (
+        len(times) < effort.runs or time.perf_counter() - start < effort.seconds
+    ):
+        before = time.perf_counter()
+        call()
+        times.append(1e3 * (time.perf_counter() - before))
+    p50, p90, p99 = np.percentile(times, [50, 90, 99])
+    return Latency(len(times), float(p50), float(p90), float(p99))

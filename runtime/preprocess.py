@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
-from .pictures import MAX_PIXELS, open_picture, to_mode
-from .pixels import check_pixels
+from .pixels import MAX_PIXELS, check_pixels, open_picture, to_mode
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -173,7 +172,7 @@ class Preprocess:
         return self._offset(width - self.width), self._offset(height - self.height)
 
     def _offset(self, rest: int) -> int:
-        """How much of `rest` pixels is cut off on the left or at the top."""
+        """Returns how many of `rest` pixels are cut off on the left or at the top."""
         return rest // 2 if self.crop_mode == "center_floor" else round(rest / 2)
 
 

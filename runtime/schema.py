@@ -182,5 +182,5 @@ def encode_all(values: Iterable[Any]) -> str:
 
 
 def decode_all(cls: type[T], text: str) -> tuple[T, ...]:
-    """What `encode_all` wrote. Raises SchemaError as `decode` does."""
+    """Decodes what `encode_all` wrote. Raises SchemaError as `decode` does."""
     return tuple(decode(cls, value) for value in json.loads(text))

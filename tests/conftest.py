@@ -21,7 +21,7 @@ from vit_edge.export.pipeline import export_bundle
 from vit_edge.export.plan import ExportRequest
 from vit_edge.export.precision import PRECISIONS
 from vit_edge.export.progress import Display
-from vit_edge.runtime.latency import Effort
+from vit_edge.runtime.metrics import TimingBudget
 from vit_edge.runtime.tools.images import ImageSet
 from vit_edge.runtime.tools.measure.rounds import Schedule
 from vit_edge.vit.checkpoints import encode_checkpoint
@@ -76,7 +76,7 @@ def interruptible() -> Iterator[None]:
 def _little_effort(monkeypatch: pytest.MonkeyPatch) -> None:
     """A first load, an export and `compare` measure each engine: a call or two will do here."""
     for place in ("vit_edge.runtime.selection", "vit_edge.export.measure"):
-        monkeypatch.setattr(f"{place}.QUICK", Effort(runs=1, seconds=0.0))
+        monkeypatch.setattr(f"{place}.QUICK", TimingBudget(runs=1, seconds=0.0))
     little = Schedule(seconds=0.0, calls=4, rounds=2, settle_s=0.0)
     monkeypatch.setattr(
         "vit_edge.runtime.tools.compare.contest.schedule_for", lambda batch, seconds: little

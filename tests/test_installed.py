@@ -52,7 +52,10 @@ def test_a_users_own_modules_do_not_matter(app: Path) -> None:
 
 
 def test_the_names_of_the_package_are_the_runtimes() -> None:
-    assert set(vit_edge.__all__) == {*vit_edge.runtime.__all__, "__version__"}
+    assert set(vit_edge.__all__) == {*vit_edge.runtime.__all__, "__version__", "read_video"}
+    for name in vit_edge.runtime.__all__:
+        assert getattr(vit_edge, name) is getattr(vit_edge.runtime, name)
+    assert callable(vit_edge.read_video)
 
 
 @pytest.mark.slow

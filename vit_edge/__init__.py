@@ -4,10 +4,22 @@ The names of the runtime are here: it imports numpy and the standard library. Tr
 and export need the extra `export`.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from vit_edge import runtime
 from vit_edge.runtime import *  # noqa: F403
 
+if TYPE_CHECKING:
+    from vit_edge.runtime.tools.video import read_video as read_video
+
 __version__ = "0.1.0"
 
-__all__ = ["__version__"]
+__all__ = ["__version__", "read_video"]
 __all__ += runtime.__all__
+
+
+def __getattr__(name: str) -> Any:
+    """Loads what is no part of the device core on its first use."""
+    if name == "read_video":
+        return runtime.read_video
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

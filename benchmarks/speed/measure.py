@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from vit_edge.export.progress import Display, Update
-from vit_edge.runtime.metrics import measure
+from vit_edge.runtime.metrics import compare_logits
 
 from ..environments import python_of
 from .contenders import REFERENCE, Contender
@@ -155,7 +155,7 @@ def _judge(subject: Subject, entries: list[Entry], batch: int) -> None:
     reference = np.load(files[REFERENCE])
     for entry in entries:
         if entry.contender.name in files:
-            found = measure(np.load(files[entry.contender.name]), reference, None)
+            found = compare_logits(np.load(files[entry.contender.name]), reference, None)
             entry.accuracy = {"cosine": found.cosine, "agreement": found.agreement}
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vit_edge.export.running import answers
 from vit_edge.export.simulate import simulate, sixteen_bit_types
 from vit_edge.runtime.errors import EngineError
-from vit_edge.runtime.metrics import measure
+from vit_edge.runtime.metrics import compare_logits
 from vit_edge.runtime.tools.images import ImageSet
 
 from .fault import ANSWERS, EXPORT, STRUCTURE, Fault
@@ -115,7 +115,7 @@ def _check_places(observed: Observed, images: int, limits: Limits) -> Sequence[F
 def _check_answers(
     logits: Answers, reference: Answers, check: str, limit: float
 ) -> Sequence[Fault]:
-    error = measure(logits, reference, None).rms_error
+    error = compare_logits(logits, reference, None).rms_error
     if error <= limit:
         return []
     what = f"RMS error against PyTorch is {error:.2g}, over the limit of {limit:.2g}"

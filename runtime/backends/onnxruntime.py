@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BackendError, ClosedError, EngineError, first_line
+from ..errors import BackendError, ClosedError, EngineError, engine_error, first_line
 from ..manifest import EngineSpec
 from . import cuda
 from .base import NO_EXTERNAL_DATA, BlobStore, ExternalData, Frames, OnnxBackendMixin
@@ -119,7 +119,7 @@ class OnnxRuntime(OnnxBackendMixin):
         except BackendError:  # what is missing is no fault of the graph
             raise
         except Exception as error:  # its exception types are private, and differ between releases
-            raise EngineError(
+            raise engine_error(
                 f"ONNX Runtime {self.version()} refuses the graph: {first_line(error)}"
             ) from None
         # Where a provider's libraries do not load, ONNX Runtime would go on with the CPU and only
@@ -200,7 +200,7 @@ class OnnxRuntimeSession:
         try:
             scores: NDArray[np.float32] = session.run(self._outputs, {self._input: images})[0]
         except Exception as error:  # as above
-            raise EngineError(f"ONNX Runtime failed: {first_line(error)}") from None
+            raise engine_error(f"ONNX Runtime failed: {first_line(error)}") from None
         return scores
 
     def stream(self, batches: Iterable[Frames]) -> Iterator[NDArray[np.float32]]:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from ..backends import BuildOptions, Built, find_backend
 from ..bundle import Bundle
-from ..candidates import Candidate, build_engine, list_candidates
-from ..device_cache import DeviceCache
+from ..deployment import Candidate, Deployment
 from ..errors import BackendError, EngineError, InputError
 from .display import mebibytes, say
 from .plan.engine_plan import plan_of
@@ -25,28 +24,28 @@ def build_here(bundle: Bundle, target: str, precisions: Sequence[str], time_limi
     backend = find_backend(target)
     if not backend.needs_engine:
         raise InputError(f"{backend.name} runs the bundle's ONNX as it is: nothing to build")
-    wanted: list[str | None] = [*dict.fromkeys(precisions)] or [None]
-    candidates = [c for p in wanted for c in list_candidates(bundle.manifest, p, backend.name)]
+    deployment = Deployment(bundle)
+    names: list[str | None] = [*dict.fromkeys(precisions)] or [None]
+    candidates = [c for name in names for c in deployment.candidates(name, backend.name)]
     if not candidates:
         raise InputError(f"the bundle has no {backend.graph} graph of {', '.join(precisions)}")
     problem = backend.build_problem() or backend.run_problem()
     if problem:
         raise BackendError(f"cannot build for {backend.name} on this device: {problem}")
-    cache = DeviceCache.of(bundle.digest)
     options = BuildOptions(progress=_say_progress, time_limit_s=time_limit_s)
-    built = [_build(candidate, bundle, cache, options) for candidate in candidates]
+    built = [_build(candidate, deployment, options) for candidate in candidates]
     return all(built)
 
 
-def _build(candidate: Candidate, bundle: Bundle, cache: DeviceCache, options: BuildOptions) -> bool:
+def _build(candidate: Candidate, deployment: Deployment, options: BuildOptions) -> bool:
     say(f"building {candidate} ...")
     try:
-        built = build_engine(candidate, bundle, cache, options)
+        built = deployment.build(candidate, options)
     except EngineError as error:
         print(f"{candidate.precision}: not built: {error}")
         return False
     size = mebibytes(len(built.engine))
-    print(f"{candidate.precision}: {size}, {_describe(built)}kept in {cache.folder}")
+    print(f"{candidate.precision}: {size}, {_describe(built)}kept in {deployment.cache.folder}")
     return True
 
 

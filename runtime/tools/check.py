@@ -6,16 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..backends import BACKENDS, Session, find_backend
+from ..backends import BACKENDS, find_backend
 from ..bundle import Bundle
-from ..candidates import Candidate, list_candidates, load_or_build, open_blob
-from ..device_cache import DeviceCache
+from ..deployment import Candidate, Deployment, Opened, run_problems
 from ..errors import BackendError, EngineError
-from ..frames import run_frames
-from ..golden import GoldenSamples
 from ..manifest import FEATURES
-from ..metrics import Metrics
-from ..selfcheck import miss, run_golden
 from .display import mebibytes, percent, say
 
 OK, FAILED = "ok", "failed"
@@ -41,7 +36,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class CheckReport:
     """Rows for all that runs here, and why the other backends do not, by their names."""
 
     rows: tuple[Row, ...]
@@ -53,109 +48,79 @@ class Measurement:
 
 
 class Runnable(NamedTuple):
-    """What runs here, and why the other backends do not, by their names."""
+    """Candidates that run here, and why the other backends do not, by their names."""
 
     candidates: list[Candidate]
     not_run: dict[str, str]
 
 
 def list_runnable(
-    bundle: Bundle, precisions: Sequence[str] = (), backends: Sequence[str] = ()
+    deployment: Deployment, precisions: Sequence[str] = (), backends: Sequence[str] = ()
 ) -> Runnable:
-    """What of the bundle runs here, of these precisions and backends; none named is all of them.
+    """Lists the (precision, backend) pairs that run on this machine. Empty filters select all.
 
     Raises:
         InputError: if the bundle has no such precision, or there is no such backend.
         BackendError: if nothing of it can run here.
     """
     for precision in precisions:
-        list_candidates(bundle.manifest, precision, None)
-    asked = {name: find_backend(name) for name in backends or BACKENDS}
-    problems = {name: backend.run_problem() for name, backend in asked.items()}
-    not_run = {name: problem for name, problem in problems.items() if problem}
-    candidates = [
+        deployment.candidates(precision)
+    names = [find_backend(name).name for name in backends or BACKENDS]
+    selected = [
         candidate
-        for candidate in list_candidates(bundle.manifest, None, None)
-        if candidate.backend.name in asked.keys() - not_run.keys()
+        for candidate in deployment.candidates()
+        if candidate.backend.name in names
         and candidate.precision in (precisions or (candidate.precision,))
     ]
+    not_run = run_problems(map(find_backend, names))
+    candidates = [c for c in selected if c.backend.name not in not_run]
     if not candidates:
         reasons = "; ".join(not_run.values()) or "no graph for these precisions and backends"
-        raise BackendError(f"nothing in {bundle.path} can run here: {reasons}")
+        raise BackendError(f"nothing in {deployment.bundle.path} can run here: {reasons}")
     return Runnable(candidates, not_run)
 
 
-def check_bundle(bundle: Bundle) -> Measurement:
+def check_bundle(bundle: Bundle) -> CheckReport:
     """Checks all that runs here on the golden samples.
 
     Raises:
         BackendError: if nothing in the bundle can run here.
     """
-    runnable = list_runnable(bundle)
-    return Measurement(tuple(_checked_rows(bundle, runnable.candidates)), runnable.not_run)
+    deployment = Deployment(bundle)
+    runnable = list_runnable(deployment)
+    return CheckReport(tuple(_check(deployment, runnable.candidates)), runnable.not_run)
 
 
-def _checked_rows(bundle: Bundle, candidates: list[Candidate]) -> Iterator[Row]:
-    golden, cache = bundle.golden(), DeviceCache.of(bundle.digest)
+def _check(deployment: Deployment, candidates: Sequence[Candidate]) -> Iterator[Row]:
     for candidate in candidates:
         say(f"measuring {candidate} ...")
         try:
-            opened = open_checked(candidate, bundle, golden, cache)
+            opened = deployment.open_checked(candidate)
         except (BackendError, EngineError) as error:
             yield failed_row(candidate, error)
         else:
             opened.session.close()
-            yield opened.row
+            yield checked_row(opened, deployment)
 
 
 def failed_row(candidate: Candidate, error: object) -> Row:
-    """The row of what could not be opened or run."""
+    """Makes the row of an engine that could not be opened or run."""
     return Row(candidate.precision, candidate.backend.name, f"{FAILED}: {error}")
 
 
-class Opened(NamedTuple):
-    """An engine that was opened and answered the golden samples, right or wrong (`row.status`)."""
-
-    candidate: Candidate
-    session: Session
-    row: Row
-    metrics: Metrics
-
-
-def open_checked(
-    candidate: Candidate, bundle: Bundle, golden: GoldenSamples, cache: DeviceCache
-) -> Opened:
-    """Opens an engine and runs the golden samples; the device remembers the outcome.
-
-    Raises:
-        BackendError, EngineError: if it cannot be built, opened or run.
-    """
-    spec = bundle.manifest.spec
-    graph = bundle.manifest.precisions[candidate.precision].graphs[candidate.backend.graph]
-    blob = load_or_build(candidate, bundle, cache)
-    session, size = open_blob(candidate, blob, bundle, cache), blob.size
-    del blob
-    try:
-        metrics = run_golden(lambda images: run_frames(session, spec, images), golden)
-    except BaseException:
-        session.close()
-        raise
-    problem = miss(metrics, graph)
-    if problem is None:
-        cache.mark_right(candidate.key(), metrics.rms_error)
-    else:
-        cache.mark_refused(candidate.key(), problem)
-    row = Row(
+def checked_row(opened: Opened, deployment: Deployment) -> Row:
+    """Makes the row of an engine that ran all golden samples, right or wrong."""
+    candidate, metrics, spec = opened.candidate, opened.metrics, deployment.bundle.manifest.spec
+    return Row(
         candidate.precision,
         candidate.backend.name,
-        OK if problem is None else f"{FAILED}: {problem}",
+        OK if opened.problem is None else f"{FAILED}: {opened.problem}",
         top1=metrics.top1,
         reference_top1=metrics.reference_top1,
         agreement=None if spec.output_name == FEATURES else metrics.agreement,
         cosine=metrics.cosine,
-        bytes=size,
+        bytes=opened.size,
     )
-    return Opened(candidate, session, row, metrics)
 
 
 def row_cells(row: Row, columns: Sequence[str]) -> list[str]:

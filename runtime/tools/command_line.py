@@ -1,4 +1,4 @@
-"""What the programs share: one line and an exit status for every error that may be expected."""
+"""Error handling of all programs: one line and an exit status for every expected error."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _report(name: str, error: Exception | KeyboardInterrupt) -> int:
         _drop_output()
         return CLOSED_PIPE
     if isinstance(error, MemoryError):
-        say(f"{name}: the machine has not enough memory: ask for less, as a smaller batch")
+        say(f"{name}: out of memory: try a smaller batch")
         return InputError.exit_code
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         _drop_output()
@@ -53,7 +53,7 @@ def _report(name: str, error: Exception | KeyboardInterrupt) -> int:
 
 
 def _drop_output() -> None:
-    """What is still buffered for standard output has nowhere to go."""
+    """Discards what is still buffered for standard output: it has nowhere to go."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

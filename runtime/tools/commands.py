@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..backends import BACKENDS, BuildOptions
-from ..bundle import Bundle, SignedRelease
+from ..bundle import Bundle
 from ..errors import InputError
+from ..trust import SignedRelease
 from .build import build_here
 from .check import Row, check_bundle, row_cells
 from .compare.command import add_compare_arguments, run_compare
@@ -176,7 +177,7 @@ def _show_precisions(bundle: Bundle) -> None:
 
 
 def _stored_rows(bundle: Bundle) -> list[Row]:
-    """What was measured at export, in the form of `compare`'s rows; `backend` is the kind."""
+    """Returns the figures measured at export as rows of `compare`; `backend` is the kind."""
     return [
         Row(
             precision=name,

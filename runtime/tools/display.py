@@ -1,4 +1,4 @@
-"""What the commands print: tables, drawn by rich where it is installed, in plain text elsewhere."""
+"""Output of the commands: tables, drawn by rich where it is installed, in plain text elsewhere."""
 
 from __future__ import annotations
 

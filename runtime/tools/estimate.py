@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vit_edge.runtime.bundle import Bundle
-from vit_edge.runtime.candidates import list_candidates
+from vit_edge.runtime.deployment import Deployment
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.tools.display import print_table
 
@@ -68,7 +68,7 @@ def estimate_bundle(
         BundleError: if a plan in the bundle is damaged.
     """
     for precision in precisions:
-        list_candidates(bundle.manifest, precision, None)
+        Deployment(bundle).candidates(precision)
     rows, notes = list[EstimateRow](), [NOTE]
     for device in devices:
         plans, capabilities = _nearest_plans(bundle, device, precisions)

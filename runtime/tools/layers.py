@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..backends.base import Built
 from ..backends.tensorrt import TensorRT
 from ..bundle import Bundle
-from ..candidates import list_candidates, load_blob
-from ..device_cache import DeviceCache
+from ..deployment import Candidate, Deployment
 from ..errors import BackendError, EngineError
 from .display import print_table
 from .plan.engine_plan import EnginePlan, decode_plan, plan_of
@@ -31,9 +30,10 @@ def read_all(bundle: Bundle, precision: str | None, backend: str | None) -> dict
         BackendError: if there is none.
         EngineError: if a plan is not understood.
     """
-    list_candidates(bundle.manifest, precision, backend)  # refuses wishes that nothing meets
+    deployment = Deployment(bundle)
+    candidates = deployment.candidates(precision, backend)
     plans = dict(_of_the_bundle(bundle, precision, backend))
-    built, problems = _built_here(bundle, precision, backend)
+    built, problems = _built_here(deployment, candidates)
     plans.update(built)
     if not plans:
         raise BackendError(f"no layers to show here: {'; '.join(dict.fromkeys(problems))}")
@@ -51,11 +51,11 @@ def _of_the_bundle(
 
 
 def _built_here(
-    bundle: Bundle, precision: str | None, backend: str | None
+    deployment: Deployment, candidates: Sequence[Candidate]
 ) -> tuple[dict[str, EnginePlan], list[str]]:
     """The plans of engines in the device's cache, and why others have none."""
-    cache, plans, problems = DeviceCache.of(bundle.digest), dict[str, EnginePlan](), list[str]()
-    for candidate in list_candidates(bundle.manifest, precision, backend):
+    plans, problems = dict[str, EnginePlan](), list[str]()
+    for candidate in candidates:
         used = candidate.backend
         if not isinstance(used, TensorRT):
             problems.append(f"{used.name} has no layers to tell of: TensorRT does")
@@ -64,7 +64,7 @@ def _built_here(
         if problem is not None:
             problems.append(f"{used.name}: {problem}")
             continue
-        told, blob = cache.listing(candidate.key()), load_blob(candidate, bundle, cache)
+        built, blob = deployment.cache.listing(candidate.key()), deployment.load(candidate)
         if blob is None:
             problems.append(
                 f"no engine for {candidate} on this device: `vit-edge build BUNDLE --target "
@@ -72,9 +72,10 @@ def _built_here(
             )
             continue
         try:
-            if told is None:
-                told = Built(b"", used.inspect(blob.data, bundle.manifest.spec))
-            plans[f"{candidate}, here"] = plan_of(f"{used.name} {used.version()}", told)
+            if built is None:
+                spec = deployment.bundle.manifest.spec
+                built = Built(b"", used.inspect(blob.data, spec))
+            plans[f"{candidate}, here"] = plan_of(f"{used.name} {used.version()}", built)
         except (BackendError, EngineError) as error:
             problems.append(f"{candidate}: {error}")
     return plans, problems

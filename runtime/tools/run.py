@@ -72,7 +72,9 @@ def _pictures(sources: list[str], engine: Engine, sampling: Sampling) -> Iterato
 
 
 def _row(engine: Engine, picture: Picture, outputs: NDArray[np.float32], k: int) -> dict[str, Any]:
-    """As `--json` prints it: `top5` is named after K; a video's pictures have their `frame`."""
+    """Makes the row that `--json` prints: `top5` is named after K; a video's images have their
+    `frame`.
+    """
     row: dict[str, Any] = {"image": picture.source}
     if picture.frame is not None:
         row["frame"] = picture.frame

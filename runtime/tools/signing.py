@@ -6,13 +6,12 @@ import getpass
 from pathlib import Path
 from typing import Any
 
-from ..bundle import Bundle, SignedRelease, read_release, verify_folder
+from ..bundle import Bundle
 from ..errors import BackendError, InputError
-from ..manifest import MANIFEST, MANIFEST_DIGEST
-from ..releases import RELEASE, Release
+from ..files import write_whole
+from ..manifest import MANIFEST, MANIFEST_DIGEST, RELEASE, SIGNATURE
 from ..schema import encode
-from ..signature import SIGNATURE, load_public_key
-from ..writing import write_whole
+from ..trust import Release, SignedRelease, load_public_key, verify_folder
 
 _MAX_KEY_BYTES = 1 << 16
 
@@ -57,9 +56,9 @@ def sign_bundle(
         signer.sign(path, path / SIGNATURE)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be signed: {error}") from None
-    # Not `Bundle.open`: what has run on this machine is no matter of the signer's.
+    # Not `Bundle.open`: rollback state is per device and does not apply to signing.
     signed = verify_folder(bundle.folder, public_key)
-    return read_release(bundle.folder, signed, bundle.manifest, bundle.digest)
+    return signed.read_release(bundle.folder, bundle.manifest, bundle.digest)
 
 
 def _load_library() -> Any:
@@ -73,7 +72,7 @@ def _load_library() -> Any:
 
 
 def _require_no_other_files(bundle: Bundle) -> None:
-    """What is signed is the whole folder: nothing may lie there that the bundle does not list."""
+    """Refuses a folder with files that the bundle does not list: the whole folder is signed."""
     own = {*bundle.manifest.files, MANIFEST, MANIFEST_DIGEST, RELEASE, SIGNATURE}
     found = [p for p in bundle.path.rglob("*") if p.is_symlink() or not p.is_dir()]
     others = sorted({str(p.relative_to(bundle.path)) for p in found} - own)

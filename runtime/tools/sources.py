@@ -48,8 +48,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which frames of a video or a camera are taken: each `every`-th, the first one included, and
-    at most `frames`; None is all.
+    """Selection of a video's or a camera's frames: each `every`-th, the first one included, and at
+    most `frames`; None is all.
     """
 
     every: int = 1
@@ -101,7 +101,7 @@ def _read_frames(
 
 
 def is_camera(source: str | os.PathLike[str]) -> bool:
-    """Whether `source` is a camera's index: a number, and no file of that name."""
+    """Tells whether `source` is a camera's index: a number, and no file of that name."""
     name = os.fspath(source)
     return name.isascii() and name.isdigit() and not Path(name).exists()
 

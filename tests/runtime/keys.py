@@ -20,8 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from vit_edge.runtime.manifest import MANIFEST, MANIFEST_DIGEST
-from vit_edge.runtime.releases import RELEASE
-from vit_edge.runtime.signature import SIGNATURE
+from vit_edge.runtime.trust import RELEASE, SIGNATURE
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 

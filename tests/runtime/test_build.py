@@ -9,7 +9,7 @@ import pytest
 from vit_edge.runtime.backends import BACKENDS, BuildOptions, Built, cuda
 from vit_edge.runtime.backends.tensorrt import TensorRT
 from vit_edge.runtime.bundle import Bundle
-from vit_edge.runtime.candidates import Candidate
+from vit_edge.runtime.deployment import Candidate
 from vit_edge.runtime.device_cache import DeviceCache, timing_caches
 from vit_edge.runtime.errors import EngineError
 from vit_edge.runtime.manifest import EngineSpec

@@ -21,7 +21,7 @@ from vit_edge.runtime.tools.command_line import run_program
         (SelfCheckError("wrong"), 1, "app: wrong"),
         (KeyboardInterrupt(), 130, "app: interrupted"),
         (KeyboardInterrupt("go on with: x"), 130, "app: go on with: x"),
-        (MemoryError(), 2, "app: the machine has not enough memory"),
+        (MemoryError(), 2, "app: out of memory: try a smaller batch"),
         (ZeroDivisionError("surprise"), 3, "app: unexpected ZeroDivisionError: surprise"),
     ],
 )

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from vit_edge.runtime.device_array import DeviceArray, on_device
+from vit_edge.runtime.device_array import DeviceArray, take_device_array
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.frames import check_frames
 from vit_edge.runtime.manifest import EngineSpec
@@ -31,17 +31,17 @@ class TestInterface:
     @pytest.mark.parametrize("stream", [None, 1, 2, 0x7F00])
     def test_address_shape_and_stream_are_taken(self, stream: int | None) -> None:
         source = interface(stream=stream)
-        assert on_device(source) == DeviceArray(4096, SHAPE, stream, source)
+        assert take_device_array(source) == DeviceArray(4096, SHAPE, stream, source)
 
     @pytest.mark.parametrize("version", [0, 1, 2])
     def test_without_a_stream_it_is_the_default_one(self, version: int) -> None:
-        found = on_device(interface(version=version))
+        found = take_device_array(interface(version=version))
         assert found is not None
         assert found.stream == 1
 
     def test_strides_of_c_order_are_contiguous(self) -> None:
-        assert on_device(interface(strides=(18, 9, 3, 1))) is not None
-        assert on_device(interface(shape=(1, 2, 3, 3), strides=(999, 9, 3, 1))) is not None
+        assert take_device_array(interface(strides=(18, 9, 3, 1))) is not None
+        assert take_device_array(interface(shape=(1, 2, 3, 3), strides=(999, 9, 3, 1))) is not None
 
     @pytest.mark.parametrize(
         ("changes", "match"),
@@ -55,11 +55,11 @@ class TestInterface:
     )
     def test_what_cannot_be_read_is_refused(self, changes: dict[str, Any], match: str) -> None:
         with pytest.raises(InputError, match=match):
-            on_device(interface(**changes))
+            take_device_array(interface(**changes))
 
     def test_what_is_not_on_a_gpu_is_none(self) -> None:
-        assert on_device(torch.zeros(SHAPE, dtype=torch.uint8)) is None
-        assert on_device([1, 2]) is None
+        assert take_device_array(torch.zeros(SHAPE, dtype=torch.uint8)) is None
+        assert take_device_array([1, 2]) is None
 
 
 _new_capsule = ctypes.PYFUNCTYPE(
@@ -141,7 +141,7 @@ class _Capsules:
 class TestDLPack:
     def test_a_capsule_is_read_and_given_back_once(self, versioned: bool) -> None:
         source = _Capsules(versioned, byte_offset=512)
-        found = on_device(source)
+        found = take_device_array(source)
         assert found is not None
         assert (found.address, found.shape, found.stream) == (4608, SHAPE, 1)
         assert source.streams == [1]
@@ -153,10 +153,10 @@ class TestDLPack:
         assert source.deleted == 1
 
     def test_managed_memory_is_taken(self, versioned: bool) -> None:
-        assert on_device(_Capsules(versioned, kind=13)) is not None
+        assert take_device_array(_Capsules(versioned, kind=13)) is not None
 
     def test_strides_are_in_elements(self, versioned: bool) -> None:
-        assert on_device(_Capsules(versioned, strides=(18, 9, 3, 1))) is not None
+        assert take_device_array(_Capsules(versioned, strides=(18, 9, 3, 1))) is not None
 
     @pytest.mark.parametrize(
         ("changes", "match"),
@@ -172,22 +172,22 @@ class TestDLPack:
     ) -> None:
         source = _Capsules(versioned, **changes)
         with pytest.raises(InputError, match=match):
-            on_device(source)
+            take_device_array(source)
         gc.collect(1)
         assert source.deleted == 1
 
     def test_other_devices_are_none_of_ours(self, versioned: bool) -> None:
         for kind in (1, 3, 10):
-            assert on_device(_Capsules(versioned, kind=kind)) is None
+            assert take_device_array(_Capsules(versioned, kind=kind)) is None
 
     def test_an_interface_that_names_its_stream_goes_first(self, versioned: bool) -> None:
         source: Any = _Capsules(versioned)
         source.__cuda_array_interface__ = interface(stream=7).__cuda_array_interface__
-        found = on_device(source)
+        found = take_device_array(source)
         assert found is not None
         assert (found.stream, source.streams) == (7, [])
         source.__cuda_array_interface__["version"] = 2
-        found = on_device(source)
+        found = take_device_array(source)
         assert found is not None
         assert (found.stream, source.streams) == (1, [1])
 
@@ -195,7 +195,7 @@ class TestDLPack:
 def test_an_unknown_version_is_refused_and_given_back() -> None:
     source = _Capsules(True, major=2)
     with pytest.raises(InputError, match=r"DLPack 2\.0"):
-        on_device(source)
+        take_device_array(source)
     gc.collect(1)
     assert source.deleted == 1
 
@@ -206,7 +206,7 @@ def test_a_producers_refusal_is_ours() -> None:
 
     source = SimpleNamespace(__dlpack__=refuse, __dlpack_device__=lambda: (2, 0))
     with pytest.raises(InputError, match="requires grad"):
-        on_device(source)
+        take_device_array(source)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.engine import Engine
 from vit_edge.runtime.errors import BundleError
 from vit_edge.runtime.manifest import MANIFEST, MANIFEST_DIGEST
-from vit_edge.runtime.releases import RELEASE
+from vit_edge.runtime.trust import RELEASE
 
 from .guard import nothing_foreign
 from .keys import public_pem, sign_by_hand

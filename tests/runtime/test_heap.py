@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vit_edge.runtime.heap import give_back_freed
+from vit_edge.runtime.backends.base import give_back_freed
 
 
 def _resident_mib() -> float:

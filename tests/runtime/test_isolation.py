@@ -28,6 +28,8 @@ sys.meta_path.insert(0, Block())
 """
 
 
+MOST_FILES = 20
+"""Of our own, that `import vit_edge` loads."""
 OTHER = {"onnxruntime": "openvino", "openvino": "onnxruntime"}
 
 
@@ -102,6 +104,26 @@ def test_importing_the_runtime_imports_no_backend() -> None:
     )
     done = isolated(code)
     assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_loads_few_files_and_no_tools() -> None:
+    code = "import sys, vit_edge\nprint(*(m for m in sys.modules if m.startswith('vit_edge')))"
+    loaded = isolated(code).stdout.split()
+    assert "vit_edge.runtime.engine" in loaded
+    assert len(loaded) <= MOST_FILES, sorted(loaded)
+    assert not [name for name in loaded if name.startswith("vit_edge.runtime.tools")]
+
+
+def test_the_device_core_imports_no_tools() -> None:
+    """Neither at its top nor inside a function; but for the command line and `read_video`."""
+    core = [*(ROOT / "runtime").glob("*.py"), *(ROOT / "runtime" / "backends").rglob("*.py")]
+    importers = set()
+    for path in core:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and "tools" in str(node.module).split("."):
+                importers.add(path.name)
+    assert len(core) > 25
+    assert importers == {"__main__.py", "__init__.py"}
 
 
 HEAVY = {

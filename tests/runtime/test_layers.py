@@ -10,8 +10,7 @@ import pytest
 from vit_edge.runtime.backends import BACKENDS, BuildOptions, cuda
 from vit_edge.runtime.backends.tensorrt import TensorRT
 from vit_edge.runtime.bundle import Bundle
-from vit_edge.runtime.candidates import Candidate, build_engine
-from vit_edge.runtime.device_cache import DeviceCache
+from vit_edge.runtime.deployment import Candidate, Deployment
 from vit_edge.runtime.tools.cli import main
 from vit_edge.runtime.tools.layers import read_all
 from vit_edge.runtime.tools.plan.devices import DEVICES
@@ -56,8 +55,8 @@ class TestLayers:
 
     def test_engines_built_here_are_shown_too(self, device: None, bundle_source: Path) -> None:
         bundle = Bundle.open(bundle_source)
-        candidate, cache = Candidate("fp16", RTX), DeviceCache.of(bundle.digest)
-        build_engine(candidate, bundle, cache, BuildOptions())
+        candidate = Candidate("fp16", RTX)
+        Deployment(bundle).build(candidate, BuildOptions())
         plans = read_all(bundle, "fp16", "tensorrt-rtx")
         assert list(plans) == ["fp16: engines/fp16.tensorrt-rtx.engine", f"{candidate}, here"]
         assert plans[f"{candidate}, here"].summary().fused_attentions == 4

@@ -5,14 +5,13 @@ import time
 import numpy as np
 import pytest
 
-from vit_edge.runtime.latency import Effort, measure_latency
-from vit_edge.runtime.metrics import image_centred, measure
+from vit_edge.runtime.metrics import TimingBudget, compare_logits, image_centred, measure_latency
 
 
 def test_metrics_of_known_logits() -> None:
     reference = np.array([[1, 0], [0, 1], [1, 0], [0, 1]], dtype=np.float32)
     logits = np.array([[1, 0], [0, 1], [0, 1], [0, 1]], dtype=np.float32)
-    metrics = measure(logits, reference, np.array([0, 1, 1, 0]))
+    metrics = compare_logits(logits, reference, np.array([0, 1, 1, 0]))
     assert metrics.reference_top1 == 0.5
     assert metrics.top1 == 0.75
     assert metrics.agreement == 0.75
@@ -24,7 +23,7 @@ def test_rows_that_are_not_finite_agree_with_nothing() -> None:
     reference = np.eye(4, dtype=np.float32)
     logits = reference.copy()
     logits[0, 0] = np.nan
-    metrics = measure(logits, reference, np.arange(4))
+    metrics = compare_logits(logits, reference, np.arange(4))
     assert metrics.agreement == metrics.top1 == 0.75
     assert metrics.cosine == 0
     assert metrics.rms_error == np.inf
@@ -37,7 +36,7 @@ def test_a_single_image_is_not_centred() -> None:
 
 def test_latency_counts_its_calls() -> None:
     calls: list[int] = []
-    latency = measure_latency(lambda: calls.append(1), Effort(runs=7, seconds=0.0))
+    latency = measure_latency(lambda: calls.append(1), TimingBudget(runs=7, seconds=0.0))
     assert latency.runs == 7
     assert len(calls) > latency.runs
     assert latency.p50_ms <= latency.p90_ms <= latency.p99_ms
@@ -49,7 +48,7 @@ def test_calls_do_not_count_until_time_has_passed(
 ) -> None:
     calls: list[float] = []
     monkeypatch.setattr(time, "perf_counter", lambda: len(calls) * took)
-    latency = measure_latency(lambda: calls.append(took), Effort(runs=2, seconds=0.0))
+    latency = measure_latency(lambda: calls.append(took), TimingBudget(runs=2, seconds=0.0))
     assert latency.runs == 2
     assert len(calls) - latency.runs == uncounted
 
@@ -59,5 +58,5 @@ def test_few_images_of_one_class_are_judged_by_the_spread_of_all() -> None:
     everything = generator.standard_normal((64, 10)).astype(np.float32)
     alike = everything[:1] + 0.001 * generator.standard_normal((8, 10)).astype(np.float32)
     logits = alike + np.float32(0.01)
-    assert measure(logits, alike, None).rms_error > 1
-    assert measure(logits, alike, None, population=everything).rms_error < 0.02
+    assert compare_logits(logits, alike, None).rms_error > 1
+    assert compare_logits(logits, alike, None, population=everything).rms_error < 0.02

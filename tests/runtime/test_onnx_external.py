@@ -14,10 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.bundle import TENSOR_FIELDS, Bundle, external_locations
 from vit_edge.runtime.engine import Engine
 from vit_edge.runtime.errors import BundleError
-from vit_edge.runtime.onnx_external import TENSOR_FIELDS, external_locations
 
 from .test_bundle import replace_file, rewrite_manifest
 

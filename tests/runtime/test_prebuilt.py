@@ -15,9 +15,9 @@ import pytest
 from vit_edge.runtime.backends import BACKENDS, BuildOptions, Built, cuda
 from vit_edge.runtime.backends.tensorrt import TensorRT
 from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.deployment import Candidate, Deployment
 from vit_edge.runtime.engine import Engine
 from vit_edge.runtime.manifest import MANIFEST, MANIFEST_DIGEST, EngineEntry, EngineSpec
-from vit_edge.runtime.prebuilt import find_prebuilt, passed_over
 
 from .backends.rig import make_rig
 
@@ -36,13 +36,14 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TensorRT, "compile", compile_here)
 
 
-def with_engines(bundle: Path, *engines: tuple[str, str]) -> Path:
-    """The bundle with engines for TensorRT of these versions and compute capabilities, each of
-    them the fp32 graph.
+def with_engines(bundle: Path, *engines: tuple[str, str], named: bool = False) -> Path:
+    """Adds engines for TensorRT of these versions and compute capabilities to a bundle: each is the
+    fp32 graph, or where `named` just its own name.
     """
     manifest = json.loads((bundle / MANIFEST).read_text())
-    content = (bundle / manifest["precisions"]["fp32"]["graphs"]["gpu"]["file"]).read_bytes()
+    graph = (bundle / manifest["precisions"]["fp32"]["graphs"]["gpu"]["file"]).read_bytes()
     for version, capability in engines:
+        content = f"{version}-{capability}".encode() if named else graph
         file = f"engines/fp32.tensorrt-{version}-{capability}.engine"
         (bundle / file).write_bytes(content)
         sha256 = hashlib.sha256(content).hexdigest()
@@ -58,19 +59,19 @@ def with_engines(bundle: Path, *engines: tuple[str, str]) -> Path:
 
 
 def test_an_engine_that_opens_is_found_among_others(gpu: None, bundle: Path) -> None:
-    path = with_engines(bundle, ("10.3", "8.9"), ("10.99", "8.7"), ("10.99", "8.9"))
-    manifest = Bundle.open(path).manifest
-    found = find_prebuilt(manifest, "fp32", TENSORRT)
-    assert found is not None
-    assert found.file == "engines/fp32.tensorrt-10.99-8.9.engine"
-    assert passed_over(manifest, "fp32", TENSORRT) == []
+    path = with_engines(bundle, ("10.3", "8.9"), ("10.99", "8.7"), ("10.99", "8.9"), named=True)
+    deployment, candidate = Deployment(Bundle.open(path)), Candidate("fp32", TENSORRT)
+    blob = deployment.load(candidate)
+    assert blob is not None
+    assert blob.data == b"10.99-8.9"
+    assert deployment.prebuilt_problems(candidate) == []
 
 
 def test_each_engine_that_does_not_open_is_told_of(gpu: None, bundle: Path) -> None:
     path = with_engines(bundle, ("10.3", "8.9"), ("10.99", "8.7"))
-    manifest = Bundle.open(path).manifest
-    assert find_prebuilt(manifest, "fp32", TENSORRT) is None
-    problems = passed_over(manifest, "fp32", TENSORRT)
+    deployment, candidate = Deployment(Bundle.open(path)), Candidate("fp32", TENSORRT)
+    assert not deployment.has_engine(candidate)
+    problems = deployment.prebuilt_problems(candidate)
     assert len(problems) == 2
     assert "built by tensorrt 10.3 for 8.9; here are tensorrt 10.99 and 8.9" in problems[0]
     assert "built by tensorrt 10.99 for 8.7; here are" in problems[1]
@@ -92,9 +93,12 @@ def test_the_reason_is_in_the_log_and_in_the_info(
 
 
 def test_a_backend_without_engines_has_none(bundle_source: Path) -> None:
-    manifest = Bundle.open(bundle_source).manifest
-    assert passed_over(manifest, "fp32", BACKENDS["onnxruntime"]) == []
-    assert find_prebuilt(manifest, "fp32", BACKENDS["onnxruntime"]) is None
+    deployment = Deployment(Bundle.open(bundle_source))
+    candidate = Candidate("fp32", BACKENDS["onnxruntime"])
+    assert deployment.prebuilt_problems(candidate) == []
+    blob, graph = deployment.load(candidate), deployment.graph(candidate)
+    assert blob is not None
+    assert blob.data == (bundle_source / graph.file).read_bytes()
 
 
 def test_lean_takes_older_engines(monkeypatch: pytest.MonkeyPatch) -> None:

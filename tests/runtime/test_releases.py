@@ -96,7 +96,7 @@ def test_a_known_release_needs_no_writing(bundle: Path, monkeypatch: pytest.Monk
     sign_by_hand(bundle, KEY, 5)
     load(bundle)
     monkeypatch.setattr(
-        "vit_edge.runtime.releases.write_durably", lambda *a: pytest.fail("was written")
+        "vit_edge.runtime.trust.write_durably", lambda *a: pytest.fail("was written")
     )
     load(bundle)
 
@@ -104,7 +104,7 @@ def test_a_known_release_needs_no_writing(bundle: Path, monkeypatch: pytest.Monk
 REMEMBER = """
 import sys
 from vit_edge.runtime import RollbackError
-from vit_edge.runtime.releases import Release, SeenReleases
+from vit_edge.runtime.trust import Release, SeenReleases
 start = int(sys.argv[1])
 for number in range(start, 41, 4):
     SeenReleases.here().remember("key", Release(f"own {start}", number))

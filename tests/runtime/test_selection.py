@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import vit_edge.runtime.deployment
 import vit_edge.runtime.selection
-from vit_edge.runtime import BackendError, Engine, EngineError, SelfCheckError
+from vit_edge.runtime import BackendError, Engine, EngineError, ResourceError, SelfCheckError
 from vit_edge.runtime.backends import BACKENDS
 from vit_edge.runtime.backends.onnxruntime import OnnxRuntime, OnnxRuntimeSession
 from vit_edge.runtime.backends.openvino import OpenVino
 from vit_edge.runtime.bundle import Bundle
-from vit_edge.runtime.candidates import Candidate
+from vit_edge.runtime.deployment import Candidate
 from vit_edge.runtime.device_cache import DeviceCache
+from vit_edge.runtime.errors import engine_error
+from vit_edge.runtime.golden import SAMPLES_AT_LOAD
 
 
 def cache_of(bundle: Path) -> DeviceCache:
@@ -74,17 +77,17 @@ def test_one_wish_is_not_measured(bundle_source: Path) -> None:
 def test_golden_samples_are_checked_at_the_first_load_only(
     bundle_source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checks: list[str] = []
-    original = vit_edge.runtime.selection.require_golden
+    checks: list[int | None] = []
+    original = vit_edge.runtime.deployment.run_golden
 
-    def counted(scores, golden, graph, what):  # type: ignore[no-untyped-def]
-        checks.append(what)
-        return original(scores, golden, graph, what)
+    def counted(infer, golden, count):  # type: ignore[no-untyped-def]
+        checks.append(count)
+        return original(infer, golden, count)
 
-    monkeypatch.setattr(vit_edge.runtime.selection, "require_golden", counted)
+    monkeypatch.setattr(vit_edge.runtime.deployment, "run_golden", counted)
     for _ in range(2):
         Engine.load(bundle_source, "int8", "onnxruntime").close()
-    assert checks == ["int8 on onnxruntime"]
+    assert checks == [SAMPLES_AT_LOAD]
 
 
 def test_an_engine_that_answers_wrongly_here_is_refused(
@@ -141,6 +144,49 @@ def test_one_that_fails_after_it_was_measured_gives_way(
     assert "fp32 on openvino is not used: out of memory" in caplog.text
     with Engine.load(bundle_source, "fp32") as engine:
         assert engine.info.backend == "openvino"
+
+
+def test_a_refusal_that_may_pass_is_not_remembered(
+    bundle_source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that another program holds today says nothing about tomorrow."""
+    key = key_of("fp32", "openvino")
+    opened = OpenVino.open
+    for error, remembered in (
+        (engine_error("bad allocation"), False),
+        (EngineError("no such operator"), True),
+    ):
+
+        def refuse(self, *others, error=error):  # type: ignore[no-untyped-def]
+            raise error
+
+        monkeypatch.setattr(OpenVino, "open", refuse)
+        with Engine.load(bundle_source, "fp32") as engine:
+            assert engine.info.backend == "onnxruntime"
+            assert f"fp32 on openvino is not used: {error}" in engine.info.why
+        finding = cache_of(bundle_source).finding(key)
+        assert (finding.refused is not None) == remembered
+        monkeypatch.setattr(OpenVino, "open", opened)
+        if not remembered:
+            Engine.load(bundle_source, "fp32").close()
+            assert cache_of(bundle_source).finding(key).latency_ms is not None
+            cache_of(bundle_source).store_engine(key, b"")  # forgets what is known
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "cudaMalloc failed: cudaErrorMemoryAllocation (2)",
+        "CUDA failure 2: out of memory ; GPU=0",
+        "Failed to allocate memory for requested buffer of size 1024",
+        "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED",
+        "std::bad_alloc",
+        "the GPU has not enough memory for it",
+    ],
+)
+def test_a_shortage_is_told_from_other_failures(message: str) -> None:
+    assert isinstance(engine_error(message), ResourceError)
+    assert not isinstance(engine_error("operator Foo is not implemented"), ResourceError)
 
 
 def test_a_backend_that_came_later_is_measured_too(

@@ -16,8 +16,7 @@ from vit_edge.runtime import BackendError, Engine, InputError, SignatureError
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.errors import BundleError
 from vit_edge.runtime.manifest import MANIFEST
-from vit_edge.runtime.releases import RELEASE
-from vit_edge.runtime.signature import SIGNATURE, verify_signature
+from vit_edge.runtime.trust import RELEASE, SIGNATURE, verify_signature
 
 from .keys import envelope, public_pem, sign_by_hand, statement, write_private
 from .test_bundle import replace_file, rewrite_manifest

@@ -14,10 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from vit_edge.runtime import BackendError, BundleError, InputError
 from vit_edge.runtime.bundle import Bundle
-from vit_edge.runtime.releases import RELEASE, SeenReleases
-from vit_edge.runtime.signature import SIGNATURE
 from vit_edge.runtime.tools.cli import main
 from vit_edge.runtime.tools.signing import sign_bundle
+from vit_edge.runtime.trust import RELEASE, SIGNATURE, SeenReleases
 
 from .keys import public_pem, write_private
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vit_edge.runtime.writing import locked, locked_if_possible, write_durably, write_whole
+from vit_edge.runtime.files import locked, locked_if_possible, write_durably, write_whole
 
 WRITERS = (write_whole, write_durably)
 

@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ClosedError, EngineError, first_line
-from ...heap import give_back_freed
 from ...manifest import EngineSpec
-from ..base import Frames
+from ..base import Frames, give_back_freed
 from ..threads import Pool, stream_in_thread
 from .graph import as_convolutions, find_linears
 

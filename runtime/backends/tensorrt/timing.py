@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ...writing import locked_if_possible, write_whole
+from ...files import locked_if_possible, write_whole
 
 _log = logging.getLogger("vit_edge.tensorrt")
 

@@ -11,15 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...backends.base import DeviceTimed
-from ...bundle import Bundle
-from ...candidates import Candidate
-from ...device_cache import DeviceCache
+from ...deployment import Candidate, Deployment, Opened
 from ...errors import BackendError, EngineError
 from ...files import available_memory
 from ...frames import cut, run_frames
-from ...golden import GoldenSamples
 from ...manifest import EngineSpec
-from ..check import Opened, Row, failed_row, open_checked
+from ..check import Row, checked_row, failed_row
 from ..display import say
 from ..measure.rounds import EARLY_STOPPING_CALLS, Contest, Schedule, Series, measure_rounds
 
@@ -64,24 +61,24 @@ def schedule_for(batch: int, seconds: float) -> Schedule:
 
 
 def hold_contest(
-    bundle: Bundle, candidates: Sequence[Candidate], batches: Sequence[int], seconds: float
+    deployment: Deployment, candidates: Sequence[Candidate], batches: Sequence[int], seconds: float
 ) -> list[Measured]:
     """Measures `candidates` in interleaved rounds, all open at once where memory allows it; else in
     several groups, one after the other.
 
     Returns them in the order of `candidates`, then of `batches`.
     """
-    golden, cache = bundle.golden(), DeviceCache.of(bundle.digest)
+    golden, spec = deployment.golden, deployment.bundle.manifest.spec
     found: list[Measured] = []
     waiting, group = list(candidates), 0
     while waiting:
         with ExitStack() as stack:
-            opened, waiting, failed = _open_group(waiting, bundle, golden, cache, stack)
+            opened, waiting, failed = _open_group(waiting, deployment, stack)
             found += [Measured(candidate, row) for candidate, row in failed]
             for batch in batches:
-                frames = np.resize(golden.images, (batch, *bundle.manifest.spec.image_shape))
+                frames = np.resize(golden.images, (batch, *spec.image_shape))
                 schedule = schedule_for(batch, seconds)
-                measured = _measure(opened, bundle.manifest.spec, frames, schedule, group)
+                measured = _measure(opened, deployment, frames, schedule, group)
                 found += measured
                 working = {m.candidate for m in measured if m.series is not None}
                 opened = [o for o in opened if o.candidate in working]
@@ -90,11 +87,7 @@ def hold_contest(
 
 
 def _open_group(
-    waiting: Sequence[Candidate],
-    bundle: Bundle,
-    golden: GoldenSamples,
-    cache: DeviceCache,
-    stack: ExitStack,
+    waiting: Sequence[Candidate], deployment: Deployment, stack: ExitStack
 ) -> tuple[list[Opened], list[Candidate], list[tuple[Candidate, Row]]]:
     """Opens as many as memory holds: the opened, those left for another group, those that failed.
 
@@ -105,12 +98,12 @@ def _open_group(
     left: list[Candidate] = []
     failed: list[tuple[Candidate, Row]] = []
     for candidate in waiting:
-        if opened and _ROOM * _size(candidate, bundle) > available_memory():
+        if opened and _ROOM * _size(candidate, deployment) > available_memory():
             left.append(candidate)
             continue
         say(f"opening and checking {candidate} ...")
         try:
-            opened.append(open_checked(candidate, bundle, golden, cache))
+            opened.append(deployment.open_checked(candidate))
         except _REFUSALS as error:
             if opened:
                 left.append(candidate)
@@ -121,21 +114,20 @@ def _open_group(
     return opened, left, failed
 
 
-def _size(candidate: Candidate, bundle: Bundle) -> int:
+def _size(candidate: Candidate, deployment: Deployment) -> int:
     """Bytes of the graph that it runs, or that its engine is made from."""
-    manifest = bundle.manifest
-    graph = manifest.precisions[candidate.precision].graphs[candidate.backend.graph]
-    return sum(manifest.files[file].size for file in (graph.file, *graph.external))
+    graph, files = deployment.graph(candidate), deployment.bundle.manifest.files
+    return sum(files[file].size for file in (graph.file, *graph.external))
 
 
 def _measure(
     opened: Sequence[Opened],
-    spec: EngineSpec,
+    deployment: Deployment,
     frames: NDArray[np.uint8],
     schedule: Schedule,
     group: int,
 ) -> list[Measured]:
-    batch = len(frames)
+    batch, spec = len(frames), deployment.bundle.manifest.spec
     calls = {o.candidate: _call(o, spec, frames) for o in opened}
     say(f"measuring {len(opened)} engines at batch {batch}, {schedule.rounds} rounds ...")
     contest: Contest[Candidate] = measure_rounds(calls, schedule, _say_time_left())
@@ -147,8 +139,8 @@ def _measure(
             continue
         series = contest.series[o.candidate]
         device = _device_time(o, spec, frames)
-        error_here = o.metrics.rms_error
-        found.append(Measured(o.candidate, o.row, error_here, batch, series, device, group))
+        row, error_here = checked_row(o, deployment), o.metrics.rms_error
+        found.append(Measured(o.candidate, row, error_here, batch, series, device, group))
     return found
 
 

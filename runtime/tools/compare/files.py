@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ...files import write_whole
 from ...schema import encode
-from ...writing import write_whole
 from .comparison import Comparison
 from .page import draw_page
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 
 from ...bundle import Bundle
-from ...device_cache import DeviceCache
+from ...deployment import Deployment
 from ...errors import InputError
 from ..check import OK, list_runnable
 from ..measure.interference import Interference, Watch
@@ -46,13 +46,14 @@ def compare_bundle(
         BackendError: if nothing can run here.
     """
     _require(batches, seconds)
-    runnable = list_runnable(bundle, precisions, backends)
+    deployment = Deployment(bundle)
+    runnable = list_runnable(deployment, precisions, backends)
     versions = {c.backend.name: c.backend.version() for c in runnable.candidates}
     machine, watch = describe_machine(versions.items()), Watch()
-    measured = hold_contest(bundle, runnable.candidates, sorted(set(batches)), seconds)
+    measured = hold_contest(deployment, runnable.candidates, sorted(set(batches)), seconds)
     interference = watch.read()
     rows = tuple(compare_rows(measured))
-    _remember(rows, measured, DeviceCache.of(bundle.digest))
+    _remember(rows, measured, deployment)
     return Comparison(
         version=REPORT_VERSION,
         name=bundle.manifest.name,
@@ -78,12 +79,12 @@ def _require(batches: Sequence[int], seconds: float) -> None:
 
 
 def _remember(
-    rows: Sequence[ComparedRow], measured: Sequence[Measured], cache: DeviceCache
+    rows: Sequence[ComparedRow], measured: Sequence[Measured], deployment: Deployment
 ) -> None:
     """`Engine.load` uses these medians from now on, instead of its own quick ones."""
     for row, m in zip(rows, measured, strict=True):
         if row.batch == SINGLE and row.status == OK and row.p50_ms is not None:
-            cache.store_latency(m.candidate.key(), row.p50_ms)
+            deployment.remember_latency(m.candidate, row.p50_ms)
 
 
 def _notes(rows: Sequence[ComparedRow], interference: Interference) -> list[str]:

@@ -1,4 +1,4 @@
-"""What else the machine did while something was measured.
+"""Load by other programs while something is measured.
 
 Source: proc(5), /proc/stat: time of each core in user, nice, system, idle, iowait, irq, softirq,
 steal.
@@ -20,7 +20,7 @@ BUSY_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Interference:
-    """Who else used the cores that we may use. None where this system does not tell.
+    """Use of our cores by others. None where this system does not tell.
 
     Attributes:
         load_before: Load average of the last minute when the measurement began.
@@ -38,7 +38,7 @@ class Interference:
 
     @property
     def busy(self) -> bool:
-        """Whether the latencies are doubtful because of it."""
+        """Tells whether latencies are doubtful because of it."""
         if self.others is None or self.stolen is None:
             return self.load_before > 0.5 * self.cores
         return self.others + self.stolen > BUSY_SHARE * self.cores
@@ -60,7 +60,7 @@ class Watch:
         self._load, self._start = os.getloadavg()[0], self._now()
 
     def read(self) -> Interference:
-        """What happened since."""
+        """Returns the load since the start."""
         start, now = self._start, self._now()
         wall, others, stolen = max(now.wall - start.wall, 1e-9), None, None
         if None not in (start.busy, now.busy, start.stolen, now.stolen):

@@ -22,7 +22,7 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "K
 
 @dataclass(frozen=True)
 class Machine:
-    """What a latency depends on beside the engine. None where this system does not tell.
+    """The machine's facts that latencies depend on. None where this system does not tell.
 
     Attributes:
         cpu: Model and architecture.
@@ -74,7 +74,7 @@ def _read(path: Path) -> str | None:
 
 
 def _frequency() -> str | None:
-    """As "600 to 2400 MHz". The files hold kHz."""
+    """Formats frequencies, for example "600 to 2400 MHz". The files hold kHz."""
     bounds = [_read(_FREQUENCY / f"cpuinfo_{end}_freq") for end in ("min", "max")]
     if not all(bound and bound.isdigit() for bound in bounds):
         return None
@@ -83,7 +83,7 @@ def _frequency() -> str | None:
 
 
 def _cpu_limit() -> str | None:
-    """As "1.50 CPUs": the tightest of the limits on the way from the root to this process."""
+    """Formats the tightest limit between the root and this process, for example "1.50 CPUs"."""
     limits = [limit for folder in _own_groups() if (limit := _group_limit(folder)) is not None]
     return f"{min(limits):.2f} CPUs" if limits else None
 

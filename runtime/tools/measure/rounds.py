@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import BackendError, EngineError
-from ...latency import SETTLE_SECONDS, settle
+from ...metrics import SETTLE_SECONDS, settle
 
 SINGLE_STREAM, OFFLINE = "SingleStream", "Offline"
 """MLPerf's scenarios: one sample in flight, judged by the p90 of its latency; all samples at hand,
@@ -39,7 +39,7 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long each contestant is measured.
+    """Duration and rounds of each contestant's measurement.
 
     Attributes:
         seconds: The least time of the calls that count, over all rounds.
@@ -64,7 +64,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Series:
-    """What was measured of one contestant.
+    """Measurements of one contestant.
 
     Attributes:
         rounds: For each round float64 `[calls]`, milliseconds of each call in order.

@@ -1,4 +1,4 @@
-"""How sure measured latencies are: 95 % confidence intervals by a bootstrap over rounds.
+"""Confidence intervals (95 %) of measured latencies, by a bootstrap over rounds.
 
 Calls that follow each other are correlated (the same clock, the same disturbance), so that a
 bootstrap over single calls would be far too sure of itself. Whole rounds are drawn instead (a block

@@ -77,7 +77,7 @@ class EnginePlan:
         )
 
     def encode(self) -> bytes:
-        """As `decode_plan` reads it."""
+        """Encodes the plan in the form that `decode_plan` reads."""
         return encode(self).encode()
 
 

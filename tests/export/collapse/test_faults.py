@@ -10,7 +10,7 @@ from vit_edge.export.collapse import Fault, find_export_faults, find_faults
 from vit_edge.export.collapse.fault import EXPORT, STRUCTURE
 from vit_edge.export.running import answers
 from vit_edge.export.simulate import simulate, sixteen_bit_types
-from vit_edge.runtime.metrics import measure
+from vit_edge.runtime.metrics import compare_logits
 
 from .faults import AFTER_LOWERING, CASES, GELU, INTO_EXPORT, Case
 from .models import Built
@@ -46,7 +46,7 @@ def check(case: Case, broken: ir.Model, built: Built) -> tuple[Fault, ...]:
 def harm(graph: ir.Model, built: Built) -> float:
     """How far the answers are from PyTorch's."""
     computable = simulate(graph) if sixteen_bit_types(graph) else graph
-    return measure(answers(computable, built.images), built.reference, None).rms_error
+    return compare_logits(answers(computable, built.images), built.reference, None).rms_error
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)

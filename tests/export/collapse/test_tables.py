@@ -9,7 +9,7 @@ from vit_edge.export.collapse import LIMITS, Fault, find_faults
 from vit_edge.export.collapse.fault import LOCAL
 from vit_edge.export.precision.int8 import INT8
 from vit_edge.export.running import answers
-from vit_edge.runtime.metrics import measure
+from vit_edge.runtime.metrics import compare_logits
 
 from .edit import change_input
 from .models import Built
@@ -21,7 +21,8 @@ HARM = 2.0
 def checked(lowered: ir.Model, sound: ir.Model, built: Built) -> list[Fault]:
     """The faults found on the way; that they do harm is checked first."""
     errors = [
-        measure(answers(g, built.images), built.reference, None).rms_error for g in (lowered, sound)
+        compare_logits(answers(g, built.images), built.reference, None).rms_error
+        for g in (lowered, sound)
     ]
     assert errors[0] >= HARM * errors[1], errors
     found = find_faults(lowered, built.fp32, built.images, built.reference, LIMITS["int8"])

@@ -13,7 +13,7 @@ import pytest
 from vit_edge.runtime.backends import BlobStore, cuda
 from vit_edge.runtime.backends.tensorrt import TensorRT
 from vit_edge.runtime.backends.tensorrt.session import TensorRTSession
-from vit_edge.runtime.device_array import DeviceArray, on_device
+from vit_edge.runtime.device_array import DeviceArray, take_device_array
 from vit_edge.runtime.manifest import EngineSpec
 
 from .emulation import EmulatedGpu, GpuFrames
@@ -56,7 +56,7 @@ class Rig:
 
     def seen(self, frames: GpuFrames) -> DeviceArray:
         """As the engine sees them."""
-        found = on_device(frames)
+        found = take_device_array(frames)
         assert found is not None
         return found
 

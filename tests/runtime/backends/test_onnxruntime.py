@@ -16,7 +16,7 @@ from vit_edge.runtime.backends.onnxruntime import (
     open_inference,
 )
 from vit_edge.runtime.bundle import Bundle
-from vit_edge.runtime.candidates import list_candidates
+from vit_edge.runtime.deployment import Deployment
 from vit_edge.runtime.errors import EngineError
 
 from .tiny import SPEC, tiny_frames, tiny_graph, tiny_scores
@@ -68,7 +68,7 @@ class TestAnotherProvider:
         self, backend: OnnxRuntime, bundle_source: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(BACKENDS, backend.name, backend)
-        found = list_candidates(Bundle.open(bundle_source).manifest, None, None)
+        found = Deployment(Bundle.open(bundle_source)).candidates()
         assert found
         assert all(candidate.backend is not backend for candidate in found)
 

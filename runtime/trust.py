@@ -1,9 +1,13 @@
-"""Verifies an OpenSSF Model Signing signature made with a private key.
+"""Trust in a signed bundle: whose signature it carries, and whether a newer release has run here.
 
 The signature lies in the bundle as `model.sig`: a Sigstore bundle (JSON) with a DSSE envelope
 around an in-toto statement that lists every file's SHA-256. `model_signing verify key` reads the
 same file. Here only the envelope is read, which takes the standard library; the mathematics is
-`cryptography`'s (OpenSSL's). Signing is in `signing.py`.
+`cryptography`'s (OpenSSL's). Signing is in `tools/signing.py`.
+
+The newest release that ran is kept in `$XDG_STATE_HOME/vit-edge/`, apart from the cache, which may
+be emptied at any time. What cannot be read there is an error: it must not count as "nothing seen
+yet".
 
 Sources: github.com/sigstore/model-transparency, secure-systems-lab/dsse `protocol.md`, in-toto
 Statement v1, Sigstore `Bundle` v0.3.
@@ -13,21 +17,28 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import BackendError, InputError, SignatureError
-from .schema import parse_json
+from .errors import BackendError, InputError, RollbackError, SignatureError
+from .files import Folder, locked, write_durably
+from .manifest import MANIFEST, MANIFEST_DIGEST, RELEASE, SIGNATURE, Manifest, digest_line
+from .schema import decode, encode, parse_json
 
-SIGNATURE = "model.sig"
-MAX_SIGNATURE_BYTES = 2 << 20
+_MAX_SIGNATURE_BYTES = 2 << 20
 _MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 _PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 _MAX_KEY_BYTES = 1 << 16
+
+_MAX_RELEASE_BYTES = 1 << 16
+_SEEN, _LOCK = "releases.json", "releases.lock"
+_MAX_SEEN_BYTES = 16 << 20
+_MAX_NUMBER = (1 << 63) - 1
 
 PublicKey = str | os.PathLike[str] | bytes
 """A file with a public key in PEM form, or the PEM itself as bytes."""
@@ -35,7 +46,7 @@ PublicKey = str | os.PathLike[str] | bytes
 
 @dataclass(frozen=True)
 class SignedFiles:
-    """What a verified signature vouches for.
+    """The files that a verified signature vouches for.
 
     Attributes:
         key: SHA-256 in hex of the public key (its PEM, as Model Signing names keys).
@@ -66,6 +77,43 @@ class SignedFiles:
                 f"the signature lists files that the manifest does not: {extra[:5]}; sign the "
                 "bundle again with `vit-edge sign`"
             )
+
+    def read_release(self, folder: Folder, manifest: Manifest, digest: str) -> SignedRelease:
+        """Reads the signed release, where what was signed is what the manifest lists.
+
+        Args:
+            folder: The bundle's folder.
+            manifest: What it holds.
+            digest: SHA-256 in hex of `manifest.json`.
+
+        Raises:
+            SignatureError: if it is not.
+        """
+        if RELEASE not in self.digests:
+            raise SignatureError(f"{SIGNATURE} vouches for no {RELEASE}: sign with `vit-edge sign`")
+        raw = folder.read(RELEASE, _MAX_RELEASE_BYTES)
+        self.require_exactly(
+            {
+                MANIFEST: digest,
+                MANIFEST_DIGEST: hashlib.sha256(digest_line(digest)).hexdigest(),
+                RELEASE: hashlib.sha256(raw).hexdigest(),
+                **{name: entry.sha256 for name, entry in manifest.files.items()},
+            }
+        )
+        try:
+            release = decode(Release, parse_json(raw))
+        except (ValueError, RecursionError) as error:
+            raise SignatureError(f"{RELEASE} is not valid: {str(error)[:300]}") from None
+        return SignedRelease(self.key, release)
+
+
+def verify_folder(folder: Folder, public_key: PublicKey) -> SignedFiles:
+    """Verifies the signature of a bundle's folder. Raises as `verify_signature` does."""
+    if not os.path.lexists(folder.path / SIGNATURE):
+        raise SignatureError(
+            f"{folder.path} is not signed, and a public key was given: `vit-edge sign` signs it"
+        )
+    return verify_signature(folder.read(SIGNATURE, _MAX_SIGNATURE_BYTES), public_key)
 
 
 def verify_signature(raw: bytes, public_key: PublicKey) -> SignedFiles:
@@ -184,3 +232,121 @@ def _listed(statement: Any) -> dict[str, str]:
 def _expect(value: Any, wanted: Any, what: str) -> None:
     if value != wanted or type(value) is not type(wanted):
         raise ValueError(f"{what} is {str(value)[:60]!r}, not {wanted!r}")
+
+
+@dataclass(frozen=True)
+class Release:
+    """Contents of `release.json`: a bundle's place among those that replace one another.
+
+    Attributes:
+        name: What they all are, such as "door camera"; a device counts each name by itself.
+        number: Grows from release to release.
+    """
+
+    name: str
+    number: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.number <= _MAX_NUMBER:
+            raise ValueError(f"release {self.number} is not between 1 and 2^63 - 1")
+        if not self.name.strip():
+            raise ValueError("a release has a name")
+
+
+@dataclass(frozen=True)
+class SignedRelease:
+    """A bundle's signer (SHA-256 of the public key, in hex), and which release it is."""
+
+    key: str
+    release: Release
+
+    def require_not_older(self) -> None:
+        """Raises RollbackError if a newer release of this key and name has run here."""
+        SeenReleases.here().require_not_older(self.key, self.release)
+
+    def remember(self) -> None:
+        """Keeps this release as seen here. Raises as `SeenReleases.remember` does."""
+        SeenReleases.here().remember(self.key, self.release)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The highest release of each key and name: `<fingerprint>/<name>` -> number."""
+
+    releases: dict[str, int]
+
+
+@dataclass(frozen=True)
+class SeenReleases:
+    """The releases that ran on this device, on disk; safe with threads and processes."""
+
+    folder: Path
+
+    @classmethod
+    def here(cls) -> SeenReleases:
+        home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+        return cls(Path(home) / "vit-edge")
+
+    def require_not_older(self, key: str, release: Release) -> None:
+        """Raises RollbackError if a newer release of this key and name has run here."""
+        _compare(self._load().releases, key, release)
+
+    def remember(self, key: str, release: Release) -> None:
+        """Keeps `release` as seen. Raises RollbackError as `require_not_older` does.
+
+        Raises:
+            SignatureError: if it cannot be written.
+        """
+        if _compare(self._load().releases, key, release):
+            return  # known already: works on a read-only system too
+        try:
+            with self._locked():
+                seen = self._load().releases
+                _compare(seen, key, release)
+                newer = _Seen({**seen, _line(key, release): release.number})
+                write_durably(self.folder / _SEEN, encode(newer).encode())
+        except OSError as error:
+            raise SignatureError(
+                f"{self.folder} cannot be written ({error.strerror}), so an older release would go "
+                "unnoticed later: point XDG_STATE_HOME to a folder that survives restarts"
+            ) from None
+
+    def _load(self) -> _Seen:
+        path = self.folder / _SEEN
+        try:
+            with open(path, "rb") as file:
+                return decode(_Seen, parse_json(file.read(_MAX_SEEN_BYTES)))
+        except FileNotFoundError:
+            return _Seen({})
+        except OSError as error:
+            raise SignatureError(
+                f"{path}, which says what releases ran here, cannot be read ({error.strerror}): "
+                "make it readable, or point XDG_STATE_HOME to another folder"
+            ) from None
+        except (ValueError, RecursionError) as error:
+            raise SignatureError(
+                f"{path}, which says what releases ran here, is damaged ({str(error)[:100]}): "
+                "delete it if no older release can have been slipped in"
+            ) from None
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with locked(self.folder / _LOCK):
+            yield
+
+
+def _line(key: str, release: Release) -> str:
+    return f"{key}/{release.name}"
+
+
+def _compare(seen: dict[str, int], key: str, release: Release) -> bool:
+    """Tells whether this release is the newest seen. Raises RollbackError if it is older."""
+    newest = seen.get(_line(key, release), 0)
+    if release.number < newest:
+        raise RollbackError(
+            f"this is release {release.number} of {release.name!r}, but release {newest} has run "
+            f"on this device: install release {newest} or a newer one; to go back on purpose, sign "
+            f"the old bundle again with a number above {newest}"
+        )
+    return release.number == newest

@@ -1,0 +1,266 @@
+"""A bundle on this device: what can run here, opened, proven and built.
+
+Nothing else opens or builds a bundle's engines: selection, `check`, `compare`, `inspect` and
+`build` ask a `Deployment`, which remembers in the device's cache what it learns.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+from .backends import BACKENDS, Backend, BuildOptions, Built, Session, find_backend
+from .backends.base import NO_EXTERNAL_DATA, ExternalData
+from .bundle import Bundle
+from .device_cache import DeviceCache, Finding, timing_caches
+from .errors import BackendError, InputError, ResourceError, SelfCheckError
+from .frames import run_frames
+from .golden import SAMPLES_AT_LOAD, GoldenSamples, run_golden, tolerance_violation
+from .manifest import EngineEntry, Graph
+from .metrics import Metrics
+
+_log = logging.getLogger("vit_edge.runtime")
+
+UNMEASURED_ORDER = {"gpu": ("fp16", "bf16", "int8", "fp8", "fp32"), "cpu": ("int8", "bf16", "fp32")}
+"""Which precision comes first where nothing was measured: INT8 is slower than FP16 on several GPUs.
+"""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A precision on a backend."""
+
+    precision: str
+    backend: Backend
+
+    def key(self) -> str:
+        """Names all that an engine, its check and its latency depend on, beside the bundle."""
+        return (
+            f"{self.precision}|{self.backend.name}|{self.backend.version()}|{self.backend.device()}"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.precision} on {self.backend.name}"
+
+
+class Blob(NamedTuple):
+    """Verified bytes to open: an ONNX graph, with its weights where they lie beside it, or an
+    engine.
+    """
+
+    data: bytes
+    external: ExternalData = NO_EXTERNAL_DATA
+
+    @property
+    def size(self) -> int:
+        return len(self.data) + sum(len(content) for content in self.external.values())
+
+
+class Opened(NamedTuple):
+    """An engine that was opened and has run golden samples.
+
+    Attributes:
+        candidate: The precision and the backend.
+        session: The open engine; whoever holds it closes it.
+        metrics: Its logits against PyTorch's.
+        problem: The violation of the bundle's tolerance, in words; None if it is right.
+        size: Bytes of the graph or engine that was opened.
+    """
+
+    candidate: Candidate
+    session: Session
+    metrics: Metrics
+    problem: str | None
+    size: int
+
+
+class Deployment:
+    """A bundle on this device.
+
+    Attributes:
+        bundle: The verified bundle.
+        cache: The device's own files for it.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle, self.cache = bundle, DeviceCache.of(bundle.digest)
+        self._findings = self.cache.findings()
+
+    @cached_property
+    def golden(self) -> GoldenSamples:
+        """The bundle's golden samples, verified. Raises BundleError if they are damaged."""
+        return self.bundle.golden()
+
+    def candidates(
+        self, precision: str | None = None, backend: str | None = None
+    ) -> list[Candidate]:
+        """Lists what the bundle holds for one precision and backend (None: all), runnable here or
+        not, the best unmeasured choice first.
+
+        Raises:
+            InputError: if the bundle has no such precision, or there is no such backend.
+        """
+        entries = self.bundle.manifest.precisions
+        if precision is not None and precision not in entries:
+            raise InputError(
+                f"the bundle has no precision {precision!r}: choose from {', '.join(entries)}"
+            )
+        names = list(entries) if precision is None else [precision]
+        backends = list(BACKENDS.values()) if backend is None else [find_backend(backend)]
+        candidates = []
+        for known in backends:
+            order = UNMEASURED_ORDER.get(known.graph, ())
+            for name in sorted(names, key=lambda p: order.index(p) if p in order else len(order)):
+                if known.graph in entries[name].graphs and name not in known.lacks:
+                    candidates.append(Candidate(name, known))
+        return candidates
+
+    def graph(self, candidate: Candidate) -> Graph:
+        """Returns the ONNX graph that the candidate's backend takes."""
+        return self.bundle.manifest.precisions[candidate.precision].graphs[candidate.backend.graph]
+
+    def finding(self, candidate: Candidate) -> Finding:
+        """Returns what is known of a candidate here."""
+        return self._findings.get(candidate.key(), Finding())
+
+    def has_engine(self, candidate: Candidate) -> bool:
+        """Tells whether there is something to open without building it."""
+        if not candidate.backend.needs_engine or self._prebuilt(candidate) is not None:
+            return True
+        return self.cache.engine(candidate.key()) is not None
+
+    def prebuilt_problems(self, candidate: Candidate) -> list[str]:
+        """Explains, with the remedy, why each of the bundle's own engines does not open here; empty
+        if one does or the bundle has none.
+        """
+        problems = [candidate.backend.engine_problem(e) for e in self._engines(candidate)]
+        return [] if None in problems else [problem for problem in problems if problem]
+
+    def load(self, candidate: Candidate) -> Blob | None:
+        """Reads the ONNX graph, a prebuilt engine or one built here; None if there is none."""
+        if not candidate.backend.needs_engine:
+            return Blob(*self.bundle.read_graph(self.graph(candidate)))
+        prebuilt = self._prebuilt(candidate)
+        if prebuilt is not None:
+            return Blob(self.bundle.read(prebuilt.file))
+        built = self.cache.engine(candidate.key())
+        return None if built is None else Blob(built)
+
+    def build(self, candidate: Candidate, options: BuildOptions) -> Built:
+        """Builds an engine for this device from the bundle's ONNX and keeps it in the cache.
+
+        Raises:
+            BackendError: if this machine cannot build it.
+            EngineError: if the library refuses the graph.
+        """
+        backend = candidate.backend
+        problem = backend.build_problem()
+        if problem:
+            raise BackendError(f"cannot build {candidate} here: {problem}")
+        onnx = Blob(*self.bundle.read_graph(self.graph(candidate)))
+        complete = replace(
+            options,
+            external=onnx.external,
+            timing_caches=timing_caches(),
+            what=f"{candidate.precision} of {self.bundle.manifest.name}",
+        )
+        built = backend.compile(onnx.data, self.bundle.manifest.spec, complete)
+        if backend.needs_engine:
+            self.cache.store_engine(candidate.key(), built.engine)
+            self._findings[candidate.key()] = Finding()
+            if built.listing:
+                self.cache.store_listing(candidate.key(), built)
+        return built
+
+    def open(self, candidate: Candidate) -> Session:
+        """Opens an engine, built first where there is none. Its golden answers are checked at its
+        first load on this device.
+
+        Raises:
+            BackendError, EngineError: if it cannot be built, opened or run.
+            SelfCheckError: if its answers are wrong here.
+        """
+        if self.finding(candidate).rms_error is not None:
+            return self._open(candidate)[0]
+        opened = self.open_checked(candidate, SAMPLES_AT_LOAD)
+        if opened.problem is None:
+            return opened.session
+        opened.session.close()
+        raise SelfCheckError(
+            f"{candidate} failed the golden check: {opened.problem}; do not use it here, run "
+            "`vit-edge check` and choose another"
+        )
+
+    def open_checked(self, candidate: Candidate, samples: int | None = None) -> Opened:
+        """Opens an engine and runs its first golden samples (None: all); the outcome is remembered.
+
+        Raises:
+            BackendError, EngineError: if it cannot be built, opened or run.
+        """
+        spec = self.bundle.manifest.spec
+        session, size = self._open(candidate)
+        try:
+            metrics = run_golden(lambda x: run_frames(session, spec, x), self.golden, samples)
+        except BaseException:
+            session.close()
+            raise
+        problem, key = tolerance_violation(metrics, self.graph(candidate)), candidate.key()
+        if problem is None:
+            self.cache.mark_right(key, metrics.rms_error)
+            known = replace(self.finding(candidate), rms_error=metrics.rms_error, refused=None)
+            self._findings[key] = known
+        else:
+            self._refuse(key, problem)
+        return Opened(candidate, session, metrics, problem, size)
+
+    def refuse(self, candidate: Candidate, error: Exception) -> None:
+        """Passes a candidate over from now on: on this device until `check` finds it right; where
+        the reason may pass, such as memory that others hold, in this object alone.
+        """
+        if isinstance(error, ResourceError):
+            self._findings[candidate.key()] = Finding(refused=str(error))
+        else:
+            self._refuse(candidate.key(), str(error))
+
+    def remember_latency(self, candidate: Candidate, milliseconds: float) -> None:
+        """Keeps the median latency of one image."""
+        self.cache.store_latency(candidate.key(), milliseconds)
+        known = replace(self.finding(candidate), latency_ms=milliseconds)
+        self._findings[candidate.key()] = known
+
+    def _refuse(self, key: str, reason: str) -> None:
+        self.cache.mark_refused(key, reason)
+        self._findings[key] = Finding(refused=reason)
+
+    def _open(self, candidate: Candidate) -> tuple[Session, int]:
+        """Opens an engine, built first where there is none; returns its size in bytes too."""
+        blob = self.load(candidate)
+        if blob is None:
+            _log.warning(
+                "no engine for %s on this device yet: building one (`vit-edge build` does it "
+                "ahead)%s",
+                candidate,
+                "".join(f"; {problem}" for problem in self.prebuilt_problems(candidate)),
+            )
+            blob = Blob(self.build(candidate, BuildOptions()).engine)
+        store = self.cache.scratch(candidate.key())
+        spec = self.bundle.manifest.spec
+        return candidate.backend.open(blob.data, spec, blob.external, store), blob.size
+
+    def _prebuilt(self, candidate: Candidate) -> EngineEntry | None:
+        """Returns the bundle's first engine that opens here."""
+        engines, backend = self._engines(candidate), candidate.backend
+        return next((e for e in engines if backend.engine_problem(e) is None), None)
+
+    def _engines(self, candidate: Candidate) -> list[EngineEntry]:
+        engines = self.bundle.manifest.precisions[candidate.precision].engines
+        return [e for e in engines if e.backend == candidate.backend.name]
+
+
+def run_problems(backends: Iterable[Backend]) -> dict[str, str]:
+    """Explains, with the remedy, why backends cannot run here, by their names."""
+    problems = {name: b.run_problem() for name, b in {b.name: b for b in backends}.items()}
+    return {name: problem for name, problem in problems.items() if problem}
