@@ -1,26 +1,23 @@
-"""An opened TensorRT engine: full TensorRT 10 and 11, lean, and TensorRT for RTX.
+"""Opened TensorRT engine: full TensorRT 10 and 11, lean, and TensorRT for RTX.
 
 Source: TensorRT Python API (ICudaEngine).
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import EngineError
+from ...errors import ClosedError, EngineError
 from ...manifest import EngineSpec
 from .. import cuda
 from ..base import BlobStore, Frames
-from ..threads import IN_FLIGHT
-from .contexts import BuiltInGraphs, ContextSource, OwnGraphs
-from .lanes import Lane
+from .contexts import ContextFactory, RtxContextFactory, TrtContextFactory
+from .lanes import LanePool
 from .open import Logger, open_engine
-from .pool import LanePool, Pending
 
 
 class TensorRTSession:
@@ -28,9 +25,10 @@ class TensorRTSession:
 
     Args:
         library: TensorRT's Python module.
+        logger: A new logger of the library.
         blob: The engine, whose hash was verified.
-        spec: What the engine has to take and give.
-        scratch: Where TensorRT for RTX keeps its runtime cache; None is nowhere.
+        spec: Input and output that the engine must have.
+        scratch: Place for the runtime cache of TensorRT for RTX; None keeps none.
 
     Raises:
         EngineError: if the engine is refused or there is no memory for it.
@@ -41,66 +39,89 @@ class TensorRTSession:
     def __init__(
         self, library: Any, logger: Logger, blob: bytes, spec: EngineSpec, scratch: BlobStore | None
     ) -> None:
-        device = cuda.current_device()
-        self._runtime, self._engine = open_engine(library, logger, blob)
-        _check_types(library, self._engine, spec)
-        self._source = _choose_source(library, self._engine, scratch)
-        self._unsaved = True
-        self._pool = LanePool(lambda: Lane(self._source, spec, device, logger.errors))
+        runtime, engine = open_engine(library, logger, blob)
+        _check_types(library, engine, spec)
+        factory: ContextFactory
+        if hasattr(library, "CudaGraphStrategy"):
+            factory = RtxContextFactory(library, runtime, engine, scratch)
+        else:
+            factory = TrtContextFactory(library, runtime, engine)
+        self._runtime_cache, self._unsaved = factory.runtime_cache, True
+        self._pool = LanePool(factory, spec, cuda.current_device(), logger.errors)
 
     def run(self, images: Frames) -> NDArray[np.float32]:
-        scores = self._pool.run(images)
-        self._keep_compiled()
+        lane = self._pool.take()
+        try:
+            scores = lane.run(images)
+        finally:
+            self._pool.give_back(lane)
+        self._save_first_kernels()
         return scores
 
     def device_time_ms(self, images: Frames) -> float:
         """See `runtime.backends.base.DeviceTimed`."""
-        return self._pool.device_time_ms(images)
+        lane = self._pool.take()
+        try:
+            return lane.device_time_ms(images)
+        finally:
+            self._pool.give_back(lane)
 
     def stream(self, batches: Iterable[Frames]) -> Iterator[NDArray[np.float32]]:
-        """Each batch is copied and queued on a lane of its own while the one before it computes."""
-        waiting: deque[Pending] = deque()
+        """Copies and queues each batch while the one before it computes. The stream keeps a lane,
+        where a batch may wait for the reader; where none can be spared, it runs batch by batch.
+        """
+        kept = self._pool.keep()
+        if kept is None:
+            yield from map(self.run, batches)
+            return
         try:
+            queued = False
             for batch in batches:
-                waiting.append(self._pool.submit(batch))
-                if len(waiting) >= IN_FLIGHT:
-                    yield waiting.popleft().result()
-                    self._keep_compiled()
-            while waiting:
-                yield waiting.popleft().result()
+                if not queued:
+                    kept.enqueue(batch)
+                    queued = True
+                    continue
+                try:
+                    lane = self._pool.take()
+                except ClosedError:
+                    yield kept.collect()
+                    raise
+                try:
+                    lane.enqueue(batch)
+                    kept, lane = lane, kept
+                    scores = lane.collect()
+                finally:
+                    self._pool.give_back(lane)
+                self._save_first_kernels()
+                yield scores
+            if queued:
+                yield kept.collect()
         finally:  # the reader may leave early, the source may raise
-            for pending in waiting:
-                pending.finish()
+            kept.settle()
+            self._pool.release(kept)
 
-    def _keep_compiled(self) -> None:
-        """Saves the runtime cache after the first answer: many an application is killed rather than
+    def _save_first_kernels(self) -> None:
+        """Saves the runtime cache after the first scores: many an application is killed rather than
         closed.
         """
         if self._unsaved:
             self._unsaved = False
-            self._save_compiled()
+            self._save_kernels()
 
-    def _save_compiled(self) -> None:
-        compiled = self._source.compiled  # another thread may close the session meanwhile
-        if compiled is not None:
-            compiled.save()
+    def _save_kernels(self) -> None:
+        cache = self._runtime_cache  # another thread may close the session meanwhile
+        if cache is not None:
+            cache.save()
 
     def close(self) -> None:
         self._pool.close()
-        self._save_compiled()
-        self._source.close()
-        self._engine = self._runtime = None
+        self._save_kernels()
+        self._runtime_cache = None
 
 
 def _check_types(library: Any, engine: Any, spec: EngineSpec) -> None:
-    wanted = {spec.input_name: library.DataType.UINT8, spec.output_name: library.DataType.FLOAT}
+    expected = {spec.input_name: library.DataType.UINT8, spec.output_name: library.DataType.FLOAT}
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    found = {name: engine.get_tensor_dtype(name) for name in names}
-    if found != wanted:
-        raise EngineError(f"its tensors are {found}, the manifest says {wanted}")
-
-
-def _choose_source(library: Any, engine: Any, scratch: BlobStore | None) -> ContextSource:
-    if hasattr(library, "CudaGraphStrategy"):
-        return BuiltInGraphs(library, engine, scratch)
-    return OwnGraphs(library, engine)
+    types = {name: engine.get_tensor_dtype(name) for name in names}
+    if types != expected:
+        raise EngineError(f"its tensors are {types}, the manifest says {expected}")

@@ -40,7 +40,7 @@ DECLARED = {
     "runtime": "Runtime",
     "engine": "ICudaEngine",
     "context": "IExecutionContext",
-    "make": "IExecutionContext",
+    "create": "IExecutionContext",
     "require": "IExecutionContext",
     "unbound": "IExecutionContext",
     "runtime_config": "IRuntimeConfig",

@@ -7,11 +7,13 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
 
-from vit_edge.runtime.backends.tensorrt.pool import LANES
+from vit_edge.runtime.backends.tensorrt import lanes
+from vit_edge.runtime.backends.tensorrt.lanes import LANES
 from vit_edge.runtime.errors import ClosedError, EngineError
 
 from ...concurrency import wrong_answers
@@ -88,7 +90,6 @@ class TestStream:
         batches = [tiny_frames(1 + seed % 3, seed) for seed in range(20)]
         check_stream(session.stream(batches), batches)
         assert list(session.stream([])) == []
-        assert session._pool._unclaimed == []  # nothing is kept of what was answered
         session.close()
 
     def test_the_next_batch_is_queued_before_the_last_one_is_waited_for(self, rig: Rig) -> None:
@@ -213,28 +214,38 @@ class TestClose:
         answers = session.stream(batches)
         next(answers)
         within_patience(session.close)
+        np.testing.assert_array_equal(next(answers), tiny_scores(batches[1]))
         with pytest.raises(ClosedError):
-            list(answers)
+            next(answers)
+        assert rig.gpu.problems() == []  # its lane is freed
+
+    def test_a_paused_stream_that_nobody_reads_on_is_freed(self, rig: Rig) -> None:
+        """By the garbage collector, in whatever thread that runs."""
+        session = rig.open()
+        answers = [session.stream([tiny_frames(1, seed) for seed in range(5)])]
+        next(answers[0])
+        within_patience(session.close)
+        within_patience(answers.clear)
+        assert rig.gpu.problems() == []
 
     def test_it_waits_for_a_lane_in_the_making(
         self, full: Rig, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The second lane is being allocated while the session is closed."""
         session = full.open()
-        made, go = threading.Event(), threading.Event()
-        pool = session._pool
-        make = pool._make
+        started, go = threading.Event(), threading.Event()
 
-        def slow() -> object:
-            made.set()
-            go.wait(PATIENCE)
-            return make()
+        class SlowLane(lanes.Lane):
+            def __init__(self, *arguments: Any) -> None:
+                started.set()
+                go.wait(PATIENCE)
+                super().__init__(*arguments)
 
-        monkeypatch.setattr(pool, "_make", slow)
+        monkeypatch.setattr(lanes, "Lane", SlowLane)
         with ThreadPoolExecutor(2) as threads:
             streaming = threads.submit(lambda: list(session.stream([tiny_frames(1)] * 2)))
-            made.wait(PATIENCE)
+            started.wait(PATIENCE)
             closing = threads.submit(session.close)
             go.set()
             closing.result(PATIENCE)
-            assert len(streaming.result(PATIENCE)) == 2
+            assert isinstance(streaming.exception(PATIENCE), (ClosedError, type(None)))

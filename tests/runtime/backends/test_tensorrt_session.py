@@ -81,7 +81,7 @@ class TestGraphs:
     def test_the_least_recently_used_goes_first(
         self, full: Rig, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(contexts.OwnGraphs, "limit", 2)
+        monkeypatch.setattr(contexts.TrtContextFactory, "max_contexts", 2)
         session = full.open()
         for size in (1, 1, 2, 2, 1, 3, 3, 1):  # 3 takes the place of 2, and 1 stays
             np.testing.assert_array_equal(
