@@ -14,17 +14,16 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import BackendError, EngineError, InputError
 from ...manifest import EngineEntry, EngineSpec
 from .. import cuda
 from ..base import NO_EXTERNAL_DATA, BlobStore, BuildOptions, Built, ExternalData
-from .build import find_compute_capability
-from .inspect import inspect_engine
 from .open import mismatch, opens_forward
-from .session import TensorRTSession
-from .timing import timing_file
+
+if TYPE_CHECKING:
+    from .session import TensorRTSession
 
 _log = logging.getLogger("vit_edge.tensorrt")
 
@@ -70,6 +69,8 @@ class TensorRT:
 
     def built_for(self, options: BuildOptions) -> tuple[str, ...]:
         """Full TensorRT builds for the GPU that is here; RTX, if not told, for its portable set."""
+        from .build import find_compute_capability
+
         library, asked = self._builder(), options.compute_capabilities
         for capability in asked:
             find_compute_capability(library, capability)
@@ -121,7 +122,8 @@ class TensorRT:
         return cuda.device_problem()
 
     def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> Built:
-        from .child import Job  # `subprocess` and its like are for builds alone
+        from .build import find_compute_capability, timing_file  # loaded for builds alone
+        from .child import Job
         from .process import build_in_child
 
         library = self._builder()
@@ -161,6 +163,8 @@ class TensorRT:
         external: ExternalData = NO_EXTERNAL_DATA,
         scratch: BlobStore | None = None,
     ) -> TensorRTSession:
+        from .session import TensorRTSession
+
         library, messages = self._library(), list[str]()
         with _errors_as_engine_errors(
             f"{self.name} {self.version()} cannot open this engine", messages
@@ -174,6 +178,8 @@ class TensorRT:
             EngineError: if the library refuses the engine.
             BackendError: if the library has no inspector.
         """
+        from .inspect import inspect_engine
+
         library, errors = self._library(), list[str]()
         if not hasattr(library, "EngineInspector"):
             raise BackendError(

@@ -1,21 +1,31 @@
-"""How TensorRT builds an engine: profile, target GPUs, flags, what is kept in it.
+"""Builds an engine of a graph: profile, target GPUs, flags; with its progress and timing cache.
 
-Source: TensorRT Python API (Builder, OnnxParser, IBuilderConfig).
+Source: TensorRT Python API (Builder, OnnxParser, IBuilderConfig, IProgressMonitor, ITimingCache).
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import EngineError, InputError
+from ...files import locked_if_possible, write_whole
 from ...manifest import EngineSpec
 from ..base import AskedProduct, Progress
-from .asked import asked_products
+from .inspect import asked_products
 from .open import Logger, require_made
-from .progress import OutermostPhases, progress_monitor
-from .timing import timing_cache
+
+_log = logging.getLogger("vit_edge.tensorrt")
+
+_DIGEST = hashlib.sha256().digest_size
+_MAX_TIMING_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -130,3 +140,100 @@ def _set_compute_capabilities(library: Any, config: Any, capabilities: tuple[str
     config.num_compute_capabilities = len(capabilities)
     for index, capability in enumerate(capabilities):
         config.set_compute_capability(find_compute_capability(library, capability), index)
+
+
+class OutermostPhases:
+    """Tells the phases that are part of no other. The library calls it from any thread."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._steps: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def started(self, phase: str, parent: str | None, steps: int) -> None:
+        if parent is None:
+            with self._lock:
+                self._steps[phase] = steps
+            self._progress(phase, 0, steps)
+
+    def advanced(self, phase: str, done: int) -> None:
+        steps = self._steps.get(phase)
+        if steps is not None:
+            self._progress(phase, done, steps)
+
+    def finished(self, phase: str) -> None:
+        with self._lock:
+            steps = self._steps.pop(phase, None)
+        if steps is not None:
+            self._progress(phase, steps, steps)
+
+
+def progress_monitor(library: Any, phases: OutermostPhases) -> Any:
+    """`phases` as the library calls it."""
+
+    class Monitor(library.IProgressMonitor):  # type: ignore[misc]
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            phases.started(phase_name, parent_phase, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            phases.advanced(phase_name, step + 1)
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            phases.finished(phase_name)
+
+    return Monitor()
+
+
+def timing_file(folder: Path, library: str, version: str, device: str) -> Path:
+    """Where the timings of that library on that device lie: kernels differ between them."""
+    plain = re.sub(r"[^A-Za-z0-9.]+", "-", f"{library}-{version}-{device}").strip("-")
+    return folder / f"{plain}.timing"
+
+
+@contextmanager
+def timing_cache(config: Any, path: Path | None) -> Iterator[None]:
+    """Builds inside the block use the timings in `path` and add theirs; None keeps none."""
+    if path is None:
+        yield
+        return
+    cache = _attach(config, _read(path))
+    yield
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked_if_possible(path.with_suffix(".lock")):
+            _add_others(config, cache, _read(path))
+            data = bytes(cache.serialize())
+            write_whole(path, hashlib.sha256(data).digest() + data)
+    except OSError as error:
+        _log.info("the timing cache is not kept: %s", error)
+
+
+def _attach(config: Any, old: bytes) -> Any:
+    """A timing cache with the old timings, or an empty one where the library refuses them."""
+    cache = config.create_timing_cache(old)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    return cache
+
+
+def _add_others(config: Any, cache: Any, others: bytes) -> None:
+    """What another process has measured meanwhile."""
+    theirs = config.create_timing_cache(others) if others else None
+    if theirs is not None:
+        cache.combine(theirs, ignore_mismatch=False)
+
+
+def _read(path: Path) -> bytes:
+    """The kept timings; nothing if there are none or a byte of them is not as it was written: the
+    library gets no damaged ones to parse.
+    """
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_MAX_TIMING_BYTES + 1)
+    except OSError:
+        return b""
+    digest, data = content[:_DIGEST], content[_DIGEST:]
+    good = len(content) <= _MAX_TIMING_BYTES and hashlib.sha256(data).digest() == digest
+    return data if good else b""

@@ -17,12 +17,9 @@ FOLDER = Path(tensorrt.__file__).parent
 FILES = sorted(FOLDER.glob("*.py"))
 CUDA_FILES = sorted(FOLDER.parent.glob("cuda*.py"))
 NOT_FOR_LEAN = {
-    "asked",
     "build",
     "child",
     "inspect",
-    "progress",
-    "timing",
 }
 """Files that need the whole library: TensorRT lean has no builder, parser and inspector."""
 
