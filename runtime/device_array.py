@@ -107,10 +107,10 @@ def _not_uint8(dtype: str) -> InputError:
 
 def _require_contiguous(shape: tuple[int, ...], strides: Iterable[int] | None) -> None:
     """Strides of uint8 are the same in bytes and in elements."""
-    found = None if strides is None else tuple(strides)
-    if not is_contiguous(shape, found):
+    steps = None if strides is None else tuple(strides)
+    if not is_contiguous(shape, steps):
         raise InputError(
-            f"frames on the GPU are not C-contiguous (strides {found}): make them [N, H, W, C] and "
+            f"frames on the GPU are not C-contiguous (strides {steps}): make them [N, H, W, C] and "
             "contiguous first"
         )
 

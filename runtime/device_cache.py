@@ -130,19 +130,19 @@ class DeviceCache:
         """Keeps what the builder told of the engine that is stored under `key`."""
         digest = hashlib.sha256(built.engine).hexdigest()
         lines = built.listing.split("\n")  # `splitlines` would split at separators inside them too
-        told = _Listing(digest, tuple(map(printable, lines)), built.products)
-        self.store_engine(f"{key}|listing", encode(told).encode())
+        listing = _Listing(digest, tuple(map(printable, lines)), built.products)
+        self.store_engine(f"{key}|listing", encode(listing).encode())
 
     def listing(self, key: str) -> Built | None:
         """Returns what was told of the engine under `key`, without it; None if nothing was."""
         raw, engine = self.engine(f"{key}|listing"), self.finding(key).engine
         try:
-            told = None if raw is None else decode(_Listing, json.loads(raw))
+            listing = None if raw is None else decode(_Listing, json.loads(raw))
         except (ValueError, RecursionError):
             return None
-        if told is None or engine is None or told.engine_sha256 != engine.sha256:
+        if listing is None or engine is None or listing.engine_sha256 != engine.sha256:
             return None
-        return Built(b"", "\n".join(told.lines), told.products)
+        return Built(b"", "\n".join(listing.lines), listing.products)
 
     def _remove(self, file: str) -> None:
         with suppress(OSError):

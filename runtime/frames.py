@@ -36,8 +36,8 @@ def check_frames(frames: Any, spec: EngineSpec) -> Frames:
     """
     array = _as_array(frames)
     if len(array.shape) != 4 or array.shape[1:] != spec.image_shape or not array.shape[0]:
-        wanted = ", ".join(map(str, spec.image_shape))
-        raise InputError(f"frames have shape {list(array.shape)}, not [N, {wanted}] with N > 0")
+        shape = ", ".join(map(str, spec.image_shape))
+        raise InputError(f"frames have shape {list(array.shape)}, not [N, {shape}] with N > 0")
     return array if isinstance(array, DeviceArray) else np.ascontiguousarray(array)
 
 

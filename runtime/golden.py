@@ -124,10 +124,10 @@ def _read_array(
         length = int.from_bytes(start[len(_MAGIC) :], "little")
         if not start.startswith(_MAGIC) or length > _MAX_HEADER:
             raise ValueError(f"{member.filename} is no array of numpy's format 1.0")
-        found = _HEADER.fullmatch(stream.read(length))
-        if found is None:
+        header = _HEADER.fullmatch(stream.read(length))
+        if header is None:
             raise ValueError(f"the header of {member.filename} is not numpy's")
-        kind, count, tail = found.groups()
+        kind, count, tail = header.groups()
         shape = (int(count), *map(int, (tail or b"").decode().split(", ")[1:]))
         if kind.decode() != np.dtype(dtype).str or shape[1:] != rest or shape[0] > _MAX_SAMPLES:
             raise ValueError(

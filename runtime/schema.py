@@ -49,12 +49,12 @@ def parse_json(raw: bytes) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in fields:
             raise SchemaError(f"the key {key[:60]!r} is there twice")
-        found[key] = value
-    return found
+        fields[key] = value
+    return fields
 
 
 def _number(text: str) -> str:
@@ -142,10 +142,10 @@ def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
 def _text(value: str, where: str, limit: int) -> str:
     if len(value) > limit:
         raise SchemaError(f"{where} has {len(value)} characters, not at most {limit}")
-    found = _UNPRINTABLE.search(value)
-    if found:
+    unprintable = _UNPRINTABLE.search(value)
+    if unprintable:
         raise SchemaError(
-            f"{where}: {value[:60]!r} holds {found.group()!r}, which is not printable"
+            f"{where}: {value[:60]!r} holds {unprintable.group()!r}, which is not printable"
         )
     return value
 
@@ -177,8 +177,8 @@ def encode(value: Any) -> str:
 
 def encode_all(values: Iterable[Any]) -> str:
     """Dataclasses to a JSON list, likewise."""
-    found = [dataclasses.asdict(value) for value in values]
-    return json.dumps(found, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    rows = [dataclasses.asdict(value) for value in values]
+    return json.dumps(rows, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 def decode_all(cls: type[T], text: str) -> tuple[T, ...]:

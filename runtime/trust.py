@@ -229,9 +229,9 @@ def _listed(statement: Any) -> dict[str, str]:
     return digests
 
 
-def _expect(value: Any, wanted: Any, what: str) -> None:
-    if value != wanted or type(value) is not type(wanted):
-        raise ValueError(f"{what} is {str(value)[:60]!r}, not {wanted!r}")
+def _expect(value: Any, expected: Any, what: str) -> None:
+    if value != expected or type(value) is not type(expected):
+        raise ValueError(f"{what} is {str(value)[:60]!r}, not {expected!r}")
 
 
 @dataclass(frozen=True)

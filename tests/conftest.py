@@ -23,7 +23,6 @@ from vit_edge.export.precision import PRECISIONS
 from vit_edge.export.progress import Display
 from vit_edge.runtime.metrics import TimingBudget
 from vit_edge.runtime.tools.images import ImageSet
-from vit_edge.runtime.tools.measure.rounds import Schedule
 from vit_edge.vit.checkpoints import encode_checkpoint
 from vit_edge.vit.datasets import digits, samples
 from vit_edge.vit.training.digits import train_digits
@@ -74,13 +73,9 @@ def interruptible() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _little_effort(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A first load, an export and `compare` measure each engine: a call or two will do here."""
+    """A first load and an export measure each engine: a call or two will do here."""
     for place in ("vit_edge.runtime.selection", "vit_edge.export.measure"):
         monkeypatch.setattr(f"{place}.QUICK", TimingBudget(runs=1, seconds=0.0))
-    little = Schedule(seconds=0.0, calls=4, rounds=2, settle_s=0.0)
-    monkeypatch.setattr(
-        "vit_edge.runtime.tools.compare.contest.schedule_for", lambda batch, seconds: little
-    )
 
 
 @pytest.fixture(scope="session")

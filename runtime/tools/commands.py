@@ -1,5 +1,5 @@
-"""The commands that need a bundle only, and most a backend: check, compare, inspect, build, run,
-sign.
+"""The commands of the base install, most of which need a backend: check, compare, report, inspect,
+build, run, sign.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .display import mebibytes, percent, print_table
 from .estimate import add_estimate_arguments, run_estimate
 from .layers import print_json, print_tables, read_all
 from .plan.show import PLAN_COLUMNS, plan_cells
+from .report.command import add_report_arguments, run_report
 from .run import add_run_arguments, run_run
 
 Parsers = argparse._SubParsersAction  # argparse has no public name for it
@@ -31,6 +32,11 @@ CHECK_COLUMNS = ("precision", "backend", "top1", "reference_top1", "agreement", 
 def add_commands(parsers: Parsers[argparse.ArgumentParser]) -> None:
     """Adds this module's commands to the command line."""
     check = _add(parsers, "check", run_check, "test every engine that runs here on golden samples")
+    report = parsers.add_parser(
+        "report", help="draw what `compare` measured, of several devices in one page"
+    )
+    report.set_defaults(run=run_report)
+    add_report_arguments(report)
     compare = _add(
         parsers, "compare", run_compare, "compare latency and accuracy across precisions"
     )

@@ -47,12 +47,12 @@ def run_estimate(arguments: argparse.Namespace) -> int:
     bundle = Bundle.open(Path(arguments.bundle), arguments.public_key)
     names = arguments.device or list(DEVICES)
     devices = list({device.name: device for device in map(find_device, names)}.values())
-    found = estimate_bundle(bundle, devices, arguments.precision or ())
+    estimates = estimate_bundle(bundle, devices, arguments.precision or ())
     if arguments.json:
-        print(json.dumps(_as_json(found), indent=2))
+        print(json.dumps(_as_json(estimates), indent=2))
         return 0
-    print_table(bundle.manifest.name, ESTIMATE_COLUMNS, [estimate_cells(r) for r in found.rows])
-    for line in (*found.advice, *found.notes):
+    print_table(bundle.manifest.name, ESTIMATE_COLUMNS, [estimate_cells(r) for r in estimates.rows])
+    for line in (*estimates.advice, *estimates.notes):
         print(line)
     return 0
 
@@ -110,7 +110,7 @@ def _nearest_plans(
     return plans, capabilities
 
 
-def _as_json(found: Estimates) -> dict[str, object]:
+def _as_json(estimates: Estimates) -> dict[str, object]:
     rows = [
         {
             "device": row.device,
@@ -120,6 +120,6 @@ def _as_json(found: Estimates) -> dict[str, object]:
             "images_per_second": row.estimate and row.estimate.images_per_second,
             "bound": row.estimate and row.estimate.bound,
         }
-        for row in found.rows
+        for row in estimates.rows
     ]
-    return {"rows": rows, "advice": found.advice, "notes": found.notes}
+    return {"rows": rows, "advice": estimates.advice, "notes": estimates.notes}

@@ -129,30 +129,32 @@ def list_folder(path: Path) -> FolderListing:
         raise InputError(
             f"{deeper[0]} is a folder inside a class folder: images lie one level deep"
         )
-    found = [(f, k) for k, c in enumerate(classes) for f in _image_files(c)] or [
+    labelled = [(f, k) for k, c in enumerate(classes) for f in _image_files(c)] or [
         (f, -1) for f in _image_files(path)
     ]
-    if not found:
+    if not labelled:
         raise InputError(f"{path} holds no images ({', '.join(EXTENSIONS)})")
-    files = tuple(file for file, _ in found)
+    files = tuple(file for file, _ in labelled)
     if not classes:
         return FolderListing(files, None, None)
-    labels = np.array([k for _, k in found], dtype=np.int64)
+    labels = np.array([k for _, k in labelled], dtype=np.int64)
     return FolderListing(files, labels, tuple(c.name for c in classes))
 
 
 def load_folder(path: Path, preprocess: Preprocess) -> ImageSet:
     """The images that `list_folder` finds, decoded on demand. Raises InputError as it does."""
-    found = list_folder(path)
+    listing = list_folder(path)
     stats = [
         (str(f.relative_to(path)), s.st_size, s.st_mtime_ns)
-        for f in found.files
+        for f in listing.files
         for s in [f.stat()]
     ]
     origin = hashlib.sha256(repr((preprocess, stats)).encode()).hexdigest()
-    read = lambda i: preprocess.read(found.files[i])  # noqa: E731 (a closure over two names)
-    indices = tuple(range(len(found.files)))
-    return ImageSet(f"folder {path.name}", origin, read, indices, found.labels, found.class_names)
+    read = lambda i: preprocess.read(listing.files[i])  # noqa: E731 (a closure over two names)
+    indices = tuple(range(len(listing.files)))
+    return ImageSet(
+        f"folder {path.name}", origin, read, indices, listing.labels, listing.class_names
+    )
 
 
 def _image_files(folder: Path) -> list[Path]:

@@ -45,8 +45,8 @@ def _of_the_bundle(
 ) -> Iterator[tuple[str, EnginePlan]]:
     for name, entry in bundle.manifest.precisions.items():
         for engine in entry.engines:
-            wanted = name == (precision or name) and engine.backend == (backend or engine.backend)
-            if wanted and engine.plan_file:
+            selected = name == (precision or name) and engine.backend == (backend or engine.backend)
+            if selected and engine.plan_file:
                 yield f"{name}: {engine.file}", decode_plan(bundle.read(engine.plan_file))
 
 

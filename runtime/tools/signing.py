@@ -74,8 +74,8 @@ def _load_library() -> Any:
 def _require_no_other_files(bundle: Bundle) -> None:
     """Refuses a folder with files that the bundle does not list: the whole folder is signed."""
     own = {*bundle.manifest.files, MANIFEST, MANIFEST_DIGEST, RELEASE, SIGNATURE}
-    found = [p for p in bundle.path.rglob("*") if p.is_symlink() or not p.is_dir()]
-    others = sorted({str(p.relative_to(bundle.path)) for p in found} - own)
+    entries = [p for p in bundle.path.rglob("*") if p.is_symlink() or not p.is_dir()]
+    others = sorted({str(p.relative_to(bundle.path)) for p in entries} - own)
     if others:
         raise InputError(f"{bundle.path} holds files that are not the bundle's: {others[:5]}")
 

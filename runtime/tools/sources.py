@@ -113,20 +113,20 @@ def find_pictures(folder: Path) -> list[Path]:
     Raises:
         InputError: if there is none.
     """
-    found, others = list[Path](), 0
+    images, others = list[Path](), 0
     for place, folders, files in os.walk(folder):  # follows no link to a folder
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(name for name in files if not name.startswith(".")):
             path = Path(place, name)
             if path.suffix.lower() in EXTENSIONS:
-                found.append(path)
+                images.append(path)
             else:
                 others += 1
-    if not found:
+    if not images:
         raise InputError(f"{folder} holds no images ({', '.join(EXTENSIONS)})")
     if others:
         _log.warning("%s: %d other files are passed over", folder, others)
-    return found
+    return images
 
 
 def score(

@@ -22,7 +22,7 @@ import sys
 class Block:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {"torch", "onnx", "onnx_ir", "onnxscript", "PIL", "rich",
-        "sklearn", "tensorrt_rtx", BLOCKED}:
+        "sklearn", "tensorrt_rtx", "matplotlib", "jinja2", BLOCKED}:
             raise ModuleNotFoundError(f"{name} is blocked", name=name)
 sys.meta_path.insert(0, Block())
 """
@@ -71,6 +71,21 @@ def test_commands_run_with_numpy_and_onnxruntime_alone(bundle_source: Path, comm
     )
     assert done.returncode == 0, done.stderr
     assert "fp32" in done.stdout
+    if command == "compare":
+        folder = bundle_source.with_name(f"{bundle_source.name}.compare")
+        assert "pip install 'vit-edge[report]'" in done.stderr
+        assert f"vit-edge report {folder / 'report.json'}" in done.stderr
+        done = isolated(code, "report", str(folder / "report.json"), "--out", "/dev/null")
+        assert done.returncode == 2
+        assert "pip install 'vit-edge[report]'" in done.stderr
+
+
+def test_measuring_imports_nothing_that_draws() -> None:
+    code = (
+        "import sys\nfrom vit_edge.runtime.tools.cli import build_parser\nbuild_parser()\n"
+        "assert not {'matplotlib', 'jinja2', 'torch'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_export_without_its_extra_says_how_to_get_it() -> None:
@@ -161,8 +176,9 @@ def test_packages_import_downwards_only(package: str) -> None:
 
 
 def test_runtime_imports_only_numpy_and_the_standard_library_at_import_time() -> None:
-    allowed = {"numpy", "vit_edge", *sys.stdlib_module_names}
     for path in (ROOT / "runtime").rglob("*.py"):
+        drawing = {"matplotlib", "jinja2"} if path.parent.name == "report" else set()
+        allowed = {"numpy", "vit_edge", *drawing, *sys.stdlib_module_names}
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.Import):
                 assert {a.name.split(".")[0] for a in node.names} <= allowed, path

@@ -1,5 +1,5 @@
 """Compares a bundle's engines on this device and recommends one.
 
 `contest` opens and measures them, `comparison` puts the numbers side by side, `recommend` decides,
-`files` writes `report.json` and `report.html`; `page` and `charts` draw it.
+`command` prints and writes; `vit_edge.runtime.tools.report` draws.
 """

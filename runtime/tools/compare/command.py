@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from ...bundle import Bundle
+from ...files import write_whole
+from ...schema import encode
 from ..check import OK, cell
 from ..display import print_table, say
 from ..measure.statistics import Estimate
+from ..report import MissingExtraError, draw_report
 from .comparison import ComparedRow, Comparison
 from .contest import SECONDS
-from .files import default_folder, write_reports
 from .run import compare_bundle
 
 COLUMNS = (
@@ -28,6 +31,8 @@ HEADINGS = {
     "rms_error": "error",
 }
 NO_REPORT = "none"
+HTML, JSON = "report.html", "report.json"
+_READABLE = 0o644
 
 
 def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +53,7 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--report", metavar="DIR",
-        help=f"where report.html and report.json go; {NO_REPORT!r} writes none; "
+        help=f"where report.json and report.html go; {NO_REPORT!r} writes none; "
         "default: BUNDLE.compare, beside the bundle",
     )  # fmt: skip
 
@@ -105,8 +110,30 @@ def _write(comparison: Comparison, asked: str | None, bundle: Path) -> None:
         return
     folder = default_folder(bundle) if asked is None else Path(asked)
     try:
-        page = write_reports(comparison, folder)
+        say(f"report: {write_reports(comparison, folder)}")
+    except MissingExtraError:
+        say(
+            f"report: {folder / JSON}; to draw it, here or elsewhere: pip install "
+            f"'vit-edge[report]', then vit-edge report {folder / JSON}"
+        )
     except OSError as error:
         say(f"no report: {folder} cannot be written ({error.strerror}): choose another --report")
-    else:
-        say(f"report: {page}")
+
+
+def default_folder(bundle: Path) -> Path:
+    """`<bundle>.compare/`, beside the bundle, which is itself never written to."""
+    path = Path(os.path.abspath(bundle))
+    return path.with_name(f"{path.name}.compare")
+
+
+def write_reports(comparison: Comparison, folder: Path) -> Path:
+    """Writes the numbers and then the page, each whole or not at all; returns the page's path.
+
+    Raises:
+        OSError: if `folder` cannot be made or written to; an earlier report stays whole.
+        MissingExtraError: if the page cannot be drawn here; the numbers are written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / JSON, encode(comparison).encode(), mode=_READABLE)
+    write_whole(folder / HTML, draw_report([comparison]).encode(), mode=_READABLE)
+    return folder / HTML

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 
 import numpy as np
@@ -60,6 +60,18 @@ class ComparedRow(Row):
     cores: float | None = None
     group: int | None = None
 
+    def __post_init__(self) -> None:
+        times = (self.p50_ms, self.p90_ms, self.p99_ms, self.mean_ms, self.images_per_s)
+        if any(value is not None and value <= 0 for value in times):
+            raise ValueError("latencies and rates are above 0")
+        if self.batch is not None and self.batch < 1:
+            raise ValueError(f"a batch of {self.batch}")
+        intervals = (
+            self.p50_interval, self.p90_interval, self.p99_interval, self.images_per_s_interval
+        )  # fmt: skip
+        if any(interval is not None and len(interval) != 2 for interval in intervals):
+            raise ValueError("an interval has two ends")
+
 
 @dataclass(frozen=True)
 class Distribution:
@@ -75,6 +87,10 @@ class Distribution:
     batch: int
     quantiles_ms: tuple[float, ...]
     round_medians_ms: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.quantiles_ms) != len(QUANTILES):
+            raise ValueError(f"{len(self.quantiles_ms)} quantiles, not {len(QUANTILES)}")
 
 
 @dataclass(frozen=True)
@@ -105,7 +121,12 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All of it. `sensitivities` are known where the export's report lies beside the bundle."""
+    """All of it.
+
+    Attributes:
+        sensitivities: Known where the export's report lies beside the bundle.
+        devices: What each backend ran on, by its name; older reports do not have it.
+    """
 
     version: int
     name: str
@@ -120,6 +141,7 @@ class Comparison:
     machine: Machine
     interference: Interference
     seconds: float
+    devices: dict[str, str] = field(default_factory=dict)
 
     @property
     def good(self) -> bool:

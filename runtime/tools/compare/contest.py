@@ -61,10 +61,13 @@ def schedule_for(batch: int, seconds: float) -> Schedule:
 
 
 def hold_contest(
-    deployment: Deployment, candidates: Sequence[Candidate], batches: Sequence[int], seconds: float
+    deployment: Deployment,
+    candidates: Sequence[Candidate],
+    batches: Sequence[int],
+    schedule: Callable[[int], Schedule],
 ) -> list[Measured]:
     """Measures `candidates` in interleaved rounds, all open at once where memory allows it; else in
-    several groups, one after the other.
+    several groups, one after the other. `schedule` tells how long at each batch size.
 
     Returns them in the order of `candidates`, then of `batches`.
     """
@@ -77,8 +80,7 @@ def hold_contest(
             found += [Measured(candidate, row) for candidate, row in failed]
             for batch in batches:
                 frames = np.resize(golden.images, (batch, *spec.image_shape))
-                schedule = schedule_for(batch, seconds)
-                measured = _measure(opened, deployment, frames, schedule, group)
+                measured = _measure(opened, deployment, frames, schedule(batch), group)
                 found += measured
                 working = {m.candidate for m in measured if m.series is not None}
                 opened = [o for o in opened if o.candidate in working]

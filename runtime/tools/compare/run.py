@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 
 from ...bundle import Bundle
@@ -11,6 +11,7 @@ from ...errors import InputError
 from ..check import OK, list_runnable
 from ..measure.interference import Interference, Watch
 from ..measure.machine import describe_machine
+from ..measure.rounds import Schedule
 from .comparison import (
     REPORT_VERSION,
     ComparedRow,
@@ -18,7 +19,7 @@ from .comparison import (
     compare_rows,
     distributions,
 )
-from .contest import SINGLE, Measured, hold_contest
+from .contest import SINGLE, Measured, hold_contest, schedule_for
 from .recommend import recommend
 from .sensitivity import read_sensitivities
 
@@ -31,6 +32,7 @@ def compare_bundle(
     seconds: float,
     precisions: Sequence[str] = (),
     backends: Sequence[str] = (),
+    schedule: Callable[[int, float], Schedule] = schedule_for,
 ) -> Comparison:
     """Measures what runs here and recommends one. The device remembers the latencies.
 
@@ -40,6 +42,7 @@ def compare_bundle(
         seconds: The least time that each engine is measured at each batch size.
         precisions: Which; empty is all.
         backends: Which; empty is all.
+        schedule: How often and how long, by batch size and `seconds`.
 
     Raises:
         InputError: for batch sizes, times or names that cannot be.
@@ -50,7 +53,9 @@ def compare_bundle(
     runnable = list_runnable(deployment, precisions, backends)
     versions = {c.backend.name: c.backend.version() for c in runnable.candidates}
     machine, watch = describe_machine(versions.items()), Watch()
-    measured = hold_contest(deployment, runnable.candidates, sorted(set(batches)), seconds)
+    measured = hold_contest(
+        deployment, runnable.candidates, sorted(set(batches)), lambda n: schedule(n, seconds)
+    )
     interference = watch.read()
     rows = tuple(compare_rows(measured))
     _remember(rows, measured, deployment)
@@ -68,6 +73,7 @@ def compare_bundle(
         machine=machine,
         interference=interference,
         seconds=seconds,
+        devices={c.backend.name: c.backend.device() for c in runnable.candidates},
     )
 
 

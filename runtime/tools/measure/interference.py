@@ -86,10 +86,10 @@ class Watch:
 
 def _core_times(path: Path, cores: set[int]) -> list[list[int]]:
     """Clock ticks of each of `cores`, by kind; fewer rows where the file does not tell."""
-    wanted = {f"cpu{core}" for core in cores}
+    names = {f"cpu{core}" for core in cores}
     try:
         lines = [line.split() for line in path.read_text().splitlines()]
-        found = [[int(n) for n in line[1:]] for line in lines if line and line[0] in wanted]
+        times = [[int(n) for n in line[1:]] for line in lines if line and line[0] in names]
     except (OSError, ValueError):
         return []
-    return [row for row in found if len(row) > _STEAL]
+    return [row for row in times if len(row) > _STEAL]

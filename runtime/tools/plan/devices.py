@@ -89,10 +89,10 @@ DEVICES: dict[str, Device] = {
 def find_device(name: str) -> Device:
     """The device of that name, in any case. Raises InputError if there is none."""
     by_name = {known.lower(): device for known, device in DEVICES.items()}
-    found = by_name.get(name.lower().strip())
-    if found is None:
+    device = by_name.get(name.lower().strip())
+    if device is None:
         raise InputError(f"unknown device {name!r}: choose from {', '.join(DEVICES)}")
-    return found
+    return device
 
 
 def nearest_capability(capability: str, built: tuple[str, ...]) -> str:

@@ -118,9 +118,9 @@ class Layer:
         operands, to which the others are converted. Of anything else the narrowest of its inputs,
         constants or outputs.
         """
-        told = kernel_type(self.kernel)
-        if told is not None:
-            return told
+        named = kernel_type(self.kernel)
+        if named is not None:
+            return named
         if self.operands is not None:
             return widest(t.dtype for t in self.operands) or UNKNOWN
         if self.kind == ATTENTION:

@@ -74,11 +74,11 @@ def read_layers(text: str) -> tuple[Layer, ...]:
 def _read(text: str) -> tuple[Layer, ...]:
     if text.lstrip().startswith(HEADER):
         lines = [line for line in text.splitlines() if line.startswith("Name: ")]
-        found = [_LINE.match(line) for line in lines]
-        bad = next((line for line, match in zip(lines, found, strict=True) if not match), None)
+        matches = [_LINE.match(line) for line in lines]
+        bad = next((line for line, match in zip(lines, matches, strict=True) if not match), None)
         if bad is not None:
             raise EngineError(f"a layer in the builder's listing is not understood: {bad[:80]!r}")
-        return tuple(_listed(match) for match in found if match)
+        return tuple(_listed(match) for match in matches if match)
     return _inspected(text)
 
 
@@ -90,8 +90,8 @@ def _listed(match: re.Match[str]) -> Layer:
 
 
 def _listed_tensors(text: str) -> tuple[Tensor, ...]:
-    found = _TENSOR.findall(text)
-    if len(found) != text.count("{ Name: "):
+    tensors = _TENSOR.findall(text)
+    if len(tensors) != text.count("{ Name: "):
         raise EngineError(f"a tensor in the builder's listing is not understood: {text[:80]!r}")
     return tuple(
         Tensor(
@@ -99,7 +99,7 @@ def _listed_tensors(text: str) -> tuple[Tensor, ...]:
             tuple(int(size) for size in shape.split(",") if size),
             find_type(dtype),
         )
-        for name, shape, dtype in found
+        for name, shape, dtype in tensors
     )
 
 
@@ -134,15 +134,15 @@ def _inspected_layer(entry: dict[str, Any]) -> Layer:
 
 def _described_tensors(entries: object) -> tuple[Tensor, ...]:
     """Of a layer's inputs or outputs. TensorRT 10 has "Format/Datatype", 11 has "DataType"."""
-    found = []
+    tensors = []
     for entry in entries if isinstance(entries, list) else []:
         values: Mapping[str, Any] = entry if isinstance(entry, dict) else {}
         types = [str(value) for key, value in values.items() if key.lower().endswith("datatype")]
         sizes = values.get("Dimensions")
         shape = tuple(s for s in sizes if isinstance(s, int)) if isinstance(sizes, list) else ()
         dtype = find_type(types[0]) if types else find_type("")
-        found.append(Tensor(node_name(str(values.get("Name", ""))), shape, dtype))
-    return tuple(found)
+        tensors.append(Tensor(node_name(str(values.get("Name", ""))), shape, dtype))
+    return tuple(tensors)
 
 
 def _layer(

@@ -49,8 +49,8 @@ def plan_cells(summary: PlanSummary | None) -> tuple[str, ...]:
 def shares(work: Mapping[str, float]) -> str:
     """Formats shares, for example "int8 95 %, fp16 5 %"; what rounds to nothing is left out."""
     most_first = sorted(work.items(), key=lambda item: -item[1])
-    told = [f"{kind} {100 * share:.0f} %" for kind, share in most_first if share >= 0.005]
-    return ", ".join(told) or "-"
+    parts = [f"{kind} {100 * share:.0f} %" for kind, share in most_first if share >= 0.005]
+    return ", ".join(parts) or "-"
 
 
 def shortfall(summary: PlanSummary) -> str:

@@ -77,9 +77,9 @@ def bits(dtype: str) -> int | None:
 def kernel_type(name: str) -> str | None:
     """Returns the type that a kernel multiplies, by its name; None if that does not tell."""
     for pattern, names in _KERNELS:
-        found = pattern.search(name)
-        if found:
-            return names.get(found.group(1), found.group(1))
+        match = pattern.search(name)
+        if match:
+            return names.get(match.group(1), match.group(1))
     return None
 
 

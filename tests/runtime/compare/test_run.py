@@ -14,11 +14,13 @@ from vit_edge.runtime.errors import BackendError, EngineError, InputError
 from vit_edge.runtime.tools.compare.comparison import ComparedRow, Comparison
 from vit_edge.runtime.tools.compare.run import compare_bundle
 from vit_edge.runtime.tools.measure.interference import Interference
+from vit_edge.runtime.tools.measure.rounds import Schedule
 
 Bounds = tuple[float, float]
 
 
 TWO = ("int8", "fp32")
+LITTLE = Schedule(seconds=0.0, calls=4, rounds=2, settle_s=0.0)
 
 
 def compare(
@@ -28,7 +30,7 @@ def compare(
     backends: tuple[str, ...] = (),
 ) -> Comparison:
     bundle = Bundle.open(path)
-    return compare_bundle(bundle, batches or (1,), 1.0, precisions, backends)
+    return compare_bundle(bundle, batches or (1,), 1.0, precisions, backends, lambda *_: LITTLE)
 
 
 def by_engine(found: Comparison) -> dict[tuple[str, str, int | None], ComparedRow]:
