@@ -30,7 +30,7 @@ NO_EXTERNAL_DATA: ExternalData = MappingProxyType({})
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build an engine.
+    """Options of a build.
 
     Attributes:
         external: See `ExternalData`.

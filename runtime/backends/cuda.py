@@ -1,4 +1,4 @@
-"""The CUDA runtime calls that the TensorRT session needs, through NVIDIA's cuda-bindings.
+"""CUDA runtime calls that the TensorRT session needs, through NVIDIA's cuda-bindings.
 
 Source: CUDA Runtime API (Device, Error Handling, Stream, Event, Memory and Graph Management,
 Unified Addressing); CUDA compatibility guide.
@@ -108,7 +108,7 @@ def can_read(address: int, device: int) -> bool:
 
 
 class Stream:
-    """A CUDA stream that does not wait for the default stream."""
+    """CUDA stream that does not wait for the default stream."""
 
     def __init__(self) -> None:
         self._stream = _call("cudaStreamCreateWithFlags", _runtime().cudaStreamNonBlocking)

@@ -1,4 +1,4 @@
-"""ONNX Runtime, on the CPU or through CUDA: runs every precision's ONNX graph as it is.
+"""ONNX Runtime on the CPU or through CUDA: runs every precision's ONNX graph as it is.
 
 Source: ONNX Runtime Python API (InferenceSession), CUDA execution provider.
 """
@@ -28,15 +28,15 @@ _MISSING = "ONNX Runtime is not installed: pip install 'vit-edge[onnxruntime]'"
 
 @dataclass(frozen=True)
 class ExecutionProvider:
-    """One of ONNX Runtime's ways to compute.
+    """Execution provider of ONNX Runtime.
 
     Attributes:
-        name: ONNX Runtime's.
-        extra: What installs it: an extra of vit-edge.
-        device: The device that it runs on, in words.
-        device_problem: Why there is no such device here; None if there is.
-        options: What it is told.
-        libraries: What it needs beside ONNX Runtime, in words; "" for nothing.
+        name: ONNX Runtime's name of it.
+        extra: The extra of vit-edge that installs it.
+        device: Returns the name of the device that it runs on.
+        device_problem: Returns why there is no such device here; None if there is.
+        options: Its options.
+        libraries: Names of the libraries that it needs beside ONNX Runtime; "" for none.
     """
 
     name: str
@@ -62,12 +62,12 @@ PROVIDERS: dict[str, ExecutionProvider] = {
         ),
     )
 }
-"""A row for each execution provider that backends use."""
+"""Execution providers that backends use."""
 
 
 def load_library() -> Any:
-    """ONNX Runtime, its telemetry off: from 1.29 on it would write a device id into the user's
-    cache and report to its maker which models run. Who wants that sets ORT_DISABLE_TELEMETRY=0.
+    """Imports ONNX Runtime with its telemetry off: from 1.29 on it would write a device id into the
+    user's cache and report to its maker which models run. Set ORT_DISABLE_TELEMETRY=0 to opt in.
 
     Raises:
         BackendError: if it is not installed.
@@ -134,7 +134,7 @@ class OnnxRuntime(OnnxBackendMixin):
 
 
 def open_inference(blob: bytes, external: ExternalData = NO_EXTERNAL_DATA) -> Any:
-    """An `InferenceSession` of the graph on the CPU, to run it over images by the batch.
+    """Opens an `InferenceSession` of the graph on the CPU, to run it over images by the batch.
 
     ONNX Runtime would lay out the memory of the second run ahead and then keep that of the first
     too: a gigabyte for 4 images through a ViT-B, where only the smallest models gain time by it.
@@ -149,8 +149,8 @@ def _open(blob: bytes, options: Any, provider: str) -> Any:
     if provider != CPU and hasattr(library, "preload_dlls"):  # CUDA that came by pip
         library.preload_dlls()
     row = PROVIDERS[provider]
-    wanted = (row.name, dict(row.options)) if row.options else row.name
-    return library.InferenceSession(blob, options, providers=[wanted])
+    with_options = (row.name, dict(row.options)) if row.options else row.name
+    return library.InferenceSession(blob, options, providers=[with_options])
 
 
 def _options(external: ExternalData) -> Any:
@@ -162,8 +162,8 @@ def _options(external: ExternalData) -> Any:
 
 
 def _keep_to_allowed_cores(options: Any) -> None:
-    """Where this process may use some cores only (taskset, one process for each core), ONNX Runtime
-    would still start a thread for every core of the machine and move each to its own.
+    """Limits the threads to the cores that this process may use (taskset, one process for each
+    core): ONNX Runtime would start one for every core of the machine and pin it there.
     """
     allowed = len(os.sched_getaffinity(0))
     if allowed < (os.cpu_count() or 1):

@@ -19,14 +19,14 @@ from .session import OpenVinoSession, last_line, open_session
 
 _MISSING = "OpenVINO is not installed: pip install 'vit-edge[openvino]'"
 _QUANTISER = "FakeQuantize"
-"""What OpenVINO makes of a QuantizeLinear."""
+"""OpenVINO's operation for a QuantizeLinear."""
 _TELEMETRY = "openvino_telemetry"
 
 
 def load_library() -> Any:
-    """OpenVINO, without its telemetry: importing it would report to its maker that somebody did.
+    """Imports OpenVINO without its telemetry, which would report the import to its maker.
 
-    An application that imported OpenVINO itself before keeps what it chose.
+    An application that imported OpenVINO before keeps its own choice.
 
     Raises:
         BackendError: if it is not installed.
@@ -49,9 +49,9 @@ def load_library() -> Any:
 
 @cache
 def _core() -> Any:
-    """The process's only one. Each sets a stack for signals and gives back that of the one before,
-    which is freed already where cores end in the order in which they were made: the next signal,
-    Ctrl-C say, would crash the process.
+    """Returns the process's only Core. Each sets a signal stack and restores the one before it,
+    which is freed already if cores end in the order of their creation: the next signal, such as
+    Ctrl-C, would then crash the process.
     """
     return load_library().Core()
 
@@ -93,9 +93,9 @@ class OpenVino(OnnxBackendMixin):
             ) from None
 
     def _open(self, library: Any, core: Any, model: Any, spec: EngineSpec) -> OpenVinoSession:
-        """Left alone, OpenVINO would compute fp32 graphs in bf16 where the CPU has it: fp32 means
-        fp32 here. Around 8-bit matrix products bf16 is welcome: it is a tenth faster, its error is
-        small beside theirs, and golden samples have the last word.
+        """Compiles a model in fp32, or in bf16 around 8-bit matrix products where the CPU has it:
+        that is a tenth faster, with an error that is small beside theirs. By itself OpenVINO would
+        compute fp32 graphs in bf16 too.
         """
         quantised = any(node.get_type_name() == _QUANTISER for node in model.get_ops())
         native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -1,7 +1,7 @@
 """TensorRT 10 and 11, TensorRT for RTX and TensorRT lean: one implementation.
 
 Precision is in the graph (strongly typed networks), so building knows nothing of it. Where the
-libraries differ, a feature is asked for by its attribute, never by a version. The libraries crash
+libraries differ, a feature is detected by its attribute, never by a version. The libraries crash
 on bytes that are not an engine: callers pass only bytes whose hash they verified.
 
 Source: TensorRT Python API (ILogger).
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("vit_edge.tensorrt")
 
 VERSION_COMPATIBLE = "VERSION_COMPATIBLE"
-"""Builder flag of engines that newer libraries open, too."""
+"""Builder flag of engines that newer libraries open too."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class TensorRT:
         return _import(self.module_name, self.name)
 
     def _builder(self) -> Any:
-        """The library that builds: TensorRT lean only runs."""
+        """Returns the library that builds: TensorRT lean only runs."""
         return (
             _import(self.builder_name, self.builder_name) if self.builder_name else self._library()
         )
@@ -68,13 +68,15 @@ class TensorRT:
         return cuda.device_name()
 
     def built_for(self, options: BuildOptions) -> tuple[str, ...]:
-        """Full TensorRT builds for the GPU that is here; RTX, if not told, for its portable set."""
+        """Returns this GPU for full TensorRT, the portable set for RTX if none are named."""
         from .build import find_compute_capability
 
-        library, asked = self._builder(), options.compute_capabilities
-        for capability in asked:
+        library, capabilities = self._builder(), options.compute_capabilities
+        for capability in capabilities:
             find_compute_capability(library, capability)
-        return asked if asked or _builds_without_gpu(library) else (cuda.compute_capability(),)
+        if capabilities or _builds_without_gpu(library):
+            return capabilities
+        return (cuda.compute_capability(),)
 
     def engine_problem(self, engine: EngineEntry) -> str | None:
         version, capability = self.version(), cuda.compute_capability()
@@ -100,8 +102,8 @@ class TensorRT:
         return problem or self._too_old_for(library)
 
     def _too_old_for(self, builder: Any) -> str | None:
-        """Why the library that is here could not run what `builder` builds; None if it could, or
-        if there is none: then it runs elsewhere.
+        """Returns why the library here cannot run engines of `builder`; None if it can, or if there
+        is none and they run elsewhere.
         """
         try:
             here, built_by = self.version(), str(builder.__version__)
@@ -153,7 +155,7 @@ class TensorRT:
 
     @property
     def builds_without_gpu(self) -> bool:
-        """Whether engines are built on any machine. Raises BackendError without the library."""
+        """True if any machine builds engines. Raises BackendError without the library."""
         return _builds_without_gpu(self._builder())
 
     def open(
@@ -172,7 +174,7 @@ class TensorRT:
             return TensorRTSession(library, _logger(library, messages), blob, spec, scratch)
 
     def inspect(self, blob: bytes, spec: EngineSpec) -> str:
-        """What the engine inspector writes about an engine's layers, as JSON.
+        """Returns the engine inspector's JSON about an engine's layers.
 
         Raises:
             EngineError: if the library refuses the engine.
@@ -200,13 +202,13 @@ def _import(module_name: str, backend: str) -> Any:
 
 
 def _builds_without_gpu(library: Any) -> bool:
-    """TensorRT for RTX does, known by its target setting."""
+    """Returns true for TensorRT for RTX, which alone can target other GPUs."""
     return hasattr(library, "ComputeCapability")
 
 
 def _logger(library: Any, errors: list[str]) -> Any:
-    """A TensorRT logger that keeps errors for our message and passes the rest to `logging`. Whoever
-    tells of `errors` clears them, so that they stay few.
+    """Returns a TensorRT logger that adds errors to `errors` and passes the rest to `logging`. The
+    code that reports the errors clears them, so that they stay few.
     """
 
     class Logger(library.ILogger):  # type: ignore[misc]

@@ -30,15 +30,14 @@ _MAX_TIMING_BYTES = 1 << 28
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an engine is built from a graph.
+    """Recipe of an engine: everything about a build but the graph.
 
     Attributes:
-        spec: What it takes and gives.
+        spec: Its input and output.
         compute_capabilities: GPUs to build for; empty is the library's own choice.
         flags: Names of builder flags to set.
         timings: The file of the timing cache, or None.
-        max_aux_streams: How many streams beside the main one it may use; None is the library's own
-            choice.
+        max_aux_streams: Streams that it may use beside the main one; None is the library's choice.
     """
 
     spec: EngineSpec
@@ -50,7 +49,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Plan:
-    """An engine, and what its graph asked for."""
+    """Engine, with the matrix products that its graph asked for."""
 
     engine: bytes
     products: tuple[AskedProduct, ...]
@@ -83,16 +82,16 @@ def build_plan(
 
 
 def parse_network(library: Any, builder: Any, logger: Any, onnx: Path, messages: list[str]) -> Any:
-    """The strongly typed network of a graph.
+    """Parses a graph into a strongly typed network.
 
     Raises:
-        EngineError: if the parser refuses it; why is added to `messages`.
+        EngineError: if the parser refuses it; its reasons are added to `messages`.
     """
     # TensorRT 11 knows no other networks and ignores the flag; 10 needs it.
     flags = 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
     parser = library.OnnxParser(network, logger)
-    # Weights beside the graph are found by the path that it is told. Source: IParser::parse.
+    # The path leads the parser to the weights beside the graph. Source: IParser::parse.
     if not parser.parse(onnx.read_bytes(), str(onnx)):
         messages.extend(str(parser.get_error(i)) for i in range(parser.num_errors))
         raise EngineError("the ONNX parser refused it")
@@ -105,7 +104,7 @@ def _build_config(library: Any, builder: Any, recipe: Recipe) -> Any:
     config.clear_flag(library.BuilderFlag.TF32)
     for flag in recipe.flags:
         config.set_flag(getattr(library.BuilderFlag, flag))
-    # So that the builder and the inspector tell what each layer runs in: no other kernels.
+    # Lets builder and inspector show the type of each layer; the kernels are the same.
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
     if recipe.max_aux_streams is not None:
         config.max_aux_streams = recipe.max_aux_streams
@@ -118,7 +117,7 @@ def _build_config(library: Any, builder: Any, recipe: Recipe) -> Any:
 
 
 def find_compute_capability(library: Any, capability: str) -> Any:
-    """The library's own name for a compute capability such as "8.9".
+    """Returns the library's own name for a compute capability such as "8.9".
 
     Raises:
         InputError: if it knows none of that name, or builds for the GPU it runs on only.
@@ -143,7 +142,7 @@ def _set_compute_capabilities(library: Any, config: Any, capabilities: tuple[str
 
 
 class OutermostPhases:
-    """Tells the phases that are part of no other. The library calls it from any thread."""
+    """Reports the phases that are part of no other. The library calls it from any thread."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -169,7 +168,7 @@ class OutermostPhases:
 
 
 def progress_monitor(library: Any, phases: OutermostPhases) -> Any:
-    """`phases` as the library calls it."""
+    """Returns the library's own kind of monitor that calls `phases`."""
 
     class Monitor(library.IProgressMonitor):  # type: ignore[misc]
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
@@ -186,14 +185,17 @@ def progress_monitor(library: Any, phases: OutermostPhases) -> Any:
 
 
 def timing_file(folder: Path, library: str, version: str, device: str) -> Path:
-    """Where the timings of that library on that device lie: kernels differ between them."""
+    """Returns the file for timings of that library on that device, which both decide on kernels."""
     plain = re.sub(r"[^A-Za-z0-9.]+", "-", f"{library}-{version}-{device}").strip("-")
     return folder / f"{plain}.timing"
 
 
 @contextmanager
 def timing_cache(config: Any, path: Path | None) -> Iterator[None]:
-    """Builds inside the block use the timings in `path` and add theirs; None keeps none."""
+    """Lets a build inside the block use the timings in `path` and add its own; None keeps none.
+
+    One file for each library version and device, shared by all bundles. Losing it costs time alone.
+    """
     if path is None:
         yield
         return
@@ -210,7 +212,7 @@ def timing_cache(config: Any, path: Path | None) -> Iterator[None]:
 
 
 def _attach(config: Any, old: bytes) -> Any:
-    """A timing cache with the old timings, or an empty one where the library refuses them."""
+    """Attaches a timing cache with the old timings, or an empty one if the library refuses them."""
     cache = config.create_timing_cache(old)
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         cache = config.create_timing_cache(b"")
@@ -219,15 +221,15 @@ def _attach(config: Any, old: bytes) -> Any:
 
 
 def _add_others(config: Any, cache: Any, others: bytes) -> None:
-    """What another process has measured meanwhile."""
+    """Adds the timings that another process has measured meanwhile."""
     theirs = config.create_timing_cache(others) if others else None
     if theirs is not None:
         cache.combine(theirs, ignore_mismatch=False)
 
 
 def _read(path: Path) -> bytes:
-    """The kept timings; nothing if there are none or a byte of them is not as it was written: the
-    library gets no damaged ones to parse.
+    """Returns the kept timings; nothing if there are none or a byte has changed since: the library
+    gets no damaged ones to parse.
     """
     try:
         with path.open("rb") as stream:

@@ -1,7 +1,7 @@
-"""The process that builds an engine: a crash of the library ends it alone.
+"""Process that builds an engine, so that a crash of the library ends nothing else.
 
 `process.py` starts it with a folder, which holds `JOB` and the graph, and with a pipe, on
-which it tells its progress and how it ended. It writes `ENGINE` and `OUTCOME` into the folder.
+which it reports its progress and its end. It writes `ENGINE` and `OUTCOME` into the folder.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 @dataclass(frozen=True)
 class Job:
-    """An engine to be built.
+    """Engine to be built.
 
     Attributes:
         module: Python module of the library that builds.
@@ -66,8 +66,8 @@ class Outcome:
     """Outcome of a job. The listing, which has lines, lies in a file of its own.
 
     Attributes:
-        error: Why there is no engine; "" if there is one.
-        bad_input: Whether the job itself is at fault.
+        error: The reason why there is no engine; "" if there is one.
+        bad_input: True if the job itself is at fault.
         products: See `runtime.backends.base.Built`.
         peak_bytes: Likewise.
     """
@@ -79,7 +79,7 @@ class Outcome:
 
 
 def main(place: str, pipe: int, parent: int) -> None:
-    """Builds what lies in the folder `place`; the end of the pipe says that it is done.
+    """Carries out the job in the folder `place`, and closes the pipe when it is done.
 
     Ends with the process `parent`.
     """
@@ -88,17 +88,17 @@ def main(place: str, pipe: int, parent: int) -> None:
     if os.getppid() != parent:  # it ended before
         return
     job = decode(Job, json.loads((folder / JOB).read_text()))
-    with os.fdopen(pipe, "w", buffering=1) as told, (folder / LOG).open("w", buffering=1) as log:
-        (folder / OUTCOME).write_text(encode(_carry_out(job, folder, told, log)))
+    with os.fdopen(pipe, "w", buffering=1) as reports, (folder / LOG).open("w", buffering=1) as log:
+        (folder / OUTCOME).write_text(encode(_carry_out(job, folder, reports, log)))
     os._exit(0)  # what the library does at the end of a process may crash
 
 
-def _carry_out(job: Job, folder: Path, told: TextIO, log: TextIO) -> Outcome:
+def _carry_out(job: Job, folder: Path, reports: TextIO, log: TextIO) -> Outcome:
     errors, listings = list[str](), list[str]()
     bad_input, products = False, tuple[AskedProduct, ...]()
 
     def progress(what: str, done: int, total: int) -> None:
-        told.write(json.dumps([what, done, total]) + "\n")
+        reports.write(json.dumps([what, done, total]) + "\n")
 
     try:
         library = importlib.import_module(job.module)
@@ -151,6 +151,6 @@ def _logger(library: Any, errors: list[str], listings: list[str], log: TextIO) -
 
 
 def _peak_bytes() -> int:
-    """The most memory that this process held; `getrusage` would count its parent's."""
+    """Returns the most memory that this process held; `getrusage` would count its parent's."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM")), 0)

@@ -20,7 +20,7 @@ _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 
 
 def inspect_engine(library: Any, logger: Logger, blob: bytes, spec: EngineSpec) -> str:
-    """The inspector's JSON of an engine, at the batch size that it was built for best.
+    """Returns the inspector's JSON of an engine, at the batch size that it is optimised for.
 
     Raises:
         EngineError: if the engine is refused.
@@ -29,7 +29,7 @@ def inspect_engine(library: Any, logger: Logger, blob: bytes, spec: EngineSpec) 
     context = engine.create_execution_context()
     if context is None:
         raise EngineError("no execution context: most likely the GPU is out of memory")
-    # Formats are told for known shapes only.
+    # The inspector shows formats for known shapes only.
     context.set_input_shape(spec.input_name, (spec.batch[1], *spec.image_shape))
     inspector = engine.create_engine_inspector()
     inspector.execution_context = context
@@ -39,7 +39,7 @@ def inspect_engine(library: Any, logger: Logger, blob: bytes, spec: EngineSpec) 
 
 
 def asked_products(library: Any, network: Any) -> tuple[AskedProduct, ...]:
-    """Every matrix product and convolution of a network, in its order."""
+    """Returns every matrix product and convolution of a network, in its order."""
     makers = dict[str, Any]()
     for index in range(network.num_layers):
         maker = network.get_layer(index)
@@ -50,24 +50,24 @@ def asked_products(library: Any, network: Any) -> tuple[AskedProduct, ...]:
 
 
 def _product(library: Any, maker: Any, makers: dict[str, Any]) -> AskedProduct:
-    """A convolution whose kernel is a plain constant has one input."""
-    found = _NODE.findall(maker.metadata)
+    """Describes one layer. A convolution whose kernel is a plain constant has one input."""
+    nodes = _NODE.findall(maker.metadata)
     operands = [_operand(library, maker.get_input(i), makers) for i in range(maker.num_inputs)]
     types = tuple(dtype for dtype, _ in operands)
     constant = len(operands) == 1 or operands[1][1]
     return AskedProduct(
-        node_name(str(found[0] if found else maker.name)), (types * 2)[:2], constant
+        node_name(str(nodes[0] if nodes else maker.name)), (types * 2)[:2], constant
     )
 
 
 def node_name(text: str) -> str:
-    """A node's name from a graph that anybody may have written, fit to be shown and kept."""
+    """Cleans a node's name, which anybody may have written, so that it can be shown and kept."""
     return printable(text[:_LONGEST_NAME])
 
 
 def _operand(library: Any, tensor: Any, makers: dict[str, Any]) -> tuple[str, bool]:
-    """The type of an operand, before its DequantizeLinear where it has one, and whether it is a
-    constant.
+    """Returns the type of an operand, before its DequantizeLinear if it has one, and true if it is
+    a constant.
     """
     kinds = library.LayerType
     passed = (kinds.SHUFFLE, kinds.CAST, kinds.QUANTIZE, kinds.DEQUANTIZE)

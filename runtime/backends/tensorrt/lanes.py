@@ -32,7 +32,7 @@ _NOTHING = nullcontext()
 
 
 class Lane:
-    """A stream, its execution contexts, and buffers for the largest batch.
+    """CUDA stream with execution contexts and buffers for the largest batch.
 
     Holds one batch at a time: `enqueue`, then `collect`. Not thread-safe.
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import logging
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from ...concurrency import wrong_answers
 from .rig import Rig
 from .tiny import tiny_frames, tiny_scores
 
+ROOT = Path(__file__).parents[3]
 PATIENCE = 20
 """Seconds until a thread counts as hanging."""
 
@@ -155,6 +159,29 @@ class TestStream:
         within_patience(work)
         session.close()
 
+    def test_nothing_is_allocated_once_streams_are_warm(self, rig: Rig) -> None:
+        session = rig.open()
+        batches = [tiny_frames(1, seed) for seed in range(6)]
+        for _ in range(2):
+            check_stream(session.stream(batches), batches)
+        before = rig.gpu.allocations
+        for _ in range(3):
+            check_stream(session.stream(batches), batches)
+        assert rig.gpu.allocations == before
+        session.close()
+
+    def test_calls_of_many_threads_pass_a_paused_stream(self, rig: Rig) -> None:
+        session, frames = rig.open(), tiny_frames(8)
+        batches = [tiny_frames(1, seed) for seed in range(3)]
+        answers = session.stream(batches)
+        first, wrong = next(answers), list[int]()
+        within_patience(
+            lambda: wrong.extend(wrong_answers(session.run, frames, tiny_scores(frames), 20))
+        )
+        assert wrong == []
+        check_stream(itertools.chain([first], answers), batches)
+        session.close()
+
     def test_streams_and_calls_in_many_threads(self, rig: Rig) -> None:
         session = rig.open()
 
@@ -249,3 +276,26 @@ class TestClose:
             go.set()
             closing.result(PATIENCE)
             assert isinstance(streaming.exception(PATIENCE), (ClosedError, type(None)))
+
+
+_PAUSED = """
+import threading, pytest
+from tests.runtime.backends.rig import make_rig
+from tests.runtime.backends.tiny import tiny_frames
+
+rig = make_rig(pytest.MonkeyPatch(), "11")
+session = rig.open()
+answers = session.stream([tiny_frames(1)] * 5)
+next(answers)
+thread = threading.Thread(target=session._pool._changed.acquire)
+thread.start()
+thread.join()
+"""
+
+
+def test_a_process_may_end_beside_a_paused_stream() -> None:
+    """Even where a thread that is no more has taken the pool's lock."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PAUSED], capture_output=True, text=True, timeout=60, cwd=ROOT
+    )
+    assert (done.returncode, done.stderr) == (0, "")
