@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from .backends import BACKENDS, Backend, BuildOptions, Built, Session, find_backend
-from .backends.base import NONE, External
+from .backends.base import NO_EXTERNAL_DATA, ExternalData
 from .bundle import Bundle
 from .device_cache import DeviceCache, Finding, timing_caches
 from .errors import BackendError, InputError, ResourceError, SelfCheckError
@@ -51,7 +51,7 @@ class Blob(NamedTuple):
     """
 
     data: bytes
-    external: External = NONE
+    external: ExternalData = NO_EXTERNAL_DATA
 
     @property
     def size(self) -> int:
@@ -111,9 +111,7 @@ class Deployment:
         backends = list(BACKENDS.values()) if backend is None else [find_backend(backend)]
         candidates = []
         for known in backends:
-            fitting = [
-                n for n in names if known.graph in entries[n].graphs and n not in known.lacks
-            ]
+            held = [n for n in names if known.graph in entries[n].graphs and n not in known.lacks]
             ranked = [(_rank(entries[n].graphs[known.graph], n, known), n) for n in held]
             candidates += [Candidate(name, known) for _, name in sorted(ranked, key=lambda r: r[0])]
         return candidates

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .backends.base import AskedProduct, Built, Scratch
+from .backends.base import AskedProduct, BlobStore, Built
 from .files import locked_if_possible, write_whole
 from .schema import SchemaError, decode, encode, printable
 
@@ -149,10 +149,10 @@ class DeviceCache:
             if Path(file).name == file:
                 (self.folder / file).unlink()
 
-    def scratch(self, key: str) -> Scratch:
+    def scratch(self, key: str) -> BlobStore:
         """Returns the place for what a backend prepares when it opens the engine `key`."""
         name = f"{key}|scratch"
-        return Scratch(lambda: self.engine(name), lambda data: self.store_engine(name, data))
+        return BlobStore(lambda: self.engine(name), lambda data: self.store_engine(name, data))
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file whole or not at all. Failures are ignored, for the cache is optional."""

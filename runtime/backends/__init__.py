@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, MutableMapping
 
 from ..errors import InputError
-from .base import Backend, BuildOptions, Built, Frames, Scratch, Session
+from .base import Backend, BlobStore, BuildOptions, Built, Frames, Session
 
 __all__ = [
     "BACKENDS",
     "Backend",
+    "BlobStore",
     "BuildOptions",
     "Built",
     "Frames",
-    "Scratch",
     "Session",
     "find_backend",
 ]

@@ -1,10 +1,11 @@
-"""What a backend is."""
+"""Protocols of backends and their sessions, and what all backends share."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -20,32 +21,31 @@ Frames = NDArray[np.uint8] | DeviceArray
 """Contiguous uint8 `[n, height, width, channels]`, in host memory or on a GPU."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, steps done, steps in all."""
+"""Called with the name of a phase, its steps done, and its steps in all."""
 
-
-External = Mapping[str, memoryview]
-"""Contents of the files beside an ONNX graph that holds its weights there, by name."""
-NONE: External = MappingProxyType({})
+ExternalData = Mapping[str, memoryview]
+"""Contents of the files beside an ONNX graph that hold its weights, by file name."""
+NO_EXTERNAL_DATA: ExternalData = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build an engine.
+    """Options of a build.
 
     Attributes:
-        external: See `External`.
+        external: See `ExternalData`.
         compute_capabilities: GPUs to build for, as "8.9"; empty is the library's own choice
             (TensorRT: the GPU that is here; TensorRT for RTX: its portable set).
         timing_caches: The folder where full TensorRT keeps its timing caches, or None.
-        progress: Is told of the build's progress, or None.
-        what: What is built, for messages.
-        max_aux_streams: How many streams beside the main one an engine may use; None is the
-            library's own choice. Waiting for each other costs a ViT more than it gains.
+        progress: Reports the build's progress, or None.
+        what: Name of the graph in messages.
+        max_aux_streams: Streams that an engine may use beside the main one; None is the library's
+            own choice. Waiting for each other costs a ViT more than it gains.
         time_limit_s: Seconds that a build may take.
-        stopped: Asked now and then whether to stop.
+        stopped: Called now and then; the build stops once it returns true.
     """
 
-    external: External = field(default_factory=dict)
+    external: ExternalData = field(default_factory=dict)
     compute_capabilities: tuple[str, ...] = ()
     timing_caches: Path | None = None
     progress: Progress | None = None
@@ -57,13 +57,13 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class AskedProduct:
-    """A matrix product of an ONNX graph, and the types that the graph asks it to multiply.
+    """Matrix product of an ONNX graph, and the types in which the graph asks for it.
 
     Attributes:
         node: The ONNX node's name.
         operands: The library's names of its operands' types, of a quantised one the type before its
             DequantizeLinear.
-        weights: Whether its second operand is a constant.
+        weights: True if its second operand is a constant.
     """
 
     node: str
@@ -77,10 +77,10 @@ class AskedProduct:
 
 @dataclass(frozen=True)
 class Built:
-    """An engine and what its builder told of it.
+    """Engine, with its builder's account of it.
 
     Attributes:
-        engine: What `Backend.open` takes.
+        engine: The bytes that `Backend.open` takes.
         listing: The builder's or the inspector's description of the engine's layers; "" where the
             library has none.
         products: The graph's matrix products, as the library's parser reads them.
@@ -94,12 +94,12 @@ class Built:
 
 
 @dataclass(frozen=True)
-class Scratch:
-    """Where a backend keeps, on this device, bytes that spare it work at the next opening.
+class BlobStore:
+    """Place on this device for bytes that spare a backend work at the next opening.
 
     Attributes:
-        read: What was kept, if it is there and unaltered.
-        write: Keeps bytes in its place.
+        read: Returns the bytes, or None if there are none or they were altered.
+        write: Replaces the bytes.
     """
 
     read: Callable[[], bytes | None]
@@ -107,44 +107,46 @@ class Scratch:
 
 
 class Session(Protocol):
-    """An opened engine. Thread-safe."""
+    """Opened engine. Thread-safe."""
 
     @property
     def takes_device_arrays(self) -> bool:
-        """Whether `run` and `stream` take frames that lie on a GPU."""
+        """True if `run` and `stream` take frames that lie on a GPU."""
 
     def run(self, images: Frames) -> NDArray[np.float32]:
-        """uint8 `[n, height, width, channels]` -> float32 `[n, outputs]`, with n inside the
-        engine's profile.
+        """Runs uint8 `[n, height, width, channels]`, n inside the engine's profile; returns float32
+        `[n, outputs]`.
 
         Raises:
             EngineError: if the session is closed or the library fails.
         """
 
     def stream(self, batches: Iterable[Frames]) -> Iterator[NDArray[np.float32]]:
-        """Answers each of `batches` as `run` does, in order, while the next ones are fetched and
+        """Runs each of `batches` as `run` does, in order, while the next ones are fetched and
         copied. At most a few are in flight: a slow reader holds back the source. Frames on a GPU
-        stay unchanged until they are answered.
+        must not change before their scores are out.
         """
 
     def close(self) -> None:
-        """Waits for what runs, then frees what the session holds; later calls raise EngineError."""
+        """Waits for running calls, then frees the session; later calls raise ClosedError. A stream
+        under way ends with ClosedError at its next batch.
+        """
 
 
 @runtime_checkable
 class DeviceTimed(Protocol):
-    """A session that can tell the device's time from the time of the whole call."""
+    """Session that measures by the device's own clock."""
 
     def device_time_ms(self, images: Frames) -> float:
-        """Runs as `Session.run` does; returns the milliseconds that the device took by its own
-        clock, copies from and to the host included.
+        """Runs as `Session.run` does; returns the milliseconds that the device took, copies from
+        and to the host included.
         """
 
 
 class Backend(Protocol):
-    """A library that runs engines.
+    """Library that runs engines.
 
-    Making one imports nothing; its library is imported by the methods.
+    Creating one imports nothing; the methods import the library.
     """
 
     @property
@@ -152,41 +154,44 @@ class Backend(Protocol):
 
     @property
     def graph(self) -> str:
-        """Which of a precision's ONNX graphs it takes: "cpu" or "gpu"."""
+        """Kind of a precision's ONNX graphs that it takes: "cpu" or "gpu"."""
 
     @property
     def lacks(self) -> tuple[str, ...]:
-        """Precisions whose graphs it has no kernels for."""
+        """Precisions for whose graphs it has no kernels."""
 
     @property
     def needs_engine(self) -> bool:
-        """Whether an engine has to be built from the ONNX graph before it can run."""
+        """True if an engine has to be built from the ONNX graph before it can run."""
 
     def version(self) -> str:
-        """The library's version. Raises BackendError if it is not installed."""
+        """Returns the library's version. Raises BackendError if it is not installed."""
 
     def device(self) -> str:
-        """The device that it runs on, in words."""
+        """Returns the name of the device that it runs on."""
 
     def built_for(self, options: BuildOptions) -> tuple[str, ...]:
-        """The compute capabilities that `compile` builds for; empty: the library's portable set.
+        """Returns the compute capabilities that `compile` builds for; empty is the library's
+        portable set.
 
         Raises InputError for one that the library does not know.
         """
 
     def builder_version(self) -> str:
-        """The version of the library that builds its engines. Raises BackendError likewise."""
+        """Returns the version of the library that builds its engines. Raises BackendError if it is
+        not installed.
+        """
 
     def engine_problem(self, engine: EngineEntry) -> str | None:
-        """Why an engine that is built already does not open on this device, with the remedy; None
-        if it does. Asked only where `run_problem` has none.
+        """Returns why a built engine does not open on this device, with the remedy; None if it
+        does. Called only where `run_problem` returns None.
         """
 
     def build_problem(self) -> str | None:
-        """Why this machine cannot build engines for it, with the remedy; None if it can."""
+        """Returns why this machine cannot build engines for it, with the remedy; None if it can."""
 
     def run_problem(self) -> str | None:
-        """Why this machine cannot run it, with the remedy; None if it can."""
+        """Returns why this machine cannot run it, with the remedy; None if it can."""
 
     def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> Built:
         """Builds an engine.
@@ -198,13 +203,61 @@ class Backend(Protocol):
         self,
         blob: bytes,
         spec: EngineSpec,
-        external: External = NONE,
-        scratch: Scratch | None = None,
+        external: ExternalData = NO_EXTERNAL_DATA,
+        scratch: BlobStore | None = None,
     ) -> Session:
         """Opens an engine (or the ONNX graph where none is needed).
 
         Raises EngineError if it is refused.
         """
+
+
+class OnnxBackendMixin:
+    """Part of `Backend` that is the same wherever the ONNX graph itself is what runs."""
+
+    needs_engine = False
+
+    def version(self) -> str:
+        raise NotImplementedError
+
+    def run_problem(self) -> str | None:
+        raise NotImplementedError
+
+    def built_for(self, options: BuildOptions) -> tuple[str, ...]:
+        return ()
+
+    def builder_version(self) -> str:
+        return self.version()
+
+    def engine_problem(self, engine: EngineEntry) -> str | None:
+        return None
+
+    def build_problem(self) -> str | None:
+        return self.run_problem()
+
+    def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> Built:
+        """Returns the graph as it is; opening compiles it."""
+        return Built(onnx)
+
+
+def write_out(path: Path, onnx: bytes, external: ExternalData) -> None:
+    """Writes a graph to `path`, and its verified weights beside it."""
+    for name, content in external.items():
+        (path.parent / name).write_bytes(content)
+    path.write_bytes(onnx)
+
+
+@contextmanager
+def written_out(onnx: bytes, external: ExternalData) -> Iterator[Path]:
+    """Writes a graph and its verified weights to a folder of this user alone; yields the graph's
+    path. For libraries that find weights by a path only.
+    """
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="vit-edge-") as folder:
+        path = Path(folder) / "model.onnx"
+        write_out(path, onnx, external)
+        yield path
 
 
 def give_back_freed() -> None:

@@ -1,4 +1,4 @@
-"""The processor in words: what latencies measured on it depend on."""
+"""Name of the processor, on which measured latencies depend."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SOURCES = (("/proc/cpuinfo", "model name"), ("/proc/device-tree/model", ""))
 
 @cache
 def cpu_name() -> str:
-    """As "AMD EPYC 9B45 (x86_64, 2 cores)": model, architecture, cores that this process may use.
+    """Returns model, architecture and usable cores, as "AMD EPYC 9B45 (x86_64, 2 cores)".
 
     Source: proc(5); devicetree specification, "model".
     """

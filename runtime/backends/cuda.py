@@ -1,7 +1,7 @@
-"""The CUDA runtime calls that the TensorRT session needs, through NVIDIA's cuda-bindings.
+"""CUDA runtime calls that the TensorRT session needs, through NVIDIA's cuda-bindings.
 
 Source: CUDA Runtime API (Device, Error Handling, Stream, Event, Memory and Graph Management,
-Unified Addressing).
+Unified Addressing); CUDA compatibility guide.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BackendError, EngineError
-from .cuda_errors import remedy
 
 _log = logging.getLogger("vit_edge.cuda")
 
@@ -32,21 +31,21 @@ def _runtime() -> Any:
 
 
 def _call(name: str, *arguments: Any) -> Any:
-    """Calls a function of the CUDA runtime and returns its value, or a tuple of them.
+    """Calls a function of the CUDA runtime and returns its value, or a tuple of values.
 
     Raises:
         EngineError: if CUDA answers with an error.
     """
     status, *values = getattr(_runtime(), name)(*arguments)
     if int(status) != 0:
-        advice = remedy(status.name, _call)
+        advice = _remedy(status.name)
         raise EngineError(f"{name} failed: {status.name} ({int(status)}){advice and '; '}{advice}")
     return values[0] if len(values) == 1 else tuple(values)
 
 
 def _free(name: str, resource: Any) -> None:
-    """Frees a resource. After an error that lasts this fails as well, which is told to the log: the
-    caller knows of the error, and has more to free.
+    """Frees a resource. This fails too after an error that lasts, which is only logged: the caller
+    knows of the error and has more to free.
     """
     try:
         _call(name, resource)
@@ -55,7 +54,7 @@ def _free(name: str, resource: Any) -> None:
 
 
 def device_problem() -> str | None:
-    """Why no CUDA device can be used, with the remedy; None if one can."""
+    """Returns why no CUDA device can be used, with the remedy; None if one can."""
     try:
         count = _call("cudaGetDeviceCount")
     except BackendError as error:
@@ -66,13 +65,13 @@ def device_problem() -> str | None:
 
 
 def device_name() -> str:
-    """Name and compute capability of the current device, as "NVIDIA L4 (8.9)"."""
+    """Returns name and compute capability of the current device, as "NVIDIA L4 (8.9)"."""
     name = _properties().name
     return f"{name.decode() if isinstance(name, bytes) else name} ({compute_capability()})"
 
 
 def compute_capability() -> str:
-    """The current device's, as "8.9"."""
+    """Returns the current device's compute capability, as "8.9"."""
     properties = _properties()
     return f"{properties.major}.{properties.minor}"
 
@@ -82,13 +81,13 @@ def _properties() -> Any:
 
 
 def current_device() -> int:
-    """Which device this thread uses; each thread has its own."""
+    """Returns the device that this thread uses; each thread has its own."""
     return int(_call("cudaGetDevice"))
 
 
 @contextmanager
 def on_device(device: int) -> Iterator[None]:
-    """Makes `device` this thread's for the time being."""
+    """Makes `device` the current one of this thread for the duration of the block."""
     before = current_device()
     if before == device:
         yield
@@ -101,7 +100,7 @@ def on_device(device: int) -> Iterator[None]:
 
 
 def can_read(address: int, device: int) -> bool:
-    """Whether memory is that device's, or managed memory, which moves where it is used."""
+    """Returns true for memory of that device, and for managed memory, which moves to its user."""
     attributes, kinds = _call("cudaPointerGetAttributes", address), _runtime().cudaMemoryType
     if attributes.type == kinds.cudaMemoryTypeManaged:
         return True
@@ -109,7 +108,7 @@ def can_read(address: int, device: int) -> bool:
 
 
 class Stream:
-    """A CUDA stream that does not wait for the default stream."""
+    """CUDA stream that does not wait for the default stream."""
 
     def __init__(self) -> None:
         self._stream = _call("cudaStreamCreateWithFlags", _runtime().cudaStreamNonBlocking)
@@ -124,7 +123,7 @@ class Stream:
         return int(self._stream)
 
     def copy_to_device(self, target: DeviceBuffer, source: NDArray[Any]) -> None:
-        """Queues a copy; `source` is C-contiguous and unchanged until `synchronize`."""
+        """Queues a copy of C-contiguous `source`, which must not change before `synchronize`."""
         self._copy(target.address, source.ctypes.data, source.nbytes, "cudaMemcpyHostToDevice")
 
     def copy_on_device(self, target: DeviceBuffer, source: int, size: int) -> None:
@@ -140,17 +139,17 @@ class Stream:
         _call("cudaMemcpyAsync", target, source, size, direction, self._stream)
 
     def wait_for(self, stream: int) -> None:
-        """What is queued from now on starts when all that is queued on `stream` by now is done."""
+        """Makes later work on this stream wait for what is queued on `stream` by now."""
         _call("cudaEventRecord", self._event, stream)
         _call("cudaStreamWaitEvent", self._stream, self._event, 0)
 
     def capture(self, work: Callable[[], None]) -> Graph:
-        """A graph of what `work` queues on this stream; nothing of it runs now.
+        """Captures what `work` queues on this stream as a graph, without running it.
 
         Raises:
-            EngineError: if something in it cannot be captured. The stream is usable afterwards.
+            EngineError: if some of it cannot be captured. The stream stays usable.
         """
-        # Thread-local: what other threads do meanwhile, such as allocating, is no concern of ours.
+        # Thread-local: other threads may allocate meanwhile, which would end a global capture.
         mode = _runtime().cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         _call("cudaStreamBeginCapture", self._stream, mode)
         try:
@@ -176,7 +175,7 @@ class Stream:
 
 
 class Timer:
-    """Measures what is queued on a stream inside of its `with` block, by the device's clock.
+    """Measures the work queued on a stream inside its `with` block, by the device's clock.
 
     Source: CUDA Runtime API, cudaEventElapsedTime.
     """
@@ -196,7 +195,7 @@ class Timer:
         _call("cudaEventRecord", self._events[-1], self._stream.handle)
 
     def milliseconds(self) -> float:
-        """The time between both ends; the stream was synchronised since."""
+        """Returns the time between both ends. The stream must have been synchronised since."""
         return float(_call("cudaEventElapsedTime", *self._events))
 
     def close(self) -> None:
@@ -205,13 +204,13 @@ class Timer:
 
 
 def _end_failed_capture(stream: Any) -> None:
-    """Ends a capture that nobody wants; if CUDA gave it up already, it answers with an error."""
+    """Discards a capture; CUDA answers with an error if it gave the capture up itself."""
     with suppress(EngineError):
         _call("cudaGraphDestroy", _call("cudaStreamEndCapture", stream))
 
 
 class Graph:
-    """Queued work that is launched as one."""
+    """Captured work that is launched as one."""
 
     def __init__(self, graph: Any) -> None:
         self.executable = _call("cudaGraphInstantiate", graph, 0)
@@ -221,7 +220,7 @@ class Graph:
 
 
 class DeviceBuffer:
-    """Device memory of a fixed size in bytes."""
+    """Block of device memory; its size is in bytes."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -232,7 +231,7 @@ class DeviceBuffer:
 
 
 class PinnedArray:
-    """A host array in page-locked memory, from which and into which copies run asynchronously."""
+    """Host array in page-locked memory, from and to which copies run asynchronously."""
 
     def __init__(self, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -243,3 +242,48 @@ class PinnedArray:
     def close(self) -> None:
         self.array = np.empty(0)
         _free("cudaFreeHost", self._address)
+
+
+_LASTING = (
+    "cudaErrorAssert",
+    "cudaErrorContained",
+    "cudaErrorECCUncorrectable",
+    "cudaErrorExternalDevice",
+    "cudaErrorHardwareStackError",
+    "cudaErrorIllegalAddress",
+    "cudaErrorIllegalInstruction",
+    "cudaErrorInvalidAddressSpace",
+    "cudaErrorInvalidPc",
+    "cudaErrorLaunchFailure",
+    "cudaErrorLaunchTimeout",
+    "cudaErrorMisalignedAddress",
+    "cudaErrorMpsClientTerminated",
+    "cudaErrorTensorMemoryLeak",
+)
+"""Errors after which every call of this process fails."""
+
+_REMEDIES = {
+    "cudaErrorMemoryAllocation": "the GPU is out of memory: end other programs that use it, or "
+    "export with a smaller --max-batch",
+    "cudaErrorNoDevice": "no NVIDIA GPU is visible: see CUDA_VISIBLE_DEVICES and nvidia-smi",
+    "cudaErrorSystemDriverMismatch": "the driver was updated without a restart: reboot",
+    **dict.fromkeys(_LASTING, "CUDA can do nothing more in this process: restart it"),
+}
+
+
+def _remedy(error: str) -> str:
+    """Returns advice of one line on the error that CUDA calls `error`; "" for most."""
+    if error != "cudaErrorInsufficientDriver":
+        return _REMEDIES.get(error, "")
+    driver, runtime = _call("cudaDriverGetVersion"), _call("cudaRuntimeGetVersion")
+    if driver == 0:
+        return "no NVIDIA driver is installed here: install one"
+    return (
+        f"the NVIDIA driver knows CUDA up to {_as_text(driver)}, cuda-bindings is for "
+        f"{_as_text(runtime)}: update the driver, or pip install "
+        f"'cuda-bindings<{driver // 1000 + 1}'"
+    )
+
+
+def _as_text(version: int) -> str:
+    return f"{version // 1000}.{version % 1000 // 10}"

@@ -1,4 +1,4 @@
-"""What is installed, without importing it: an application pays for the one backend that it uses."""
+"""Looks installed libraries up without importing them: an application pays for its backend."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from sys import modules
 
 
 def is_installed(module: str) -> bool:
-    """Whether a top-level module can be imported, as far as its files tell."""
+    """Returns true if a top-level module can be imported, judging by its files."""
     if module in modules:  # None there stands for "cannot be imported"
         return modules[module] is not None
     try:
@@ -17,7 +17,7 @@ def is_installed(module: str) -> bool:
 
 
 def installed_version(*distributions: str) -> str | None:
-    """The version of the first of these that is installed, as its installer recorded it."""
+    """Returns the recorded version of the first of these that is installed; None if none is."""
     from importlib.metadata import PackageNotFoundError, version  # brings all of `email`
 
     for distribution in distributions:

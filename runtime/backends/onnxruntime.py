@@ -1,4 +1,4 @@
-"""ONNX Runtime, on the CPU or through CUDA: runs every precision's ONNX graph as it is.
+"""ONNX Runtime on the CPU or through CUDA: runs every precision's ONNX graph as it is.
 
 Source: ONNX Runtime Python API (InferenceSession), CUDA execution provider.
 """
@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from ..errors import BackendError, ClosedError, EngineError, engine_error, first_line
 from ..manifest import EngineSpec
 from . import cuda
-from .base import NONE, External, Frames, Scratch
+from .base import NO_EXTERNAL_DATA, BlobStore, ExternalData, Frames, OnnxBackendMixin
 from .cpu import cpu_name
-from .graphs import RunsGraphs
 from .installed import installed_version, is_installed
-from .streaming import stream_in_thread
+from .threads import stream_in_thread
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
@@ -29,15 +28,15 @@ _MISSING = "ONNX Runtime is not installed: pip install 'vit-edge[onnxruntime]'"
 
 @dataclass(frozen=True)
 class ExecutionProvider:
-    """One of ONNX Runtime's ways to compute.
+    """Execution provider of ONNX Runtime.
 
     Attributes:
-        name: ONNX Runtime's.
-        extra: What installs it: an extra of vit-edge.
-        device: The device that it runs on, in words.
-        device_problem: Why there is no such device here; None if there is.
-        options: What it is told.
-        libraries: What it needs beside ONNX Runtime, in words; "" for nothing.
+        name: ONNX Runtime's name of it.
+        extra: The extra of vit-edge that installs it.
+        device: Returns the name of the device that it runs on.
+        device_problem: Returns why there is no such device here; None if there is.
+        options: Its options.
+        libraries: Names of the libraries that it needs beside ONNX Runtime; "" for none.
     """
 
     name: str
@@ -63,12 +62,12 @@ PROVIDERS: dict[str, ExecutionProvider] = {
         ),
     )
 }
-"""A row for each execution provider that backends use."""
+"""Execution providers that backends use."""
 
 
 def load_library() -> Any:
-    """ONNX Runtime, its telemetry off: from 1.29 on it would write a device id into the user's
-    cache and report to its maker which models run. Who wants that sets ORT_DISABLE_TELEMETRY=0.
+    """Imports ONNX Runtime with its telemetry off: from 1.29 on it would write a device id into the
+    user's cache and report to its maker which models run. Set ORT_DISABLE_TELEMETRY=0 to opt in.
 
     Raises:
         BackendError: if it is not installed.
@@ -82,7 +81,7 @@ def load_library() -> Any:
 
 
 @dataclass(frozen=True)
-class OnnxRuntime(RunsGraphs):
+class OnnxRuntime(OnnxBackendMixin):
     """See `runtime.backends.base.Backend`. `provider` is a key of `PROVIDERS`."""
 
     name: str
@@ -112,8 +111,8 @@ class OnnxRuntime(RunsGraphs):
         self,
         blob: bytes,
         spec: EngineSpec,
-        external: External = NONE,
-        scratch: Scratch | None = None,
+        external: ExternalData = NO_EXTERNAL_DATA,
+        scratch: BlobStore | None = None,
     ) -> OnnxRuntimeSession:
         try:
             session = _open(blob, _options(external), self.provider)
@@ -134,8 +133,8 @@ class OnnxRuntime(RunsGraphs):
         return OnnxRuntimeSession(session, spec)
 
 
-def open_inference(blob: bytes, external: External = NONE) -> Any:
-    """An `InferenceSession` of the graph on the CPU, to run it over images by the batch.
+def open_inference(blob: bytes, external: ExternalData = NO_EXTERNAL_DATA) -> Any:
+    """Opens an `InferenceSession` of the graph on the CPU, to run it over images by the batch.
 
     ONNX Runtime would lay out the memory of the second run ahead and then keep that of the first
     too: a gigabyte for 4 images through a ViT-B, where only the smallest models gain time by it.
@@ -150,11 +149,11 @@ def _open(blob: bytes, options: Any, provider: str) -> Any:
     if provider != CPU and hasattr(library, "preload_dlls"):  # CUDA that came by pip
         library.preload_dlls()
     row = PROVIDERS[provider]
-    wanted = (row.name, dict(row.options)) if row.options else row.name
-    return library.InferenceSession(blob, options, providers=[wanted])
+    with_options = (row.name, dict(row.options)) if row.options else row.name
+    return library.InferenceSession(blob, options, providers=[with_options])
 
 
-def _options(external: External) -> Any:
+def _options(external: ExternalData) -> Any:
     options = load_library().SessionOptions()
     options.log_severity_level = 3
     _keep_to_allowed_cores(options)
@@ -163,15 +162,15 @@ def _options(external: External) -> Any:
 
 
 def _keep_to_allowed_cores(options: Any) -> None:
-    """Where this process may use some cores only (taskset, one process for each core), ONNX Runtime
-    would still start a thread for every core of the machine and move each to its own.
+    """Limits the threads to the cores that this process may use (taskset, one process for each
+    core): ONNX Runtime would start one for every core of the machine and pin it there.
     """
     allowed = len(os.sched_getaffinity(0))
     if allowed < (os.cpu_count() or 1):
         options.intra_op_num_threads = allowed
 
 
-def _add_external_weights(options: Any, external: External) -> None:
+def _add_external_weights(options: Any, external: ExternalData) -> None:
     """Hands over the contents of the files that a graph names, so that none is opened by name.
 
     Raises:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vit_edge.runtime.backends.tensorrt_asked import node_name
+from vit_edge.runtime.backends.tensorrt.inspect import node_name
 from vit_edge.runtime.errors import EngineError
 
 from . import layers as kinds

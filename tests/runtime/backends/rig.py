@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vit_edge.runtime.backends import Scratch, cuda
+from vit_edge.runtime.backends import BlobStore, cuda
 from vit_edge.runtime.backends.tensorrt import TensorRT
-from vit_edge.runtime.backends.tensorrt_session import TensorRTSession
+from vit_edge.runtime.backends.tensorrt.session import TensorRTSession
 from vit_edge.runtime.device_array import DeviceArray, take_device_array
 from vit_edge.runtime.manifest import EngineSpec
 
@@ -42,7 +42,7 @@ class Rig:
         return hasattr(self.library, "CudaGraphStrategy")
 
     def open(
-        self, blob: bytes | None = None, spec: EngineSpec = SPEC, scratch: Scratch | None = None
+        self, blob: bytes | None = None, spec: EngineSpec = SPEC, scratch: BlobStore | None = None
     ) -> TensorRTSession:
         backend = TensorRT("emulated", module_name="emulated")
         return backend.open(tiny_graph() if blob is None else blob, spec, scratch=scratch)

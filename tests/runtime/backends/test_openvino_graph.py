@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from vit_edge.runtime.backends.openvino import load_library
-from vit_edge.runtime.backends.openvino_graph import as_convolutions, find_linears
+from vit_edge.runtime.backends.openvino.graph import as_convolutions, find_linears
 
 TOKENS, INPUTS, OUTPUTS = 5, 8, 6
 _RANDOM = np.random.default_rng(3)

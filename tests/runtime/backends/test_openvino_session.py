@@ -13,8 +13,8 @@ import pytest
 
 from vit_edge.runtime import EngineError
 from vit_edge.runtime.backends import BACKENDS
-from vit_edge.runtime.backends import openvino_session as module
-from vit_edge.runtime.backends.openvino_session import OpenVinoSession
+from vit_edge.runtime.backends.openvino import session as module
+from vit_edge.runtime.backends.openvino.session import OpenVinoSession
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.errors import ClosedError
 

@@ -12,7 +12,7 @@ import pytest
 
 from vit_edge.runtime.backends import BACKENDS, BuildOptions, cuda
 from vit_edge.runtime.backends.tensorrt import TensorRT
-from vit_edge.runtime.backends.tensorrt_open import (
+from vit_edge.runtime.backends.tensorrt.open import (
     REMEDIES,
     open_engine,
     opens_forward,

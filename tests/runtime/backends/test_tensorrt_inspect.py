@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.runtime.tools.plan.inspected import TEN
-from vit_edge.runtime.backends.tensorrt_inspect import inspect_engine
+from vit_edge.runtime.backends.tensorrt.inspect import inspect_engine
 from vit_edge.runtime.manifest import EngineSpec
 
 from .api import differences, recordings

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import itertools
 import logging
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from vit_edge.runtime.backends.tensorrt_pool import LANES
+from vit_edge.runtime.backends.tensorrt import lanes
+from vit_edge.runtime.backends.tensorrt.lanes import LANES
 from vit_edge.runtime.errors import ClosedError, EngineError
 
 from ...concurrency import wrong_answers
 from .rig import Rig
 from .tiny import tiny_frames, tiny_scores
 
+ROOT = Path(__file__).parents[3]
 PATIENCE = 20
 """Seconds until a thread counts as hanging."""
 
@@ -88,7 +94,6 @@ class TestStream:
         batches = [tiny_frames(1 + seed % 3, seed) for seed in range(20)]
         check_stream(session.stream(batches), batches)
         assert list(session.stream([])) == []
-        assert session._pool._unclaimed == []  # nothing is kept of what was answered
         session.close()
 
     def test_the_next_batch_is_queued_before_the_last_one_is_waited_for(self, rig: Rig) -> None:
@@ -154,6 +159,29 @@ class TestStream:
         within_patience(work)
         session.close()
 
+    def test_nothing_is_allocated_once_streams_are_warm(self, rig: Rig) -> None:
+        session = rig.open()
+        batches = [tiny_frames(1, seed) for seed in range(6)]
+        for _ in range(2):
+            check_stream(session.stream(batches), batches)
+        before = rig.gpu.allocations
+        for _ in range(3):
+            check_stream(session.stream(batches), batches)
+        assert rig.gpu.allocations == before
+        session.close()
+
+    def test_calls_of_many_threads_pass_a_paused_stream(self, rig: Rig) -> None:
+        session, frames = rig.open(), tiny_frames(8)
+        batches = [tiny_frames(1, seed) for seed in range(3)]
+        answers = session.stream(batches)
+        first, wrong = next(answers), list[int]()
+        within_patience(
+            lambda: wrong.extend(wrong_answers(session.run, frames, tiny_scores(frames), 20))
+        )
+        assert wrong == []
+        check_stream(itertools.chain([first], answers), batches)
+        session.close()
+
     def test_streams_and_calls_in_many_threads(self, rig: Rig) -> None:
         session = rig.open()
 
@@ -213,28 +241,61 @@ class TestClose:
         answers = session.stream(batches)
         next(answers)
         within_patience(session.close)
+        np.testing.assert_array_equal(next(answers), tiny_scores(batches[1]))
         with pytest.raises(ClosedError):
-            list(answers)
+            next(answers)
+        assert rig.gpu.problems() == []  # its lane is freed
+
+    def test_a_paused_stream_that_nobody_reads_on_is_freed(self, rig: Rig) -> None:
+        """By the garbage collector, in whatever thread that runs."""
+        session = rig.open()
+        answers = [session.stream([tiny_frames(1, seed) for seed in range(5)])]
+        next(answers[0])
+        within_patience(session.close)
+        within_patience(answers.clear)
+        assert rig.gpu.problems() == []
 
     def test_it_waits_for_a_lane_in_the_making(
         self, full: Rig, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The second lane is being allocated while the session is closed."""
         session = full.open()
-        made, go = threading.Event(), threading.Event()
-        pool = session._pool
-        make = pool._make
+        started, go = threading.Event(), threading.Event()
 
-        def slow() -> object:
-            made.set()
-            go.wait(PATIENCE)
-            return make()
+        class SlowLane(lanes.Lane):
+            def __init__(self, *arguments: Any) -> None:
+                started.set()
+                go.wait(PATIENCE)
+                super().__init__(*arguments)
 
-        monkeypatch.setattr(pool, "_make", slow)
+        monkeypatch.setattr(lanes, "Lane", SlowLane)
         with ThreadPoolExecutor(2) as threads:
             streaming = threads.submit(lambda: list(session.stream([tiny_frames(1)] * 2)))
-            made.wait(PATIENCE)
+            started.wait(PATIENCE)
             closing = threads.submit(session.close)
             go.set()
             closing.result(PATIENCE)
-            assert len(streaming.result(PATIENCE)) == 2
+            assert isinstance(streaming.exception(PATIENCE), (ClosedError, type(None)))
+
+
+_PAUSED = """
+import threading, pytest
+from tests.runtime.backends.rig import make_rig
+from tests.runtime.backends.tiny import tiny_frames
+
+rig = make_rig(pytest.MonkeyPatch(), "11")
+session = rig.open()
+answers = session.stream([tiny_frames(1)] * 5)
+next(answers)
+thread = threading.Thread(target=session._pool._changed.acquire)
+thread.start()
+thread.join()
+"""
+
+
+def test_a_process_may_end_beside_a_paused_stream() -> None:
+    """Even where a thread that is no more has taken the pool's lock."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PAUSED], capture_output=True, text=True, timeout=60, cwd=ROOT
+    )
+    assert (done.returncode, done.stderr) == (0, "")

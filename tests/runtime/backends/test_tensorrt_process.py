@@ -16,8 +16,7 @@ import pytest
 from vit_edge.runtime.backends import BACKENDS, BuildOptions
 from vit_edge.runtime.backends.base import AskedProduct
 from vit_edge.runtime.backends.tensorrt import TensorRT
-from vit_edge.runtime.backends.tensorrt_build import parse_network
-from vit_edge.runtime.backends.tensorrt_progress import OutermostPhases
+from vit_edge.runtime.backends.tensorrt.build import OutermostPhases, parse_network
 from vit_edge.runtime.errors import EngineError
 from vit_edge.runtime.tools.plan.engine_plan import plan_of
 

@@ -98,6 +98,7 @@ class Sequences(RuleBasedStateMachine):
     def teardown(self) -> None:
         if self.rig is not None:
             self.session.close()
+            self.streams.clear()  # the lane that one may have kept is freed now
             assert not (problems := self.rig.problems()), problems
         self.patch.undo()
 

@@ -8,7 +8,8 @@ import threading
 import numpy as np
 import pytest
 
-from vit_edge.runtime.backends import cuda, tensorrt_contexts
+from vit_edge.runtime.backends import cuda
+from vit_edge.runtime.backends.tensorrt import contexts
 from vit_edge.runtime.errors import ClosedError, EngineError
 from vit_edge.runtime.manifest import EngineSpec
 
@@ -80,7 +81,7 @@ class TestGraphs:
     def test_the_least_recently_used_goes_first(
         self, full: Rig, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(tensorrt_contexts.OwnGraphs, "limit", 2)
+        monkeypatch.setattr(contexts.TrtContextFactory, "max_contexts", 2)
         session = full.open()
         for size in (1, 1, 2, 2, 1, 3, 3, 1):  # 3 takes the place of 2, and 1 stays
             np.testing.assert_array_equal(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vit_edge.runtime.backends.tensorrt_timing import timing_cache, timing_file
+from vit_edge.runtime.backends.tensorrt.build import timing_cache, timing_file
 
 from .api import Api, differences, recordings
 

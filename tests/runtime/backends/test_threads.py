@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from vit_edge.runtime.backends.pool import Pool
+from vit_edge.runtime.backends.threads import Pool
 from vit_edge.runtime.errors import ClosedError
 
 

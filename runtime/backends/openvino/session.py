@@ -1,4 +1,4 @@
-"""Runs a model in OpenVINO: a single image by all threads, batches as it suits the model.
+"""Runs a model in OpenVINO: a single image on all threads, batches as it suits the model.
 
 Source: OpenVINO Python API (Model, Core, CompiledModel, InferRequest, Tensor), CPU device
 documentation (NUM_STREAMS, PERFORMANCE_HINT).
@@ -15,12 +15,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ClosedError, EngineError, first_line
-from ..manifest import EngineSpec
-from .base import Frames, give_back_freed
-from .openvino_graph import as_convolutions, find_linears
-from .pool import Pool
-from .streaming import stream_in_thread
+from ...errors import ClosedError, EngineError, first_line
+from ...manifest import EngineSpec
+from ..base import Frames, give_back_freed
+from ..threads import Pool, stream_in_thread
+from .graph import as_convolutions, find_linears
 
 Images = NDArray[np.uint8]
 Scores = NDArray[np.float32]
@@ -28,8 +27,8 @@ Compile = Callable[[Any, dict[str, Any]], Any]
 """Compiles a model with these properties beside those of all its models."""
 
 _LARGE = 500_000_000
-"""Multiply-adds of an image from which on it has enough to do for a thread of its own. A ViT-Ti has
-twice as many and gains; the digits model has a six-hundredth and would take three times as long."""
+"""Multiply-adds of an image that keep a thread of its own busy. A ViT-Ti has twice as many and
+gains; the digits model has a six-hundredth and would take three times as long."""
 _LATENCY = {"PERFORMANCE_HINT": "LATENCY"}
 _X86 = ("x86_64", "AMD64")
 
@@ -129,7 +128,7 @@ def _threads(compiled: Any) -> int:
 
 
 class _Together:
-    """All images of a call in one request. A request is one thread's at a time: they are pooled."""
+    """Runs all images of a call in one request; a request serves one thread at a time."""
 
     def __init__(self, library: Any, compiled: Any, spec: EngineSpec) -> None:
         self._tensor, self._output = library.Tensor, spec.output_name
@@ -149,7 +148,7 @@ class _Together:
 
 
 class _EachAlone:
-    """Every image of a call by itself, several at a time: threads that each have an image need not
+    """Runs every image of a call by itself, several at a time: threads with an image each need not
     wait for each other in every layer.
 
     Args:
@@ -179,7 +178,7 @@ class _EachAlone:
         return scores
 
     def _run(self, requests: list[Any], images: Images, scores: Scores) -> None:
-        """Each request has every so manieth image, and the next as soon as it is done."""
+        """Deals images out to the requests in turn; each takes its next one once it is done."""
         waiting: dict[int, Any] = {}
 
         def take(index: int) -> None:
@@ -207,13 +206,13 @@ class _EachAlone:
 
 
 def last_line(error: BaseException) -> str:
-    """The last line of OpenVINO's message is the reason; those before say where it was found."""
+    """Returns the last line of OpenVINO's message: the reason, after pages of places."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:300] if lines else first_line(error)
 
 
 def _writable(images: Images) -> Images:
-    """The same memory: OpenVINO shares writable arrays only, though it never writes to an input."""
+    """Returns the same memory, writable: OpenVINO shares no other, though it only reads inputs."""
     if images.flags.writeable:
         return images
     memory = memoryview((ctypes.c_uint8 * images.nbytes).from_address(images.ctypes.data))

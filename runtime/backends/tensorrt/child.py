@@ -1,7 +1,7 @@
-"""The process that builds an engine: a crash of the library ends it alone.
+"""Process that builds an engine, so that a crash of the library ends nothing else.
 
-`tensorrt_process.py` starts it with a folder, which holds `JOB` and the graph, and with a pipe, on
-which it tells its progress and how it ended. It writes `ENGINE` and `OUTCOME` into the folder.
+`process.py` starts it with a folder, which holds `JOB` and the graph, and with a pipe, on
+which it reports its progress and its end. It writes `ENGINE` and `OUTCOME` into the folder.
 """
 
 from __future__ import annotations
@@ -14,19 +14,15 @@ import signal
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import Any, TextIO
 
-from ..errors import EngineError, InputError
-from ..manifest import EngineSpec
-from ..schema import decode, encode, printable
-from . import cuda
-from .base import AskedProduct
-from .tensorrt_build import FullLibrary, Recipe, build_plan
-from .tensorrt_inspect import inspect_engine
-from .tensorrt_open import Library, Logger
-
-if TYPE_CHECKING:
-    import tensorrt as trt
+from ...errors import EngineError, InputError
+from ...manifest import EngineSpec
+from ...schema import decode, encode, printable
+from .. import cuda
+from ..base import AskedProduct
+from .build import Recipe, build_plan
+from .inspect import inspect_engine
 
 JOB, GRAPH, ENGINE, OUTCOME, LOG = (
     "job.json",
@@ -41,7 +37,7 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 @dataclass(frozen=True)
 class Job:
-    """An engine to be built.
+    """Engine to be built.
 
     Attributes:
         module: Python module of the library that builds.
@@ -70,8 +66,8 @@ class Outcome:
     """Outcome of a job. The listing, which has lines, lies in a file of its own.
 
     Attributes:
-        error: Why there is no engine; "" if there is one.
-        bad_input: Whether the job itself is at fault.
+        error: The reason why there is no engine; "" if there is one.
+        bad_input: True if the job itself is at fault.
         products: See `runtime.backends.base.Built`.
         peak_bytes: Likewise.
     """
@@ -83,7 +79,7 @@ class Outcome:
 
 
 def main(place: str, pipe: int, parent: int) -> None:
-    """Builds what lies in the folder `place`; the end of the pipe says that it is done.
+    """Carries out the job in the folder `place`, and closes the pipe when it is done.
 
     Ends with the process `parent`.
     """
@@ -92,20 +88,20 @@ def main(place: str, pipe: int, parent: int) -> None:
     if os.getppid() != parent:  # it ended before
         return
     job = decode(Job, json.loads((folder / JOB).read_text()))
-    with os.fdopen(pipe, "w", buffering=1) as told, (folder / LOG).open("w", buffering=1) as log:
-        (folder / OUTCOME).write_text(encode(_carry_out(job, folder, told, log)))
+    with os.fdopen(pipe, "w", buffering=1) as reports, (folder / LOG).open("w", buffering=1) as log:
+        (folder / OUTCOME).write_text(encode(_carry_out(job, folder, reports, log)))
     os._exit(0)  # what the library does at the end of a process may crash
 
 
-def _carry_out(job: Job, folder: Path, told: TextIO, log: TextIO) -> Outcome:
+def _carry_out(job: Job, folder: Path, reports: TextIO, log: TextIO) -> Outcome:
     errors, listings = list[str](), list[str]()
     bad_input, products = False, tuple[AskedProduct, ...]()
 
     def progress(what: str, done: int, total: int) -> None:
-        told.write(json.dumps([what, done, total]) + "\n")
+        reports.write(json.dumps([what, done, total]) + "\n")
 
     try:
-        library = cast("FullLibrary", importlib.import_module(job.module))
+        library = importlib.import_module(job.module)
         logger = _logger(library, errors, listings, log)
         with nullcontext() if job.device is None else cuda.on_device(job.device):
             plan = build_plan(library, logger, folder / GRAPH, job.recipe, progress, errors)
@@ -125,7 +121,7 @@ def one_line(text: str) -> str:
     return " ".join(printable(text).split())
 
 
-def _inspected(job: Job, library: FullLibrary, logger: Logger, engine: bytes) -> str:
+def _inspected(job: Job, library: Any, logger: Any, engine: bytes) -> str:
     """Asks full TensorRT, which has a GPU here, about the engine; "" if that fails."""
     if job.device is None or not hasattr(library, "EngineInspector"):
         return ""
@@ -135,17 +131,15 @@ def _inspected(job: Job, library: FullLibrary, logger: Logger, engine: bytes) ->
         return ""  # it is no worse for that, and its opening will say what is wrong
 
 
-def _logger(library: Library, errors: list[str], listings: list[str], log: TextIO) -> Logger:
+def _logger(library: Any, errors: list[str], listings: list[str], log: TextIO) -> Any:
     """Keeps errors and the listing of layers, and writes all else to the log."""
-    if not TYPE_CHECKING:
-        trt = library  # mypy has to know a base class
 
-    class ErrorKeeper(trt.ILogger):  # type: ignore[misc]
+    class Logger(library.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.errors = errors
 
-        def log(self, severity: trt.ILogger.Severity, message: str) -> None:
+        def log(self, severity: Any, message: str) -> None:
             if severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
                 errors.append(message)
             if message.lstrip().startswith(_LISTING):
@@ -153,10 +147,10 @@ def _logger(library: Library, errors: list[str], listings: list[str], log: TextI
             else:
                 log.write(f"{severity.name} {' '.join(message.split())}\n")
 
-    return ErrorKeeper()
+    return Logger()
 
 
 def _peak_bytes() -> int:
-    """The most memory that this process held; `getrusage` would count its parent's."""
+    """Returns the most memory that this process held; `getrusage` would count its parent's."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM")), 0)

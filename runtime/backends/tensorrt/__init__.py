@@ -1,7 +1,7 @@
 """TensorRT 10 and 11, TensorRT for RTX and TensorRT lean: one implementation.
 
 Precision is in the graph (strongly typed networks), so building knows nothing of it. Where the
-libraries differ, a feature is asked for by its attribute, never by a version. The libraries crash
+libraries differ, a feature is detected by its attribute, never by a version. The libraries crash
 on bytes that are not an engine: callers pass only bytes whose hash they verified.
 
 Source: TensorRT Python API (ILogger).
@@ -14,25 +14,21 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
-from ..errors import BackendError, EngineError, InputError
-from ..manifest import EngineEntry, EngineSpec
-from . import cuda
-from .base import NONE, BuildOptions, Built, External, Scratch
-from .tensorrt_build import FullLibrary, find_compute_capability
-from .tensorrt_inspect import inspect_engine
-from .tensorrt_open import Library, Logger, mismatch, opens_forward
-from .tensorrt_session import TensorRTSession
-from .tensorrt_timing import timing_file
+from ...errors import BackendError, EngineError, InputError
+from ...manifest import EngineEntry, EngineSpec
+from .. import cuda
+from ..base import NO_EXTERNAL_DATA, BlobStore, BuildOptions, Built, ExternalData
+from .open import mismatch, opens_forward
 
 if TYPE_CHECKING:
-    import tensorrt as trt
+    from .session import TensorRTSession
 
 _log = logging.getLogger("vit_edge.tensorrt")
 
 VERSION_COMPATIBLE = "VERSION_COMPATIBLE"
-"""Builder flag of engines that newer libraries open, too."""
+"""Builder flag of engines that newer libraries open too."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +49,14 @@ class TensorRT:
     lacks: tuple[str, ...] = ()
     needs_engine: bool = True
 
-    def _library(self) -> Library:
+    def _library(self) -> Any:
         return _import(self.module_name, self.name)
 
-    def _builder(self) -> FullLibrary:
-        """The library that builds: TensorRT lean only runs."""
-        if self.builder_name:
-            return _import(self.builder_name, self.builder_name)
-        return cast("FullLibrary", self._library())
+    def _builder(self) -> Any:
+        """Returns the library that builds: TensorRT lean only runs."""
+        return (
+            _import(self.builder_name, self.builder_name) if self.builder_name else self._library()
+        )
 
     def version(self) -> str:
         return str(self._library().__version__)
@@ -72,11 +68,15 @@ class TensorRT:
         return cuda.device_name()
 
     def built_for(self, options: BuildOptions) -> tuple[str, ...]:
-        """Full TensorRT builds for the GPU that is here; RTX, if not told, for its portable set."""
-        library, asked = self._builder(), options.compute_capabilities
-        for capability in asked:
+        """Returns this GPU for full TensorRT, the portable set for RTX if none are named."""
+        from .build import find_compute_capability
+
+        library, capabilities = self._builder(), options.compute_capabilities
+        for capability in capabilities:
             find_compute_capability(library, capability)
-        return asked if asked or _builds_without_gpu(library) else (cuda.compute_capability(),)
+        if capabilities or _builds_without_gpu(library):
+            return capabilities
+        return (cuda.compute_capability(),)
 
     def engine_problem(self, engine: EngineEntry) -> str | None:
         version, capability = self.version(), cuda.compute_capability()
@@ -101,9 +101,9 @@ class TensorRT:
         problem = None if _builds_without_gpu(library) else cuda.device_problem()
         return problem or self._too_old_for(library)
 
-    def _too_old_for(self, builder: FullLibrary) -> str | None:
-        """Why the library that is here could not run what `builder` builds; None if it could, or
-        if there is none: then it runs elsewhere.
+    def _too_old_for(self, builder: Any) -> str | None:
+        """Returns why the library here cannot run engines of `builder`; None if it can, or if there
+        is none and they run elsewhere.
         """
         try:
             here, built_by = self.version(), str(builder.__version__)
@@ -124,8 +124,9 @@ class TensorRT:
         return cuda.device_problem()
 
     def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> Built:
-        from .tensorrt_child import Job  # `subprocess` and its like are for builds alone
-        from .tensorrt_process import build_in_child
+        from .build import find_compute_capability, timing_file  # loaded for builds alone
+        from .child import Job
+        from .process import build_in_child
 
         library = self._builder()
         timings, device = "", None
@@ -154,16 +155,18 @@ class TensorRT:
 
     @property
     def builds_without_gpu(self) -> bool:
-        """Whether engines are built on any machine. Raises BackendError without the library."""
+        """True if any machine builds engines. Raises BackendError without the library."""
         return _builds_without_gpu(self._builder())
 
     def open(
         self,
         blob: bytes,
         spec: EngineSpec,
-        external: External = NONE,
-        scratch: Scratch | None = None,
+        external: ExternalData = NO_EXTERNAL_DATA,
+        scratch: BlobStore | None = None,
     ) -> TensorRTSession:
+        from .session import TensorRTSession
+
         library, messages = self._library(), list[str]()
         with _errors_as_engine_errors(
             f"{self.name} {self.version()} cannot open this engine", messages
@@ -171,12 +174,14 @@ class TensorRT:
             return TensorRTSession(library, _logger(library, messages), blob, spec, scratch)
 
     def inspect(self, blob: bytes, spec: EngineSpec) -> str:
-        """What the engine inspector writes about an engine's layers, as JSON.
+        """Returns the engine inspector's JSON about an engine's layers.
 
         Raises:
             EngineError: if the library refuses the engine.
             BackendError: if the library has no inspector.
         """
+        from .inspect import inspect_engine
+
         library, errors = self._library(), list[str]()
         if not hasattr(library, "EngineInspector"):
             raise BackendError(
@@ -184,37 +189,34 @@ class TensorRT:
                 "and inspect that"
             )
         with _errors_as_engine_errors(f"{self.name} cannot inspect this engine", errors):
-            full = cast("FullLibrary", library)
-            return inspect_engine(full, _logger(library, errors), blob, spec)
+            return inspect_engine(library, _logger(library, errors), blob, spec)
 
 
-def _import(module_name: str, backend: str) -> FullLibrary:
+def _import(module_name: str, backend: str) -> Any:
     try:
-        return cast("FullLibrary", importlib.import_module(module_name))
+        return importlib.import_module(module_name)
     except (ImportError, OSError):  # OSError: the bindings are there and their libraries are not
         raise BackendError(
             f"{module_name} is not installed: pip install 'vit-edge[{backend}]'"
         ) from None
 
 
-def _builds_without_gpu(library: Library) -> bool:
-    """TensorRT for RTX does, known by its target setting."""
+def _builds_without_gpu(library: Any) -> bool:
+    """Returns true for TensorRT for RTX, which alone can target other GPUs."""
     return hasattr(library, "ComputeCapability")
 
 
-def _logger(library: Library, errors: list[str]) -> Logger:
-    """A TensorRT logger that keeps errors for our message and passes the rest to `logging`. Whoever
-    tells of `errors` clears them, so that they stay few.
+def _logger(library: Any, errors: list[str]) -> Any:
+    """Returns a TensorRT logger that adds errors to `errors` and passes the rest to `logging`. The
+    code that reports the errors clears them, so that they stay few.
     """
-    if not TYPE_CHECKING:
-        trt = library  # mypy has to know a base class
 
-    class ErrorKeeper(trt.ILogger):  # type: ignore[misc]
+    class Logger(library.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.errors = errors
 
-        def log(self, severity: trt.ILogger.Severity, message: str) -> None:
+        def log(self, severity: Any, message: str) -> None:
             if severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
                 errors.append(message)
             elif severity == library.ILogger.WARNING:
@@ -222,7 +224,7 @@ def _logger(library: Library, errors: list[str]) -> Logger:
             else:
                 _log.debug("%s", message)
 
-    return ErrorKeeper()
+    return Logger()
 
 
 @contextmanager

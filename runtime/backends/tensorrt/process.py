@@ -15,11 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from ..errors import EngineError, InputError
-from ..schema import decode, encode
-from .base import BuildOptions, Built
-from .external import write_out
-from .tensorrt_child import ENGINE, GRAPH, JOB, LOG, OUTCOME, Job, Outcome, main, one_line
+from ...errors import EngineError, InputError
+from ...schema import decode, encode
+from ..base import BuildOptions, Built, write_out
+from .child import ENGINE, GRAPH, JOB, LOG, OUTCOME, Job, Outcome, main, one_line
 
 _log = logging.getLogger("vit_edge.tensorrt")
 
@@ -33,7 +32,7 @@ main(sys.argv[1], int(sys.argv[2]), int(sys.argv[4]))
 
 
 class _DeadlineError(Exception):
-    """The time limit is over."""
+    """Raised at the time limit."""
 
 
 def build_in_child(job: Job, onnx: bytes, options: BuildOptions) -> Built:
@@ -87,7 +86,7 @@ def _run(folder: Path, options: BuildOptions) -> int:
 
 
 def _start(arguments: list[str], pipe: int, output: Path) -> subprocess.Popen[bytes]:
-    """Isolated (-I), so that no file in the working directory is taken for a module."""
+    """Starts the child isolated (-I), so that no file in the working directory shadows a module."""
     command = [sys.executable, "-I", "-c", _START, *arguments]
     try:
         with output.open("wb") as stream:
@@ -104,7 +103,7 @@ def _start(arguments: list[str], pipe: int, output: Path) -> subprocess.Popen[by
 
 
 def _follow(pipe: int, options: BuildOptions, deadline: float) -> None:
-    """Tells the child's progress until it closes its end of the pipe.
+    """Reports the child's progress until it closes its end of the pipe.
 
     Raises:
         _DeadlineError: at the deadline.
@@ -138,14 +137,14 @@ def _how_it_ended(status: int) -> str:
 
 
 def _pass_on_log(path: Path) -> None:
-    """Gives what the library said to `logging`, where somebody wants to know."""
+    """Passes the library's log on to `logging`, if debug messages are wanted."""
     if _log.isEnabledFor(logging.DEBUG) and path.exists():  # it may end before it has a log
         for line in path.read_text(errors="replace").splitlines():
             _log.debug("%s", line)
 
 
 def _last_words(folder: Path, *, crashed: bool) -> str:
-    """The last line that the child wrote: of its log, or of what went wrong in Python."""
+    """Returns the last line that the child wrote: of its log, or of a traceback in Python."""
     names = (LOG, "output.txt") if crashed else ("output.txt", LOG)
     for name in names:
         path = folder / name

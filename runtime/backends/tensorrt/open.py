@@ -1,4 +1,4 @@
-"""Which engines a TensorRT library opens, and why it refuses one.
+"""Opens engines, and explains why a TensorRT library refuses one.
 
 Source: TensorRT developer guide, "Engine Compatibility"; TensorRT for RTX, "Compatibility Checks".
 """
@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import ctypes
 import re
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import Any, Protocol
 
-from ..errors import EngineError
-from ..manifest import EngineEntry
-
-if TYPE_CHECKING:
-    import tensorrt as trt
-    import tensorrt_rtx as rtx
+from ...errors import EngineError
+from ...manifest import EngineEntry
 
 REMEDIES = {
     "VERSION_MISMATCH": "it was built by another version: `vit-edge build` makes one here",
@@ -25,39 +21,18 @@ REMEDIES = {
     "MALFORMED_ENGINE": "it is no engine of this library",
     "CUDA_ERROR": "CUDA does not work here: check the NVIDIA driver with `nvidia-smi`",
 }
-"""What TensorRT for RTX finds, in words. Its names: EngineInvalidityDiagnostics."""
+"""Explanations of TensorRT for RTX's EngineInvalidityDiagnostics."""
 _UNKNOWN = "it was built by another version or for another GPU: `vit-edge build` makes one here"
 
 
-class Library(Protocol):
-    """Python module of any TensorRT. They are alike, so it is typed as `tensorrt`."""
-
-    __name__: str
-    __version__: str
-    DataType: type[trt.DataType]
-    ExecutionContextAllocationStrategy: type[trt.ExecutionContextAllocationStrategy]
-    ILogger: type[trt.ILogger]
-    Runtime: type[trt.Runtime]
-
-
-class RtxLibrary(Library, Protocol):
-    """Python module of TensorRT for RTX, with what it has alone."""
-
-    ComputeCapability: type[rtx.ComputeCapability]
-    CudaGraphStrategy: type[rtx.CudaGraphStrategy]
-    EngineInvalidityDiagnostics: type[rtx.EngineInvalidityDiagnostics]
-
-
 class Logger(Protocol):
-    """A new logger of the library, which keeps errors."""
+    """Logger of the library that keeps errors, and has none yet."""
 
     errors: list[str]
 
 
-def open_engine(
-    library: Library, logger: Logger, blob: bytes
-) -> tuple[trt.Runtime, trt.ICudaEngine]:
-    """The runtime, to be kept as long as the engine, and the engine. `blob` is verified.
+def open_engine(library: Any, logger: Logger, blob: bytes) -> tuple[Any, Any]:
+    """Returns the runtime, which must outlive the engine, and the engine. `blob` is verified.
 
     Raises:
         EngineError: if the library refuses it; says why, as far as the library does.
@@ -74,35 +49,32 @@ def open_engine(
 def require_made(made: object, logger: Logger) -> None:
     """Raises EngineError if `made`, a new runtime or builder, has nothing behind it.
 
-    So it is where CUDA does not work for the library, and all that tells is an error in its log.
-    Using or freeing such an object crashes the process: it is kept for ever.
+    This happens where CUDA does not work for the library, and only its log shows it. Using or
+    freeing such an object would crash the process, so it is kept for ever.
     """
     if logger.errors:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(made))
         raise EngineError("CUDA does not work here: check the NVIDIA driver with `nvidia-smi`")
 
 
-def _why_refused(library: Library, runtime: trt.Runtime, blob: bytes) -> str:
-    """TensorRT for RTX tells, from the engine's header; the others only log it."""
+def _why_refused(library: Any, runtime: Any, blob: bytes) -> str:
+    """Returns the reason: TensorRT for RTX reads it from the header, the others only log it."""
     if not hasattr(library, "EngineInvalidityDiagnostics"):
         return _UNKNOWN
-    rtx_runtime = cast("rtx.Runtime", runtime)
-    _, diagnosis = rtx_runtime.get_engine_validity(blob[: rtx_runtime.engine_header_size])
+    _, flags = runtime.get_engine_validity(blob[: runtime.engine_header_size])
     kinds = library.EngineInvalidityDiagnostics
-    reasons = [
-        text for name, text in REMEDIES.items() if int(getattr(kinds, name, 0)) & int(diagnosis)
-    ]
+    reasons = [text for name, text in REMEDIES.items() if int(getattr(kinds, name, 0)) & int(flags)]
     return "; ".join(reasons) or _UNKNOWN
 
 
 def parse_version(text: str) -> tuple[int, ...]:
-    """The numbers that a version starts with: "10.14.1.48.post1" -> (10, 14, 1, 48)."""
-    found = re.match(r"\d+(\.\d+)*", text)
-    return tuple(map(int, found.group().split("."))) if found else ()
+    """Returns the leading numbers of a version: "10.14.1.48.post1" -> (10, 14, 1, 48)."""
+    match = re.match(r"\d+(\.\d+)*", text)
+    return tuple(map(int, match.group().split("."))) if match else ()
 
 
 def opens_forward(built_by: str, here: str) -> bool:
-    """Whether a library opens a version-compatible engine: of its own version or an older one.
+    """Returns true if a library opens a version-compatible engine: one of its own version or older.
 
     Versions before 8.6 built none. The build number, the fourth, does not count.
     """
@@ -111,7 +83,7 @@ def opens_forward(built_by: str, here: str) -> bool:
 
 
 def mismatch(engine: EngineEntry, library: str, version: str, capability: str) -> str:
-    """What an engine was built for and what is here, in words."""
+    """Describes the targets that an engine was built for, and this device."""
     targets = ", ".join(engine.compute_capabilities) or "the library's own set of GPUs"
     return (
         f"{engine.file} was built by {engine.backend} {engine.version} for {targets}; here are "

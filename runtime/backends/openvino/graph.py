@@ -1,4 +1,4 @@
-"""The Linears of an OpenVINO model as 1x1 convolutions: the same sums by kernels that suit ViTs.
+"""Turns the Linears of an OpenVINO model into 1x1 convolutions, whose kernels suit ViTs.
 
 OpenVINO's kernels for matrix products (oneDNN's inner product) take rows in blocks of 64: the 197
 tokens of a 224x224 image take the time of 256. Its kernels for 1x1 convolutions choose blocks that
@@ -22,7 +22,7 @@ _EIGHT_BITS = ("i8", "u8")
 
 @dataclass(frozen=True)
 class Linear:
-    """A product of tokens by weights in an OpenVINO model.
+    """Product of tokens and weights in an OpenVINO model.
 
     Attributes:
         node: The MatMul; its tokens are `[N, tokens, inputs]`.
@@ -50,13 +50,13 @@ class Linear:
 
 
 def find_linears(model: Any) -> list[Linear]:
-    """Those of a model, an `openvino.Model` whose shapes are all known."""
-    found = (_linear(node) for node in model.get_ordered_ops())
-    return [linear for linear in found if linear is not None]
+    """Returns the Linears of an `openvino.Model` whose shapes are all known."""
+    candidates = (_linear(node) for node in model.get_ordered_ops())
+    return [linear for linear in candidates if linear is not None]
 
 
 def as_convolutions(library: Any, model: Any, linears: list[Linear]) -> None:
-    """Replaces them in the model."""
+    """Replaces them in the model by convolutions."""
     import openvino.opset13 as ops
 
     for linear in linears:
@@ -77,7 +77,7 @@ def _linear(node: Any) -> Linear | None:
 
 
 def _weights(node: Any) -> tuple[Any, Any]:
-    """The Constant and the scale of `(Convert(Constant) - 0) * scale`; or the Constant alone."""
+    """Returns Constant and scale of `(Convert(Constant) - 0) * scale`, or a lone Constant."""
     weights, scale = _source(node, 1), None
     if weights.get_type_name() == "Multiply":
         scale, weights = weights.input_value(1), _source(weights, 0)
@@ -104,10 +104,10 @@ def _join_quantiser(ops: Any, tokens: Any) -> None:
     (`export/quantise/shift.py`) becomes part of the quantiser's range: one pass less.
     """
     scaled = tokens.get_node()
-    found = _quantiser(scaled)
-    if found is None:
+    pair = _quantiser(scaled)
+    if pair is None:
         return
-    quantiser, zero, scale = found
+    quantiser, zero, scale = pair
     low, high = (
         ops.constant(((_source(quantiser, index).data - zero) * scale).astype(np.float32))
         for index in (3, 4)
@@ -123,7 +123,7 @@ def _join_quantiser(ops: Any, tokens: Any) -> None:
 
 
 def _shift(x: Any) -> Any:
-    """The number that `x` was centred by, or None."""
+    """Returns the number that `x` was centred by, or None."""
     node = x.get_node()
     if node.get_type_name() != "Subtract" or _source(node, 1).get_type_name() != "Constant":
         return None
@@ -132,7 +132,7 @@ def _shift(x: Any) -> Any:
 
 
 def _quantiser(node: Any) -> tuple[Any, Any, Any] | None:
-    """Of `(Convert(Convert(FakeQuantize)) - zero) * scale` the quantiser and the two numbers."""
+    """Returns quantiser, zero and scale of `(Convert(Convert(FakeQuantize)) - zero) * scale`."""
     constants = []
     for kind in ("Multiply", "Subtract"):
         if node.get_type_name() != kind:
@@ -150,7 +150,7 @@ def _quantiser(node: Any) -> tuple[Any, Any, Any] | None:
 
 
 def _replace(library: Any, ops: Any, linear: Linear) -> None:
-    """`[N, tokens, inputs]` -> `[N, inputs, tokens, 1]` -> convolution -> the way back."""
+    """Convolves `[N, tokens, inputs]` as `[N, inputs, tokens, 1]`, and turns the result back."""
     inputs, outputs = linear.shape
     images = ops.reshape(linear.node.input_value(0), _ints(ops, 0, 0, 1, inputs), True)
     images = ops.transpose(images, _ints(ops, 0, 3, 1, 2))
@@ -166,7 +166,7 @@ def _replace(library: Any, ops: Any, linear: Linear) -> None:
 
 
 def _filters(library: Any, ops: Any, linear: Linear) -> Any:
-    """`[outputs, inputs, 1, 1]`, turned here: OpenVINO would keep the original as well."""
+    """Returns weights `[outputs, inputs, 1, 1]`, transposed here: OpenVINO would keep both."""
     kind = linear.weights.get_element_type()
     inputs, outputs = linear.shape
     turned = library.Tensor(kind, library.Shape([outputs, inputs, 1, 1]))
@@ -179,7 +179,7 @@ def _filters(library: Any, ops: Any, linear: Linear) -> Any:
 
 
 def _bias(node: Any) -> tuple[Any, Any]:
-    """The Add behind a MatMul that adds `[outputs]` to it, and these; else the MatMul and None."""
+    """Returns the Add of `[outputs]` behind a MatMul, and these; else the MatMul and None."""
     readers = list(node.output(0).get_target_inputs())
     if len(readers) != 1 or readers[0].get_node().get_type_name() != "Add":
         return node, None
@@ -192,7 +192,7 @@ def _bias(node: Any) -> tuple[Any, Any]:
 
 
 def _constant_behind(output: Any) -> Any:
-    """What Converts and Reshapes give in their way."""
+    """Returns the node before any Converts and Reshapes."""
     node = output.get_node()
     while node.get_type_name() in ("Convert", "Reshape"):
         node = _source(node, 0)

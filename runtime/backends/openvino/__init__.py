@@ -10,25 +10,23 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from ..errors import BackendError, EngineError
-from ..manifest import EngineSpec
-from .base import NONE, External, Scratch
-from .cpu import cpu_name
-from .external import written_out
-from .graphs import RunsGraphs
-from .installed import installed_version, is_installed
-from .openvino_session import OpenVinoSession, last_line, open_session
+from ...errors import BackendError, EngineError
+from ...manifest import EngineSpec
+from ..base import NO_EXTERNAL_DATA, BlobStore, ExternalData, OnnxBackendMixin, written_out
+from ..cpu import cpu_name
+from ..installed import installed_version, is_installed
+from .session import OpenVinoSession, last_line, open_session
 
 _MISSING = "OpenVINO is not installed: pip install 'vit-edge[openvino]'"
 _QUANTISER = "FakeQuantize"
-"""What OpenVINO makes of a QuantizeLinear."""
+"""OpenVINO's operation for a QuantizeLinear."""
 _TELEMETRY = "openvino_telemetry"
 
 
 def load_library() -> Any:
-    """OpenVINO, without its telemetry: importing it would report to its maker that somebody did.
+    """Imports OpenVINO without its telemetry, which would report the import to its maker.
 
-    An application that imported OpenVINO itself before keeps what it chose.
+    An application that imported OpenVINO before keeps its own choice.
 
     Raises:
         BackendError: if it is not installed.
@@ -51,15 +49,15 @@ def load_library() -> Any:
 
 @cache
 def _core() -> Any:
-    """The process's only one. Each sets a stack for signals and gives back that of the one before,
-    which is freed already where cores end in the order in which they were made: the next signal,
-    Ctrl-C say, would crash the process.
+    """Returns the process's only Core. Each sets a signal stack and restores the one before it,
+    which is freed already if cores end in the order of their creation: the next signal, such as
+    Ctrl-C, would then crash the process.
     """
     return load_library().Core()
 
 
 @dataclass(frozen=True)
-class OpenVino(RunsGraphs):
+class OpenVino(OnnxBackendMixin):
     """See `runtime.backends.base.Backend`."""
 
     name: str = "openvino"
@@ -79,8 +77,8 @@ class OpenVino(RunsGraphs):
         self,
         blob: bytes,
         spec: EngineSpec,
-        external: External = NONE,
-        scratch: Scratch | None = None,
+        external: ExternalData = NO_EXTERNAL_DATA,
+        scratch: BlobStore | None = None,
     ) -> OpenVinoSession:
         library = load_library()
         try:
@@ -95,9 +93,9 @@ class OpenVino(RunsGraphs):
             ) from None
 
     def _open(self, library: Any, core: Any, model: Any, spec: EngineSpec) -> OpenVinoSession:
-        """Left alone, OpenVINO would compute fp32 graphs in bf16 where the CPU has it: fp32 means
-        fp32 here. Around 8-bit matrix products bf16 is welcome: it is a tenth faster, its error is
-        small beside theirs, and golden samples have the last word.
+        """Compiles a model in fp32, or in bf16 around 8-bit matrix products where the CPU has it:
+        that is a tenth faster, with an error that is small beside theirs. By itself OpenVINO would
+        compute fp32 graphs in bf16 too.
         """
         quantised = any(node.get_type_name() == _QUANTISER for node in model.get_ops())
         native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
