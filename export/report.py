@@ -4,6 +4,10 @@ bundle.
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +37,7 @@ from .measure import LatencyHere
 from .plan import Plan
 from .search import count_layers
 
+MARKDOWN = "report.md"
 SHIPPED, HELD_BACK, MISSED = "shipped", "held back", "MISSED"
 COLUMNS = ("precision", "for", "top-1", "drop", "agreement", "cosine", "size", "p50 here", "status")
 MORE_COLUMNS = (
@@ -57,9 +62,12 @@ ABOUT_PLANS = (
 
 @dataclass(frozen=True)
 class Report:
-    """Outcome of an export. `rows` are the table's cells; `results` the numbers behind them."""
+    """Outcome of an export. `rows` are the table's cells; `results` the numbers behind them; `out`
+    is the bundle's path.
+    """
 
     title: str
+    out: str
     notes: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     more: tuple[tuple[str, ...], ...]
@@ -82,6 +90,7 @@ def make_report(plan: Plan, results: list[PrecisionResult], passes: list[dict[st
     estimates = _estimates(plan, results)
     return Report(
         title=f"{plan.source.name}: {'shipped to' if good else 'NOT shipped to'} {plan.out}",
+        out=str(plan.out),
         notes=plan.notes,
         rows=tuple(row for result in results for row in _rows(result, good)),
         more=tuple(row for result in results for row in _more(result)),
@@ -208,14 +217,33 @@ def show_report(report: Report) -> None:
         print(f"repaired  {repair}")
     for problem in report.problems:
         print(f"MISSED  {problem}")
+    print(f"report: {report_folder(Path(report.out)) / MARKDOWN}")
+    if report.good:
+        command, bundle = _command(), shlex.quote(report.out)
+        print(f"next:   {command} compare {bundle}   # latency and accuracy of all that runs here")
+        print(f"        {command} inspect {bundle}   # contents; `check` tests it on a device")
+        print(f"        vit_edge.Engine.load({report.out!r}) in an application")
+
+
+def _command() -> str:
+    """Returns the command line as it can be typed here."""
+    if shutil.which("vit-edge"):
+        return "vit-edge"
+    script = Path(sys.executable).with_name("vit-edge")
+    return os.path.relpath(script) if script.exists() else "python -m vit_edge"
+
+
+def report_folder(out: Path) -> Path:
+    """Returns `<bundle>.report/`, the folder beside a bundle."""
+    return out.parent / f"{out.name}.report"
 
 
 def write_report(report: Report, results: Sequence[PrecisionResult], out: Path) -> Path:
     """Writes `<bundle>.report/`, which exists for failed exports too, and returns it."""
-    folder = out.parent / f"{out.name}.report"
+    folder = report_folder(out)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(encode(report))
-    (folder / "report.md").write_text(_markdown(report))
+    (folder / MARKDOWN).write_text(_markdown(report))
     for old in folder.glob(_picture("*")):
         old.unlink()
     for result in results:

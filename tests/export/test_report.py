@@ -1,13 +1,16 @@
-"""What the report says of engines that do not run as their graphs ask."""
+"""The report: engines that do not run as their graphs ask, and its end."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+
+import pytest
 
 from tests.runtime.tools.plan.test_engine_plan import asked, plan
 from vit_edge.export.assemble import EngineResult, GraphResult, PrecisionResult
 from vit_edge.export.plan import Target
-from vit_edge.export.report import _engine, _plan, _rows
+from vit_edge.export.report import Report, _engine, _plan, _rows, show_report, write_report
 from vit_edge.runtime.manifest import Accuracy
 
 ACCURACY = Accuracy(6, None, None, None, None, None, 1.0, 1.0, 0.0, 0.0, "here")
@@ -52,3 +55,18 @@ def test_an_engine_whose_builder_tells_nothing_is_not_called_as_asked(tmp_path: 
     found = engine(tmp_path, None)
     assert _engine("int8", found)[-1] == "built; not run here"
     assert _plan("int8", found)[4] == "not listed by its builder"
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_an_export_ends_with_where_the_report_lies_and_what_to_do_next(
+    good: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = {field.name: () for field in dataclasses.fields(Report)}
+    out = tmp_path / "a model"
+    report = Report(**empty | {"title": "t", "out": str(out), "oracle": "", "good": good})
+    folder = write_report(report, [], out)
+    show_report(report)
+    printed = capsys.readouterr().out
+    assert f"report: {folder / 'report.md'}" in printed
+    assert (folder / "report.md").exists()
+    assert (f"compare '{out}'" in printed) == good

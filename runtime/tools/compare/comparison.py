@@ -95,10 +95,10 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What a model's outputs lose when only this part is quantised.
+    """Loss of a model's outputs when only this layer is quantised.
 
     Attributes:
-        unit: The part.
+        unit: The layer.
         error: Root mean square, relative to what tells images apart.
         divergence: Kullback-Leibler, in nats.
         cost: Multiplications for an image.
@@ -112,7 +112,7 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to use here; the names are None where nothing is right."""
+    """The engine to use here; the names are None where nothing is right."""
 
     precision: str | None
     backend: str | None

@@ -36,7 +36,7 @@ def recommend(rows: Sequence[ComparedRow]) -> Recommendation:
 
 
 def _latency(row: ComparedRow) -> float:
-    """By the ratio that was measured round by round, which drift does not move."""
+    """Latency to sort by: the ratio measured round by round, which drift does not move."""
     assert row.p50_ms is not None
     return row.to_fastest.value if row.to_fastest else row.p50_ms
 
@@ -88,7 +88,7 @@ def _why(
 
 
 def _ends_below(row: ComparedRow, other: ComparedRow) -> bool:
-    """Whether its p90 is lower beyond noise."""
+    """Tells whether its p90 is lower beyond noise."""
     if row.p90_interval is None or other.p90_interval is None:
         return False
     return row.p90_interval[1] < other.p90_interval[0]

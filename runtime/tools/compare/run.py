@@ -94,10 +94,10 @@ def _remember(
 
 
 def _notes(rows: Sequence[ComparedRow], interference: Interference) -> list[str]:
-    """What a reader has to know before believing the numbers."""
+    """Lists what a reader has to know before believing the numbers."""
     notes = []
     if interference.busy:
-        notes.append(f"The machine was busy: {_others(interference)}. Measure again when it rests.")
+        notes.append(f"The machine was busy: {_others(interference)}. Re-run on an idle machine.")
     groups = {row.group for row in rows if row.group is not None}
     if len(groups) > 1:
         notes.append(

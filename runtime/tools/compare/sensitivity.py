@@ -1,4 +1,4 @@
-"""What quantising each part costs, as far as the export's report beside a bundle knows."""
+"""Loss by quantising each layer, from the export's report beside a bundle."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def read_sensitivities(bundle: Bundle) -> dict[str, tuple[Sensitivity, ...]]:
 
 
 def _belongs(results: dict[str, Any], bundle: Bundle) -> bool:
-    """Whether the report measured what the bundle's manifest says, to the last digit."""
+    """Tells whether the report measured what the bundle's manifest says, to the last digit."""
     for name, entry in bundle.manifest.precisions.items():
         told = {kind: dataclasses.asdict(g.accuracy) for kind, g in entry.graphs.items()}
         if name not in results or results[name]["graphs"] != told:

@@ -67,18 +67,18 @@ def name_devices(comparisons: Sequence[Comparison]) -> list[Device]:
 
 
 def _hardware(comparison: Comparison) -> str:
-    """As "NVIDIA L4 (8.9), AMD EPYC 9B45 (x86_64, 8 cores)"."""
+    """Names the hardware, for example "NVIDIA L4 (8.9), AMD EPYC 9B45 (x86_64, 8 cores)"."""
     names = [*sorted(set(comparison.devices.values())), comparison.machine.cpu]
     return ", ".join(dict.fromkeys(names, None)) if len(set(names)) > 1 else names[-1]
 
 
 def moment(made: str) -> str:
-    """As "2026-11-24 22:43 UTC"."""
+    """Time of the measurement, for example "2026-11-24 22:43 UTC"."""
     return f"{made[:10]} {made[11:16]} UTC"
 
 
 def engine_name(row: ComparedRow) -> str:
-    """As "int8 · openvino"."""
+    """Names an engine, for example "int8 · openvino"."""
     return f"{row.precision} · {row.backend}"
 
 
@@ -93,7 +93,7 @@ def error(row: ComparedRow) -> float:
 
 
 def pareto(rows: Sequence[ComparedRow]) -> list[ComparedRow]:
-    """Those right here that no other beats in latency and error both; the fastest first."""
+    """Lists the rows that are right and that no other beats in latency and error; fastest first."""
     front: list[ComparedRow] = []
     right = (row for row in rows if row.status == OK and row.rms_error is not None)
     for row in sorted(right, key=lambda r: (latency(r), error(r))):
