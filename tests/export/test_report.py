@@ -63,7 +63,9 @@ def test_an_export_ends_with_where_the_report_lies_and_what_to_do_next(
 ) -> None:
     empty = {field.name: () for field in dataclasses.fields(Report)}
     out = tmp_path / "a model"
-    report = Report(**empty | {"title": "t", "out": str(out), "oracle": "", "good": good})
+    report = Report(
+        **empty | {"explanations": {}, "title": "t", "out": str(out), "oracle": "", "good": good}
+    )
     folder = write_report(report, [], out)
     show_report(report)
     printed = capsys.readouterr().out
