@@ -166,7 +166,8 @@ def same_outputs(one: ir.Model, other: ir.Model, images: ImageSet, tolerance: fl
     On a few images, and without the rounding to 16 bits, whose order differs between them.
 
     Args:
-        one, other: The forms.
+        one: A form.
+        other: Another one.
         images: Some of which are looked at.
         tolerance: Root mean square of the difference, relative to that of the image-centred
             outputs.

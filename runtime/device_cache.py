@@ -156,7 +156,6 @@ class DeviceCache:
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a file whole or not at all. Failures are ignored, for the cache is optional."""
-
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(self.folder / name, data)

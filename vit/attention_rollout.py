@@ -21,6 +21,7 @@ def attention_rollout(model: VisionTransformer, images: Tensor) -> Tensor:
     """Returns each patch's share in the class token after all blocks.
 
     Args:
+        model: A ViT with a class token.
         images: float32 `[B, C, H, W]`, normalised.
 
     Returns:

@@ -133,6 +133,7 @@ def classify(weights: Path, index: int, out: Path) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Makes the example's command line."""
     parser = argparse.ArgumentParser(
         prog="python -m vit_edge.vit.example_usage",
         description=__doc__,
@@ -152,6 +153,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Classifies the digit, and draws its patches and the rollout."""
     for out in (arguments.out, arguments.rollout_out):
         check_writable(out)
     classify(arguments.weights, arguments.index, arguments.out)

@@ -92,6 +92,7 @@ def resolve(sources: list[HintSource]) -> tuple[ModelHints, tuple[str, ...]]:
 
 
 def format_value(value: object) -> str:
+    """Formats a hint for messages: several numbers with commas between them."""
     return ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
 
 

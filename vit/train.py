@@ -35,6 +35,7 @@ _DEFAULT_AUGMENTATION = "photographs"
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Makes the command line of the training."""
     scratch, tune = RECIPES["from scratch"], RECIPES["fine-tune"]
     parser = argparse.ArgumentParser(
         prog="python -m vit_edge.vit.train",

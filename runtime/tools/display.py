@@ -69,6 +69,7 @@ def say(message: str) -> None:
 
 
 def percent(rate: float | None) -> str:
+    """Formats a rate between 0 and 1 as a percentage; None as "-"."""
     return "-" if rate is None else f"{100 * rate:.2f} %"
 
 
@@ -80,4 +81,5 @@ def figures(value: float | None) -> str:
 
 
 def mebibytes(size: int) -> str:
+    """Formats a number of bytes as MiB."""
     return f"{size / 2**20:.2f} MiB"

@@ -31,6 +31,7 @@ def watch(bundle: Path, source: str) -> None:
 
 
 def main() -> int:
+    """Runs the application and returns its exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

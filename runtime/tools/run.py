@@ -22,6 +22,7 @@ _FIRST_FEATURES = 5
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `run`."""
     parser.add_argument(
         "sources",
         nargs="+",

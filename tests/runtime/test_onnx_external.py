@@ -31,7 +31,7 @@ def external_tensor(location: str, name: str = "w") -> onnx.TensorProto:
 
 
 def model(**fields: Any) -> onnx.ModelProto:
-    """y = x w, with whatever `fields` adds to the graph."""
+    """Builds a graph of y = x w, with whatever `fields` adds to the graph."""
     x = helper.make_tensor_value_info("x", 1, [1, SIDE])
     y = helper.make_tensor_value_info("y", 1, [1, SIDE])
     graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y])
@@ -107,7 +107,7 @@ def test_a_model_without_any_has_none(bundle_source: Path) -> None:
 
 
 def test_long_spellings_of_numbers_hide_nothing() -> None:
-    """protobuf takes a length of more bytes than it needs."""
+    """Protobuf takes a length of more bytes than it needs."""
     raw = model(initializer=[external_tensor("w.bin")]).SerializeToString()
     entry = b"\x0a\x08location\x12\x05w.bin"
     assert entry in raw

@@ -24,7 +24,7 @@ def clip(tmp_path: Path) -> Path:
 
 
 class Watched:
-    """A `cv2.VideoCapture` that notes its release. (OpenCV's own class does not bear heirs.)"""
+    """A `cv2.VideoCapture` that notes its release; OpenCV's own class cannot be subclassed."""
 
     notes: ClassVar[list[str]] = []
 

@@ -16,6 +16,7 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def is_hub_name(text: str) -> bool:
+    """Tells whether a name is one of a hub's, such as "hf:owner/repository"."""
     return text.startswith(tuple(PREFIXES))
 
 

@@ -109,7 +109,9 @@ def mix(images: Tensor, alpha: float, generator: np.random.Generator) -> Mixture
     """Blends every image with another of its batch: mixup (Zhang et al., arXiv 1710.09412).
 
     Args:
+        images: float32 `[B, C, H, W]`.
         alpha: Parameter of the Beta(alpha, alpha) that the share is drawn from; 0 blends nothing.
+        generator: Draws the partners and the share.
     """
     partners = torch.from_numpy(generator.permutation(len(images))).to(images.device)
     share = float(generator.beta(alpha, alpha)) if alpha else 1.0
