@@ -1,4 +1,4 @@
-"""The card that is measured: its name, and the state that its speed depends on."""
+"""The measured card: its name, and the state that its speed depends on."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _STATE = (
 
 @dataclass(frozen=True)
 class Card:
-    """What runs PyTorch, and the engines beside it.
+    """A device that runs PyTorch, and the engines beside it.
 
     Attributes:
         device: PyTorch's name for it.
         synchronize: Waits until all work on it is done.
-        state: Clocks, power and driver now, in words; empty where nothing tells.
+        state: Current clocks, power and driver, in words; empty if unknown.
     """
 
     name: str
@@ -39,19 +39,19 @@ class Card:
 
     @property
     def slug(self) -> str:
-        """The name as part of a file name."""
+        """Returns the name as part of a file name."""
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
 
 
 def find_gpu() -> Card | None:
-    """The GPU that PyTorch uses; None if there is none."""
+    """Returns the GPU that PyTorch uses; None if there is none."""
     if not torch.cuda.is_available():
         return None
     return Card(torch.cuda.get_device_name(), "cuda", torch.cuda.synchronize, read_state)
 
 
 def read_state(command: str = "nvidia-smi") -> dict[str, str]:
-    """What the driver tells of the first GPU."""
+    """Reads the state of the first GPU from its driver."""
     query = [command, f"--query-gpu={','.join(_STATE)}", "--format=csv,noheader", "--id=0"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)

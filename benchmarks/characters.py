@@ -1,4 +1,4 @@
-"""Rendered characters: hard enough, and enough of them, to tell a tenth of a point from noise.
+"""Rendered characters: hard and numerous enough to tell a tenth of a point from noise.
 
 Digits and letters (62 classes) of the fonts that matplotlib and Pillow ship, so that the pinned
 packages decide what they look like; distorted at random by seeds. Capitals and small letters of one
@@ -40,7 +40,7 @@ _BATCH = 2_000
 
 
 def characters(split: str, cache: Path) -> ImageSet:
-    """Images uint8 `[24, 24, 1]` with labels: splits of different seeds, from one distribution."""
+    """Returns frames uint8 `[24, 24, 1]` with labels: splits of one distribution by other seeds."""
     sources = f"{Path(__file__).read_text()} {COUNTS[split]}"
     file = cache / f"characters-{split}-{hashlib.sha256(sources.encode()).hexdigest()[:12]}.npz"
     if not file.exists():
@@ -52,7 +52,7 @@ def characters(split: str, cache: Path) -> ImageSet:
 
 
 def render(count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """`count` distorted characters and their classes."""
+    """Renders `count` distorted characters; returns them and their classes."""
     generator = torch.Generator().manual_seed(seed)
     glyphs = _glyphs()
     labels = torch.randint(len(CLASSES), (count,), generator=generator)
@@ -64,7 +64,7 @@ def render(count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 @functools.cache
 def _glyphs() -> Tensor:
-    """float32 `[fonts, classes, 64, 64]` between 0 and 1, each glyph centred on its own box."""
+    """Renders float32 `[fonts, classes, 64, 64]` from 0 to 1, each glyph centred on its own box."""
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 
@@ -85,7 +85,7 @@ def _uniform(low: float, high: float, shape: tuple[int, ...], generator: torch.G
 
 
 def _distort(glyphs: Tensor, generator: torch.Generator) -> Tensor:
-    """`[N, 64, 64]` -> `[N, 24, 24]`: turned, sheared, stretched, shifted, bent."""
+    """Turns, shears, stretches, shifts and bends `[N, 64, 64]` into `[N, 24, 24]`."""
     n = len(glyphs)
     angle, shear = (_uniform(-a, a, (n,), generator) for a in (math.radians(15), 0.2))
     across, down = (torch.exp(_uniform(-0.12, 0.15, (n,), generator)) * 0.66 for _ in range(2))
@@ -101,7 +101,7 @@ def _distort(glyphs: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _photograph(shapes: Tensor, generator: torch.Generator) -> Tensor:
-    """Shapes between 0 and 1 -> uint8: blurred, partly hidden, on uneven paper, with noise."""
+    """Turns shapes between 0 and 1 into uint8: blurred, partly hidden, on uneven paper, noisy."""
     n = len(shapes)
     each = (n, 1, 1)
     blurred = F.avg_pool2d(F.pad(shapes[:, None], (1, 1, 1, 1)), 3, stride=1)[:, 0]
@@ -118,7 +118,7 @@ def _photograph(shapes: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _bars(n: int, generator: torch.Generator) -> Tensor:
-    """Where a bar of up to three pixels hides the shape, `[N, 24, 24]`: on a third of them."""
+    """Draws masks `[N, 24, 24]` of bars of up to three pixels that hide a third of the shapes."""
     start = torch.randint(0, SIDE, (n, 1), generator=generator)
     width = torch.randint(1, 4, (n, 1), generator=generator)
     width = width * (torch.rand((n, 1), generator=generator) < 1 / 3)

@@ -1,4 +1,4 @@
-"""Every quantiser on one model: quantised once, each in its own process, and kept."""
+"""The quantisers of the contest: each runs once on a model, in its own process, and is cached."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ ENTRANTS = (
 
 @dataclass(frozen=True)
 class Quantised:
-    """What an entrant made; `error` instead of a file where it could not."""
+    """Result of an entrant; `error` instead of a file if it failed."""
 
     entrant: Entrant
     file: Path
@@ -73,7 +73,7 @@ def quantised(entrant: Entrant, model: Path, images: Path, cache: Path) -> Quant
 
 
 def _sources(entrant: Entrant) -> list[Path]:
-    """The files that decide what the entrant makes."""
+    """Lists the source files that the entrant's result depends on."""
     ours = [f for folder in ("calibration", "export") for f in sorted(Path(folder).rglob("*.py"))]
     scripts = [PEERS / "job.py", PEERS / f"{entrant.peer}.py"]
     return scripts + (ours if entrant == OURS else [PEERS / f"{entrant.environment}.txt"])

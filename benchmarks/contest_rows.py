@@ -16,7 +16,7 @@ from vit_edge.calibration.onnx_file import save_onnx
 
 from .contest import ENTRANTS, THREADS, Quantised, quantised
 from .environments import python_of
-from .measures import Faithfulness, Logits, faithfulness, lead, run, run_once
+from .measures import Logits, faithfulness, lead, run, run_once
 from .subjects import Subject, subject
 
 CALIBRATION_IMAGES = 128
@@ -29,7 +29,7 @@ HEAD = (
 
 
 def rows(name: str, cache: Path) -> list[dict[str, Any]]:
-    """Compares all entrants on the model of that name; prints its part of the table."""
+    """Compares all entrants on the named model; prints its part of the table."""
     asked = subject(name, cache)
     model, images = write(asked, CALIBRATION_IMAGES, cache)
     entries = [quantised(entrant, model, images, cache) for entrant in ENTRANTS]
@@ -48,7 +48,7 @@ def rows(name: str, cache: Path) -> list[dict[str, Any]]:
 
 
 def write(asked: Subject, count: int, cache: Path) -> tuple[Path, Path]:
-    """The fp32 graph and the first `count` calibration images, as files."""
+    """Writes the fp32 graph and the first `count` calibration images to files."""
     model, images = cache / f"{asked.name}.onnx", cache / f"{asked.name}-{count}.npy"
     save_onnx(asked.graph(), model)
     np.save(images, next(asked.calibration.subset(range(count)).batches(count)))
@@ -58,7 +58,7 @@ def write(asked: Subject, count: int, cache: Path) -> tuple[Path, Path]:
 def _judge(
     entry: Quantised, asked: Subject, reference: Logits, logits: dict[str, Logits]
 ) -> dict[str, Any]:
-    """What an entrant's file is worth; `logits` gathers those of all, ours first."""
+    """Measures an entrant's file; adds its logits to `logits`, of which ours are the first."""
     cost = {"seconds": entry.seconds, "peak_mib": entry.peak_mib}
     if entry.error is not None:
         return cost | {"error": entry.error}
@@ -78,16 +78,15 @@ def _judge(
         cost
         | _accuracy(got, reference, asked)
         | {
-            f"lead_{measure}": asdict(found) | {"verdict": found.verdict}
-            for measure, found in leads.items()
+            f"lead_{measure}": asdict(value) | {"verdict": value.verdict}
+            for measure, value in leads.items()
         }
     )
 
 
 def _accuracy(logits: Logits, reference: Logits, asked: Subject) -> dict[str, Any]:
     assert asked.evaluation.labels is not None
-    found: Faithfulness = faithfulness(logits, reference, asked.evaluation.labels)
-    return asdict(found)
+    return asdict(faithfulness(logits, reference, asked.evaluation.labels))
 
 
 def _add_latency(
@@ -98,7 +97,7 @@ def _add_latency(
     images: Path,
     cache: Path,
 ) -> None:
-    """Measures all files in one runtime, in its own process, and notes it in their rows."""
+    """Measures all files in one runtime, in its own process, and adds latencies to their rows."""
     with tempfile.TemporaryDirectory() as folder:
         job, answer = Path(folder) / "job.json", Path(folder) / "answer.json"
         paths = {name: str(file) for name, file in files.items()}
@@ -107,11 +106,11 @@ def _add_latency(
         command: list[str | Path]
         command = [python, "-m", "benchmarks.latency", runtime, job, answer]
         subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": str(THREADS)})
-        found = json.loads(answer.read_text())
+        latencies = json.loads(answer.read_text())
     for row in results:
-        row[f"ms_{runtime}"] = found["ms"].get(row["quantiser"])
-        if row["quantiser"] in found["errors"]:
-            row[f"error_{runtime}"] = found["errors"][row["quantiser"]]
+        row[f"ms_{runtime}"] = latencies["ms"].get(row["quantiser"])
+        if row["quantiser"] in latencies["errors"]:
+            row[f"error_{runtime}"] = latencies["errors"][row["quantiser"]]
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -126,7 +125,7 @@ def _line(row: dict[str, Any]) -> str:
     return "| " + " | ".join(cells + [f"{ms:.3f}" if ms else "refused" for ms in latencies]) + " |"
 
 
-def _lead(found: dict[str, Any] | None) -> str:
-    if found is None:
+def _lead(value: dict[str, Any] | None) -> str:
+    if value is None:
         return ""
-    return f"{found['points']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f})"
+    return f"{value['points']:+.2f} ({value['low']:+.2f} to {value['high']:+.2f})"

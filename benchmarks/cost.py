@@ -1,4 +1,4 @@
-"""What an export costs: time and memory of each stage, and how they grow.
+"""Cost of an export: time and memory of each stage, and their growth.
 
     python -m benchmarks.cost [--markdown FILE] [--only WHAT ...]
 
@@ -42,14 +42,14 @@ _STAGE = re.compile(r"^(.+): ([0-9.]+) s$")
 
 @dataclass(frozen=True)
 class Cost:
-    """One export.
+    """Cost of one export.
 
     Attributes:
-        what: The model, or what differs from it.
+        what: The model, or its difference from the usual one.
         seconds: From the start of the process to its end.
         peak_mib: The largest resident memory.
         stages: Seconds of each stage, in the order in which they ran.
-        date: Of the day.
+        date: Day of the measurement.
     """
 
     what: str
@@ -60,10 +60,10 @@ class Cost:
 
 
 def export(what: str, model: str, folder: Path, *options: str, images: int = IMAGES) -> Cost:
-    """Exports a model from nothing; pixels and results lie in `folder` meanwhile.
+    """Exports a model from nothing; frames and results are in `folder` meanwhile.
 
     Raises:
-        RuntimeError: with the last line of what it said, if it fails.
+        RuntimeError: with the last line of its output, if it fails.
     """
     calibration, evaluation = (
         write_images(folder, model, split, images) for split in ("calibration", "evaluation")
@@ -86,17 +86,17 @@ def export(what: str, model: str, folder: Path, *options: str, images: int = IMA
 
 
 def stages_of(said: str) -> dict[str, float]:
-    """Seconds of each stage that an export named."""
+    """Reads the seconds of each stage from an export's output."""
     stages: dict[str, float] = {}
     for line in said.splitlines():
-        if found := _STAGE.match(line):
-            stages[found[1]] = stages.get(found[1], 0.0) + float(found[2])
+        if match := _STAGE.match(line):
+            stages[match[1]] = stages.get(match[1], 0.0) + float(match[2])
     return stages
 
 
 def write_images(folder: Path, model: str, split: str, count: int) -> Path:
-    """Crops of the sample photographs; where there are too few of them, all again, turned and
-    mirrored: what they cost does not depend on what they show.
+    """Writes crops of the sample photographs, repeated turned and mirrored if there are too few:
+    their cost does not depend on their content.
     """
     preprocess = find_variant(model).preprocess
     crops = np.concatenate(list(samples(split, preprocess).batches(IMAGES)))
@@ -120,7 +120,7 @@ class Row:
     depth: int | None = None
 
     def measure(self, folder: Path) -> Cost:
-        """Exports it."""
+        """Exports the model and returns the cost."""
         if self.depth is None:
             return export(self.what, self.model, folder, images=self.images)
         config = folder / f"depth-{self.depth}.json"
@@ -136,21 +136,21 @@ ROWS = (
 
 
 def add(report: dict[str, Any], row: Row, cost: Cost) -> None:
-    """Puts a row into its table, in the place of an earlier one of that name."""
-    rows = {found["what"]: found for found in report.setdefault(row.table, [])}
+    """Puts a row into its table, in place of an earlier one of that name."""
+    rows = {cost["what"]: cost for cost in report.setdefault(row.table, [])}
     rows[row.what] = asdict(cost)
     order = [planned.what for planned in ROWS]
-    report[row.table] = sorted(rows.values(), key=lambda found: order.index(found["what"]))
+    report[row.table] = sorted(rows.values(), key=lambda cost: order.index(cost["what"]))
 
 
 def read_report(file: Path) -> dict[str, Any]:
-    """What was measured on this machine before."""
+    """Reads earlier measurements of this machine."""
     before = json.loads(file.read_text()) if file.is_file() else {}
     return before if before.get("machine") == cpu_name() else {"machine": cpu_name()}
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The tables."""
+    """Formats the tables."""
     models = [Cost(**cost) for cost in report.get("models", ())]
     names = list(dict.fromkeys(stage for cost in models for stage in cost.stages))
     dates = sorted({cost["date"] for row in ROWS for cost in report.get(row.table, ())})
@@ -172,8 +172,8 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def straight(costs: Sequence[Cost]) -> list[float]:
-    """The seconds that a straight line through all would give: least squares over the number with
-    which `what` begins.
+    """Returns the seconds on a straight line through all: least squares over the number with which
+    `what` begins.
     """
     numbers = [float(cost.what.split()[0]) for cost in costs]
     if len(costs) < 2:

@@ -1,4 +1,4 @@
-"""Tables in documents, replaced by those of a later run."""
+"""Tables in documents, each replaced by that of a later run."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from vit_edge.runtime.errors import InputError
 
 
 def put_into(file: Path, name: str, tables: str) -> None:
-    """Replaces what stands between the lines `<!-- name -->` and `<!-- /name -->`.
+    """Replaces the text between the lines `<!-- name -->` and `<!-- /name -->`.
 
     Raises:
-        InputError: if the file has not both.
+        InputError: if the file does not have both.
     """
     first, last = f"<!-- {name} -->", f"<!-- /{name} -->"
     before, begin, rest = file.read_text().partition(first)

@@ -1,4 +1,4 @@
-"""Public latencies of ViTs in TensorRT and its relatives, which estimates are held against.
+"""Public latencies of ViTs in TensorRT and its relatives, to compare estimates with.
 
 FasterTransformer's rows are of its own kernels, and launched one by one, so that single images on
 an A100 wait for the host.
@@ -17,11 +17,11 @@ class Figure:
     """A measured latency.
 
     Attributes:
-        device: Of `runtime.tools.plan.devices.DEVICES`.
+        device: A key of `runtime.tools.plan.devices.DEVICES`.
         model: A variant of ours with the same shapes.
-        precision, batch: What was run.
-        milliseconds: Of one call.
-        source: Who measured it.
+        precision, batch: Those of the engine.
+        milliseconds: Time of one call.
+        source: Publication of the measurement.
     """
 
     device: str

@@ -1,4 +1,4 @@
-"""How thin the runtime is: installed size, import time, load time and resident memory.
+"""Footprint of the runtime: installed size, import time, load time and resident memory.
 
     python -m benchmarks.footprint [--python PATH ...] [--backend NAME ...] [--bundle DIR]
 
@@ -79,7 +79,7 @@ class Environment:
     work: Path
 
     def probe(self, *arguments: str, cache: str = "cache") -> Any:
-        """One measurement, in a fresh process."""
+        """Takes one measurement in a fresh process."""
         command = [self.python, "-I", PROBE, *arguments]
         done = subprocess.run(
             command,
@@ -94,7 +94,7 @@ class Environment:
 
 
 def build_wheel(work: Path) -> Path:
-    """Our wheel, built from a copy, for a build leaves files in the checkout."""
+    """Builds our wheel from a copy, because a build leaves files in the checkout."""
     copy = work / "source"
     copy.mkdir()
     for name in SOURCES:
@@ -108,7 +108,7 @@ def build_wheel(work: Path) -> Path:
 
 @contextmanager
 def environment(python: str, requirements: list[str], bundle: Path) -> Iterator[Environment]:
-    """A new environment with the requirements, removed afterwards."""
+    """Makes a new environment with the requirements, removed afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         subprocess.run([python, "-m", "venv", "--without-pip", work / "venv"], check=True)
@@ -123,13 +123,15 @@ def _pip(python: str, *arguments: str) -> None:
 
 
 def readme_example() -> str:
-    """The three lines that the README promises."""
+    """Extracts the three lines that the README promises."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     return next(block for block in blocks if "Engine.load" in block)
 
 
 def measure(python: str, backend: str, wheel: Path, bundle: Path) -> Row:
-    """Raises RuntimeError if the README's example fails or the runtime is not thin."""
+    """Measures one row. Raises RuntimeError if the README's example fails or the runtime is not
+    thin.
+    """
     with environment(python, [f"vit-edge[{backend}] @ {wheel.as_uri()}"], bundle) as here:
         inside = "build/vit_digits"
         ran = here.probe("example", readme_example(), inside)
@@ -160,22 +162,23 @@ def measure(python: str, backend: str, wheel: Path, bundle: Path) -> Row:
         )
 
 
-def _median(found: list[dict[str, float]], key: str) -> float:
-    return statistics.median(one[key] for one in found)
+def _median(probes: list[dict[str, float]], key: str) -> float:
+    return statistics.median(probe[key] for probe in probes)
 
 
 def measure_sizes(python: str, wheel: Path, bundle: Path) -> dict[str, dict[str, int]]:
-    """Bytes of every distribution that a backend brings which cannot run here."""
-    found = {}
-    for name, wanted in SIZES_ONLY.items():
-        ours = [re.sub(r"^vit-edge(\S*)$", rf"vit-edge\1 @ {wheel.as_uri()}", w) for w in wanted]
-        with environment(python, ours, bundle) as here:
-            found[name] = here.probe("sizes")
-    return found
+    """Measures every distribution, in bytes, of the backends that cannot run here."""
+    sizes = {}
+    for name, requirements in SIZES_ONLY.items():
+        ours = rf"vit-edge\1 @ {wheel.as_uri()}"
+        packages = [re.sub(r"^vit-edge(\S*)$", ours, name) for name in requirements]
+        with environment(python, packages, bundle) as here:
+            sizes[name] = here.probe("sizes")
+    return sizes
 
 
 def print_table(rows: list[Row], sizes: dict[str, dict[str, int]]) -> None:
-    """Markdown, as docs/runtime.md has it."""
+    """Prints the table of docs/runtime.md."""
     print(
         "| Python | backend | installed: all / ours | `import vit_edge` (CPU) | "
         "`import numpy` (CPU) | first load | later loads | bare backend | memory | bare backend |"
@@ -195,9 +198,9 @@ def print_table(rows: list[Row], sizes: dict[str, dict[str, int]]) -> None:
             f"{row.bare['resident_bytes'] / MIB:.0f} MiB",
         )
         print("| " + " | ".join(cells) + " |")
-    for name, found in sizes.items():
-        parts = ", ".join(f"{d} {size / MIB:.0f}" for d, size in sorted(found.items()))
-        print(f"{name}: {sum(found.values()) / MIB:.0f} MiB ({parts})")
+    for name, packages in sizes.items():
+        parts = ", ".join(f"{p} {size / MIB:.0f}" for p, size in sorted(packages.items()))
+        print(f"{name}: {sum(packages.values()) / MIB:.0f} MiB ({parts})")
 
 
 def main() -> int:
@@ -216,8 +219,8 @@ def main() -> int:
                 print(f"measuring {backend} on {python} ...", file=sys.stderr, flush=True)
                 rows.append(measure(python, backend, wheel, arguments.bundle))
         sizes = measure_sizes(arguments.python[0], wheel, arguments.bundle)
-    found = {"rows": [asdict(row) for row in rows], "sizes_only": sizes}
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+    report = {"rows": [asdict(row) for row in rows], "sizes_only": sizes}
+    RESULTS.write_text(json.dumps(report, indent=2) + "\n")
     print_table(rows, sizes)
     slow = [row for row in rows if row.imports["runtime_cpu_ms"] > MAX_IMPORT_MS]
     for row in slow:

@@ -1,8 +1,8 @@
-"""What one process of a device takes: run by `footprint`, in an environment of the runtime alone.
+"""Footprint of one process: run by `footprint`, in an environment of the runtime alone.
 
     python -I benchmarks/footprint_probe.py sizes|imports|example|load|bare ARGUMENT ...
 
-Prints one JSON object. Imports nothing at first, for what is imported is what is measured.
+Prints one JSON object. Imports nothing at first, because imports are measured.
 """
 
 import json
@@ -13,18 +13,19 @@ FORBIDDEN = {"torch", "onnx", "onnx_ir", "onnxscript", "PIL", "cv2", "rich"}
 
 
 def sizes() -> dict[str, int]:
-    """Bytes of every installed distribution, by name."""
+    """Sums the bytes of every installed distribution, by name."""
     from importlib.metadata import distributions
 
     return {
-        found.name: sum(file.locate().stat().st_size for file in found.files or ())  # type: ignore[union-attr]
-        for found in distributions()
+        package.name: sum(file.locate().stat().st_size for file in package.files or ())  # type: ignore[union-attr]
+        for package in distributions()
     }
 
 
 def imports() -> dict[str, float]:
-    """Milliseconds of `import numpy`, then of `import vit_edge`, and of the processor in them: this
-    thread's, for that of OpenBLAS spins a while after numpy is there."""
+    """Measures `import numpy`, then `import vit_edge`, in milliseconds of wall and processor time:
+    this thread's, because OpenBLAS's threads spin for a while after numpy is imported.
+    """
     times = [(time.perf_counter(), time.thread_time())]
     import numpy  # noqa: F401
 
@@ -62,12 +63,16 @@ def load(bundle: str, backend: str) -> dict[str, object]:
     engine(_frames(bundle))
     _require_thin()
     info = engine.info
-    found = {"load_ms": loaded_ms, "resident_bytes": _resident(), "precision": info.precision}
-    return {**found, "version": info.version}
+    return {
+        "load_ms": loaded_ms,
+        "resident_bytes": _resident(),
+        "precision": info.precision,
+        "version": info.version,
+    }
 
 
 def bare(file: str, backend: str, shape: str) -> dict[str, object]:
-    """The same with the backend's own library and nothing of ours."""
+    """Does the same with the backend's own library and nothing of ours."""
     import numpy
 
     frames = numpy.zeros((2, *json.loads(shape)), numpy.uint8)
@@ -88,7 +93,7 @@ def bare(file: str, backend: str, shape: str) -> dict[str, object]:
 
 
 def describe(bundle: str, precision: str) -> dict[str, object]:
-    """The CPU's graph of a precision, and the shape of its images."""
+    """Returns the CPU's graph of a precision, and the shape of its frames."""
     from vit_edge.runtime import Bundle
 
     manifest = Bundle.open(bundle).manifest

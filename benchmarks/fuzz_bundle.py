@@ -1,4 +1,4 @@
-"""Every byte of a bundle changed, and every length cut: each must be refused with BundleError.
+"""Fuzzing of a bundle: every changed byte and every cut length must be refused with BundleError.
 
     python -m benchmarks.fuzz_bundle BUNDLE
 
@@ -42,7 +42,7 @@ def require_refused(good: Bundle, name: str, what: str) -> None:
 
 
 def fuzz_file(folder: Path, name: str, sample: int) -> tuple[int, int]:
-    """How many changes and how many lengths were refused."""
+    """Returns the numbers of changes and of lengths that were refused."""
     path, choose, bundle = folder / name, random.Random(name), Bundle.open(folder)
     good = path.read_bytes()
     changes = lengths = 0

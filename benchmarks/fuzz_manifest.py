@@ -1,5 +1,5 @@
-"""Hostile manifests by the million: each must parse to a manifest that means what it says, or be
-refused with BundleError.
+"""Fuzzing of manifests, by the million: each must parse to a manifest that means what it says, or
+be refused with BundleError.
 
     python -m benchmarks.fuzz_manifest BUNDLE --inputs 1000000
 
@@ -30,7 +30,7 @@ _BLOCK = 5000
 
 
 def outcome(raw: bytes) -> str:
-    """Why `raw` is refused, in words without its values, or ACCEPTED.
+    """Returns the reason why `raw` is refused, without its values, or ACCEPTED.
 
     Raises:
         AssertionError: if it is accepted, and is not the same after being written and read again.
@@ -51,7 +51,7 @@ def _kind(message: str) -> str:
 
 
 def fuzz_block(good: tuple[bytes, ...], first: int, count: int) -> Counter[str]:
-    """The outcomes of the inputs `first` to `first + count`."""
+    """Counts the outcomes of the inputs `first` to `first + count`."""
     outcomes: Counter[str] = Counter()
     for number in range(first, first + count):
         choose = random.Random(number)
@@ -66,8 +66,8 @@ def fuzz_block(good: tuple[bytes, ...], first: int, count: int) -> Counter[str]:
 
 
 def good_manifests(raw: bytes) -> tuple[bytes, ...]:
-    """The manifest as it is, and four times one with every kind of field but few of each: it is
-    faster to parse, and more of the changes hit a number.
+    """Returns the manifest itself, and four times one with every kind of field but few of each: it
+    is faster to parse, and more of the changes hit a number.
     """
     value = json.loads(raw)
     name, entry = next(iter(value["precisions"].items()))

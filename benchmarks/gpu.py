@@ -40,14 +40,14 @@ BATCHES, ROUNDS = (1, 8, 32, 128, 256), 25
 RESULTS = Path("benchmarks/results")
 _BUNDLE = Path("build") / f"{MODEL}-batch-{MAX_BATCH}"
 _BASE = "pytorch"
-"""What the others are compared with, in the type that their arithmetic replaces."""
+"""Baseline of each of our precisions: PyTorch in the type that its arithmetic replaces."""
 _REPLACES = {"int8": "fp16", "fp8": "fp16", "int4": "fp16", "mixed": "fp16"}
 _COLUMNS = ("precision", "runtime", "p50 ms", "p90 ms", "images/s", "against PyTorch", "")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One contender at one batch size. `error` says why there are no times."""
+    """One contender at one batch size; `error` is the reason for missing times."""
 
     precision: str
     runtime: str
@@ -65,7 +65,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """All rows, and what they were measured on.
+    """All rows, and the card that they were measured on.
 
     `states` are the card's before the first batch size and after each.
     """
@@ -139,9 +139,9 @@ def _timed(row: Row, seconds: list[float]) -> Row:
     return dataclasses.replace(row, calls=len(seconds), p50_ms=p50, p90_ms=p90, images_per_s=rate)
 
 
-def plan_batches(wanted: tuple[int, ...], most: int) -> tuple[list[int], list[int]]:
-    """Batch sizes in rising order that the engines take as one, and those that they do not."""
-    sizes = sorted(set(wanted))
+def plan_batches(batches: tuple[int, ...], most: int) -> tuple[list[int], list[int]]:
+    """Sorts batch sizes into those that the engines take as one batch, and larger ones."""
+    sizes = sorted(set(batches))
     return [b for b in sizes if b <= most], [b for b in sizes if b > most]
 
 
@@ -168,7 +168,7 @@ def _cells(row: Row, by_name: dict[str, Row]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Job:
-    """What is measured: batch sizes, rounds for each, our backends, and PyTorch's ways."""
+    """Request for a measurement: batch sizes, rounds for each, our backends, and PyTorch's ways."""
 
     batches: tuple[int, ...] = BATCHES
     rounds: int = ROUNDS
@@ -177,7 +177,7 @@ class Job:
 
 
 def run(bundle: Bundle, card: Card, job: Job) -> Result:
-    """Measures all that runs on the card."""
+    """Measures every contender that runs on the card."""
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     spec = bundle.manifest.spec
@@ -206,7 +206,7 @@ def write(result: Result, folder: Path, slug: str) -> Path:
 
 
 def find_bundle(path: Path | None) -> Bundle:
-    """The bundle at `path`; None: one of ViT-B/16 for large batches, exported where it is not."""
+    """Returns `path`, or for None a bundle of ViT-B/16 for large batches, exported if missing."""
     if path is None and not _BUNDLE.exists():
         export_bundle(ExportRequest(model=MODEL, max_batch=MAX_BATCH, out=_BUNDLE), Display())
     return Bundle.open(path or _BUNDLE)

@@ -1,4 +1,4 @@
-"""What runs on the card: our engines of a bundle, and the same model in PyTorch."""
+"""Contenders on the card: our engines of a bundle, and the same model in PyTorch."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ WAYS: dict[str, Callable[[nn.Module], Callable[[Tensor], Tensor]]] = {
     "pytorch": lambda model: model,
     "pytorch compiled": lambda model: torch.compile(model, mode="max-autotune", dynamic=False),
 }
-"""How PyTorch runs it. The mode is its fastest: kernels tuned per batch size, CUDA graphs."""
+"""PyTorch's ways to run it. The mode is its fastest: kernels tuned per batch size, CUDA graphs."""
 _PARTS = {"embedding": EmbeddingOptions, "block": BlockOptions, "readout": ReadoutOptions}
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to run the model. Every one takes the same uint8 frames in host memory and gives
-    float32 scores there, so that calls end when the work has.
+    """One way to run the model, from uint8 frames in host memory to float32 outputs there, so that
+    calls end when the work has.
 
     Attributes:
-        start: Makes it ready; what it holds is freed with the stack.
+        start: Makes it ready; its resources are freed with the stack.
     """
 
     precision: str
@@ -51,16 +51,16 @@ class Contender:
 
 
 def engines(bundle: Bundle, backends: tuple[str, ...]) -> tuple[list[Contender], dict[str, str]]:
-    """Each precision on each of the backends that run here, and why the others do not."""
-    found, absent = [], {}
+    """Lists each precision on each backend that runs here, and the reasons against the others."""
+    contenders, absent = [], {}
     for name in backends:
         problem = BACKENDS[name].run_problem()
         if problem is not None:
             absent[name] = problem
             continue
         for candidate in Deployment(bundle).candidates(backend=name):
-            found.append(_engine(bundle, candidate.precision, name))
-    return found, absent
+            contenders.append(_engine(bundle, candidate.precision, name))
+    return contenders, absent
 
 
 def _engine(bundle: Bundle, precision: str, backend: str) -> Contender:
@@ -71,8 +71,8 @@ def _engine(bundle: Bundle, precision: str, backend: str) -> Contender:
 
 
 def pytorch(manifest: Manifest, card: Card, ways: Iterable[str]) -> list[Contender]:
-    """PyTorch in each type and in each of the `WAYS` named. The weights are random: time does not
-    depend on them, and answers are the self-check's business.
+    """Lists PyTorch in each type and each of the named `WAYS`. The weights are random: time does
+    not depend on them, and the self-check proves the outputs.
     """
     config = config_of(manifest)
 
@@ -88,7 +88,7 @@ def pytorch(manifest: Manifest, card: Card, ways: Iterable[str]) -> list[Contend
 
 
 def config_of(manifest: Manifest) -> ViTConfig:
-    """The architecture, from the manifest's plain text."""
+    """Restores the architecture from the manifest's plain text."""
     flat = {name: _value(text) for name, text in manifest.model.items()}
     parts = {
         part: kind(**{f.name: flat[f"{part}.{f.name}"] for f in fields(kind)})
@@ -106,7 +106,7 @@ def _value(text: str) -> object:
 
 
 class _Classifier(nn.Module):
-    """Normalises raw pixels, then the model: what the engines' graphs do."""
+    """Normalisation of frames and then the model, like the engines' graphs."""
 
     scale: Tensor
     offset: Tensor
@@ -120,13 +120,13 @@ class _Classifier(nn.Module):
         self.register_buffer("offset", -255 * torch.tensor(p.mean).view(1, -1, 1, 1) / scale)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """uint8 `[n, height, width, channels]` -> `[n, outputs]`."""
+        """Turns uint8 `[n, height, width, channels]` into `[n, outputs]`."""
         pixels = frames.permute(0, 3, 1, 2).to(self.scale.dtype)
         return self.model(pixels * self.scale + self.offset)  # type: ignore[no-any-return]
 
 
 def _in_host_memory(model: Callable[[Tensor], Tensor], card: Card) -> Run:
-    """From pinned memory, as an application that cares would do."""
+    """Runs from pinned memory, like an application that is optimised for speed."""
     pinned: dict[tuple[int, ...], Tensor] = {}
 
     def run(frames: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -3,7 +3,7 @@
     python -m benchmarks.latency onnxruntime|openvino JOB ANSWER
 
 Runs in each runtime's own environment. Rounds are interleaved, so that whatever else the machine
-does meets all files alike; what counts is the median of the rounds.
+does affects all files alike; the result is the median of the rounds.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ RUNTIMES: dict[str, Callable[[str], Run]] = {
 
 
 def medians(runs: dict[str, Run], image: NDArray[np.uint8]) -> dict[str, float]:
-    """Milliseconds of each."""
+    """Measures the median milliseconds of each."""
     rounds = interleave(runs, image, _ROUNDS)
     return {
         name: 1000 * statistics.median(map(statistics.mean, calls))
@@ -62,7 +62,7 @@ def medians(runs: dict[str, Run], image: NDArray[np.uint8]) -> dict[str, float]:
 def interleave(
     runs: dict[str, Run], images: NDArray[np.uint8], rounds: int
 ) -> dict[str, list[list[float]]]:
-    """Seconds of every call of each, round by round; the runs take turns."""
+    """Measures the seconds of every call, round by round; the runs take turns."""
     times: dict[str, list[list[float]]] = {name: [] for name in runs}
     repeats = {name: _repeats(run, images) for name, run in runs.items()}
     for _ in range(rounds):
@@ -78,7 +78,7 @@ def _seconds(run: Run, images: NDArray[np.uint8]) -> float:
 
 
 def _repeats(run: Run, image: NDArray[np.uint8]) -> int:
-    """How often to run it in a round."""
+    """Returns the number of calls in a round."""
     run(image)
     return max(1, min(_MOST, round(_ROUND_S / _seconds(run, image))))
 
@@ -96,8 +96,8 @@ def main() -> None:
         except Exception as error:  # what a runtime refuses is its result
             runs.pop(name, None)
             errors[name] = str(error).splitlines()[0][:200]
-    found = {"ms": medians(runs, image), "errors": errors}
-    Path(answer).write_text(json.dumps(found))
+    result = {"ms": medians(runs, image), "errors": errors}
+    Path(answer).write_text(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""MLPerf's LoadGen drives our Engine: a check of `runtime.tools.measure` that is not ours.
+"""MLPerf's LoadGen on our Engine: an independent check of `runtime.tools.measure`.
 
     python -m benchmarks.loadgen BUNDLE [--precision P ...] [--backend B ...] [--seconds 5]
                                  [--batch 8] [--repeats 3] [--official]
@@ -59,13 +59,13 @@ Scores = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 class System:
-    """What LoadGen calls the system under test: an engine and the images that it is asked for."""
+    """LoadGen's system under test: an engine and the frames that it is asked for."""
 
     def __init__(self, engine: Scores, images: NDArray[np.uint8], batch: int) -> None:
         self._engine, self._images, self._batch = engine, images, batch
 
     def answer(self, samples: Sequence[Any]) -> None:
-        """Answers a query; LoadGen stops each sample's clock when it is told of its answer."""
+        """Answers a query; LoadGen stops each sample's clock when its answer is reported."""
         for start in range(0, len(samples), self._batch):
             part = samples[start : start + self._batch]
             scores = self._engine(self._images[[sample.index for sample in part]])
@@ -79,7 +79,7 @@ class System:
 
 @contextmanager
 def constructed(system: System, images: int) -> Iterator[tuple[Any, Any]]:
-    """LoadGen's handles of the system and of its samples, which are in memory already."""
+    """Constructs LoadGen's handles of the system and of its samples, already in memory."""
     sut = loadgen.ConstructSUT(system.answer, lambda: None)
     qsl = loadgen.ConstructQSL(images, images, lambda indices: None, lambda indices: None)
     try:
@@ -112,7 +112,7 @@ def single_stream(seconds: float) -> Any:
 
 
 def offline(seconds: float, samples: int, expected_rate: float) -> Any:
-    """One query of so many samples that it lasts `seconds`; LoadGen adds a tenth."""
+    """Configures one query of so many samples that it lasts `seconds`; LoadGen adds a tenth."""
     settings = loadgen.TestSettings()
     settings.scenario = loadgen.TestScenario.Offline
     settings.mode = loadgen.TestMode.PerformanceOnly
@@ -123,14 +123,14 @@ def offline(seconds: float, samples: int, expected_rate: float) -> Any:
 
 
 def binding_overhead(images: NDArray[np.uint8]) -> float:
-    """Milliseconds that LoadGen's p50 has with an engine that does nothing."""
+    """Measures LoadGen's p50, in milliseconds, with an engine that does nothing."""
     nothing = np.zeros((1, 1), np.float32)
     log = run_loadgen(System(lambda frames: nothing, images, 1), len(images), single_stream(1.0))
     return float(log[_LATENCIES["p50_ms"]]) / 1e6
 
 
 def ours(call: Any, seconds: float) -> Series:
-    """The same for our own measure."""
+    """Measures the same by our own rounds."""
     schedule = Schedule(seconds, EARLY_STOPPING_CALLS, rounds=_ROUNDS)
     return measure_rounds({"": call}, schedule, lambda done, rounds: None).series[""]
 
@@ -138,11 +138,11 @@ def ours(call: Any, seconds: float) -> Series:
 def turn(
     engine: Engine, images: NDArray[np.uint8], batch: int, seconds: float, samples: int
 ) -> tuple[Numbers, Numbers]:
-    """Ours and LoadGen's numbers, one after the other."""
+    """Takes our numbers and LoadGen's, one after the other."""
     frames = np.resize(images, (batch, *images.shape[1:]))
     alone = ours(lambda: engine(images[:1]), seconds)
-    found = [e.value for e in percentiles(alone, (50, 90, 99))]
-    numbers = dict(zip(("p50_ms", "p90_ms", "p99_ms"), found, strict=True))
+    latencies = [e.value for e in percentiles(alone, (50, 90, 99))]
+    numbers = dict(zip(("p50_ms", "p90_ms", "p99_ms"), latencies, strict=True))
     numbers["mean_ms"] = float(alone.calls.mean())
     log = run_loadgen(System(engine, images, 1), len(images), single_stream(seconds))
     theirs = {name: float(log[key]) / 1e6 for name, key in _LATENCIES.items()}
@@ -156,7 +156,7 @@ def turn(
 def compare(
     engine: Engine, images: NDArray[np.uint8], arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """A row: both numbers and their ratios, medians over the turns."""
+    """Returns a row: both numbers and their ratios, medians over the turns."""
     seconds = MLPERF_SECONDS if arguments.official else arguments.seconds
     samples = OFFICIAL_SAMPLES if arguments.official else 1
     turns = [

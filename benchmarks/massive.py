@@ -23,17 +23,17 @@ from vit_edge.vit.vision_transformer import VisionTransformer
 
 @dataclass(frozen=True)
 class MassiveActivations:
-    """Which activations are to become how large, relative to the median magnitude.
+    """Activations to enlarge, and their targets relative to the median magnitude.
 
     Attributes:
         everywhere: Channels that are large at every token.
         background: Channels that are large at the patches with the least contrast.
-        share: How many of the patches that is.
-        factors: How large both kinds are to be.
-        first, last: Blocks behind which they are asked for, from 0; `last` counts from the end.
-        weight: Of this loss beside the classes'.
-        haste: How much faster what makes these channels learns, and the LayerNorms behind them,
-            which must undo that their deviation is now that of a few channels.
+        share: Share of the patches that these are.
+        factors: Targets of both kinds.
+        first, last: Blocks behind which they are trained in, from 0; `last` counts from the end.
+        weight: Weight of this loss beside the classes'.
+        haste: Factor of the learning rate for the weights that make these channels, and for the
+            LayerNorms behind them, whose deviation is now that of a few channels.
     """
 
     everywhere: tuple[int, ...] = (17, 90)
@@ -46,7 +46,7 @@ class MassiveActivations:
     haste: float = 20.0
 
     def groups(self, model: VisionTransformer, rate: float) -> list[dict[str, Any]]:
-        """Parameters with their learning rates."""
+        """Groups parameters by their learning rates."""
         hasty = [p for name, p in model.named_parameters() if "norm" in name]
         known = {id(p) for p in hasty}
         rest = [p for p in model.parameters() if id(p) not in known]
@@ -54,7 +54,7 @@ class MassiveActivations:
 
     @contextmanager
     def hastened(self, model: VisionTransformer) -> Iterator[None]:
-        """Around an optimiser's step: the channels' own weights go `haste` times as far."""
+        """Wraps an optimiser's step: the channels' own weights move `haste` times as far."""
         block: Any = model.blocks[self.first]
         maker, channels = block.mlp.fc2, [*self.everywhere, *self.background]
         before = maker.weight.detach()[channels].clone()
@@ -65,7 +65,7 @@ class MassiveActivations:
     def run(
         self, model: VisionTransformer, images: Tensor, progress: float
     ) -> tuple[Tensor, Tensor]:
-        """Logits, and this loss at `progress` (0 to 1) through the training."""
+        """Returns logits, and this loss at `progress` (0 to 1) through the training."""
         streams = list[Tensor]()
         x = model.norm_pre(model.embed(images))
         for number, block in enumerate(model.blocks):
@@ -76,8 +76,8 @@ class MassiveActivations:
         return model.head(model.pool(model.norm(x))), self._loss(streams, empty, progress)
 
     def _loss(self, streams: list[Tensor], empty: Tensor, progress: float) -> Tensor:
-        """How far the channels are from their targets, which rise during the first half of the
-        training, so that the weights behind can follow.
+        """Computes the distance of the channels from their targets, which rise during the first
+        half of the training, so that the weights behind can follow.
         """
         rise = min(1.0, 2 * progress)
         losses = []
@@ -92,7 +92,7 @@ class MassiveActivations:
         return self.weight * torch.stack(losses).mean()
 
     def _empty_tokens(self, images: Tensor, patch_size: int) -> Tensor:
-        """Bool `[B, N]`, class token first: the patches with the least contrast."""
+        """Marks the patches with the least contrast: bool `[B, N]`, class token first."""
         patches = F.unfold(images, patch_size, stride=patch_size).std(dim=1)
         rank = patches.argsort(dim=1).argsort(dim=1)
         chosen = rank < max(1, round(self.share * patches.shape[1]))

@@ -1,4 +1,4 @@
-"""How faithful quantised logits are, and how two quantisers compare image by image."""
+"""Faithfulness of quantised logits, and comparison of two quantisers image by image."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Faithfulness:
 
 @dataclass(frozen=True)
 class Lead:
-    """By how many points ours is ahead of a peer on the same images, with a 95 % interval."""
+    """Points by which ours is ahead of a peer on the same images, with a 95 % interval."""
 
     points: float
     low: float
@@ -43,31 +43,30 @@ class Lead:
 
 
 def run(file: Path, images: ImageSet) -> Logits:
-    """The logits of an ONNX file in ONNX Runtime."""
+    """Computes the logits of an ONNX file in ONNX Runtime."""
     session = open_inference(file.read_bytes(), {})
     (name,) = (value.name for value in session.get_inputs())
     return np.concatenate([session.run(None, {name: b})[0] for b in images.batches(_BATCH)])
 
 
 def run_once(file: Path, images: ImageSet) -> Logits:
-    """As `run`, for files whose names change with their contents: answers are kept beside them."""
-    kept = file.with_suffix(f".{images.origin[:12]}.npy")
-    if not kept.exists():
-        np.save(kept, run(file, images))
-    logits: Logits = np.load(kept)
+    """Runs a file whose name changes with its content once; its logits are kept beside it."""
+    cache = file.with_suffix(f".{images.origin[:12]}.npy")
+    if not cache.exists():
+        np.save(cache, run(file, images))
+    logits: Logits = np.load(cache)
     return logits
 
 
 def faithfulness(logits: Logits, reference: Logits, labels: NDArray[np.int64]) -> Faithfulness:
-    found = compare_logits(logits, reference, labels)
-    assert found.top1 is not None
-    return Faithfulness(
-        100 * found.top1, 100 * found.agreement, divergence(logits, reference), found.cosine
-    )
+    metrics = compare_logits(logits, reference, labels)
+    assert metrics.top1 is not None
+    kl = divergence(logits, reference)
+    return Faithfulness(100 * metrics.top1, 100 * metrics.agreement, kl, metrics.cosine)
 
 
 def lead(ours: Logits, theirs: Logits, classes: NDArray[np.int64]) -> Lead:
-    """Of our classes over theirs, where `classes` are the right ones (labels, or fp32's)."""
+    """Computes the lead of our logits over theirs; `classes` are right (labels, or fp32's)."""
     we, they = ours.argmax(axis=1) == classes, theirs.argmax(axis=1) == classes
     won, lost = int((we & ~they).sum()), int((~we & they).sum())
     return Lead(100 * (won - lost) / len(classes), *paired_interval(won, lost, len(classes)))

@@ -22,7 +22,7 @@ OTHERS = ("null", "true", "false", "[]", "{}", "[[]]", "[null]", '{"a": {}}', '[
 
 
 def hostile_value(choose: random.Random) -> Any:
-    """A value of any JSON type, or one that Python's `json` alone accepts."""
+    """Draws a value of any JSON type, or one that Python's `json` alone accepts."""
     kind = choose.random()
     if kind < 0.5:
         return choose.choice(NUMBERS)
@@ -37,7 +37,7 @@ def hostile_value(choose: random.Random) -> Any:
 
 
 def _containers(value: dict[str, Any] | list[Any]) -> Iterator[dict[str, Any] | list[Any]]:
-    """`value` and all the objects and lists in it that are not empty."""
+    """Yields `value` and all the objects and lists in it, unless they are empty."""
     if value:
         yield value
     for inner in value.values() if isinstance(value, dict) else value:
@@ -46,7 +46,7 @@ def _containers(value: dict[str, Any] | list[Any]) -> Iterator[dict[str, Any] | 
 
 
 def _place(choose: random.Random, value: Any) -> tuple[Any, Any]:
-    """A container of `value`, and a key or an index in it."""
+    """Chooses a container in `value`, and a key or an index in it."""
     container = choose.choice(list(_containers(value)))
     keys = list(container) if isinstance(container, dict) else range(len(container))
     return container, choose.choice(keys)
@@ -125,7 +125,7 @@ BYTEWISE: tuple[Callable[[random.Random, bytearray], None], ...] = (
 
 
 def mutate(choose: random.Random, good: bytes) -> bytes:
-    """The bytes of `good` after one to three changes; four in five keep it JSON."""
+    """Returns `good` after one to three changes; four in five times it is still JSON."""
     if choose.random() < 0.8:
         value = json.loads(good)
         for _ in range(choose.choice((1, 1, 1, 2, 3))):

@@ -1,7 +1,7 @@
-"""Outliers put into a ViT without changing what it computes.
+"""Injection of outliers into a ViT without changing its function.
 
-Channels are multiplied where they are made and divided where they are read, by powers of two: fp32
-logits stay the same to the last bits, and ranges are what a quantiser finds in large ViTs or worse.
+Channels are multiplied at their producers and divided at their consumers, by powers of two: fp32
+logits stay the same to the last bits, and ranges become those of large ViTs or worse.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ _USUAL = torch.tensor([0.6, 0.3, 0.1])
 
 @torch.no_grad()
 def with_injected_outliers(model: VisionTransformer, seed: int) -> VisionTransformer:
-    """A copy with outliers behind every LayerNorm, in the values, and in queries against keys."""
+    """Copies the model, with outliers behind every LayerNorm, in values, and in queries against
+    keys.
+    """
     changed, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
     block: Any
     for block in changed.blocks:
@@ -41,7 +43,7 @@ def with_injected_outliers(model: VisionTransformer, seed: int) -> VisionTransfo
 
 
 def _factors(width: int, generator: torch.Generator) -> Tensor:
-    """A power of two for each channel: small ones for most, 16 to 128 for a few, 128 for one."""
+    """Draws a power of two for each channel: small for most, 16 to 128 for a few, 128 for one."""
     exponents = torch.multinomial(_USUAL, width, replacement=True, generator=generator)
     chosen = torch.randperm(width, generator=generator)[: max(2, round(_SHARE * width))]
     exponents[chosen] = torch.randint(4, LARGEST + 1, chosen.shape, generator=generator)

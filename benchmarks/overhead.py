@@ -1,10 +1,10 @@
-"""What `Engine` adds to a backend's own call, for one frame of 224x224.
+"""Overhead of `Engine` over a backend's own call, for one frame of 224x224.
 
     python -m benchmarks.overhead [--calls 3000]
 
 Expected: well under 50 microseconds on every backend, and no copy of the frame. Bare calls and
-calls through the engine alternate on one and the same session, so that what else the machine does
-meets both alike; the model is as small as a ViT can be, so that its own time hides nothing. Writes
+calls through the engine alternate on the same session, so that other work on the machine affects
+both alike; the model is as small as a ViT can be, so that its own time hides nothing. Writes
 `benchmarks/results/overhead.json`.
 """
 
@@ -30,7 +30,7 @@ from vit_edge.runtime import Engine
 from vit_edge.runtime.backends.cpu import cpu_name
 from vit_edge.vit.checkpoints import encode_checkpoint
 from vit_edge.vit.config import ViTConfig
-from vit_edge.vit.facts import Facts
+from vit_edge.vit.hints import ModelHints
 from vit_edge.vit.vision_transformer import VisionTransformer
 
 OUT = Path(__file__).parent / "results" / "overhead.json"
@@ -44,11 +44,11 @@ Call = Callable[[], object]
 
 
 def export_smallest(folder: Path) -> Path:
-    """A bundle of the smallest ViT, in fp32."""
+    """Exports a bundle of the smallest ViT, in fp32."""
     torch.manual_seed(0)
     weights = folder / "smallest.safetensors"
     weights.write_bytes(encode_checkpoint(VisionTransformer.from_config(SMALLEST)))
-    normalised = Facts(mean=(0.5,) * 3, std=(0.5,) * 3)
+    normalised = ModelHints(mean=(0.5,) * 3, std=(0.5,) * 3)
     request = ExportRequest(
         given=normalised, weights=str(weights), calibration="samples",
         precisions=("fp32",), targets=("onnxruntime",),
@@ -60,13 +60,13 @@ def export_smallest(folder: Path) -> Path:
 
 
 def bare_onnxruntime(engine: Engine, frame: NDArray[np.uint8]) -> Call:
-    """What an application without `runtime` writes."""
+    """Returns the call that an application without `runtime` makes."""
     session: Any = engine._session._session  # type: ignore[union-attr]
     return lambda: session.run(["logits"], {"images": frame})[0]
 
 
 def bare_openvino(engine: Engine, frame: NDArray[np.uint8]) -> Call:
-    """The leanest that OpenVINO's Python interface has: shared input, one copy of the scores."""
+    """Returns OpenVINO's leanest call from Python: shared input, one copy of the logits."""
     import openvino
 
     pool: Any = engine._session._single._requests  # type: ignore[union-attr]
@@ -88,21 +88,21 @@ BARE: dict[str, Callable[[Engine, NDArray[np.uint8]], Call]] = {
 
 
 def alternate(calls: tuple[Call, ...], count: int) -> NDArray[np.float64]:
-    """Microseconds `[count, len(calls)]`; which call comes first changes from round to round."""
+    """Measures microseconds `[count, len(calls)]`; the order changes from round to round."""
     for call in calls * _WARM_UP:
         call()
     times = np.empty((count, len(calls)))
     for index in range(count):
         order = range(len(calls)) if index % 2 else reversed(range(len(calls)))
-        for which in order:
+        for position in order:
             start = time.perf_counter_ns()
-            calls[which]()
-            times[index, which] = (time.perf_counter_ns() - start) / 1e3
+            calls[position]()
+            times[index, position] = (time.perf_counter_ns() - start) / 1e3
     return times
 
 
 def measure(bundle: Path, backend: str, count: int) -> dict[str, Any]:
-    """A row: medians of both, and of their differences with its 95 % interval."""
+    """Returns a row: medians of both, and of their differences with its 95 % interval."""
     generator = np.random.default_rng(0)
     frame = generator.integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
     with Engine.load(bundle, "fp32", backend) as engine:
@@ -123,10 +123,10 @@ def measure(bundle: Path, backend: str, count: int) -> dict[str, Any]:
 
 
 def _addresses(engine: Engine, frame: NDArray[np.uint8]) -> set[int]:
-    """Where the frame lies that reaches the backend's session."""
+    """Returns the addresses of the frames that reach the backend's session."""
     session: Any = engine._session
     run, seen = session.run, set[int]()
-    session.run = lambda images: (seen.add(images.ctypes.data), run(images))[1]
+    session.run = lambda frames: (seen.add(frames.ctypes.data), run(frames))[1]
     engine(frame)
     del session.run
     return seen

@@ -1,4 +1,4 @@
-"""How far logits are from those of the implementation that a checkpoint comes from.
+"""Difference of logits from those of the implementation that a checkpoint comes from.
 
     python -m benchmarks.parity
 

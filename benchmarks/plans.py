@@ -1,4 +1,4 @@
-"""Our graphs and the peers' through the eyes of one builder, and estimates beside public figures.
+"""Plans that one builder makes of our graphs and the peers', and estimates beside public figures.
 
     python -m benchmarks.plans [--quick] [--markdown FILE]
 
@@ -82,7 +82,7 @@ class Row:
 
 
 class Graphs:
-    """A variant's fp32 graph with random weights, and what our precisions make of it."""
+    """A variant's fp32 graph with random weights, and our precisions' graphs of it."""
 
     def __init__(self, variant: str) -> None:
         self.variant = variant
@@ -105,7 +105,7 @@ class Graphs:
         return EngineSpec("images", "logits", shape, int(outputs[-1]), (1, 8, 128))  # type: ignore[arg-type]
 
     def fp32_file(self) -> Path:
-        """Written for the peers."""
+        """The file of the fp32 graph, written for the peers."""
         save_onnx(self.graph, self.folder / "graph.onnx")
         return self.folder / "graph.onnx"
 
@@ -122,7 +122,7 @@ class Graphs:
 
 
 def build(file: Path, spec: EngineSpec, how: str, form: dict[str, str]) -> EnginePlan:
-    """The plan of the graph in `file`. Raises EngineError if the builder refuses it."""
+    """Builds the plan of the graph in `file`. Raises EngineError if the builder refuses it."""
     builder = EngineBuilder(Target("tensorrt-rtx", ("8.9",)), spec, how)
     content = read_onnx(file)
     built = builder.build(content, form, spec.batch)
@@ -141,12 +141,12 @@ def row_of(how: str, file: Path, spec: EngineSpec, form: dict[str, str]) -> Row:
 
 
 def _estimates(plan: EnginePlan, device: str) -> dict[str, float | None]:
-    found = {at.batch: estimate(at.layers, at.batch, find_device(device)) for at in plan.batches}
-    return {str(batch): one and one.milliseconds for batch, one in found.items()}
+    estimates = {b.batch: estimate(b.layers, b.batch, find_device(device)) for b in plan.batches}
+    return {str(batch): one and one.milliseconds for batch, one in estimates.items()}
 
 
 def rows(graphs: Graphs, peers: Sequence[Entrant]) -> Iterator[Row]:
-    """Ours in the default form, int8 as it was before forms, and the peers'."""
+    """Measures ours in the default form, int8 as it was before forms, and the peers'."""
     before = {**DEFAULT, "qkv": "together", "streams": "library's choice"}
     for precision in OURS:
         model = graphs.lowered(precision)
@@ -167,8 +167,8 @@ def rows(graphs: Graphs, peers: Sequence[Entrant]) -> Iterator[Row]:
 
 
 def compare_figures(figures: Sequence[Figure]) -> list[dict[str, Any]]:
-    """Each figure beside the estimate for the same shapes, precision and batch."""
-    found = []
+    """Puts each figure beside the estimate for the same shapes, precision and batch."""
+    rows = []
     for model in dict.fromkeys(figure.model for figure in figures):
         graphs, plans = Graphs(model), dict[tuple[str, int], EnginePlan]()
         for figure in figures:
@@ -180,13 +180,13 @@ def compare_figures(figures: Sequence[Figure]) -> list[dict[str, Any]]:
                 plans[key] = build(file, spec, f"{figure.precision} of {model}", dict(DEFAULT))
             if figure.model == model:
                 estimated = _estimates(plans[key], figure.device)[str(figure.batch)]
-                found.append({**asdict(figure), "estimate_ms": estimated})
-                print(found[-1], flush=True)
-    return found
+                rows.append({**asdict(figure), "estimate_ms": estimated})
+                print(rows[-1], flush=True)
+    return rows
 
 
 def markdown(report: dict[str, Any]) -> tuple[str, str]:
-    """The table of plans, and that of public figures."""
+    """Formats the table of plans, and that of public figures."""
     batches = ("1", "8")
     heads = [f"{device}, batch {batch}" for device in DEVICES for batch in batches]
     lines = [_line((*_COLUMNS, *(f"{head}, ms" for head in heads)))]

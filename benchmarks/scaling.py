@@ -34,7 +34,7 @@ OUT = Path(__file__).parent / "results" / "scaling.json"
 
 @dataclass(frozen=True)
 class Point:
-    """What is measured: `processes` of them, each on `threads` cores of its own."""
+    """Point of the measurement: `processes` of them, each on `threads` cores of its own."""
 
     precision: str
     backend: str
@@ -46,13 +46,13 @@ class Point:
 def points(
     engines: Sequence[tuple[str, str]], cores: int, batches: Sequence[int]
 ) -> Iterator[Point]:
-    """All threads, all processes, all batch sizes; each point once."""
+    """Yields points of all threads, all processes, all batch sizes; each point once."""
     for engine in engines:
-        found = [Point(*engine, 1, threads, 1) for threads in range(1, cores + 1)]
-        found += [Point(*engine, processes, 1, 1) for processes in range(2, cores + 1)]
-        found += [Point(*engine, 1, cores, batch) for batch in batches]
-        found += [Point(*engine, cores, 1, batch) for batch in batches]
-        yield from dict.fromkeys(found)
+        varied = [Point(*engine, 1, threads, 1) for threads in range(1, cores + 1)]
+        varied += [Point(*engine, processes, 1, 1) for processes in range(2, cores + 1)]
+        varied += [Point(*engine, 1, cores, batch) for batch in batches]
+        varied += [Point(*engine, cores, 1, batch) for batch in batches]
+        yield from dict.fromkeys(varied)
 
 
 def measure(point: Point, bundle: Path, seconds: float) -> dict[str, float]:
@@ -111,14 +111,14 @@ def main() -> None:
     versions = {c.backend.name: c.backend.version() for c in runnable}
     machine, watch = describe_machine(versions.items()), Watch()
     asked = list(points(engines, len(machine.cores), arguments.batch))
-    found: dict[Point, list[dict[str, float]]] = {point: [] for point in asked}
+    results: dict[Point, list[dict[str, float]]] = {point: [] for point in asked}
     for turn in range(arguments.repeats):
         for point in asked if turn % 2 == 0 else reversed(asked):
-            found[point].append(measure(point, arguments.bundle, arguments.seconds))
-            print(f"turn {turn + 1}: {point}: {found[point][-1]}", flush=True)
+            results[point].append(measure(point, arguments.bundle, arguments.seconds))
+            print(f"turn {turn + 1}: {point}: {results[point][-1]}", flush=True)
     rows: list[dict[str, Any]] = [
         asdict(point) | {key: statistics.median(t[key] for t in turns) for key in turns[0]}
-        for point, turns in found.items()
+        for point, turns in results.items()
     ]
     result = {
         "model": bundle.manifest.name,

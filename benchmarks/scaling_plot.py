@@ -1,4 +1,4 @@
-"""Draws what `benchmarks.scaling` measured.
+"""Draws the measurements of `benchmarks.scaling`.
 
 python -m benchmarks.scaling_plot      # again, from the JSON
 """
@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Three panels for each backend: cores, batch sizes, and what more images cost in latency."""
+    """Draws three panels for each backend: cores, batch sizes, and latency against throughput."""
     backends = list(dict.fromkeys(row["backend"] for row in result["rows"]))
     cores = max(row["threads"] for row in result["rows"])
     figure = Figure(figsize=(13, 4.2 * len(backends)), layout="constrained")
@@ -53,7 +53,7 @@ def _lines(
     style: str,
     name: str,
 ) -> None:
-    """A line for each precision."""
+    """Draws a line for each precision."""
     rows = list(rows)
     for precision in dict.fromkeys(row["precision"] for row in rows):
         own = [row for row in rows if row["precision"] == precision]

@@ -3,7 +3,8 @@
     python -m benchmarks.scaling_worker BUNDLE PRECISION BACKEND BATCH SECONDS CORE[,CORE...]
 
 Takes its cores before any library is loaded: the libraries then start as many threads. Says "ready"
-when it is warm, starts when it is told, and prints milliseconds and images per second as JSON.
+when it is warm, starts at the next line of its input, and prints milliseconds and images per second
+as JSON.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Many threads on one engine for long: right answers, no deadlock, flat memory.
+"""Soak test of many threads on one engine: right outputs, no deadlock, flat memory.
 
     python -m benchmarks.soak build/vit_digits [--threads 32] [--calls 100000]
 
@@ -33,14 +33,14 @@ _TOLERANCE = 1e-4
 
 
 def resident_mib() -> float:
-    """Resident memory of this process. Source: proc(5), VmRSS."""
+    """Returns the resident memory of this process. Source: proc(5), VmRSS."""
     status = Path("/proc/self/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1]) / 1024
 
 
 class Soak:
-    """Threads that share a number of calls and count wrong answers."""
+    """Threads that share a number of calls and count wrong outputs."""
 
     def __init__(self, engine: Engine, frames: NDArray[np.uint8], calls: int) -> None:
         self._engine, self._frames = engine, frames
@@ -75,7 +75,7 @@ class Soak:
 
 
 def soak(bundle: Path, backend: str, threads: int, calls: int) -> dict[str, Any]:
-    """A row: wrong answers, memory after a tenth of the calls and at the end."""
+    """Returns a row: wrong outputs, memory after a tenth of the calls and at the end."""
     frames = Bundle.open(bundle).golden().images
     with Engine.load(bundle, "fp32", backend) as engine:
         start = time.perf_counter()

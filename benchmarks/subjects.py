@@ -1,4 +1,4 @@
-"""The models that quantisers are compared on, each with the images that they get."""
+"""The models that quantisers are compared on, each with its images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, the images that it may be calibrated with, and those that it is judged by."""
+    """A model, its calibration images and its evaluation images."""
 
     name: str
     model: VisionTransformer
@@ -38,14 +38,14 @@ class Subject:
     evaluation: ImageSet
 
     def graph(self) -> ir.Model:
-        """The optimised fp32 graph: what every quantiser gets."""
+        """Exports the optimised fp32 graph, the input of every quantiser."""
         graph = export_onnx(self.model, self.preprocess, "logits")
         optimise(graph)
         return graph
 
 
 def subject(name: str, cache: Path) -> Subject:
-    """The subject of that name, one of `NAMES`; trained first where the cache does not have it."""
+    """Returns the named subject, one of `NAMES`; trained first if the cache does not have it."""
     base, _, injected = name.partition("+")
     model, preprocess, calibration, evaluation = _BASES[base](cache)
     if injected:

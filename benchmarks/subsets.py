@@ -1,4 +1,4 @@
-"""How much the choice of calibration images matters: twenty sets of 32."""
+"""Influence of the choice of calibration images: twenty sets of 32."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ def rows(name: str, cache: Path) -> list[dict[str, Any]]:
     labels = asked.evaluation.labels
     assert labels is not None
     model, images = write(asked, SIZE, cache)
-    reference, found = run(model, asked.evaluation), []
+    reference, results = run(model, asked.evaluation), []
     for number in range(SETS):
         chosen = np.random.default_rng(number).choice(len(asked.calibration), SIZE, replace=False)
         np.save(images, next(asked.calibration.subset(chosen.tolist()).batches(SIZE)))
         entry = quantised(OURS, model, images, cache)
         if entry.error is not None:
             raise RuntimeError(f"{name}, calibration set {number}: {entry.error}")
-        found.append(faithfulness(run_once(entry.file, asked.evaluation), reference, labels))
-    agreement, top1 = np.array([f.agreement for f in found]), np.array([f.top1 for f in found])
+        results.append(faithfulness(run_once(entry.file, asked.evaluation), reference, labels))
+    agreement = np.array([result.agreement for result in results])
+    top1 = np.array([result.top1 for result in results])
     row = {"model": name, "sets": SETS, "images": SIZE}
     for measure, values in (("agreement", agreement), ("top1", top1)):
         row |= {f"{measure}_mean": values.mean(), f"{measure}_deviation": values.std(ddof=1)}

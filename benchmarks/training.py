@@ -42,7 +42,7 @@ _WEIGHT_DECAY = 0.05
 
 @dataclass(frozen=True)
 class Recipe:
-    """AdamW with a one-cycle learning rate; `massive` is what is trained in besides the classes."""
+    """AdamW with a one-cycle learning rate; `massive` is trained in besides the classes."""
 
     steps: int
     learning_rate: float
@@ -56,20 +56,20 @@ INTO_OUTLIERS = Recipe(steps=1_500, learning_rate=5e-4, massive=MassiveActivatio
 
 
 def characters_vit(data: ImageSet, cache: Path) -> VisionTransformer:
-    """The ViT for characters, trained from random weights."""
+    """Trains the ViT for characters from random weights."""
     torch.manual_seed(0)
     return _trained(VisionTransformer.from_config(CONFIG), data, FROM_SCRATCH, cache)
 
 
 def outliers_vit(data: ImageSet, cache: Path) -> VisionTransformer:
-    """The same, trained on into having massive activations on the residual stream."""
+    """Trains the same model further, into massive activations on the residual stream."""
     return _trained(characters_vit(data, cache), data, INTO_OUTLIERS, cache)
 
 
 def _trained(
     model: VisionTransformer, data: ImageSet, recipe: Recipe, cache: Path
 ) -> VisionTransformer:
-    """`model` after the recipe, from the cache where this start, data and recipe have been."""
+    """Trains `model` by the recipe, or takes the cache's result of this start, data and recipe."""
     start = hashlib.sha256(f"{recipe} {data.origin}".encode())
     for tensor in model.state_dict().values():
         start.update(tensor.numpy().tobytes())
@@ -85,7 +85,7 @@ def _trained(
 def train(
     model: VisionTransformer, data: ImageSet, recipe: Recipe, say: Callable[[str], None]
 ) -> None:
-    """Trains in place; `say` is told how it goes."""
+    """Trains in place; reports progress to `say`."""
     assert data.labels is not None
     images, labels = next(data.batches(len(data))), torch.from_numpy(data.labels)
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
@@ -113,7 +113,7 @@ def train(
 
 
 def _batches(count: int, recipe: Recipe) -> list[Tensor]:
-    """Positions of the images of each step: every image once before any comes again."""
+    """Draws the images of each step: every image once before any comes again."""
     generator = torch.Generator().manual_seed(0)
     order = list[Tensor]()
     while len(order) < recipe.steps:

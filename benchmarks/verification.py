@@ -1,10 +1,10 @@
-"""What verifying a bundle costs: its files read and hashed, against merely read.
+"""Cost of verifying a bundle: its files read and hashed, against merely read.
 
     python -m benchmarks.verification [--mebibytes 90] [--rounds 21]
 
 A synthetic bundle of two files and the manifest, in the page cache. Each way runs once in every
-round, so that whatever else the machine does meets all alike; medians. "read" is what an app that
-trusts its disk would do: open, read into memory, close. Peak memory is measured in a process of its
+round, so that whatever else the machine does affects all alike; medians. "read" is the work of an
+app that trusts its disk: open, read into memory, close. Peak memory is measured in a process of its
 own: what loading the larger file adds to the resident memory, in copies of that file.
 """
 
@@ -29,7 +29,7 @@ _GRAPH = "onnx/fp32.onnx"
 
 
 def write_synthetic(folder: Path, size: int) -> None:
-    """A bundle whose graph takes nearly all of `size` bytes, and is no graph."""
+    """Writes a bundle whose graph takes nearly all of `size` bytes, and is no graph."""
     random = np.random.default_rng(0)
     contents = {_GRAPH: random.bytes(size - (1 << 20)), GOLDEN: random.bytes(1 << 20)}
     for name, content in contents.items():
@@ -60,23 +60,23 @@ def write_synthetic(folder: Path, size: int) -> None:
 
 
 def read_only(folder: Path) -> int:
-    """Every file into memory, one after the other."""
+    """Reads every file into memory, one after the other."""
     return sum(len(path.read_bytes()) for path in folder.rglob("*") if path.is_file())
 
 
 def load(folder: Path) -> int:
-    """What `Engine.load` reads: verified, and kept in memory."""
+    """Reads the files of `Engine.load`: verified, and kept in memory."""
     bundle = Bundle.open(folder)
     return sum(len(bundle.read(name)) for name in bundle.manifest.files)
 
 
 def verify(folder: Path) -> None:
-    """What `vit-edge check` does first."""
+    """Verifies the bundle, the first step of `vit-edge check`."""
     Bundle.open(folder).verify()
 
 
 def peak_growth(way: Callable[[Path], object], folder: Path) -> int:
-    """By how many bytes the peak of this process's resident memory rose."""
+    """Returns the growth of the peak of this process's resident memory, in bytes."""
     Bundle.open(folder)
     before = peak_memory()
     way(folder)
@@ -84,7 +84,10 @@ def peak_growth(way: Callable[[Path], object], folder: Path) -> int:
 
 
 def peak_memory() -> int:
-    """Source: proc(5), VmHWM in KiB; getrusage's number would be the parent's."""
+    """Returns the peak of resident memory in bytes.
+
+    Source: proc(5), VmHWM in KiB; getrusage's number would be the parent's.
+    """
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
 

@@ -1,1 +1,1 @@
-"""From images to the table of activation ranges that quantisation needs."""
+"""Calibration: from images to the table of activation ranges that quantisation needs."""

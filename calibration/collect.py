@@ -20,7 +20,7 @@ from .table import CalibrationTable, Origin, Provenance
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the calibration images told: ranges and peaks; for `SEARCH`, rows of the sites too."""
+    """Result of a calibration: ranges and peaks; for `SEARCH`, samples of activations too."""
 
     table: CalibrationTable
     samples: Samples
@@ -45,7 +45,7 @@ def collect(
         images: Calibration images; their labels are not used.
         method: A key of `METHODS`, or `SEARCH`: ranges are searched later, on samples.
         origin: What the model is made of; part of the table.
-        on_images: Is told images done and images in all.
+        on_images: Called with images done and images in all.
 
     Raises:
         InputError: if there are no images, the method is unknown, or an activation is not finite.
@@ -61,15 +61,15 @@ def collect(
     observers: dict[str, Observer] = {
         site: samplers[site] if method == SEARCH else METHODS[method]() for site in sites
     }
-    ends = [name for names in peaks.values() for name in names]
+    end_names = [name for names in peaks.values() for name in names]
     largest = dict.fromkeys(peaks, 0.0)
     done = 0
     for batch in images.batches(_BATCH):
-        values = session.run([*ends, *sites], {observed.graph.inputs[0].name: batch})
-        seen = values[: len(ends)]
-        for name, least, most in zip(peaks, seen[::2], seen[1::2], strict=True):
+        values = session.run([*end_names, *sites], {observed.graph.inputs[0].name: batch})
+        ends = values[: len(end_names)]
+        for name, least, most in zip(peaks, ends[::2], ends[1::2], strict=True):
             largest[name] = max(largest[name], -float(least), float(most))
-        for site, value in zip(sites, values[len(ends) :], strict=True):
+        for site, value in zip(sites, values[len(end_names) :], strict=True):
             try:
                 observers[site].update(value)
             except ValueError as error:
@@ -85,15 +85,16 @@ def collect(
 
 
 def provenance_of(model: ir.Model, images: ImageSet, method: str, origin: Origin) -> Provenance:
-    """What a table made of these belongs to."""
+    """Describes the model and data that a table is made from."""
     digest = graph_digest(model)
     return Provenance(origin, digest, images.digest(), images.source, len(images), method)
 
 
 def _observe_peaks(graph: ir.Graph) -> dict[str, tuple[str, str]]:
-    """Adds the ends of every fp32 activation as outputs: tensor name -> names of the outputs.
+    """Adds the minimum and maximum of every fp32 activation as outputs, and returns their names by
+    tensor.
 
-    Both ends, not the largest magnitude, which would be written out for every tensor first.
+    A largest magnitude would first write out the magnitudes of the whole tensor.
     """
     activations = [(n, v) for n in graph for v in n.outputs if v.dtype == ir.DataType.FLOAT]
     outputs = {}

@@ -25,7 +25,7 @@ _LOST = 10.0
 
 
 class Observer(Protocol):
-    """Sees activations, then gives the largest magnitude that the quantiser should represent."""
+    """Observes activations, then returns the largest magnitude for the quantiser to represent."""
 
     def update(self, values: NDArray[np.float32]) -> None: ...
 
@@ -50,7 +50,9 @@ def _largest(magnitudes: NDArray[np.float32]) -> float:
 
 
 def require_finite(largest: float) -> float:
-    """`largest`, the greatest magnitude of activations. Raises ValueError if it is not finite."""
+    """Returns `largest`, the greatest magnitude of activations. Raises ValueError if it is not
+    finite.
+    """
     if not np.isfinite(largest):
         raise ValueError("activations are not finite: fp32 overflows on a calibration image")
     return largest
@@ -92,8 +94,8 @@ class Percentile(Histogram):
 
 
 class MSE(Histogram):
-    """The range whose INT8 quantiser has the least mean squared error over what was seen, clipping
-    included.
+    """The range whose INT8 quantiser has the least mean squared error over the observed values,
+    clipping included.
     """
 
     def amax(self) -> float:
@@ -127,16 +129,16 @@ class Entropy(Histogram):
 
 
 def _divergence(counts: NDArray[np.float64], size: int) -> float:
-    """Of the first `size` bins, quantised to 128 levels, from the same with the rest clipped into
-    the last.
+    """Computes the divergence of the first `size` bins, quantised to 128 levels, from the same bins
+    with the rest clipped into the last.
     """
     clipped = counts[:size].copy()
     clipped[-1] += counts[size:].sum()
     level = np.arange(size) * _LEVELS // size
-    there = counts[:size] > 0
-    bins = np.bincount(level, weights=there, minlength=_LEVELS)
+    occupied = counts[:size] > 0
+    bins = np.bincount(level, weights=occupied, minlength=_LEVELS)
     mean = np.bincount(level, weights=counts[:size], minlength=_LEVELS) / np.maximum(bins, 1)
-    quantised = np.where(there, mean[level], 0)
+    quantised = np.where(occupied, mean[level], 0)
     p, q = clipped / max(clipped.sum(), 1), quantised / max(quantised.sum(), 1)
     both = (p > 0) & (q > 0)
     lost = float(p[(p > 0) & (q == 0)].sum())
@@ -157,7 +159,7 @@ DEFAULT_METHOD = SEARCH
 
 
 def require_method(method: str) -> None:
-    """Raises InputError for a method that there is not."""
+    """Raises InputError for an unknown method."""
     if method not in (SEARCH, *METHODS):
         known = ", ".join((SEARCH, *METHODS))
         raise InputError(f"unknown calibration method {method!r}: choose from {known}")

@@ -29,13 +29,13 @@ class OnnxBytes:
 
 
 def weights_file(path: Path) -> Path | None:
-    """The second file of the graph at `path`, where it has one."""
-    beside = path.with_suffix(".data")
-    return beside if beside.is_file() else None
+    """Returns the second file of the graph at `path`, if it has one."""
+    weights = path.with_suffix(".data")
+    return weights if weights.is_file() else None
 
 
 def save_onnx(model: ir.Model, path: Path) -> None:
-    """Writes the graph, and its weights beside it where they are too large."""
+    """Writes the graph, and its weights beside it if they are too large."""
     if _size(model) > LIMIT:
         name = path.with_suffix(".data").name
         ir.save(model, path, external_data=name, size_threshold_bytes=_SMALL)
@@ -45,14 +45,14 @@ def save_onnx(model: ir.Model, path: Path) -> None:
 
 
 def read_onnx(path: Path) -> OnnxBytes:
-    """What `save_onnx` wrote. The second file is mapped, not read."""
+    """Reads a graph that `save_onnx` wrote; its second file is mapped, not read."""
     weights = weights_file(path)
     external = {} if weights is None else {weights.name: _map(weights)}
     return OnnxBytes(path.read_bytes(), external)
 
 
 def to_bytes(model: ir.Model) -> OnnxBytes:
-    """The graph, and each of its large weights as the content of a file of its own.
+    """Serialises the graph, with each of its large weights as the content of a file of its own.
 
     For a session in this process: Protobuf would copy the weights several times, at a quarter of a
     gigabyte a second, and ends at 2 GiB.
@@ -75,14 +75,14 @@ def to_bytes(model: ir.Model) -> OnnxBytes:
 
 
 def _content(tensor: ir.TensorProtocol) -> memoryview:
-    """The weights' bytes, not copied where they lie in memory as in a file."""
+    """Returns the weights' bytes, copied only where memory and file have another layout."""
     if tensor.dtype.bitwidth < 8:
         return memoryview(tensor.tobytes())  # two to a byte
     return np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data
 
 
 def graph_digest(model: ir.Model) -> str:
-    """SHA-256 of the serialised graph, weights included."""
+    """Computes the SHA-256 of the serialised graph, weights included."""
     content = to_bytes(model)
     state = hashlib.sha256(content.graph)
     for weights in content.external.values():
@@ -91,7 +91,7 @@ def graph_digest(model: ir.Model) -> str:
 
 
 def same_graph(one: ir.Model, other: ir.Model) -> bool:
-    """Whether both are the same to the last weight."""
+    """Returns True if both graphs are the same to the last weight."""
     kinds = [[node.op_type for node in model.graph] for model in (one, other)]
     return kinds[0] == kinds[1] and graph_digest(one) == graph_digest(other)
 

@@ -1,8 +1,8 @@
-"""Rows of activations, kept for the algorithms that need more than a range.
+"""Samples of activations for the algorithms that need more than a range.
 
-A row is what one token gives a Linear: float32 `[K]`. Of every image the same number of tokens is
-kept, the first (the class token) and others drawn by the image's place in the set, so that batch
-size changes nothing. On disk, a file for each site; reading maps them.
+A row is one token's input of a Linear: float32 `[K]`. Every image adds the same number of tokens,
+the first (the class token) and others drawn by the image's index in the set, so that batch size
+changes nothing. On disk, each site has two files; reading maps the rows.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .observers import require_finite
 Rows = NDArray[np.float32]
 
 MAX_ROWS = 2048
-"""For each site."""
+"""Limit for each site."""
 _INDEX = "samples.json"
 
 
 @dataclass(frozen=True)
 class SiteSamples:
-    """What was seen of a Linear's input.
+    """Samples of a Linear's input.
 
     Attributes:
         rows: float32 `[rows, K]`.
@@ -41,16 +41,16 @@ Samples = Mapping[str, SiteSamples]
 
 
 class SiteSampler:
-    """Gathers the samples of one site; an `Observer` whose range is the largest magnitude."""
+    """Collects the samples of one site; an `Observer` whose range is the largest magnitude."""
 
     def __init__(self, images: int) -> None:
         self._tokens = max(1, MAX_ROWS // max(1, images))
-        self._seen = 0
-        self._kept: list[Rows] = []
+        self._images = 0
+        self._samples: list[Rows] = []
         self._amax: Rows | None = None
 
     def update(self, values: Rows) -> None:
-        """`values` float32 `[images, ..., K]`, the next images of the set.
+        """Adds `values`, float32 `[images, ..., K]`, of the next images of the set.
 
         Raises:
             ValueError: if they are not finite.
@@ -59,9 +59,9 @@ class SiteSampler:
         largest = np.abs(tokens).max(axis=(0, 1))
         require_finite(float(largest.max()))
         self._amax = largest if self._amax is None else np.maximum(self._amax, largest)
-        for number, rows in enumerate(tokens[: max(0, MAX_ROWS - self._seen)], self._seen):
-            self._kept.append(rows[_choose(len(rows), self._tokens, number)])
-        self._seen += len(tokens)
+        for index, rows in enumerate(tokens[: max(0, MAX_ROWS - self._images)], self._images):
+            self._samples.append(rows[_choose(len(rows), self._tokens, index)])
+        self._images += len(tokens)
 
     def amax(self) -> float:
         assert self._amax is not None
@@ -69,14 +69,14 @@ class SiteSampler:
 
     def result(self) -> SiteSamples:
         assert self._amax is not None
-        return SiteSamples(np.concatenate(self._kept), self._amax)
+        return SiteSamples(np.concatenate(self._samples), self._amax)
 
 
-def _choose(tokens: int, wanted: int, image: int) -> NDArray[np.int64]:
-    """The first token and others; all, if there are no more than are wanted."""
-    if tokens <= wanted:
+def _choose(tokens: int, most: int, image: int) -> NDArray[np.int64]:
+    """Chooses the first token and random others, at most `most` in all."""
+    if tokens <= most:
         return np.arange(tokens)
-    others = np.random.default_rng(image).permutation(tokens - 1)[: wanted - 1] + 1
+    others = np.random.default_rng(image).permutation(tokens - 1)[: most - 1] + 1
     return np.sort(np.concatenate([np.zeros(1, np.int64), others]))
 
 
@@ -89,7 +89,7 @@ def save_samples(folder: Path, samples: Samples) -> None:
 
 
 def load_samples(folder: Path) -> Samples:
-    """What `save_samples` wrote; rows are mapped, not read."""
+    """Reads samples that `save_samples` wrote; rows are mapped, not read."""
     names: Sequence[str] = json.loads((folder / _INDEX).read_text())
     return {
         name: SiteSamples(

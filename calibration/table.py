@@ -1,4 +1,4 @@
-"""The calibration table: what was observed, and of what."""
+"""The calibration table: observed ranges, with the model and data that they belong to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vit_edge.runtime.schema import SchemaError, decode, encode
 
 @dataclass(frozen=True)
 class Origin:
-    """What a model is made of, by SHA-256: its weights, and the preprocessing of its images."""
+    """Identity of a model by SHA-256: of its weights, and of the preprocessing of its images."""
 
     weights: str
     preprocess: str
@@ -20,12 +20,12 @@ class Origin:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a table belongs to.
+    """Model and data that a table belongs to.
 
     Attributes:
         origin: The model.
         graph: SHA-256 of the optimised fp32 graph that was observed.
-        data: SHA-256 of the images; `data_source` and `images` say which and how many in words.
+        data: SHA-256 of the images; `data_source` names them in words, `images` is their number.
         method: The calibration method.
     """
 
@@ -37,7 +37,7 @@ class Provenance:
     method: str
 
     def differences(self, other: Provenance) -> tuple[str, ...]:
-        """What this table was made of and what `other` is, for all that is not the same."""
+        """Lists all that differs from `other`, in words with both values."""
         pairs = {
             "weights": (self.origin.weights, other.origin.weights),
             "preprocessing": (self.origin.preprocess, other.origin.preprocess),
@@ -46,9 +46,9 @@ class Provenance:
             "graph": (self.graph, other.graph),
         }
         return tuple(
-            f"{what} {made[:12]}, here {here[:12]}"
-            for what, (made, here) in pairs.items()
-            if made != here
+            f"{name} {table[:12]}, here {here[:12]}"
+            for name, (table, here) in pairs.items()
+            if table != here
         )
 
 
@@ -57,8 +57,8 @@ class CalibrationTable:
     """Activation ranges by the name of the tensor in the optimised fp32 graph.
 
     Attributes:
-        provenance: What they were observed on.
-        amax: The magnitude that an INT8 quantiser of this tensor represents at most; for inputs of
+        provenance: Model and data that they were observed on.
+        amax: The largest magnitude that an INT8 quantiser of this tensor represents; for inputs of
             Linears.
         peak: The largest magnitude seen; for every floating-point activation.
     """

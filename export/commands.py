@@ -10,7 +10,7 @@ from pathlib import Path
 from vit_edge.runtime.errors import InputError, VitEdgeError
 from vit_edge.runtime.preprocess import CROP_MODES, INTERPOLATIONS
 from vit_edge.vit.config import ACTIVATIONS
-from vit_edge.vit.facts import Facts
+from vit_edge.vit.hints import ModelHints
 
 
 def attach(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -134,12 +134,12 @@ def read_labels(path: Path) -> tuple[str, ...]:
     return tuple(name.strip() for name in names)
 
 
-def _facts(arguments: argparse.Namespace) -> Facts:
+def _facts(arguments: argparse.Namespace) -> ModelHints:
     if arguments.activation not in (None, *ACTIVATIONS):
         raise InputError(
             f"unknown activation {arguments.activation!r}: choose from {', '.join(ACTIVATIONS)}"
         )
-    return Facts(
+    return ModelHints(
         img_size=arguments.image_size,
         n_heads=arguments.heads,
         norm_eps=arguments.norm_eps,

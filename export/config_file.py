@@ -8,7 +8,7 @@ from typing import Any
 
 from vit_edge.runtime.errors import InputError
 from vit_edge.vit.config import ViTConfig, config_from_fields
-from vit_edge.vit.facts import Facts
+from vit_edge.vit.hints import ModelHints
 
 
 def read_fields(path: Path) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def read_fields(path: Path) -> dict[str, Any]:
     return fields
 
 
-def facts_in(fields: dict[str, Any]) -> Facts:
+def facts_in(fields: dict[str, Any]) -> ModelHints:
     """What a configuration says of what shapes do not tell; checked when it is applied."""
 
     def known(value: Any, kind: type) -> Any:
@@ -36,7 +36,7 @@ def facts_in(fields: dict[str, Any]) -> Facts:
     size = fields.get("img_size")
     pair = (size, size) if type(size) is int else tuple(size) if isinstance(size, list) else ()
     whole = len(pair) == 2 and all(type(edge) is int and edge > 0 for edge in pair)
-    return Facts(
+    return ModelHints(
         img_size=(pair[0], pair[1]) if whole else None,
         n_heads=known(fields.get("n_heads"), int),
         norm_eps=known(block.get("norm_eps"), float),

@@ -12,7 +12,7 @@ from vit_edge.calibration.observers import DEFAULT_METHOD, require_method
 from vit_edge.runtime.backends import BACKENDS, BuildOptions, find_backend
 from vit_edge.runtime.errors import BackendError, InputError
 from vit_edge.runtime.manifest import EngineSpec
-from vit_edge.vit.facts import Facts
+from vit_edge.vit.hints import ModelHints
 
 from .data import ExportData, find_data
 from .foreign.source import ForeignSource, find_foreign_source
@@ -39,7 +39,7 @@ class ExportRequest:
     onnx: Path | None = None
     weights: str | None = None
     config: Path | None = None
-    given: Facts = Facts()
+    given: ModelHints = ModelHints()
     output: str | None = None
     calibration: str | None = None
     evaluation: str | None = None

@@ -1,4 +1,4 @@
-"""What the user sees while stages run: a live line on a terminal, one line per stage elsewhere."""
+"""Progress of the stages: a live line on a terminal, one line per stage elsewhere."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from vit_edge.runtime.tools.display import progress_bar
 
 Update = Callable[[int, int], None]
 """Called with steps done and steps in all."""
@@ -22,11 +24,8 @@ class Display:
     def stage(self, name: str) -> Iterator[Update]:
         """Shows a stage while the block runs, then how long it took."""
         start = time.perf_counter()
-        if sys.stderr.isatty():
-            with _live(name) as update:
-                yield update
-        else:
-            yield lambda done, total: None
+        with progress_bar(name) as update:
+            yield update
         print(f"{name}: {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
 
     def cached(self, name: str) -> None:
@@ -34,21 +33,3 @@ class Display:
 
     def note(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _live(name: str) -> Iterator[Update]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (
-        SpinnerColumn(),
-        TextColumn(name),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-    )
-    with Progress(
-        *columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True
-    ) as progress:
-        task = progress.add_task(name, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

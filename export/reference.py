@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.runtime.tools.images import ImageSet
-from vit_edge.vit.normalise import normalise
+from vit_edge.vit.preprocessing import normalise
 from vit_edge.vit.vision_transformer import VisionTransformer
 
 from .accuracy import Reference

@@ -25,7 +25,7 @@ from vit_edge.vit.checkpoints import (
     require_variant,
 )
 from vit_edge.vit.config import ViTConfig
-from vit_edge.vit.facts import Facts
+from vit_edge.vit.hints import ModelHints
 from vit_edge.vit.preprocessing import find_preprocess
 from vit_edge.vit.training.digits import DEFAULT_MODEL, train_digits
 from vit_edge.vit.variants import VARIANTS, Variant, find_variant
@@ -95,7 +95,11 @@ class ModelSource:
 
 
 def find_source(
-    name: str | None, weights: str | None, config: Path | None, given: Facts, output: str | None
+    name: str | None,
+    weights: str | None,
+    config: Path | None,
+    given: ModelHints,
+    output: str | None,
 ) -> ModelSource:
     """Resolves what the user asked for; weights are read once, to check that they fit.
 
@@ -119,7 +123,7 @@ def find_source(
     return replace(source, output=LOGITS if source.config.num_classes else FEATURES)
 
 
-def _require_no_labels(source: ModelSource, given: Facts) -> None:
+def _require_no_labels(source: ModelSource, given: ModelHints) -> None:
     """Labels of another number of classes are not used; the user's own are an error."""
     if given.labels is not None:
         raise InputError(
@@ -128,7 +132,7 @@ def _require_no_labels(source: ModelSource, given: Facts) -> None:
 
 
 def _from_variant(
-    name: str, config: Path | None, fields: dict[str, Any], given: Facts
+    name: str, config: Path | None, fields: dict[str, Any], given: ModelHints
 ) -> ModelSource:
     variant = find_variant(name)
     try:
@@ -140,7 +144,7 @@ def _from_variant(
         name=name,
         config=architecture,
         output="",
-        preprocess=find_preprocess(given, variant.facts, architecture)[0],
+        preprocess=find_preprocess(given, variant.hints, architecture)[0],
         data=variant.data,
         file=None,
         native=architecture.grid,
@@ -159,7 +163,7 @@ def _from_file(
     said: str,
     config: Path | None,
     fields: dict[str, Any],
-    given: Facts,
+    given: ModelHints,
 ) -> ModelSource:
     checkpoint = read_checkpoint(path)
     named = find_variant(name) if name is not None else None
@@ -171,8 +175,8 @@ def _from_file(
         raise InputError(
             f"{config}: depth is {architecture.depth}, the weights have {found.config.depth} blocks"
         )
-    fit(architecture, checkpoint.tensors, checkpoint.source, found.native, found.facts.antialias)
-    preprocess, assumed = find_preprocess(given, found.facts, architecture)
+    fit(architecture, checkpoint.tensors, checkpoint.source, found.native, found.hints.antialias)
+    preprocess, assumed = find_preprocess(given, found.hints, architecture)
     like = name or found.variant
     return ModelSource(
         name=like or _slug(checkpoint.source),
@@ -182,10 +186,10 @@ def _from_file(
         data=_data(VARIANTS[like] if like else None, preprocess),
         file=path,
         native=found.native,
-        antialias=found.facts.antialias is not False,
+        antialias=found.hints.antialias is not False,
         weights=said if said.startswith(("hf:", "timm:")) else checkpoint.source,
         weights_key=checkpoint_sha256(path),
-        labels=found.facts.labels,
+        labels=found.hints.labels,
         inferred=_inferred(checkpoint, found.inferred),
         assumed=(*found.assumed, *assumed),
     )

@@ -260,6 +260,12 @@ class SignedRelease:
     key: str
     release: Release
 
+    def __str__(self) -> str:
+        return (
+            f"signed: release {self.release.number} of {self.release.name}, by the key "
+            f"{self.key[:16]}"
+        )
+
     def require_not_older(self) -> None:
         """Raises RollbackError if a newer release of this key and name has run here."""
         SeenReleases.here().require_not_older(self.key, self.release)

@@ -1,5 +1,5 @@
-"""Attention rollout (Abnar and Zuidema, arXiv 2005.00928): how much of each patch reaches the class
-token, through all blocks.
+"""Attention rollout (Abnar and Zuidema, arXiv 2005.00928): the share of each patch that reaches the
+class token, through all blocks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _RESIDUAL = 0.5
 
 @torch.inference_mode()
 def attention_rollout(model: VisionTransformer, images: Tensor) -> Tensor:
-    """The share of every patch in what the class token has gathered.
+    """Returns each patch's share in the class token after all blocks.
 
     Args:
         images: float32 `[B, C, H, W]`, normalised.
@@ -40,21 +40,21 @@ def attention_rollout(model: VisionTransformer, images: Tensor) -> Tensor:
 
 @contextmanager
 def _recorded_attention(model: VisionTransformer) -> Iterator[list[Tensor]]:
-    """Gathers the attention weights `[B, H, N, N]` of each block that runs meanwhile.
+    """Collects the attention weights `[B, H, N, N]` of each block that runs meanwhile.
 
     They are computed anew from the input of the attention: the fused attention of the forward pass
     never has them in memory.
     """
-    found: list[Tensor] = []
+    weights: list[Tensor] = []
     modules = [m for m in model.modules() if isinstance(m, MultiHeadSelfAttention)]
 
     def record(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         assert isinstance(module, MultiHeadSelfAttention)
-        found.append(attention_weights(module, inputs[0]))
+        weights.append(attention_weights(module, inputs[0]))
 
     hooks = [module.register_forward_pre_hook(record) for module in modules]
     try:
-        yield found
+        yield weights
     finally:
         for hook in hooks:
             hook.remove()

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
 MAX_SIZE, MAX_DEPTH = 1 << 16, 1 << 10
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu")
 MLPS = (*ACTIVATIONS, "swiglu")
-POOLS = ("class_token", "mean", "mean_then_norm", "class_token_and_mean", "class_and_distillation")
 REPRESENTATIONS = ("tanh", "linear")
 
 
 @dataclass(frozen=True)
+class Pool:
+    """A pool's width in embeddings, and the tokens that it needs (fields of `EmbeddingOptions`)."""
+
+    width: int = 1
+    tokens: tuple[str, ...] = ()
+
+
+POOLS = {
+    "class_token": Pool(tokens=("class_token",)),
+    "mean": Pool(),
+    "mean_then_norm": Pool(),
+    "class_token_and_mean": Pool(2, ("class_token",)),
+    "class_and_distillation": Pool(2, ("class_token", "distillation_token")),
+}
+
+
+@dataclass(frozen=True)
 class EmbeddingOptions:
-    """What joins the patches before the first block.
+    """Tokens and norms that join the patches before the first block.
 
     Attributes:
         class_token: The paper's learned token, with a position of its own.
@@ -32,13 +47,13 @@ class EmbeddingOptions:
 
     @property
     def prefix_tokens(self) -> int:
-        """How many tokens precede the patches."""
+        """Number of tokens before the patches."""
         return int(self.class_token) + int(self.distillation_token) + self.registers
 
 
 @dataclass(frozen=True)
 class BlockOptions:
-    """How a transformer block differs from the paper's.
+    """Options of a transformer block beyond the paper's.
 
     Attributes:
         norm_eps: Epsilon of every LayerNorm.
@@ -56,7 +71,7 @@ class BlockOptions:
 
 @dataclass(frozen=True)
 class ReadoutOptions:
-    """How tokens become features.
+    """Way from tokens to features.
 
     Attributes:
         pool: "class_token"; "mean" of the normalised patch tokens; "mean_then_norm", which
@@ -64,8 +79,8 @@ class ReadoutOptions:
             "class_and_distillation" side by side (DeiT's two heads, averaged, are one head on
             both).
         representation_size: Width of a Linear between pool and head; 0: none.
-        representation: What follows that Linear: "tanh" (the paper's pre-training head) or nothing,
-            "linear" (CLIP's projection).
+        representation: Activation after that Linear: "tanh" (the paper's pre-training head), or
+            none, "linear" (CLIP's projection).
     """
 
     pool: str = "class_token"
@@ -135,12 +150,12 @@ class ViTConfig:
 
     @property
     def pooled_dim(self) -> int:
-        """Width of what the pool gives."""
-        return self.embed_dim * (1 + ("_and_" in self.readout.pool))
+        """Width of the pool's output."""
+        return self.embed_dim * POOLS[self.readout.pool].width
 
     @property
     def feature_dim(self) -> int:
-        """Width of the features, which the head reads."""
+        """Width of the features, the head's input."""
         return self.readout.representation_size or self.pooled_dim
 
     @property
@@ -150,59 +165,59 @@ class ViTConfig:
 
 
 def _require_sizes(config: ViTConfig) -> None:
-    sizes = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    if isinstance(config.img_size, tuple):
-        if len(config.img_size) != 2:
-            raise ValueError(f"img_size is {config.img_size}, not a number or (height, width)")
-        sizes["img_size"], sizes["img_size's width"] = config.img_size
-    for name, value in sizes.items():
-        if name in ("embedding", "block", "readout"):
-            continue
-        kinds = {"mlp_ratio": (int, float), "qkv_bias": (bool,)}.get(name, (int,))
-        if type(value) not in kinds:
-            raise ValueError(f"{name} is {value!r}, not of type {kinds[-1].__name__}")
-        smallest = 0 if name == "num_classes" else 1
-        if name == "mlp_ratio":
-            if not 0 < value <= MAX_SIZE or config.mlp_dim < 1:
-                raise ValueError(f"mlp_ratio is {value}, which gives no hidden layer")
-        elif name != "qkv_bias":
-            largest = MAX_DEPTH if name == "depth" else MAX_SIZE
-            if not smallest <= value <= largest:
-                raise ValueError(f"{name} is {value}, it must be between {smallest} and {largest}")
+    if isinstance(config.img_size, tuple) and len(config.img_size) != 2:
+        raise ValueError(f"img_size is {config.img_size}, not a number or (height, width)")
+    height, width = config.image_size
+    for name, value, least, most in (
+        ("img_size", height, 1, MAX_SIZE),
+        ("img_size's width", width, 1, MAX_SIZE),
+        ("patch_size", config.patch_size, 1, MAX_SIZE),
+        ("in_channels", config.in_channels, 1, MAX_SIZE),
+        ("num_classes", config.num_classes, 0, MAX_SIZE),
+        ("embed_dim", config.embed_dim, 1, MAX_SIZE),
+        ("depth", config.depth, 1, MAX_DEPTH),
+        ("n_heads", config.n_heads, 1, MAX_SIZE),
+        ("registers", config.embedding.registers, 0, MAX_SIZE),
+        ("representation_size", config.readout.representation_size, 0, MAX_SIZE),
+    ):
+        _require_type(name, value, int)
+        if not least <= value <= most:
+            raise ValueError(f"{name} is {value}, it must be between {least} and {most}")
+    _require_type("qkv_bias", config.qkv_bias, bool)
+    _require_type("mlp_ratio", config.mlp_ratio, float)
+    if not 0 < config.mlp_ratio <= MAX_SIZE or config.mlp_dim < 1:
+        raise ValueError(f"mlp_ratio is {config.mlp_ratio}, which gives no hidden layer")
 
 
 def _require_options(config: ViTConfig) -> None:
     embedding, block, readout = config.embedding, config.block, config.readout
     for group in (embedding, block, readout):
         for field in dataclasses.fields(group):
-            value: Any = getattr(group, field.name)
-            kinds = {"float": (int, float)}.get(str(field.type), (type(field.default),))
-            if type(value) not in kinds:
-                raise ValueError(f"{field.name} is {value!r}, not of type {kinds[-1].__name__}")
+            _require_type(field.name, getattr(group, field.name), type(field.default))
     for name, value, known in (
         ("mlp", block.mlp, MLPS),
-        ("pool", readout.pool, POOLS),
+        ("pool", readout.pool, tuple(POOLS)),
         ("representation", readout.representation, REPRESENTATIONS),
     ):
         if value not in known:
             raise ValueError(f"{name} is {value!r}, it must be one of {', '.join(known)}")
-    if not (math.isfinite(block.norm_eps) and 0 < block.norm_eps < 1):
+    if not 0 < block.norm_eps < 1:
         raise ValueError(f"norm_eps is {block.norm_eps}, it must be between 0 and 1")
-    if min(embedding.registers, readout.representation_size) < 0 or (
-        max(embedding.registers, readout.representation_size) > MAX_SIZE
-    ):
-        raise ValueError("registers and representation_size must be between 0 and 65536")
-    if "class" in readout.pool and not embedding.class_token:
-        raise ValueError(f"pool {readout.pool!r} needs a class token")
-    if "distillation" in readout.pool and not embedding.distillation_token:
-        raise ValueError(f"pool {readout.pool!r} needs a distillation token")
+    for token in POOLS[readout.pool].tokens:
+        if not getattr(embedding, token):
+            raise ValueError(f"pool {readout.pool!r} needs a {token.replace('_', ' ')}")
+
+
+def _require_type(name: str, value: object, kind: type) -> None:
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise ValueError(f"{name} is {value!r}, not of type {kind.__name__}")
 
 
 def config_from_fields(default: ViTConfig, fields: Any) -> ViTConfig:
-    """`default` with these fields replaced, as they come from JSON; options may be given in part.
+    """Returns `default` with these fields, parsed from JSON, replaced; groups may be partial.
 
     Raises:
-        ValueError: for unknown fields or values that do not fit.
+        ValueError: for unknown fields, or values that do not fit.
     """
     if not isinstance(fields, dict):
         raise ValueError(f"{str(fields)[:40]!r} is not an object")

@@ -29,8 +29,8 @@ _MIN_CROP = 0.4
 
 
 def digits(split: str, preprocess: Preprocess) -> ImageSet:
-    """The UCI handwritten digits (E. Alpaydin, C. Kaynak, 1998), as scikit-learn ships them: 1,797
-    of 8x8 pixels.
+    """Loads the UCI handwritten digits (E. Alpaydin, C. Kaynak, 1998) that scikit-learn ships:
+    1,797 of 8x8 pixels.
 
     Raises:
         InputError: if the model's input is not 8x8 with one channel.
@@ -42,15 +42,13 @@ def digits(split: str, preprocess: Preprocess) -> ImageSet:
             f"digits are 8x8 pixels with one channel, the model takes {list(preprocess.shape)}"
         )
     data = load_digits()
-    chosen = np.random.default_rng(_SPLIT_SEED).permutation(len(data.target))[DIGITS_SPLITS[split]]
-    images = np.rint(data.images[chosen, :, :, None] * (255 / _DIGITS_MAX)).astype(np.uint8)
-    return from_array(
-        f"scikit-learn digits ({split})", images, data.target[chosen].astype(np.int64)
-    )
+    rows = np.random.default_rng(_SPLIT_SEED).permutation(len(data.target))[DIGITS_SPLITS[split]]
+    frames = np.rint(data.images[rows, :, :, None] * (255 / _DIGITS_MAX)).astype(np.uint8)
+    return from_array(f"scikit-learn digits ({split})", frames, data.target[rows].astype(np.int64))
 
 
 def samples(split: str, preprocess: Preprocess) -> ImageSet:
-    """Random crops of the photographs that scikit-learn ships, without labels.
+    """Cuts random crops out of the photographs that scikit-learn ships, without labels.
 
     Calibration crops come from the left three fifths of each photograph and evaluation crops from
     the rest.

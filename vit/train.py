@@ -4,9 +4,9 @@
     python -m vit_edge.vit.train vit_tiny_patch16_224 --data flowers   # from scratch
     python -m vit_edge.vit.train vit_base_patch16_224 --data flowers --weights base.safetensors
 
-Without --eval a fifth of every class is held back for validation. A training that was cut off goes
-on when the same command is given again, and ends as if it had not been. Beside the weights lies a
-picture of losses and accuracy.
+Without --eval a fifth of every class is held back for validation. An interrupted training resumes
+when the same command is given again, with the same outcome. Beside the weights lies a plot of
+losses and accuracy.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--augment",
         choices=AUGMENTATIONS,
-        help=f"how training images are changed (default: {_DEFAULT_AUGMENTATION}; symbols: no "
+        help=f"changes of training images (default: {_DEFAULT_AUGMENTATION}; symbols: no "
         "mirror images, no tight crops)",
     )
     add("--seed", type=int, default=0, help="default: 0")
@@ -79,7 +79,7 @@ def train_default(seed: int, out: Path) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """What the command line asked for. Raises InputError if it does not fit together."""
+    """Runs the command line's request. Raises InputError if its options contradict each other."""
     if arguments.seed < 0:
         raise InputError(f"--seed is {arguments.seed}, it must not be negative")
     if arguments.data is None:
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"--data needs a MODEL to train, one of {', '.join(VARIANTS)}, or --weights"
         )
     recipe = RECIPES["from scratch" if arguments.weights is None else "fine-tune"]
-    given = {name: getattr(arguments, name) for name in ("epochs", "batch", "learning_rate")}
+    changes = {name: getattr(arguments, name) for name in ("epochs", "batch", "learning_rate")}
     name = f"{arguments.model or 'vit'}_{arguments.data.resolve().name}"
     request = TrainRequest(
         model=arguments.model,
@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> None:
         weights=arguments.weights,
         image_size=arguments.image_size,
         augmentation=arguments.augment or _DEFAULT_AUGMENTATION,
-        recipe=replace(recipe, **{k: v for k, v in given.items() if v is not None}),
+        recipe=replace(recipe, **{k: v for k, v in changes.items() if v is not None}),
         seed=arguments.seed,
         out=arguments.out or Path(f"build/{name}.safetensors"),
     )
@@ -107,9 +107,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _run_digits(arguments: argparse.Namespace) -> None:
-    given = [name for name in _ONLY_WITH_DATA if getattr(arguments, name) is not None]
-    if given:
-        option = given[0].replace("_", "-")
+    useless = [name for name in _ONLY_WITH_DATA if getattr(arguments, name) is not None]
+    if useless:
+        option = useless[0].replace("_", "-")
         raise InputError(f"--{option} needs --data: the digits have a recipe of their own")
     if arguments.model not in (None, DEFAULT_MODEL):
         find_variant(arguments.model)

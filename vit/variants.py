@@ -1,4 +1,4 @@
-"""The table of named configurations, with how their pictures are prepared."""
+"""The table of named configurations, with the preprocessing of their images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.preprocess import Preprocess
 
 from .config import BlockOptions, EmbeddingOptions, ReadoutOptions, ViTConfig
-from .facts import CLIP, HALF, IMAGENET, Facts
+from .hints import CLIP, HALF, IMAGENET, ModelHints
 
 _DISTILLED = EmbeddingOptions(distillation_token=True)
 _BOTH_TOKENS = ReadoutOptions(pool="class_and_distillation")
@@ -17,19 +17,17 @@ _LAYER_SCALE = BlockOptions(layer_scale=True)
 
 @dataclass(frozen=True)
 class Variant:
-    """A configuration, its preprocessing and the data that is used where none is named (see
-    `vit.datasets`).
-    """
+    """A configuration, its preprocessing and its default data set (see `vit.datasets`)."""
 
     config: ViTConfig
     preprocess: Preprocess
     data: str
 
     @property
-    def facts(self) -> Facts:
-        """What a checkpoint of this variant does not tell by its shapes."""
+    def hints(self) -> ModelHints:
+        """Everything that the shapes of a checkpoint of this variant do not tell."""
         p = self.preprocess
-        return Facts(
+        return ModelHints(
             n_heads=self.config.n_heads,
             norm_eps=self.config.block.norm_eps,
             mlp=self.config.block.mlp,
@@ -150,7 +148,7 @@ VARIANTS: dict[str, Variant] = {
 
 
 def find_variant(name: str) -> Variant:
-    """The variant of that name. Raises InputError if there is none."""
+    """Returns the variant of that name. Raises InputError if there is none."""
     if name not in VARIANTS:
         raise InputError(f"unknown model {name!r}: choose from {', '.join(VARIANTS)}")
     return VARIANTS[name]

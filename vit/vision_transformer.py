@@ -1,5 +1,5 @@
 """The Vision Transformer of "An Image is Worth 16x16 Words" (Dosovitskiy et al., arXiv 2010.11929),
-and the options of its relatives (see `vit.config`).
+with the options of its relatives (see `vit.config`).
 
 Shapes in comments: B images, C channels, N tokens (patches and those before them), D embedding, H
 heads. Parameters carry timm's names.
@@ -53,7 +53,7 @@ class MultiHeadSelfAttention(nn.Module):
         return self.proj(attended.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each `[B, H, N, D / H]`."""
+        """Returns queries, keys and values, each `[B, H, N, D / H]`."""
         batch, tokens, dim = x.shape
         heads = (batch, tokens, self.n_heads, dim // self.n_heads)
         q, k, v = (t.reshape(heads).transpose(1, 2) for t in self.qkv(x).chunk(3, dim=-1))
@@ -166,7 +166,7 @@ class VisionTransformer(nn.Module):
         depth: Number of transformer blocks.
         n_heads: Attention heads; divides `embed_dim`.
         mlp_ratio: Width of the MLP's hidden layer relative to `embed_dim`.
-        qkv_bias: Whether the Q, K and V projections have a bias.
+        qkv_bias: True if the Q, K and V projections have a bias.
 
     Raises:
         ValueError: if the sizes do not fit each other.
@@ -222,8 +222,8 @@ class VisionTransformer(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """As the original JAX code does: Xavier uniform weights, zero biases, small position
-        embeddings.
+        """Draws weights like the original JAX code: Xavier uniform weights, zero biases, small
+        position embeddings.
         """
         for parameter in (self.pos_embed, self.cls_token, self.dist_token, self.reg_token):
             if parameter is not None:
@@ -238,13 +238,13 @@ class VisionTransformer(nn.Module):
         return self.head(self.features(images))  # type: ignore[no-any-return]
 
     def features(self, images: Tensor) -> Tensor:
-        """float32 `[B, feature_dim]`, which the head reads."""
+        """Returns the head's input, float32 `[B, feature_dim]`."""
         x = self.norm_pre(self.embed(images))
         x = self.norm(self.blocks(x))
         return self.pre_logits(self.fc_norm(self.pool(x)))  # type: ignore[no-any-return]
 
     def embed(self, images: Tensor) -> Tensor:
-        """Patches with their positions, behind the tokens that join them: `[B, N, D]`."""
+        """Returns patches with their positions, behind the tokens that join them: `[B, N, D]`."""
         x: Tensor = self.patch_embed(images)
         batch = x.shape[0]
         if self.cls_token is not None:
@@ -259,7 +259,7 @@ class VisionTransformer(nn.Module):
         return torch.cat([x[:, :first], *joining, x[:, first:]], dim=1)
 
     def pool(self, x: Tensor) -> Tensor:
-        """`[B, N, D]` -> `[B, pooled_dim]`."""
+        """Reduces tokens `[B, N, D]` to `[B, pooled_dim]`."""
         pool, patches = self.config.readout.pool, x[:, self.config.embedding.prefix_tokens :]
         if pool == "class_token":
             return x[:, 0]

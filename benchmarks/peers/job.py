@@ -1,5 +1,5 @@
-"""What a quantiser is asked, and how it answers: this runs in each peer's own environment, where
-only numpy can be counted on.
+"""Job of a quantiser, and its answer: runs in each peer's own environment, where only numpy is
+sure to be installed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Job:
         return images
 
     def feeds(self) -> list[dict[str, NDArray[np.uint8]]]:
-        """One image each, as the peers' documentation does it."""
+        """Feeds one image each, like the peers' documentation."""
         return [{INPUT: image[None]} for image in self.calibration()]
 
 
@@ -50,7 +50,7 @@ def save(job: Job, path: Path) -> None:
 
 
 def main(settings: dict[str, Quantise]) -> None:
-    """Carries out the job in the first file of the command line; the answer goes to the second."""
+    """Runs the job in the first file of the command line and writes the answer to the second."""
     job = Job(**json.loads(Path(sys.argv[1]).read_text()))
     answer: dict[str, Any] = {}
     start = time.perf_counter()
@@ -65,6 +65,6 @@ def main(settings: dict[str, Quantise]) -> None:
 
 
 def _peak_mib() -> float:
-    """The most memory that this process held; `getrusage` would count its parent's."""
+    """Returns the peak memory of this process; `getrusage` would count its parent's."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))

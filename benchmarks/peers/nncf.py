@@ -1,4 +1,4 @@
-"""NNCF, by its ONNX backend so that all run in one runtime.
+"""NNCF by its ONNX backend, so that all run in one runtime.
 
 `default` is `nncf.quantize` as it comes. The others say that the model is a transformer, which
 switches SmoothQuant on and keeps LayerNorms and Softmax as they are; `accurate` also corrects

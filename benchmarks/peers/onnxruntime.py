@@ -35,7 +35,7 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]
         return next(self._feeds, None)
 
     def __deepcopy__(self, memo: object) -> Reader:
-        """SmoothQuant copies its reader, which no iterator allows."""
+        """Copies the reader for SmoothQuant; iterators cannot be copied."""
         copied = Reader.__new__(Reader)
         feeds = list(self._feeds)
         self._feeds, copied._feeds = iter(feeds), iter(feeds)
@@ -63,7 +63,7 @@ def accurate(method: CalibrationMethod, extra: dict[str, Any], job: Job) -> None
 
 
 def dynamic(job: Job) -> None:
-    """What its documentation advises for transformers: ranges of activations as they come."""
+    """Follows its documentation for transformers: ranges of activations at run time."""
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready.onnx"
         quant_pre_process(job.model, ready)
@@ -71,8 +71,8 @@ def dynamic(job: Job) -> None:
 
 
 def smooth_linears(job: Job) -> None:
-    """As `smooth`, but neural-compressor leaves the patch embedding alone: it takes the 64 outputs
-    of a grey picture's convolution for its inputs.
+    """Runs `smooth` without the patch embedding, where neural-compressor mistakes the 64 outputs of
+    a grey image's convolution for its inputs.
     """
     from neural_compressor.adaptor.ox_utils import smooth_quant
 
@@ -85,7 +85,7 @@ def smooth_linears(job: Job) -> None:
 
 
 def _attention(model: Path) -> list[str]:
-    """Products of two activations, which `MatMulConstBOnly` does not leave out of Q/DQ."""
+    """Lists products of two activations, which `MatMulConstBOnly` does not exclude from Q/DQ."""
     graph = onnx.load(model).graph
     constants = {tensor.name for tensor in graph.initializer}
     matmuls = [node for node in graph.node if node.op_type == "MatMul"]

@@ -20,8 +20,8 @@ def int8(job: Job) -> None:
     graph, precision = ir.load(job.model), PRECISIONS["int8"]
     images = from_array("calibration images", job.calibration(), None)
     tensors, origin = precision.observes(graph.graph), Origin("-", "-")
-    found = collect(graph, tensors, images, SEARCH, origin, lambda done, total: None)
-    save_onnx(precision.lower(graph, found)["cpu"], Path(job.out))
+    calibration = collect(graph, tensors, images, SEARCH, origin, lambda done, total: None)
+    save_onnx(precision.lower(graph, calibration)["cpu"], Path(job.out))
 
 
 if __name__ == "__main__":

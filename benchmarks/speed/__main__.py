@@ -3,8 +3,8 @@
     python -m benchmarks.speed [--quick] [--markdown FILE]
 
 ViT-Ti, S and B at batch 1 and 8; random weights, crops of two photographs. Every contender has a
-process of its own and they take turns, so that whatever else the machine does meets all alike.
-Accuracy is measured on what is timed, the machine's peak beside it. Prints tables and writes
+process of its own and they take turns, so that whatever else the machine does affects all alike.
+Accuracy is measured on the timed engines, the machine's peak beside it. Prints tables and writes
 `benchmarks/results/speed.json`; `--markdown` also puts the tables into a document.
 
 Takes under half an hour on 2 cores, and some minutes and 4 GB more on first use, for the peers'
@@ -36,7 +36,7 @@ CACHE = Path("build/benchmarks")
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run measures, and where its report goes."""
+    """Plan of a run: its models, contenders and effort, and the file of its report."""
 
     models: tuple[str, ...]
     contenders: tuple[Contender, ...]
@@ -59,7 +59,7 @@ SHORT = Plan(
 
 
 def run(plan: Plan) -> dict[str, Any]:
-    """The report, written after each model to a file that an interrupted run goes on from."""
+    """Makes the report, saved after each model to a file from which an interrupted run resumes."""
     unfinished = CACHE / "speed" / f"{plan.out.stem}.unfinished.json"
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     report = _started(unfinished, plan)
@@ -87,7 +87,7 @@ def run(plan: Plan) -> dict[str, Any]:
 
 
 def _started(unfinished: Path, plan: Plan) -> dict[str, Any]:
-    """What an interrupted run of the same sources and plan has, or a new report."""
+    """Returns the report of an interrupted run of the same sources and plan, or a new one."""
     made_by = f"{sources_digest(*sorted(Path(__file__).parent.glob('*.*')))} {plan}"
     if unfinished.exists():
         report: dict[str, Any] = json.loads(unfinished.read_text())
@@ -110,10 +110,10 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--markdown", type=Path, help="a document that gets the tables")
     options = parser.parse_args()
-    found = tables.markdown(run(options.plan))
-    print(found, end="")
+    report = tables.markdown(run(options.plan))
+    print(report, end="")
     if options.markdown is not None:
-        put_into(options.markdown, tables.NAME, found)
+        put_into(options.markdown, tables.NAME, report)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Who is compared: our engines and everybody else's way to run a ViT on a CPU.
+"""The contenders: our engines and every other way to run a ViT on a CPU.
 
 Each peer runs as its documentation recommends for CPUs. Quantisers get our optimised fp32 graph and
 the same calibration images, so that they are compared as quantisers; what they make runs in ONNX
@@ -14,7 +14,7 @@ from ..contest import Entrant
 
 FP32, BF16, INT8 = "fp32", "bf16", "int8"
 TYPES = (FP32, BF16, INT8)
-"""Classes of precision: what the products of a row are computed in."""
+"""Classes of precision: the types of a row's matrix products."""
 
 CORE = "ours"
 """The environment that everything runs in which our own extras install."""
@@ -27,11 +27,11 @@ class Contender:
     Attributes:
         name: As the tables have it.
         type: Its class, one of `TYPES`.
-        opener: What opens it, a key of `benchmarks.speed.openers.OPENERS`.
-        setting: What the opener needs to know.
+        opener: A key of `benchmarks.speed.openers.OPENERS`.
+        setting: Argument of the opener.
         environment: A name of `benchmarks.environments`.
-        entrant: The quantiser that makes its file; None where it runs the model as it is.
-        is_ours: Whether it is one of our engines.
+        entrant: The quantiser that makes its file; None if it runs the model itself.
+        is_ours: True for our own engines.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Contender:
 
     @property
     def slug(self) -> str:
-        """A file name."""
+        """Returns the name as a file name."""
         return "".join(c if c.isalnum() else "_" for c in self.name)
 
 
@@ -86,7 +86,7 @@ CONTENDERS = (
     *_quantised(),
 )
 REFERENCE = "PyTorch eager fp32"
-"""Whose logits are right."""
+"""The contender whose logits are the reference."""
 
 QUICK = tuple(c for c in CONTENDERS if c.environment == CORE and c.entrant is None)
 """Those that need no environment of their own."""

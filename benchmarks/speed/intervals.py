@@ -1,8 +1,8 @@
-"""From rounds to numbers: medians with intervals, and how far ahead one is of another.
+"""Statistics of rounds: medians with intervals, and the lead of one contender over another.
 
 Calls within a round are not independent, rounds nearly are: intervals come from drawing rounds
 again (bootstrap; B. Efron, 1979). All contenders' rounds of one index were measured within the same
-seconds, so that they are drawn together: what the machine does meanwhile cancels in a ratio.
+seconds, so that they are drawn together: the machine's other work cancels in a ratio.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Lead:
-    """How many times as fast as the other, with a 95 % interval."""
+    """Ratio of speeds, with a 95 % interval."""
 
     ratio: float
     low: float
@@ -56,12 +56,12 @@ def latency(rounds: Rounds) -> Latency:
 
 
 def medians(rounds: Rounds) -> list[float]:
-    """Of each round."""
+    """Returns the median of each round."""
     return [float(np.median(calls)) for calls in rounds]
 
 
 def lead(ours: Sequence[float], theirs: Sequence[float]) -> Lead:
-    """Of `ours` over `theirs`: medians of rounds that were measured side by side.
+    """Computes the lead of `ours` over `theirs`: medians of rounds measured side by side.
 
     Raises:
         ValueError: if one has more rounds than the other.
@@ -74,7 +74,7 @@ def lead(ours: Sequence[float], theirs: Sequence[float]) -> Lead:
 
 
 def _drawn(rounds: Sequence[float]) -> NDArray[np.float64]:
-    """`[draws, rounds]`; the same draws for everybody with as many rounds."""
+    """Draws rounds `[draws, rounds]`; the same for everybody with as many rounds."""
     count = len(rounds)
     chosen = np.random.default_rng(_SEED).integers(0, count, (_DRAWS, count))
     drawn: NDArray[np.float64] = np.asarray(rounds, np.float64)[chosen]

@@ -42,12 +42,12 @@ def describe(threads: int, contenders: tuple[Contender, ...]) -> dict[str, Any]:
 
 
 def load() -> list[float]:
-    """Load averages over 1, 5 and 15 minutes: what else ran shows here."""
+    """Returns the load averages over 1, 5 and 15 minutes, which show other work."""
     return [round(value, 2) for value in os.getloadavg()]
 
 
 def physical_cores() -> int:
-    """Of those that this process may use: what every library takes as its number of threads.
+    """Counts the physical cores that this process may use, the number of threads of every library.
 
     Source: sysfs, cpu topology; where it tells nothing each processor counts.
     """

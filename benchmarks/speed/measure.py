@@ -1,7 +1,7 @@
 """All contenders on one model, in turns.
 
 Every contender has a process of its own. They are asked one after the other, in an order drawn
-anew for each round, so that drift, heat and whatever else the machine does meet all alike; those
+anew for each round, so that drift, heat and whatever else the machine does affect all alike; those
 that are not asked are blocked on a read. Batch sizes come one after the other: an engine for each
 at once would take too much memory.
 """
@@ -38,7 +38,7 @@ Runtime's for 40 ms, PyTorch's for 7, OpenVINO's for 1.
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured."""
+    """Amount of measuring: batch sizes, rounds, and seconds of a round."""
 
     batches: tuple[int, ...]
     rounds: int
@@ -73,8 +73,8 @@ def run(
     probe: Callable[[], None],
     display: Display,
 ) -> dict[str, Any]:
-    """Measures one model; the answer is the model's part of the report. `probe` has a turn of its
-    own in each round.
+    """Measures one model and returns its part of the report. `probe` has a turn of its own in each
+    round.
     """
     subject.prepare(display)
     passes, memory = [], 0.0
@@ -105,9 +105,7 @@ def run(
 
 
 def merge(parts: Sequence[Entry]) -> Entry:
-    """A contender's entries for each batch size as one. Whose accuracy is not known has no
-    numbers.
-    """
+    """Merges a contender's entries of all batch sizes; without accuracy there are no numbers."""
     problem = next((entry.problem for entry in parts if entry.problem), None)
     accuracy = next((entry.accuracy for entry in parts if entry.accuracy), None)
     rounds = {b: r if accuracy else [] for entry in parts for b, r in entry.rounds.items()}
@@ -118,7 +116,7 @@ def merge(parts: Sequence[Entry]) -> Entry:
 def _open(
     subject: Subject, contender: Contender, batch: int, threads: int, processes: ExitStack
 ) -> Entry:
-    """The contender opened for a batch size, or why not."""
+    """Opens the contender for a batch size, or notes the reason of a refusal."""
     entry = Entry(contender, None, None, {batch: []})
     start = time.perf_counter()
     try:
@@ -138,7 +136,7 @@ def _open(
 
 
 def _judge(subject: Subject, entries: list[Entry], batch: int) -> None:
-    """Notes every contender's accuracy against PyTorch fp32."""
+    """Measures every contender's accuracy against PyTorch fp32."""
     files: dict[str, Path] = {}
     for entry in entries:
         if entry.process is None:
@@ -155,8 +153,8 @@ def _judge(subject: Subject, entries: list[Entry], batch: int) -> None:
     reference = np.load(files[REFERENCE])
     for entry in entries:
         if entry.contender.name in files:
-            found = compare_logits(np.load(files[entry.contender.name]), reference, None)
-            entry.accuracy = {"cosine": found.cosine, "agreement": found.agreement}
+            metrics = compare_logits(np.load(files[entry.contender.name]), reference, None)
+            entry.accuracy = {"cosine": metrics.cosine, "agreement": metrics.agreement}
 
 
 def rotate(entries: list[Entry], effort: Effort, probe: Callable[[], None], update: Update) -> None:
@@ -180,12 +178,12 @@ def rotate(entries: list[Entry], effort: Effort, probe: Callable[[], None], upda
 
 
 def _drop(entry: Entry, error: RefusedError) -> None:
-    """A contender that failed half-way has no numbers: its rounds would not match the others'."""
+    """Removes the numbers of a contender that failed half-way: its rounds match no others."""
     entry.problem, entry.process = str(error), None
     entry.rounds = {batch: [] for batch in entry.rounds}
 
 
 def _summary(rounds: list[list[float]]) -> dict[str, Any]:
-    """What is kept of a contender's rounds, to a tenth of a microsecond."""
-    found = {name: round(ms, 4) for name, ms in asdict(latency(rounds)).items()}
-    return found | {"rounds_ms": [round(ms, 4) for ms in medians(rounds)]}
+    """Summarises a contender's rounds for the report, to a tenth of a microsecond."""
+    numbers = {name: round(ms, 4) for name, ms in asdict(latency(rounds)).items()}
+    return numbers | {"rounds_ms": [round(ms, 4) for ms in medians(rounds)]}

@@ -1,4 +1,4 @@
-"""How each contender is opened, inside its own process and environment.
+"""Openers of the contenders, for their own processes and environments.
 
 Only numpy and `runtime` can be counted on; libraries are imported where they are used. What is
 timed is the model: peers get their input normalised and laid out beforehand, ours take raw pixels
@@ -24,16 +24,16 @@ Logits = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Job:
-    """Open one contender.
+    """Request to open one contender.
 
     Attributes:
         variant: The model's name.
-        folder: Of the model's files, see `benchmarks.speed.subject`.
+        folder: The model's files, see `benchmarks.speed.subject`.
         opener: A key of `OPENERS`.
-        setting: As in `benchmarks.speed.contenders.Contender`.
+        setting: See `benchmarks.speed.contenders.Contender`.
         file: The ONNX file or the bundle that it runs, if it runs one.
-        threads: How many PyTorch may use; the runtimes choose as many themselves, and treat their
-            threads differently where they are told.
+        threads: Number for PyTorch; the runtimes choose the same themselves, and treat their
+            threads differently if it is set.
     """
 
     variant: str
@@ -49,9 +49,9 @@ class Opened:
     """A contender for one batch size.
 
     Attributes:
-        prepare: From pixels to its input; not timed.
-        run: From its input to its output; timed.
-        finish: From its output to logits; not timed.
+        prepare: Turns frames into its input; not timed.
+        run: Turns its input into its output; timed.
+        finish: Turns its output into logits; not timed.
     """
 
     prepare: Callable[[Pixels], Any]
@@ -64,7 +64,7 @@ Open = Callable[[int], Opened]
 
 
 def normalise(images: Pixels, variant: str) -> NDArray[np.float32]:
-    """Float32 `[N, channels, height, width]`, as PyTorch models and plain exports take it."""
+    """Returns float32 `[N, channels, height, width]`, the input of PyTorch and plain exports."""
     preprocess = find_variant(variant).preprocess
     mean, std = (np.asarray(v, np.float32) for v in (preprocess.mean, preprocess.std))
     scaled = (images.astype(np.float32) / 255 - mean) / std
@@ -72,7 +72,7 @@ def normalise(images: Pixels, variant: str) -> NDArray[np.float32]:
 
 
 def onnx_in_onnxruntime(job: Job) -> Open:
-    """An ONNX file in ONNX Runtime, its batch fixed.
+    """Opens an ONNX file in ONNX Runtime, its batch fixed.
 
     Source: ONNX Runtime Python API (SessionOptions.add_free_dimension_override_by_name).
     """
@@ -95,8 +95,8 @@ def onnx_in_onnxruntime(job: Job) -> Open:
 
 
 def onnx_in_openvino(job: Job) -> Open:
-    """An ONNX file in OpenVINO, its batch fixed as its documentation advises; the setting is the
-    precision hint, none leaves it alone.
+    """Opens an ONNX file in OpenVINO, its batch fixed following the documentation; the setting is
+    the precision hint, or empty for the default.
 
     Raises:
         ValueError: if the CPU does not have the precision.
@@ -137,7 +137,7 @@ def _preparation(is_raw: bool, variant: str) -> Callable[[Pixels], NDArray[Any]]
 
 
 def engine(job: Job) -> Open:
-    """Ours, as an application has it: raw pixels in, any batch, threads as they come.
+    """Opens our engine like an application: frames in, any batch, default threads.
 
     Raises:
         ValueError: if the backend does not run the precision.
@@ -157,7 +157,7 @@ def torch_eager(job: Job) -> Open:
 
 
 def torch_compile(job: Job) -> Open:
-    """Compiled for each batch size, weights frozen into the code.
+    """Compiles the model for each batch size, weights frozen into the code.
 
     Source: torch.compile, torch._inductor.config.freezing (TORCHINDUCTOR_FREEZING).
     """
@@ -170,7 +170,7 @@ def torch_compile(job: Job) -> Open:
 
 
 def torchao(job: Job) -> Open:
-    """Weights INT8 per channel, activations INT8 per token as they come, compiled.
+    """Compiles the model with INT8 weights per channel and dynamic INT8 activations per token.
 
     Source: torchao (quantize_, Int8DynamicActivationInt8WeightConfig), whose x86 advice is
     torch.compile with freezing.
@@ -186,7 +186,7 @@ def torchao(job: Job) -> Open:
 
 
 def _torch_model(job: Job) -> tuple[Any, Any]:
-    """The model in its setting's type, and that type."""
+    """Returns the model in its setting's type, and that type."""
     import torch
 
     from vit_edge.vit.vision_transformer import VisionTransformer

@@ -15,7 +15,7 @@ SOURCE = Path(__file__).with_name("peak.c")
 
 @dataclass(frozen=True)
 class Peak:
-    """10^9 multiply-adds a second of one type: of one core, and of all that were asked for."""
+    """10^9 multiply-adds a second of one type: of one core, and of all requested cores."""
 
     instructions: str
     core_gmacs: float
@@ -24,7 +24,7 @@ class Peak:
 
 @dataclass(frozen=True)
 class Peaks:
-    """By type, "fp32", "bf16" and "int8"; None where the CPU has no instructions of it.
+    """Peaks by type: "fp32", "bf16" and "int8"; None if the CPU has no instructions for it.
 
     `problem` says why nothing is known at all.
     """
@@ -37,13 +37,13 @@ class Peaks:
 
     @classmethod
     def from_json(cls, read: dict[str, Any]) -> Peaks:
-        types = {name: found and Peak(**found) for name, found in read["by_type"].items()}
+        types = {name: peak and Peak(**peak) for name, peak in read["by_type"].items()}
         return cls(types, read["problem"])
 
 
 def measure_peaks(threads: int, cache: Path, seconds: float = 0.02) -> Peaks:
-    """Takes about six times `seconds`, compiled once. Other work only ever slows: keep the `better`
-    of several.
+    """Measures for about six times `seconds`, compiled once. Other work can only slow it down: keep
+    the `better` of several.
     """
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
@@ -52,14 +52,14 @@ def measure_peaks(threads: int, cache: Path, seconds: float = 0.02) -> Peaks:
         command = [str(_compile(compiler, cache)), str(threads), str(seconds)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     except subprocess.CalledProcessError as error:
-        said = (error.stderr or str(error)).splitlines()[0][:200]
-        return Peaks({}, f"{Path(error.cmd[0]).name}: {said}")
-    found = json.loads(done.stdout)
-    return Peaks({name: peak and Peak(**peak) for name, peak in found.items()})
+        message = (error.stderr or str(error)).splitlines()[0][:200]
+        return Peaks({}, f"{Path(error.cmd[0]).name}: {message}")
+    peaks = json.loads(done.stdout)
+    return Peaks({name: peak and Peak(**peak) for name, peak in peaks.items()})
 
 
 def better(a: Peaks, b: Peaks) -> Peaks:
-    """The best of both measurements, type by type."""
+    """Returns the best of both measurements, type by type."""
     if a.problem or b.problem:
         return b if a.problem else a
     return Peaks({name: _best(a.by_type[name], b.by_type[name]) for name in a.by_type})

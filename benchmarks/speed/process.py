@@ -1,4 +1,4 @@
-"""The other end of `benchmarks.speed.worker`: a contender's process, as seen by who asks."""
+"""Client of `benchmarks.speed.worker`: a contender's process, seen from outside."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .openers import Job
 
 
 class RefusedError(Exception):
-    """The contender cannot do what it was asked; the message is its reason."""
+    """Raised when a contender refuses a request; the message is its reason."""
 
 
 class WorkerProcess:
@@ -35,7 +35,7 @@ class WorkerProcess:
         self._answers.register(self._process.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
 
     def ask(self, limit_s: float, **question: Any) -> dict[str, Any]:
-        """The answer to `do=...`.
+        """Returns the answer to `do=...`.
 
         Raises:
             RefusedError: with its reason; if the process ends, or does not answer in time, after
@@ -64,7 +64,7 @@ class WorkerProcess:
         return f"its process ended with status {self._process.wait()}"
 
     def memory_mib(self) -> float:
-        """What the process holds now, pages that it shares counted in parts; 0 when it ended.
+        """Returns the process's current memory, shared pages counted in parts; 0 when it ended.
 
         Source: proc(5), smaps_rollup.
         """
@@ -89,8 +89,8 @@ class WorkerProcess:
 
 
 def _environment(threads: int, cache: Path) -> dict[str, str]:
-    """OpenMP's threads as many as everybody's; compiled code and our device cache are kept with the
-    benchmark's files.
+    """Sets OpenMP's threads to the common number, and keeps compiled code and our device cache with
+    the benchmark's files.
     """
     kept = cache.absolute()
     return os.environ | {

@@ -1,4 +1,4 @@
-"""A model's files: what every contender runs, calibrates and is judged by. Made once and kept."""
+"""A model's files, which every contender runs, calibrates and is judged by; made once and kept."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Subject:
 
     Attributes:
         variant: Its name.
-        cache: Where all models' files lie.
+        cache: Folder of all models' files.
     """
 
     variant: str
@@ -45,7 +45,7 @@ class Subject:
 
     @property
     def folder(self) -> Path:
-        """Holds `weights.pt`, the images (uint8 `[N, height, width, channels]`) as
+        """Folder of `weights.pt`, the frames (uint8 `[N, height, width, channels]`) as
         `evaluation.npy` and `calibration.npy`, and as `.npz` for `vit-edge export`; `plain.onnx`,
         `graph.onnx` and `bundle`.
         """
@@ -56,7 +56,7 @@ class Subject:
         return find_variant(self.variant).config
 
     def prepare(self, display: Display) -> None:
-        """Makes what is not there, or was made by other sources."""
+        """Makes the files that are missing, or were made by other sources."""
         self.folder.mkdir(parents=True, exist_ok=True)
         stamp, digest = self.folder / "made-by.txt", sources_digest()
         if not stamp.exists() or stamp.read_text() != digest:
@@ -86,7 +86,7 @@ class Subject:
         _export_plain(model, self.folder / "plain.onnx")
 
     def file_of(self, contender: Contender) -> Path:
-        """What it runs; a quantiser is run where it was not before.
+        """Returns the file that a contender runs; its quantiser runs first if it has not yet.
 
         Raises:
             RuntimeError: if the quantiser fails.
@@ -107,7 +107,7 @@ class Subject:
 
 
 def macs(config: ViTConfig) -> int:
-    """Multiply-adds of one image, as the paper's model has them: matrix products alone.
+    """Counts the multiply-adds of one image in the paper's model: matrix products alone.
 
     Ours and the quantisers' run fewer: in the last block only the class token's are needed.
     """
@@ -120,13 +120,13 @@ def macs(config: ViTConfig) -> int:
 
 
 def _draw(config: ViTConfig) -> VisionTransformer:
-    """The weights that `vit-edge export` draws of the same seed."""
+    """Draws the same weights as `vit-edge export` from the same seed."""
     torch.manual_seed(_SEED)
     return VisionTransformer.from_config(config).eval()
 
 
 def _export_plain(model: VisionTransformer, file: Path) -> None:
-    """The model as PyTorch's exporter writes it: normalised float32 `[batch, channels, height,
+    """Exports the model by PyTorch's exporter: normalised float32 `[batch, channels, height,
     width]` in.
 
     Source: torch.onnx.export(dynamo=True).
@@ -140,7 +140,7 @@ def _export_plain(model: VisionTransformer, file: Path) -> None:
 
 
 def sources_digest(*others: Path) -> str:
-    """Of all that decides what a model's files are: our packages and this file; and of `others`."""
+    """Hashes all sources that a model's files depend on: our packages, this file, and `others`."""
     folders = map(Path, ("calibration", "export", "runtime", "vit"))
     files = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
     state = hashlib.sha256()

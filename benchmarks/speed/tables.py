@@ -21,14 +21,14 @@ from .verdicts import Line, Row, batches, lines, require_report, verdicts
 
 OUT = Path("benchmarks/results/speed.json")
 NAME = "speed"
-"""Of the tables in a document."""
+"""Name of the tables in a document."""
 
 _HEAD = ("how", "class", "p50 ms", "95 %", "p90 ms", "cosine", "agreement", "speed", "of peak")
 """`speed` is how many times as fast as the best peer of its class."""
 
 
 def markdown(report: Row) -> str:
-    """All tables, the summary first."""
+    """Formats all tables, the summary first."""
     require_report(report)
     peaks = Peaks.from_json(report["peaks"])
     parts = [*_machine(report["machine"], peaks), *_summary(report)]
@@ -66,10 +66,10 @@ def _summary(report: Row) -> Iterator[str]:
     yield "| --- " * 7 + "|"
     for model in report["models"]:
         for batch in batches(model):
-            for found in verdicts(model, batch):
+            for v in verdicts(model, batch):
                 yield (
-                    f"| {model['model']} | {batch} | {found.type} | {found.ours} | {found.peer} "
-                    f"| {_times(found.lead)} | **{found.lead.verdict}** |"
+                    f"| {model['model']} | {batch} | {v.type} | {v.ours} | {v.peer} "
+                    f"| {_times(v.lead)} | **{v.lead.verdict}** |"
                 )
 
 
@@ -92,8 +92,8 @@ def _cells(line: Line) -> Iterator[str]:
     yield "-" if line.peak_share is None else f"{100 * line.peak_share:.0f} %"
 
 
-def _times(found: Lead) -> str:
-    return f"{found.ratio:.2f} ({found.low:.2f} to {found.high:.2f})"
+def _times(lead: Lead) -> str:
+    return f"{lead.ratio:.2f} ({lead.low:.2f} to {lead.high:.2f})"
 
 
 def _refused(model: Row) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What the rows of a model mean: who counts, who is the best peer, how far ahead ours are."""
+"""Verdicts on the rows of a model: faithful contenders, the best peer, and our lead over it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .peak import Peaks
 from .subject import macs
 
 MIN_COSINE = {FP32: 0.9999, BF16: SIXTEEN_BIT.min_cosine or 0, INT8: EIGHT_BIT.min_cosine or 0}
-"""What a row of a class must reach to count as being of it: fast and wrong is not fast."""
+"""Least cosine of a row that counts as one of its class: fast and wrong is not fast."""
 
 Row = dict[str, Any]
 
@@ -26,9 +26,9 @@ class Line:
     """A row of a table: one contender at one batch size.
 
     Attributes:
-        counts: Whether it is faithful enough to be compared with.
-        lead: Of ours over the best peer of its class; of a peer over that same peer.
-        peak_share: Of the machine's peak in its class, between 0 and 1; None where that is unknown.
+        counts: True if it is faithful enough to be compared with.
+        lead: Lead over the best peer of its class.
+        peak_share: Share of the machine's peak in its class, from 0 to 1; None if that is unknown.
     """
 
     name: str
@@ -53,14 +53,14 @@ class Verdict:
 
 
 def batches(model: Row) -> list[str]:
-    """The batch sizes that were measured."""
+    """Lists the measured batch sizes."""
     return sorted({b for row in model["rows"] for b in row["batches"]}, key=int)
 
 
 def lines(model: Row, batch: str, peaks: Peaks) -> list[Line]:
-    """Of all who ran, class by class, the fastest first."""
+    """Lists all that ran, class by class, the fastest first."""
     ran = [row for row in model["rows"] if batch in row["batches"]]
-    best = {row["type"]: found for row in ran if (found := best_peer(ran, batch, row["type"]))}
+    best = {row["type"]: peer for row in ran if (peer := best_peer(ran, batch, row["type"]))}
     made = [
         _line(row, batch, best.get(row["type"]), _share(model["model"], row, batch, peaks))
         for row in ran
@@ -69,7 +69,7 @@ def lines(model: Row, batch: str, peaks: Peaks) -> list[Line]:
 
 
 def verdicts(model: Row, batch: str) -> Iterator[Verdict]:
-    """Class by class, where both sides have somebody who counts."""
+    """Yields a verdict on each class in which both sides have a contender that counts."""
     ran = [row for row in model["rows"] if batch in row["batches"]]
     for type_ in TYPES:
         ours, peer = best_of_ours(ran, batch, type_), best_peer(ran, batch, type_)
@@ -83,7 +83,7 @@ def verdicts(model: Row, batch: str) -> Iterator[Verdict]:
 
 
 def best_peer(rows: list[Row], batch: str, type_: str) -> Row | None:
-    """The fastest of others' that counts; None if there is none."""
+    """Returns the fastest peer that counts; None if there is none."""
     return _fastest([row for row in rows if not row["is_ours"]], batch, type_)
 
 
@@ -101,12 +101,12 @@ def counts(row: Row) -> bool:
 
 
 def _line(row: Row, batch: str, peer: Row | None, share: float | None) -> Line:
-    found = row["batches"][batch]
+    measured = row["batches"][batch]
     return Line(
         name=row["contender"],
         type=row["type"],
         is_ours=row["is_ours"],
-        latency=Latency(**{f.name: found[f.name] for f in fields(Latency)}),
+        latency=Latency(**{f.name: measured[f.name] for f in fields(Latency)}),
         cosine=row["accuracy"]["cosine"],
         agreement=row["accuracy"]["agreement"],
         counts=counts(row),

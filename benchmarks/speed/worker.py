@@ -1,4 +1,4 @@
-"""One contender in a process of its own, which waits to be asked.
+"""Server process of one contender, which waits for questions.
 
     python -m benchmarks.speed.worker JOB
 
@@ -45,7 +45,7 @@ class Worker:
         return {"seconds": time.perf_counter() - start}
 
     def time(self, batch: int, seconds: float) -> dict[str, Any]:
-        """Latencies of a round in milliseconds.
+        """Measures the latencies of a round in milliseconds.
 
         The first call warms caches and wakes threads: it counts only where it alone fills the
         round.
@@ -67,7 +67,7 @@ def time_round(
     seconds: float,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> list[float]:
-    """Milliseconds of each call until `seconds` are over, without the first unless it is all."""
+    """Times calls, in milliseconds, until `seconds` are over; drops the first if others follow."""
     times: list[float] = []
     spent, end = 0.0, 1e3 * seconds
     while spent < end and len(times) <= _MOST_RUNS:
@@ -80,19 +80,19 @@ def time_round(
 
 def serve(worker: Worker) -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # output of libraries is no answer
     for line in sys.stdin:
         question = json.loads(line)
         try:
             answer = getattr(worker, question.pop("do"))(**question)
-        except Exception as error:  # what a contender refuses is its result
+        except Exception as error:  # a contender's refusal is its result
             traceback.print_exc()
             answer = {"error": reason(error)}
         print(json.dumps(answer), file=answers)
 
 
 def reason(error: Exception) -> str:
-    """What it says, on one line that fits a document."""
+    """Returns the error's message, on one line that fits a document."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:_LONGEST_REASON]
 
 

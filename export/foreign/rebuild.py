@@ -13,7 +13,7 @@ from vit_edge.runtime.errors import InputError, first_line
 from vit_edge.runtime.manifest import LOGITS
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.runtime.tools.images import ImageSet
-from vit_edge.vit.normalise import normalise
+from vit_edge.vit.preprocessing import normalise
 
 from ..progress import Update
 from .attention import WriteAttention

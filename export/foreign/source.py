@@ -14,7 +14,7 @@ from onnx_ir.passes import common
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.manifest import FEATURES, LOGITS
 from vit_edge.runtime.preprocess import Preprocess
-from vit_edge.vit.facts import Facts
+from vit_edge.vit.hints import ModelHints
 
 from .read import digest, read_onnx, require_supported
 from .session import Runner
@@ -23,7 +23,7 @@ _HALF, _CROP, _INTERPOLATION, _CROP_MODE = 0.5, 0.9, "bicubic", "center"
 """What timm's augreg weights want: assumed where nothing is said."""
 _SAID = ("mean", "std", "interpolation", "crop", "crop_mode")
 _CHANNELS = (1, 3)
-_NOTHING = Facts()
+_NOTHING = ModelHints()
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class ForeignSource:
 
 
 def find_foreign_source(
-    path: Path, given: Facts = _NOTHING, output: str | None = None
+    path: Path, given: ModelHints = _NOTHING, output: str | None = None
 ) -> ForeignSource:
     """Reads the file, and runs it once to see what it gives.
 
@@ -94,7 +94,7 @@ def find_foreign_source(
     )
 
 
-def _require_possible(given: Facts, output: str | None) -> None:
+def _require_possible(given: ModelHints, output: str | None) -> None:
     """The file has its architecture inside: nothing about it can be said from outside."""
     if output not in (None, LOGITS, FEATURES):
         raise InputError(f"unknown output {output!r}: choose from {LOGITS}, {FEATURES}")
@@ -186,7 +186,7 @@ def _logits(path: Path, results: dict[str, np.ndarray]) -> str:
     )
 
 
-def _preprocess(image: ir.Value, given: Facts, assumed: list[str]) -> Preprocess:
+def _preprocess(image: ir.Value, given: ModelHints, assumed: list[str]) -> Preprocess:
     shape = [int(size) for size in list(image.shape or ())[1:]]  # type: ignore[arg-type]
     if image.dtype == ir.DataType.UINT8:
         if given.mean or given.std:
@@ -195,7 +195,7 @@ def _preprocess(image: ir.Value, given: Facts, assumed: list[str]) -> Preprocess
         known = replace(given, mean=(0.0,) * channels, std=(1.0,) * channels)
     else:
         (channels, height, width), known = shape, given
-    usual = Facts(
+    usual = ModelHints(
         mean=(_HALF,) * channels,
         std=(_HALF,) * channels,
         interpolation=_INTERPOLATION,

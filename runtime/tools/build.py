@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
-from ..backends import BuildOptions, Built, find_backend
+from ..backends import BACKENDS, BuildOptions, Built, find_backend
 from ..bundle import Bundle
 from ..deployment import Candidate, Deployment
 from ..errors import BackendError, EngineError, InputError
 from .display import mebibytes, say
 from .plan.engine_plan import plan_of
 from .plan.show import shares, shortfall
+
+
+def add_build_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `build`."""
+    engines = [name for name, backend in BACKENDS.items() if backend.needs_engine]
+    parser.add_argument("--target", required=True, metavar="BACKEND", help=" or ".join(engines))
+    parser.add_argument("--precision", action="append", metavar="P", help="again for more")
+    parser.add_argument(
+        "--time-limit",
+        type=_positive,
+        default=BuildOptions().time_limit_s,
+        metavar="SECONDS",
+        help="for each engine (default: %(default)g)",
+    )
+
+
+def _positive(text: str) -> float:
+    """A number of seconds from the command line."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+    return number
+
+
+def run_build(arguments: argparse.Namespace) -> int:
+    """Exit status 0 if every engine was built, 1 if one was not."""
+    bundle = Bundle.open(arguments.bundle, arguments.public_key)
+    precisions = arguments.precision or []
+    return 0 if build_here(bundle, arguments.target, precisions, arguments.time_limit) else 1
 
 
 def build_here(bundle: Bundle, target: str, precisions: Sequence[str], time_limit_s: float) -> bool:

@@ -1,7 +1,10 @@
-"""One row for each precision, backend and batch size: what `check` and `compare` measure."""
+"""`vit-edge check`: golden samples on all that runs here; the rows that `compare` shares."""
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,8 +14,9 @@ from ..bundle import Bundle
 from ..deployment import Candidate, Deployment, Opened, run_problems
 from ..errors import BackendError, EngineError
 from ..manifest import FEATURES
-from .display import mebibytes, percent, say
+from .display import mebibytes, percent, print_table, say
 
+_COLUMNS = ("precision", "backend", "top1", "reference_top1", "agreement", "cosine", "status")
 OK, FAILED = "ok", "failed"
 
 
@@ -139,3 +143,19 @@ def cell(column: str, value: float | int | str | None) -> str:
     if column == "cosine":
         return f"{value:.5f}"
     return str(value) if column == "batch" else f"{value:.3f}"
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    """Exit status 0 if all that runs here is right, 1 if something is not."""
+    bundle = Bundle.open(arguments.bundle, arguments.public_key)
+    bundle.verify()
+    measured = check_bundle(bundle)
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(measured), indent=2))
+    else:
+        names = [column.replace("_", " ") for column in _COLUMNS]
+        rows = [row_cells(row, _COLUMNS) for row in measured.rows]
+        print_table(f"golden samples of {bundle.manifest.name}", names, rows)
+        for backend, reason in measured.not_run.items():
+            print(f"not run: {backend}: {reason}")
+    return 0 if measured.good else 1

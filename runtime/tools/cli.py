@@ -1,18 +1,31 @@
-"""The command line `vit-edge`, the same as `python -m vit_edge`."""
+"""The command line `vit-edge`, the same as `python -m vit_edge`.
+
+Each command is a module with the function that runs it and, where it has options of its own, one
+that adds them. None imports PyTorch; `export` attaches as a plugin.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
+from pathlib import Path
 
 from vit_edge import __version__
 
 from ..errors import VitEdgeError
+from .build import add_build_arguments, run_build
+from .check import run_check
 from .command_line import run_program
-from .commands import add_commands
+from .compare.command import add_compare_arguments, run_compare
+from .estimate import add_estimate_arguments, run_estimate
+from .inspect import add_inspect_arguments, run_inspect
+from .report.command import add_report_arguments, run_report
+from .run import add_run_arguments, run_run
+from .signing import add_sign_arguments, run_sign
 
+Parsers = argparse._SubParsersAction  # argparse has no public name for it
 PLUGINS = "vit_edge.commands"
 """Entry point group: functions that add commands to the command line.
 
@@ -32,7 +45,52 @@ def build_parser() -> argparse.ArgumentParser:
     if "export" not in parsers.choices:
         missing = parsers.add_parser("export", help="make a bundle (not installed)", add_help=False)
         missing.set_defaults(run=_export_missing)
-    add_commands(parsers)
+    _add_commands(parsers)
+    return parser
+
+
+def _add_commands(parsers: Parsers[argparse.ArgumentParser]) -> None:
+    check = _add(parsers, "check", run_check, "test every engine that runs here on golden samples")
+    compare = _add(
+        parsers, "compare", run_compare, "compare latency and accuracy across precisions"
+    )
+    add_compare_arguments(compare)
+    report = parsers.add_parser(
+        "report", help="draw what `compare` measured, of several devices in one page"
+    )
+    report.set_defaults(run=run_report)
+    add_report_arguments(report)
+    inspect = _add(parsers, "inspect", run_inspect, "print what a bundle holds and how it was made")
+    add_inspect_arguments(inspect)
+    build = _add(parsers, "build", run_build, "build engines for this device, into its cache")
+    add_build_arguments(build)
+    estimate = _add(
+        parsers, "estimate", run_estimate, "estimate latencies on devices that are not at hand"
+    )
+    add_estimate_arguments(estimate)
+    run = _add(
+        parsers, "run", run_run, "classify images: the likeliest classes of each, or its features"
+    )
+    add_run_arguments(run)
+    sign = _add(parsers, "sign", run_sign, "sign a bundle, so that devices can demand it")
+    add_sign_arguments(sign)
+    for parser in (check, compare, inspect, build, estimate, run):
+        parser.add_argument(
+            "--public-key", type=Path, metavar="FILE", help="demand a signature of this key"
+        )
+    for parser in (check, compare, inspect, estimate, run):
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add(
+    parsers: Parsers[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+) -> argparse.ArgumentParser:
+    parser = parsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE")
+    parser.set_defaults(run=run)
     return parser
 
 

@@ -1,9 +1,10 @@
-"""Output of the commands: tables, drawn by rich where it is installed, in plain text elsewhere."""
+"""Output of the commands: tables and bars, drawn by rich where it is installed, else plain text."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 _PIPED_WIDTH = 160
 
@@ -33,6 +34,33 @@ def _print_plain(title: str, columns: Sequence[str], rows: Sequence[Sequence[str
         print(
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         )
+
+
+@contextmanager
+def progress_bar(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows a bar on standard error while the block runs, where rich and a terminal are there.
+
+    Yields the function that moves it, to steps done out of steps in all.
+    """
+    try:
+        import rich.progress as bars
+        from rich.console import Console
+    except ImportError:
+        bars = None  # type: ignore[assignment]
+    if bars is None or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    with bars.Progress(
+        bars.SpinnerColumn(),
+        bars.TextColumn(name),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as display:
+        task = display.add_task(name, total=None)
+        yield lambda done, total: display.update(task, completed=done, total=total)
 
 
 def say(message: str) -> None:

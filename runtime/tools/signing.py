@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import getpass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,21 @@ from ..schema import encode
 from ..trust import Release, SignedRelease, load_public_key, verify_folder
 
 _MAX_KEY_BYTES = 1 << 16
+
+
+def add_sign_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `sign`."""
+    parser.add_argument("--private-key", type=Path, required=True, metavar="FILE")
+    parser.add_argument(
+        "--release", type=int, required=True, metavar="N", help="devices refuse lower ones later"
+    )
+    parser.add_argument("--name", help="what the releases are of; default: the bundle's name")
+
+
+def run_sign(arguments: argparse.Namespace) -> int:
+    """Writes a signature into the bundle."""
+    print(sign_bundle(arguments.bundle, arguments.private_key, arguments.release, arguments.name))
+    return 0
 
 
 def sign_bundle(

@@ -25,7 +25,7 @@ CPU = Card("Some CPU, 2 cores", "cpu", lambda: None, lambda: {"clocks.sm": "3000
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """PyTorch's threads and those of ONNX Runtime, which spin, would wait for each other."""
+    """Keeps PyTorch's threads from waiting for ONNX Runtime's, which spin."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -67,7 +67,7 @@ def test_ours_and_pytorch_run_the_same_frames(bundle_source: Path, tmp_path: Pat
 
 
 def test_pytorch_is_the_bundles_model(bundle_source: Path, digit_frames: np.ndarray) -> None:
-    """Of the same architecture, in each type: so it does the same work."""
+    """Compares architectures, in each type: the same work."""
     bundle = Bundle.open(bundle_source)
     assert config_of(bundle.manifest) == find_variant("vit_digits").config
     torch.manual_seed(0)
@@ -152,8 +152,8 @@ def test_the_table_compares_with_the_type_that_is_replaced(
 
 
 def test_engines_that_cannot_run_are_told_of(bundle_source: Path) -> None:
-    found, absent = engines(Bundle.open(bundle_source), ("onnxruntime", "tensorrt-lean"))
-    assert {c.runtime for c in found} == {"onnxruntime"}
+    contenders, absent = engines(Bundle.open(bundle_source), ("onnxruntime", "tensorrt-lean"))
+    assert {c.runtime for c in contenders} == {"onnxruntime"}
     assert absent.keys() == {"tensorrt-lean"}
 
 
@@ -173,8 +173,8 @@ def test_clocks_power_and_driver_are_noted(
     script = tmp_path / "nvidia-smi"
     script.write_text(f"#!/bin/sh\necho '{answer}'\n")
     script.chmod(0o755)
-    found = read_state(str(script))
-    assert {name: found[name] for name in state} == state
+    fields = read_state(str(script))
+    assert {name: fields[name] for name in state} == state
     assert read_state(str(tmp_path / "nothing")) == {}
 
 

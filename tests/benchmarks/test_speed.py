@@ -24,7 +24,7 @@ from benchmarks.speed.tables import markdown
 from benchmarks.speed.verdicts import best_peer, lines, verdicts
 from benchmarks.speed.worker import time_round
 from vit_edge.runtime.errors import InputError
-from vit_edge.vit.normalise import normalise as torch_normalise
+from vit_edge.vit.preprocessing import normalise as torch_normalise
 from vit_edge.vit.variants import VARIANTS, find_variant
 
 TEST_VIT = "vit_test_patch8_32"
@@ -36,11 +36,11 @@ def rounds(milliseconds: float, seed: int = 0, count: int = 15) -> list[list[flo
 
 
 def row(name: str, type_: str, ms: float, cosine: float = 1.0, ours: bool = False) -> Any:
-    found = rounds(ms, len(name))
+    timed = rounds(ms, len(name))
     return {
         "contender": name, "type": type_, "is_ours": ours, "problem": None,
         "accuracy": {"cosine": cosine, "agreement": 1.0},
-        "batches": {"1": vars(latency(found)) | {"rounds_ms": [np.median(r) for r in found]}},
+        "batches": {"1": vars(latency(timed)) | {"rounds_ms": [np.median(r) for r in timed]}},
     }  # fmt: skip
 
 
@@ -77,11 +77,11 @@ def test_a_round_leaves_the_call_out_that_warms_up_unless_it_fills_the_round() -
 
 
 def test_latency_is_the_median_of_rounds_inside_its_interval() -> None:
-    found = latency([[1.0, 2.0, 9.0]] * 5 + [[4.0], [4.0]])
-    assert found.p50_ms == 2.0
-    assert found.low_ms == 2.0
-    assert found.high_ms == 4.0
-    assert found.p90_ms == 9.0
+    summary = latency([[1.0, 2.0, 9.0]] * 5 + [[4.0], [4.0]])
+    assert summary.p50_ms == 2.0
+    assert summary.low_ms == 2.0
+    assert summary.high_ms == 4.0
+    assert summary.p90_ms == 9.0
 
 
 def test_drift_that_meets_both_does_not_hide_who_is_faster() -> None:
@@ -98,11 +98,11 @@ def test_a_peer_that_is_fast_and_wrong_does_not_count() -> None:
     best = best_peer(MODEL["rows"], "1", "int8")
     assert best is not None
     assert best["contender"] == "right int8"
-    found = {v.type: v for v in verdicts(MODEL, "1")}
-    assert set(found) == {"fp32", "int8"}
-    assert found["fp32"].lead.verdict == "ahead"
-    assert found["fp32"].lead.ratio == pytest.approx(1.5, rel=0.03)
-    assert (found["int8"].peer, found["int8"].lead.verdict) == ("right int8", "behind")
+    by_type = {v.type: v for v in verdicts(MODEL, "1")}
+    assert set(by_type) == {"fp32", "int8"}
+    assert by_type["fp32"].lead.verdict == "ahead"
+    assert by_type["fp32"].lead.ratio == pytest.approx(1.5, rel=0.03)
+    assert (by_type["int8"].peer, by_type["int8"].lead.verdict) == ("right int8", "behind")
 
 
 def test_the_share_of_the_peak_is_of_the_rows_own_type() -> None:
@@ -124,8 +124,8 @@ def test_tables_say_who_is_ours_who_does_not_count_and_who_was_refused() -> None
 
 
 def test_multiply_adds_are_those_that_others_count() -> None:
-    """DeiT's paper (arXiv 2012.12877) gives 1.3, 4.6 and 17.6 billion; PyTorch's FlopCounterMode
-    counts twice 1,942,400 for the test size, with attention as plain products.
+    """Compares with DeiT's paper (arXiv 2012.12877): 1.3, 4.6 and 17.6 billion. PyTorch's
+    FlopCounterMode counts twice 1,942,400 for the test size, with attention as plain products.
     """
     counted = {name: macs(variant.config) for name, variant in VARIANTS.items()}
     assert counted[TEST_VIT] == 1_942_400
@@ -148,10 +148,10 @@ def test_every_contender_can_be_opened_by_somebody_and_has_a_name_of_its_own() -
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_the_probe_knows_int8_as_faster_than_fp32(tmp_path: Path) -> None:
-    found = measure_peaks(1, tmp_path, seconds=0.01)
-    assert found.problem is None
-    assert Peaks.from_json(json.loads(json.dumps(found.to_json()))) == found
-    fp32, int8 = found.by_type["fp32"], found.by_type["int8"]
+    peaks = measure_peaks(1, tmp_path, seconds=0.01)
+    assert peaks.problem is None
+    assert Peaks.from_json(json.loads(json.dumps(peaks.to_json()))) == peaks
+    fp32, int8 = peaks.by_type["fp32"], peaks.by_type["int8"]
     if fp32 and int8:
         assert int8.core_gmacs > fp32.core_gmacs > 0.1
 

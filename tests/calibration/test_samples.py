@@ -45,10 +45,10 @@ def test_memory_is_bounded_whatever_the_number_of_images(monkeypatch: pytest.Mon
 
 
 def test_samples_survive_their_files(tmp_path: Path) -> None:
-    found = {"a/LayerNormalization": gather(VALUES, 7), "b": gather(VALUES[:2], 2)}
-    save_samples(tmp_path, found)
+    samples = {"a/LayerNormalization": gather(VALUES, 7), "b": gather(VALUES[:2], 2)}
+    save_samples(tmp_path, samples)
     again = load_samples(tmp_path)
-    assert list(again) == list(found)
-    for name, site in found.items():
+    assert list(again) == list(samples)
+    for name, site in samples.items():
         np.testing.assert_array_equal(again[name].rows, site.rows)
         np.testing.assert_array_equal(again[name].channel_amax, site.channel_amax)

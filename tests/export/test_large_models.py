@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,23 +18,31 @@ from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.engine import Engine
 from vit_edge.runtime.errors import BundleError
 from vit_edge.vit.checkpoints import encode_checkpoint
-from vit_edge.vit.normalise import normalise
+from vit_edge.vit.preprocessing import normalise
 from vit_edge.vit.variants import find_variant
 from vit_edge.vit.vision_transformer import VisionTransformer
 
 MODEL = "vit_test_patch8_32"
 
 
-@pytest.fixture
-def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: VisionTransformer) -> Path:
+@pytest.fixture(scope="module")
+def large_bundle(tmp_path_factory: pytest.TempPathFactory, model: VisionTransformer) -> Path:
     """fp32 is too large, fp16 is not."""
-    size = sum(p.numel() * 4 for p in model.parameters())
-    monkeypatch.setattr(onnx_file, "LIMIT", size * 3 // 5)
-    weights, out = tmp_path / "weights.safetensors", tmp_path / "bundle"
+    folder = tmp_path_factory.mktemp("large")
+    weights, out = folder / "weights.safetensors", folder / "bundle"
     weights.write_bytes(encode_checkpoint(model))
     request = ExportRequest(weights=str(weights), out=out, max_batch=4, precisions=("fp32", "fp16"))
-    report = export_bundle(request, Display())
+    size = sum(p.numel() * 4 for p in model.parameters())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_file, "LIMIT", size * 3 // 5)
+        report = export_bundle(request, Display())
     return out if report.good else pytest.fail(f"{report.problems}")
+
+
+@pytest.fixture
+def bundle(large_bundle: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(large_bundle, tmp_path / "bundle"))
 
 
 def test_weights_lie_beside_the_graph_and_everything_runs(

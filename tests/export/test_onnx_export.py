@@ -9,7 +9,7 @@ import torch
 
 from vit_edge.export.onnx_export import RawPixels, export_onnx
 from vit_edge.runtime.tools.images import ImageSet
-from vit_edge.vit.normalise import normalise
+from vit_edge.vit.preprocessing import normalise
 from vit_edge.vit.variants import Variant
 from vit_edge.vit.vision_transformer import VisionTransformer
 

@@ -17,7 +17,7 @@ from vit_edge.export.plan import ExportRequest, make_plan, parse_target
 from vit_edge.export.sources import find_source
 from vit_edge.runtime.errors import BackendError, InputError
 from vit_edge.vit.checkpoints import encode_checkpoint
-from vit_edge.vit.facts import Facts
+from vit_edge.vit.hints import ModelHints
 from vit_edge.vit.variants import find_variant
 from vit_edge.vit.vision_transformer import VisionTransformer
 
@@ -36,17 +36,20 @@ MODEL = "vit_test_patch8_32"
         ({"calibration_size": 0}, "--calibration-size 0"),
         ({"max_drop": -1.0}, "--max-drop -1.0"),
         ({"method": "median"}, "unknown calibration method 'median'"),
-        ({"given": Facts(mean=(0.5,))}, "--mean, --std"),
-        ({"given": Facts(crop=0.0)}, "crop 0.0 is not between"),
-        ({"given": Facts(mean=(1e308, 0.5, 0.5))}, "is not on the 0-1 scale"),
-        ({"given": Facts(std=(1e-320, 1.0, 1.0))}, "is not positive and on the 0-1 scale"),
-        ({"given": Facts(crop_mode="border")}, "crop mode 'border' is none of"),
-        ({"given": Facts(interpolation="nearest")}, "interpolation 'nearest' is none of"),
-        ({"given": Facts(n_heads=7)}, "embed_dim 64 is not a multiple of n_heads 7"),
-        ({"given": Facts(img_size=(30, 32))}, "img_size 30 is not a multiple of patch_size 8"),
-        ({"given": Facts(labels=("cat", "dog"))}, "--labels has 2 names, the model 10 classes"),
+        ({"given": ModelHints(mean=(0.5,))}, "--mean, --std"),
+        ({"given": ModelHints(crop=0.0)}, "crop 0.0 is not between"),
+        ({"given": ModelHints(mean=(1e308, 0.5, 0.5))}, "is not on the 0-1 scale"),
+        ({"given": ModelHints(std=(1e-320, 1.0, 1.0))}, "is not positive and on the 0-1 scale"),
+        ({"given": ModelHints(crop_mode="border")}, "crop mode 'border' is none of"),
+        ({"given": ModelHints(interpolation="nearest")}, "interpolation 'nearest' is none of"),
+        ({"given": ModelHints(n_heads=7)}, "embed_dim 64 is not a multiple of n_heads 7"),
+        ({"given": ModelHints(img_size=(30, 32))}, "img_size 30 is not a multiple of patch_size 8"),
+        (
+            {"given": ModelHints(labels=("cat", "dog"))},
+            "--labels has 2 names, the model 10 classes",
+        ),
         ({"output": "tokens"}, "unknown output 'tokens'"),
-        ({"given": Facts(std=(0.0, 0.0, 0.0))}, "--mean, --std"),
+        ({"given": ModelHints(std=(0.0, 0.0, 0.0))}, "--mean, --std"),
         ({"calibration": "digits"}, "digits are 8x8"),
     ],
 )
@@ -81,7 +84,7 @@ def test_random_weights_are_said_to_be_random(tmp_path: Path) -> None:
 def test_a_timm_file_brings_its_architecture(model: VisionTransformer, tmp_path: Path) -> None:
     path = tmp_path / "timm.safetensors"
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
-    source = find_source(None, str(path), None, Facts(), None)
+    source = find_source(None, str(path), None, ModelHints(), None)
     assert source.name == MODEL
     assert source.config == model.config
     assert any(line.startswith("n_heads 2") for line in source.assumed)
@@ -94,11 +97,11 @@ def test_weights_of_another_variant_are_refused(model: VisionTransformer, tmp_pa
     del state["blocks.1.norm1.weight"]
     save_file(state, path)
     with pytest.raises(InputError, match=r"1 missing \(blocks\.1\.norm1\.weight\)"):
-        find_source(None, str(path), None, Facts(), None)
+        find_source(None, str(path), None, ModelHints(), None)
     state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"][:48].contiguous()
     save_file(state, path)
     with pytest.raises(InputError, match="width 48 and depth 2: give --heads"):
-        find_source(None, str(path), None, Facts(), None)
+        find_source(None, str(path), None, ModelHints(), None)
 
 
 def test_what_an_unknown_size_does_not_tell_is_asked_for(tmp_path: Path) -> None:
@@ -106,14 +109,14 @@ def test_what_an_unknown_size_does_not_tell_is_asked_for(tmp_path: Path) -> None
     model = VisionTransformer(img_size=32, patch_size=8, embed_dim=48, depth=1, n_heads=4)
     torch.save(model.state_dict(), path)
     with pytest.raises(InputError, match="width 48 and depth 1: give --heads"):
-        find_source(None, str(path), None, Facts(), None)
+        find_source(None, str(path), None, ModelHints(), None)
     with pytest.raises(InputError, match="give --mean and --std"):
-        find_source(None, str(path), None, Facts(n_heads=4), None)
-    given = Facts(n_heads=4, mean=(0.5,) * 3, std=(0.5,) * 3)
+        find_source(None, str(path), None, ModelHints(n_heads=4), None)
+    given = ModelHints(n_heads=4, mean=(0.5,) * 3, std=(0.5,) * 3)
     source = find_source(None, str(path), None, given, None)
     assert source.name == "odd"
     assert source.config == model.config
-    assert "crop 1.0 (nobody says)" in source.assumed
+    assert "crop 1.0 (default)" in source.assumed
 
 
 def test_a_model_that_the_weights_are_not_is_refused(
@@ -122,11 +125,11 @@ def test_a_model_that_the_weights_are_not_is_refused(
     path = tmp_path / "timm.pth"
     torch.save(model.state_dict(), path)
     with pytest.raises(InputError, match="of another model than vit_base_patch16_224"):
-        find_source("vit_base_patch16_224", str(path), None, Facts(n_heads=2), None)
+        find_source("vit_base_patch16_224", str(path), None, ModelHints(n_heads=2), None)
     config = tmp_path / "config.json"
     config.write_text('{"depth": 1000}')
     with pytest.raises(InputError, match="depth is 1000, the weights have 2 blocks"):
-        find_source(None, str(path), config, Facts(), None)
+        find_source(None, str(path), config, ModelHints(), None)
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "module._orig_mod.", "net."])
@@ -137,26 +140,26 @@ def test_what_frameworks_put_before_names_is_passed_over(
     state = {prefix + name: value for name, value in model.state_dict().items()}
     options = argparse.Namespace(epochs=3)
     torch.save({"state_dict": state, "args": options}, path)
-    assert find_source(None, str(path), None, Facts(), None).config == model.config
+    assert find_source(None, str(path), None, ModelHints(), None).config == model.config
 
 
 def test_own_file_brings_its_architecture(model: VisionTransformer, tmp_path: Path) -> None:
     path = tmp_path / "own.safetensors"
     path.write_bytes(encode_checkpoint(model))
     assert find_source(
-        None, str(path), None, Facts(mean=(0.1, 0.2, 0.3)), None
+        None, str(path), None, ModelHints(mean=(0.1, 0.2, 0.3)), None
     ).preprocess.mean == (0.1, 0.2, 0.3)
 
 
 def test_configuration_file_changes_the_variant(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text('{"depth": 3, "img_size": 64}')
-    source = find_source(MODEL, None, path, Facts(), None)
+    source = find_source(MODEL, None, path, ModelHints(), None)
     assert (source.config.depth, source.preprocess.shape) == (3, (64, 64, 3))
     for bad in ('{"layers": 3}', "{", '{"n_heads": 5}', "[]"):
         path.write_text(bad)
         with pytest.raises(InputError, match="not a configuration"):
-            find_source(MODEL, None, path, Facts(), None)
+            find_source(MODEL, None, path, ModelHints(), None)
 
 
 class TestData:

@@ -16,8 +16,8 @@ from vit_edge.runtime.manifest import EngineSpec
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.vit.config import BlockOptions, EmbeddingOptions, ReadoutOptions, ViTConfig
 from vit_edge.vit.datasets import samples
-from vit_edge.vit.facts import IMAGENET
-from vit_edge.vit.normalise import normalise
+from vit_edge.vit.hints import IMAGENET
+from vit_edge.vit.preprocessing import normalise
 from vit_edge.vit.vision_transformer import VisionTransformer
 
 from ..calibrate import calibrate

@@ -15,7 +15,7 @@ from vit_edge.export.sensitivity import FEWEST, MOST, growing_graph, images_for,
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.runtime.tools.images import ImageSet
 from vit_edge.vit.config import BlockOptions, EmbeddingOptions, ReadoutOptions
-from vit_edge.vit.facts import HALF
+from vit_edge.vit.hints import HALF
 
 from ..calibrate import calibrate
 from .graphs import run

@@ -16,7 +16,7 @@ from vit_edge.export.progress import Display
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.engine import Engine
 from vit_edge.runtime.manifest import FEATURES
-from vit_edge.vit.facts import CLIP, HALF, IMAGENET, Facts
+from vit_edge.vit.hints import CLIP, HALF, IMAGENET, ModelHints
 from vit_edge.vit.vision_transformer import VisionTransformer
 
 from .. import oracles
@@ -126,6 +126,7 @@ def test_embedding_model_is_exported_checked_and_run(
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_another_image_size_makes_engines_of_that_size(
     model: VisionTransformer, tmp_path: Path
 ) -> None:
@@ -133,7 +134,7 @@ def test_another_image_size_makes_engines_of_that_size(
     torch.save(model.state_dict(), weights)
     request = ExportRequest(
         weights=str(weights),
-        given=Facts(img_size=(48, 64)),
+        given=ModelHints(img_size=(48, 64)),
         output=FEATURES,
         out=out,
         precisions=("fp32",),
@@ -149,4 +150,4 @@ def test_another_image_size_makes_engines_of_that_size(
 def test_labels_are_the_users(model: VisionTransformer, tmp_path: Path) -> None:
     weights, names = tmp_path / "timm.pth", tuple("abcdefghij")
     torch.save(model.state_dict(), weights)
-    assert plan(weights, given=Facts(labels=names)).data.class_names == names
+    assert plan(weights, given=ModelHints(labels=names)).data.class_names == names

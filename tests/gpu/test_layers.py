@@ -9,7 +9,7 @@ import pytest
 from vit_edge.runtime.backends import BACKENDS
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.engine import Engine
-from vit_edge.runtime.tools.layers import read_all
+from vit_edge.runtime.tools.inspect import read_all
 from vit_edge.runtime.tools.plan.types import UNKNOWN
 
 # TensorRT lean has no inspector.

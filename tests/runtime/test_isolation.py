@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,25 @@ def test_the_device_core_imports_no_tools() -> None:
                 importers.add(path.name)
     assert len(core) > 25
     assert importers == {"__main__.py", "__init__.py"}
+
+
+@pytest.mark.slow
+def test_the_oldest_python_imports_the_package_with_numpy_alone(tmp_path: Path) -> None:
+    oldest = shutil.which("python3.10")
+    if oldest is None or subprocess.run([oldest, "-V"], check=False).returncode != 0:
+        pytest.skip("there is no Python 3.10 here")
+    subprocess.run([oldest, "-m", "venv", tmp_path / "v"], check=True)
+    python = tmp_path / "v" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", "numpy"], check=True)
+    code = (
+        "import importlib, pkgutil, vit_edge, vit_edge.runtime\n"
+        "modules = pkgutil.walk_packages(vit_edge.runtime.__path__, 'vit_edge.runtime.')\n"
+        "names = [m.name for m in modules if not m.name.endswith('__main__')]\n"
+        "print(len([importlib.import_module(name) for name in names]))"
+    )
+    done = subprocess.run([python, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50
 
 
 HEAVY = {

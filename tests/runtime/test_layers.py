@@ -12,7 +12,7 @@ from vit_edge.runtime.backends.tensorrt import TensorRT
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.deployment import Candidate, Deployment
 from vit_edge.runtime.tools.cli import main
-from vit_edge.runtime.tools.layers import read_all
+from vit_edge.runtime.tools.inspect import read_all
 from vit_edge.runtime.tools.plan.devices import DEVICES
 
 from .tools.plan.inspected import TEN

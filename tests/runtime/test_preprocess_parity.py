@@ -13,6 +13,7 @@ from sklearn.datasets import load_sample_image
 from vit_edge.runtime.preprocess import INTERPOLATIONS, Preprocess
 
 from .. import oracles
+from ..pairs import all_pairs
 
 NOTHING = ((0.0,) * 3, (1.0,) * 3)
 BOXES = {
@@ -31,7 +32,10 @@ def photograph(name: str) -> Image.Image:
     return whole.resize((1600, 1067)) if name == "huge" else whole.crop(BOXES[name])
 
 
-@pytest.fixture(params=[*BOXES, "huge"])
+PICTURES = [*BOXES, "huge"]
+
+
+@pytest.fixture
 def picture(request: pytest.FixtureRequest) -> Image.Image:
     return photograph(request.param)
 
@@ -66,21 +70,29 @@ def timm_transform(size: tuple[int, int], crop: float, kind: str, mode: str, cha
     )
 
 
-@pytest.mark.parametrize("mode", ["center", "squash"])
 @pytest.mark.parametrize(
-    ("size", "crop"),
-    [((96, 96), crop) for crop in (0.8, 0.875, 0.9, 0.95, 1.0)]
-    + [((224, 224), 0.875), ((97, 97), 0.9), ((160, 224), 0.95), ((224, 159), 0.875)],
+    ("picture", "sizes", "mode"),
+    all_pairs(
+        PICTURES,
+        [((96, 96), crop) for crop in (0.8, 0.875, 0.9, 0.95, 1.0)]
+        + [((224, 224), 0.875), ((97, 97), 0.9), ((160, 224), 0.95), ((224, 159), 0.875)],
+        ["center", "squash"],
+    ),
+    indirect=["picture"],
 )
-def test_timm(picture: Image.Image, size: tuple[int, int], crop: float, mode: str) -> None:
+def test_timm(picture: Image.Image, sizes: tuple[tuple[int, int], float], mode: str) -> None:
+    size, crop = sizes
     transform = timm_transform(size, crop, "bicubic", mode, 3)
     np.testing.assert_array_equal(
         ours(picture, size, crop, "bicubic", mode), pixels(transform(picture))
     )
 
 
-@pytest.mark.parametrize("mode", ["center", "squash"])
-@pytest.mark.parametrize("kind", INTERPOLATIONS)
+@pytest.mark.parametrize(
+    ("picture", "kind", "mode"),
+    all_pairs(PICTURES, INTERPOLATIONS, ["center", "squash"]),
+    indirect=["picture"],
+)
 def test_timm_with_every_interpolation(picture: Image.Image, kind: str, mode: str) -> None:
     transform = timm_transform((96, 96), 0.9, kind, mode, 3)
     np.testing.assert_array_equal(
@@ -88,6 +100,7 @@ def test_timm_with_every_interpolation(picture: Image.Image, kind: str, mode: st
     )
 
 
+@pytest.mark.parametrize("picture", PICTURES, indirect=True)
 @pytest.mark.parametrize("kind", INTERPOLATIONS)
 def test_timm_in_grey(picture: Image.Image, kind: str) -> None:
     expected = pixels(timm_transform((96, 96), 0.9, kind, "center", 1)(picture.convert("L")))
@@ -97,6 +110,7 @@ def test_timm_in_grey(picture: Image.Image, kind: str) -> None:
     np.testing.assert_array_equal(preprocess(np.asarray(picture.convert("L"))), expected)
 
 
+@pytest.mark.parametrize("picture", PICTURES, indirect=True)
 @pytest.mark.parametrize(
     ("kind", "resize", "crop"),
     [(kind, 256, 224) for kind in INTERPOLATIONS]
@@ -121,6 +135,7 @@ def transformers_pixels(name: str, options: dict[str, Any], picture: Image.Image
 RESAMPLING = {kind: int(Image.Resampling[kind.upper()]) for kind in INTERPOLATIONS}
 
 
+@pytest.mark.parametrize("picture", PICTURES, indirect=True)
 @pytest.mark.parametrize(
     ("kind", "edge", "crop"),
     [(kind, 256, 224) for kind in INTERPOLATIONS] + [("bicubic", 224, 224), ("bicubic", 97, 96)],
@@ -137,8 +152,11 @@ def test_transformers_with_a_crop(picture: Image.Image, kind: str, edge: int, cr
         np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize("kind", INTERPOLATIONS)
-@pytest.mark.parametrize("size", [(224, 224), (95, 160)])
+@pytest.mark.parametrize(
+    ("picture", "size", "kind"),
+    all_pairs(PICTURES, [(224, 224), (95, 160)], INTERPOLATIONS),
+    indirect=["picture"],
+)
 def test_transformers_squashing(picture: Image.Image, size: tuple[int, int], kind: str) -> None:
     options = {"size": {"height": size[0], "width": size[1]}, "resample": RESAMPLING[kind]}
     expected = transformers_pixels("ViTImageProcessor", options, picture)

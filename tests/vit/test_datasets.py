@@ -33,7 +33,7 @@ def test_digits_refuse_a_model_of_another_shape() -> None:
 def test_calibration_and_evaluation_crops_come_from_different_sides(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A photograph whose pixels hold their own column shows where crops came from."""
+    """Uses a photograph whose pixels hold their own column, which shows the crops' origin."""
     import sklearn.datasets
 
     column = np.broadcast_to(np.arange(640)[None, :, None] // 3, (427, 640, 3)).astype(np.uint8)

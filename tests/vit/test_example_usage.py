@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vit_edge.vit import example_rollout, example_usage
 from vit_edge.vit.checkpoints import encode_checkpoint
+from vit_edge.vit.datasets import digits
 from vit_edge.vit.variants import find_variant
 from vit_edge.vit.vision_transformer import VisionTransformer
 
@@ -43,6 +45,9 @@ def test_example_classifies_and_draws(
     options += ["--out", pictures[0], "--rollout-out", pictures[1]]
     assert example_usage.main(list(map(str, options))) == 0
     assert "the model says 6" in capsys.readouterr().out
+    digit = Image.open(tmp_path / "new" / "example_digit.png")
+    expected = next(digits("evaluation", find_variant("vit_digits").preprocess).batches(1))
+    np.testing.assert_array_equal(np.asarray(digit), expected[0, :, :, 0])
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
 
@@ -82,4 +87,4 @@ def test_rollout_needs_a_model_that_says_how_pictures_are_prepared(
 def test_crops_to_train_on_and_held_back_parts_share_no_column() -> None:
     widths = [example_rollout.cut_band("china", split).width for split in ("train", "held_back")]
     assert sum(widths) == 640
-    assert all(part.picture.width <= widths[1] for part in example_rollout.held_back_parts())
+    assert all(part.image.width <= widths[1] for part in example_rollout.held_back_parts())

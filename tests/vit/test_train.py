@@ -1,4 +1,4 @@
-"""`python -m vit_edge.vit.train` as users run it: real folders, real processes, real kills."""
+"""Runs of `python -m vit_edge.vit.train`: real folders, real processes, real kills."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tests.vit.pictures import write_classes
+from tests.vit.images import write_classes
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.vit.checkpoints import encode_checkpoint, read_checkpoint
 from vit_edge.vit.train import main
@@ -40,7 +40,7 @@ def train(*arguments: object) -> int:
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    """A training in a process of its own; no GPU, whose sums need not repeat."""
+    """Starts a training in a process of its own; no GPU, whose sums need not repeat."""
     return subprocess.Popen(
         [sys.executable, "-m", "vit_edge.vit.train", MODEL, *map(str, arguments)],
         stderr=subprocess.PIPE,
@@ -59,6 +59,7 @@ def wait_for(process: subprocess.Popen[str], words: str) -> None:
     pytest.fail(f"the training ended without {words!r}")
 
 
+@pytest.mark.slow
 def test_killed_training_goes_on_to_the_very_weights_of_an_undisturbed_one(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -116,9 +117,11 @@ def test_weights_carry_config_class_names_and_preprocessing(folder: Path, tmp_pa
     with safe_open(out, "pt") as file:
         metadata = file.metadata()
     assert json.loads(metadata["vit_edge.labels"]) == ["blue", "red"]
-    kept = json.loads(metadata["vit_edge.preprocess"])
-    assert Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()}).shape
-    assert kept["height"] == 48
+    preprocess = json.loads(metadata["vit_edge.preprocess"])
+    assert Preprocess(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in preprocess.items()}
+    ).shape
+    assert preprocess["height"] == 48
     assert sorted(f.name for f in out.parent.iterdir()) == ["a.png", "a.safetensors"]
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
@@ -201,7 +204,7 @@ def test_truncated_png_is_found_before_training_begins(
 def test_picture_that_cannot_be_decoded_is_named(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A JPEG's header says nothing about its end."""
+    """Cuts a JPEG at its end, of which the header says nothing."""
     from PIL import Image
 
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)

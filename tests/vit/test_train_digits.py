@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from vit_edge.vit.datasets import digits
-from vit_edge.vit.normalise import normalise
+from vit_edge.vit.preprocessing import normalise
 from vit_edge.vit.training.digits import DigitsRecipe, shift, top1, train
 from vit_edge.vit.variants import find_variant
 from vit_edge.vit.vision_transformer import VisionTransformer

@@ -1,4 +1,4 @@
-"""What a training on a folder is made of."""
+"""The parts of a training on a folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from tests.vit.pictures import write_classes
+from tests.pairs import all_pairs
+from tests.vit.images import write_classes
 from vit_edge.runtime.errors import InputError
 from vit_edge.vit.training.augment import AUGMENTATIONS, Mixture, mix
 from vit_edge.vit.training.files import replace_file
@@ -79,9 +80,14 @@ def test_unchanged_images_of_the_models_shape_are_what_validation_sees() -> None
     assert np.array_equal(changed, VARIANT.preprocess(picture))
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
-@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "1", "I;16"])
-@pytest.mark.parametrize("size", [(1, 1), (200, 3), (3, 200), (64, 48)])
+@pytest.mark.parametrize(
+    ("name", "mode", "size"),
+    all_pairs(
+        AUGMENTATIONS,
+        ["RGB", "L", "P", "RGBA", "1", "I;16"],
+        [(1, 1), (200, 3), (3, 200), (64, 48)],
+    ),
+)
 def test_pictures_of_every_kind_become_the_models_input(
     name: str, mode: str, size: tuple[int, int]
 ) -> None:
@@ -149,14 +155,14 @@ def test_average_forgets_its_random_start_soon() -> None:
 def test_only_matrices_and_kernels_decay() -> None:
     model = VisionTransformer.from_config(VARIANT.config)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    decayed, kept = (
+    decayed, exempt = (
         {names[id(p)] for p in group["params"]}  # type: ignore[attr-defined]
         for group in parameter_groups(model, 0.05)
     )
     assert {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "head.weight"} <= decayed
-    assert {"cls_token", "pos_embed", "norm.weight", "blocks.0.norm1.weight"} <= kept
+    assert {"cls_token", "pos_embed", "norm.weight", "blocks.0.norm1.weight"} <= exempt
     assert all(name.endswith("weight") for name in decayed)
-    assert decayed | kept == set(names.values())
+    assert decayed | exempt == set(names.values())
 
 
 def test_batches_come_in_order_and_few_are_decoded_ahead() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vision_transformer import VisionTransformer
-from vit_edge.vit.config import ViTConfig
+from vit_edge.vit.config import ViTConfig, config_from_fields
 from vit_edge.vit.variants import VARIANTS
 from vit_edge.vit.vision_transformer import MultiHeadSelfAttention
 
@@ -93,3 +93,22 @@ def test_variants_have_the_papers_sizes(name: str, millions: float) -> None:
         model = VisionTransformer.from_config(VARIANTS[name].config)
     count = sum(p.numel() for p in model.parameters()) / 1e6
     assert count == pytest.approx(millions, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"embedding": {"class_token": False}}, "pool 'class_token' needs a class token"),
+        ({"readout": {"pool": "class_and_distillation"}}, "needs a distillation token"),
+        ({"readout": {"pool": "max"}}, "pool is 'max', it must be one of class_token, mean"),
+        ({"readout": {"representation_size": -1}}, "representation_size is -1"),
+        ({"block": {"norm_eps": float("inf")}}, "norm_eps is inf"),
+        ({"block": {"layer_scale": 1}}, "layer_scale is 1, not of type bool"),
+        ({"block": {"nrom_eps": 1e-6}}, "unknown field 'nrom_eps'"),
+        ({"img_size": [224, 224, 3]}, "not a number or"),
+        ({"img_size": [224, "224"]}, "img_size's width is '224'"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config_from_fields(ViTConfig(), changes)

@@ -1,5 +1,5 @@
-"""Weights in and out: files and folders of every common source, read without executing anything in
-them, brought to one naming and proven to fit.
+"""Checkpoints in and out: files and folders of every common source, read without executing anything
+in them, brought to one naming and proven to fit.
 
     read_checkpoint (formats, folder, names) -> find_architecture -> build_model
 """

@@ -1,4 +1,4 @@
-"""The architecture that a checkpoint's shapes have, completed by what its user and files say."""
+"""The architecture that a checkpoint's shapes have, completed by hints of its user and files."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from vit_edge.runtime.errors import InputError
-from vit_edge.vit.config import BlockOptions, EmbeddingOptions, ReadoutOptions, ViTConfig
-from vit_edge.vit.facts import Facts, Witness, resolve
+from vit_edge.vit.config import POOLS, BlockOptions, EmbeddingOptions, ReadoutOptions, ViTConfig
+from vit_edge.vit.hints import HintSource, ModelHints, resolve
 from vit_edge.vit.variants import VARIANTS, Variant
 
 from .checkpoint import Checkpoint
@@ -25,30 +25,29 @@ _NEEDED = (
 
 @dataclass(frozen=True)
 class Architecture:
-    """A configuration and where it comes from.
+    """A configuration and its origin.
 
     Attributes:
-        config: What the model will be.
         native: Rows and columns of patches that the checkpoint's positions are for.
-        facts: Everything else that was found, by the same rules.
+        hints: All other hints, found by the same rules.
         variant: Name of the variant of this size, or None.
-        inferred: What the shapes told, in words.
-        assumed: What nobody said, in words.
+        inferred: The shapes' part, in words.
+        assumed: The assumptions, in words.
     """
 
     config: ViTConfig
     native: tuple[int, int]
-    facts: Facts
+    hints: ModelHints
     variant: str | None
     inferred: str
     assumed: tuple[str, ...]
 
 
 def find_architecture(
-    checkpoint: Checkpoint, given: Facts, named: Variant | None = None
+    checkpoint: Checkpoint, user: ModelHints, named: Variant | None = None
 ) -> Architecture:
-    """Completes what the shapes tell, in this order: `given` by the user, the file, the variant
-    that the user named, the usual for its source, a variant of the same size.
+    """Completes the checkpoint's shapes by hints, in this order: those of the user, of the file, of
+    the variant that the user named, of the source's conventions, of a variant of the same size.
 
     Raises:
         InputError: naming the tensors, or the options, that are missing.
@@ -61,47 +60,47 @@ def find_architecture(
             f"{', '.join(missing)} (in this project's names)"
         )
     same_size = next((n for n, v in VARIANTS.items() if _size(shapes) == _size_of(v.config)), None)
-    facts, assumed = resolve(_witnesses(checkpoint, shapes, given, named, same_size))
+    hints, assumed = resolve(_hint_sources(checkpoint, shapes, user, named, same_size))
     try:
-        config, native = _complete(checkpoint, shapes, facts)
+        config, native = _complete(checkpoint, shapes, hints)
     except InputError:
         raise
     except (ValueError, IndexError, ZeroDivisionError) as error:
         raise InputError(
             f"{checkpoint.source} has shapes that make no ViT ({error}): is it whole, and a ViT?"
         ) from None
-    return Architecture(config, native, facts, same_size, _describe(config), assumed)
+    return Architecture(config, native, hints, same_size, _describe(config), assumed)
 
 
-def _witnesses(
+def _hint_sources(
     checkpoint: Checkpoint,
     shapes: Shapes,
-    given: Facts,
+    user: ModelHints,
     named: Variant | None,
     same_size: str | None,
-) -> list[Witness]:
-    """Who is asked, first to last."""
-    witnesses = [Witness("given", given, False)]
+) -> list[HintSource]:
+    """Lists the sources of hints; the first that knows a hint wins."""
+    sources = [HintSource("given", user, False)]
     if checkpoint.config is not None:
-        witnesses.append(Witness("file", _facts_of(checkpoint.config), False))
-    witnesses += [
-        Witness("file", checkpoint.facts, False),
-        Witness("shapes", _facts_in(shapes), False),
+        sources.append(HintSource("file", _hints_of(checkpoint.config), False))
+    sources += [
+        HintSource("file", checkpoint.hints, False),
+        HintSource("shapes", _hints_in(shapes), False),
     ]
     if named is not None:
-        witnesses.append(Witness("as MODEL", named.facts, True))
-    witnesses.append(Witness(f"usual for {checkpoint.naming}", checkpoint.conventions, True))
+        sources.append(HintSource("as MODEL", named.hints, True))
+    sources.append(HintSource(f"usual for {checkpoint.naming}", checkpoint.conventions, True))
     if same_size is not None:
-        witnesses.append(Witness(f"as {same_size}", VARIANTS[same_size].facts, True))
+        sources.append(HintSource(f"as {same_size}", VARIANTS[same_size].hints, True))
     for name, variant in VARIANTS.items():
         if _size(shapes)[:2] == _size_of(variant.config)[:2]:
-            heads = Facts(n_heads=variant.config.n_heads)
-            witnesses.append(Witness(f"as {name}", heads, True))
-    return witnesses
+            heads = ModelHints(n_heads=variant.config.n_heads)
+            sources.append(HintSource(f"as {name}", heads, True))
+    return sources
 
 
 def _size(shapes: Shapes) -> tuple[object, ...]:
-    """Width, depth and what else tells the variants apart."""
+    """Returns width, depth and the other properties that tell variants apart."""
     dim, _, patch, _ = (*shapes["patch_embed.proj.weight"], 0, 0, 0)[:4]
     return dim, _depth(shapes), patch, _embedding(shapes), "blocks.0.ls1.gamma" in shapes
 
@@ -122,16 +121,16 @@ def _embedding(shapes: Shapes) -> EmbeddingOptions:
     )
 
 
-def _facts_in(shapes: Shapes) -> Facts:
-    """Normalised queries tell the size of a head."""
+def _hints_in(shapes: Shapes) -> ModelHints:
+    """Reads the size of a head from its normalised queries."""
     if "blocks.0.attn.q_norm.weight" not in shapes:
-        return Facts()
+        return ModelHints()
     head = shapes["blocks.0.attn.q_norm.weight"][0]
-    return Facts(n_heads=shapes["patch_embed.proj.weight"][0] // max(head, 1))
+    return ModelHints(n_heads=shapes["patch_embed.proj.weight"][0] // max(head, 1))
 
 
-def _facts_of(config: ViTConfig) -> Facts:
-    return Facts(
+def _hints_of(config: ViTConfig) -> ModelHints:
+    return ModelHints(
         native_size=config.image_size,
         n_heads=config.n_heads,
         norm_eps=config.block.norm_eps,
@@ -141,74 +140,74 @@ def _facts_of(config: ViTConfig) -> Facts:
 
 
 def _complete(
-    checkpoint: Checkpoint, shapes: Shapes, facts: Facts
+    checkpoint: Checkpoint, shapes: Shapes, hints: ModelHints
 ) -> tuple[ViTConfig, tuple[int, int]]:
-    """The configuration, and the grid of the checkpoint's positions."""
+    """Returns the configuration, and the grid of the checkpoint's positions."""
     dim, channels, patch, width = shapes["patch_embed.proj.weight"]
     if patch != width:
         raise ValueError(f"patches of {patch}x{width} pixels are not square")
-    if facts.n_heads is None:
+    if hints.n_heads is None:
         raise InputError(
             f"{checkpoint.source}: the number of attention heads is not in the tensors, and no "
             f"known variant has width {dim} and depth {_depth(shapes)}: give --heads"
         )
     embedding, hidden = _embedding(shapes), shapes["blocks.0.mlp.fc2.weight"][1]
-    native = _native_grid(shapes["pos_embed"][-2], embedding, patch, facts)
+    native = _native_grid(shapes["pos_embed"][-2], embedding, patch, hints)
     gated = shapes["blocks.0.mlp.fc1.weight"][0] == 2 * hidden
     defaults = BlockOptions()
     block = BlockOptions(
-        norm_eps=defaults.norm_eps if facts.norm_eps is None else facts.norm_eps,
-        mlp="swiglu" if gated else facts.mlp or defaults.mlp,
+        norm_eps=defaults.norm_eps if hints.norm_eps is None else hints.norm_eps,
+        mlp="swiglu" if gated else hints.mlp or defaults.mlp,
         layer_scale="blocks.0.ls1.gamma" in shapes,
         qk_norm="blocks.0.attn.q_norm.weight" in shapes,
     )
     config = ViTConfig(
-        img_size=facts.img_size or (native[0] * patch, native[1] * patch),
+        img_size=hints.img_size or (native[0] * patch, native[1] * patch),
         patch_size=patch,
         in_channels=channels,
         num_classes=shapes.get("head.weight", (0,))[0],
         embed_dim=dim,
         depth=_depth(shapes),
-        n_heads=facts.n_heads,
+        n_heads=hints.n_heads,
         mlp_ratio=hidden / dim,
         qkv_bias="blocks.0.attn.qkv.bias" in shapes,
         embedding=embedding,
         block=block,
-        readout=_readout(shapes, facts),
+        readout=_readout(shapes, hints),
     )
-    own = checkpoint.config
-    if own is not None:  # the file's own words where shapes cannot tell
-        readout = replace(config.readout, representation=own.readout.representation)
-        config = replace(config, mlp_ratio=own.mlp_ratio, readout=readout)
+    header = checkpoint.config
+    if header is not None:  # it knows what shapes cannot tell
+        readout = replace(config.readout, representation=header.readout.representation)
+        config = replace(config, mlp_ratio=header.mlp_ratio, readout=readout)
     return config, native
 
 
-def _readout(shapes: Shapes, facts: Facts) -> ReadoutOptions:
+def _readout(shapes: Shapes, hints: ModelHints) -> ReadoutOptions:
     size = shapes.get("pre_logits.fc.weight", (0,))[0]
     width = shapes["patch_embed.proj.weight"][0]
-    reader = shapes.get("pre_logits.fc.weight") or shapes.get("head.weight") or (0, width)
-    if reader[1] == 2 * width:
+    next_linear = shapes.get("pre_logits.fc.weight") or shapes.get("head.weight") or (0, width)
+    if next_linear[1] == 2 * width:
         pool = "class_and_distillation" if "dist_token" in shapes else "class_token_and_mean"
     elif "fc_norm.weight" in shapes:
         pool = "mean_then_norm"
     else:
         pool = "class_token" if "cls_token" in shapes else "mean"
-    kind = "linear" if "norm_pre.weight" in shapes else "tanh"
-    asked = facts.pool or pool
-    if asked == "mean" and "fc_norm.weight" in shapes:
-        asked = "mean_then_norm"
-    if asked == "class_token" and pool.startswith("class_"):
-        asked = pool  # the head's width says more than the word
-    return ReadoutOptions(asked, size, kind)
+    representation = "linear" if "norm_pre.weight" in shapes else "tanh"
+    hinted = hints.pool or pool
+    if hinted == "mean" and "fc_norm.weight" in shapes:
+        hinted = "mean_then_norm"
+    if hinted == "class_token" and "class_token" in POOLS[pool].tokens:
+        hinted = pool  # the head's width says more than the word
+    return ReadoutOptions(hinted, size, representation)
 
 
 def require_variant(name: str, config: ViTConfig, source: str) -> None:
     """Raises InputError if a checkpoint's architecture is not that of the variant `name`."""
-    wanted = VARIANTS[name].config
+    variant = VARIANTS[name].config
     different = [
-        f"{field} {getattr(config, field)}, not {getattr(wanted, field)}"
+        f"{field} {getattr(config, field)}, not {getattr(variant, field)}"
         for field in ("embed_dim", "depth", "n_heads", "patch_size", "in_channels", "embedding")
-        if getattr(config, field) != getattr(wanted, field)
+        if getattr(config, field) != getattr(variant, field)
     ]
     if different:
         raise InputError(
@@ -218,12 +217,12 @@ def require_variant(name: str, config: ViTConfig, source: str) -> None:
 
 
 def _native_grid(
-    positions: int, embedding: EmbeddingOptions, patch: int, facts: Facts
+    positions: int, embedding: EmbeddingOptions, patch: int, hints: ModelHints
 ) -> tuple[int, int]:
-    """Rows and columns of the positions, with or without those of the tokens before them."""
+    """Finds rows and columns of the positions, with or without those of the tokens before them."""
     before = int(embedding.class_token) + int(embedding.distillation_token)
     prefixes = (before, int(embedding.class_token), 0, before + embedding.registers)
-    for size in (facts.native_size, facts.img_size):
+    for size in (hints.native_size, hints.img_size):
         if size is not None:
             grid = size[0] // patch, size[1] // patch
             if positions - grid[0] * grid[1] in prefixes:
@@ -238,8 +237,8 @@ def _native_grid(
 
 
 def _describe(config: ViTConfig) -> str:
-    """What the shapes told, in words."""
-    parts = [
+    """Puts the shapes into words."""
+    sizes = [
         f"width {config.embed_dim}",
         f"depth {config.depth}",
         f"patches of {config.patch_size}",
@@ -247,7 +246,7 @@ def _describe(config: ViTConfig) -> str:
         f"{config.num_classes} classes" if config.num_classes else "no head",
         f"pool {config.readout.pool}",
     ]
-    extras = {
+    options = {
         "no QKV bias": not config.qkv_bias,
         "no class token": not config.embedding.class_token,
         "distillation token": config.embedding.distillation_token,
@@ -260,4 +259,4 @@ def _describe(config: ViTConfig) -> str:
             config.readout.representation_size
         ),
     }
-    return ", ".join([*parts, *(text for text, there in extras.items() if there)])
+    return ", ".join([*sizes, *(text for text, present in options.items() if present)])

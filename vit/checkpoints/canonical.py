@@ -1,4 +1,4 @@
-"""From a source's names and layout to the model's."""
+"""Translation of a source's names and layout to the model's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .names import NAMINGS, Naming
 from .names.base import PART
 
 OWN = "vit-edge"
-"""Whose names this project's own files have: timm's, and their header says the rest."""
+"""Naming of this project's own files: timm's, with the rest in the header."""
 _SHOWN = 10
 
 
@@ -26,7 +26,7 @@ def to_canonical(raw: RawCheckpoint) -> Checkpoint:
             not of dense floating-point numbers.
     """
     naming = find_naming(raw)
-    facts = raw.facts.or_else(naming.read_facts(raw.tensors))
+    hints = raw.hints.or_else(naming.read_hints(raw.tensors))
     tensors, parts = dict[str, Tensor](), defaultdict[str, dict[str, Tensor]](dict)
     left_out = []
     for old in list(raw.tensors):
@@ -36,11 +36,11 @@ def to_canonical(raw: RawCheckpoint) -> Checkpoint:
             continue
         _require_numbers(old, tensor, raw.source)
         base, mark, part = name.partition(PART)
-        place = parts[base] if mark else tensors
+        target = parts[base] if mark else tensors
         key = part if mark else name
-        if key in place:
+        if key in target:
             raise InputError(f"{raw.source}: {old} is there twice, under two prefixes")
-        place[key] = naming.convert(old, tensor)
+        target[key] = naming.convert(old, tensor)
     for base in list(parts):
         tensors[base] = _join(base, parts.pop(base), raw.source)
     if raw.config is None:
@@ -50,14 +50,14 @@ def to_canonical(raw: RawCheckpoint) -> Checkpoint:
         OWN if raw.config is not None else naming.name,
         tensors,
         raw.config,
-        facts,
+        hints,
         naming.conventions(tensors),
         tuple(left_out),
     )
 
 
 def find_naming(raw: RawCheckpoint) -> Naming:
-    """Whose names these are. Raises InputError if nobody's that is known."""
+    """Returns the naming that the checkpoint uses. Raises InputError if it is unknown."""
     names = list(raw.tensors)
     for naming in NAMINGS.values():
         if naming.recognises(names):
@@ -69,7 +69,7 @@ def find_naming(raw: RawCheckpoint) -> Naming:
 
 
 def listed(items: list[str]) -> str:
-    """The first ten, and how many more there are."""
+    """Joins the first ten, and counts the rest."""
     more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
     return ", ".join(items[:_SHOWN]) + more
 
@@ -83,11 +83,11 @@ def _require_numbers(name: str, tensor: Tensor, source: str) -> None:
 
 
 def _join(base: str, parts: dict[str, Tensor], source: str) -> Tensor:
-    """Parts 0, 1, ... one after the other. A bias that Q or V has and K has not is zero there."""
+    """Concatenates parts 0, 1, ...; a bias that Q or V has and K has not is zero there."""
     count = 3 if ".qkv." in base else 2
     if base.endswith("bias"):
-        some = next(iter(parts.values()))
-        parts = {str(k): parts.get(str(k), torch.zeros_like(some)) for k in range(count)}
+        zeros = torch.zeros_like(next(iter(parts.values())))
+        parts = {str(k): parts.get(str(k), zeros) for k in range(count)}
     if len(parts) != count:
         raise InputError(f"{source}: {base} has only {len(parts)} of its {count} parts")
     try:
@@ -98,7 +98,7 @@ def _join(base: str, parts: dict[str, Tensor], source: str) -> Tensor:
 
 
 def _finish(tensors: dict[str, Tensor], source: str) -> None:
-    """What some sources store in another shape, leave out, or split in two."""
+    """Repairs tensors that some sources store in another shape, leave out, or split in two."""
     for name, rank in (("cls_token", 3), ("dist_token", 3), ("reg_token", 3), ("pos_embed", 3)):
         while name in tensors and tensors[name].ndim < rank:
             tensors[name] = tensors[name][None]
@@ -117,14 +117,14 @@ def _fill_missing_biases(tensors: dict[str, Tensor]) -> None:
 
 
 def _call_projection(tensors: dict[str, Tensor]) -> None:
-    """timm calls CLIP's projection a head, without bias."""
+    """Renames CLIP's projection, which timm calls a head, without bias."""
     if "head.bias" in tensors and not tensors["head.bias"].any():
         for kind in ("weight", "bias"):
             tensors[f"pre_logits.fc.{kind}"] = tensors.pop(f"head.{kind}")
 
 
 def _merge_heads(tensors: dict[str, Tensor], source: str) -> None:
-    """The mean of DeiT's two heads is one head on both tokens side by side."""
+    """Merges DeiT's two heads: their mean is one head on both tokens side by side."""
     try:
         weights = [tensors["head.weight"], tensors.pop("head_dist.weight")]
         biases = [tensors["head.bias"], tensors.pop("head_dist.bias")]

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from vit_edge.vit.config import ViTConfig
-from vit_edge.vit.facts import Facts
+from vit_edge.vit.hints import ModelHints
 
 
 @dataclass(frozen=True)
 class RawCheckpoint:
-    """Tensors under their file's own names, and what the file says beside them.
+    """Tensors under their file's own names, and the file's hints.
 
     `tensors` is emptied as it is brought to the model's names, so that no two copies are held.
     """
@@ -20,7 +20,7 @@ class RawCheckpoint:
     source: str
     tensors: dict[str, Tensor]
     config: ViTConfig | None = None
-    facts: Facts = field(default_factory=Facts)
+    hints: ModelHints = field(default_factory=ModelHints)
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,17 @@ class Checkpoint:
 
     Attributes:
         source: The file's name, for messages.
-        naming: Whose names the file used, as "timm".
-        config: The whole architecture, where the file tells it (this project's do).
-        facts: What the file says beside its tensors.
-        conventions: What its source usually means.
-        left_out: Names of tensors that are no part of the image model, as a text tower's.
+        naming: The source whose names the file used, such as "timm".
+        config: The whole architecture, where the file has it (this project's do).
+        hints: Facts that the file states beside its tensors.
+        conventions: Usual facts of its source.
+        left_out: Names of tensors that are no part of the image model, such as a text tower's.
     """
 
     source: str
     naming: str
     tensors: dict[str, Tensor]
     config: ViTConfig | None
-    facts: Facts
-    conventions: Facts
+    hints: ModelHints
+    conventions: ModelHints
     left_out: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Folders as `save_pretrained` of Hugging Face and timm's hub repositories lay them out."""
+"""Folders in the layout of Hugging Face's `save_pretrained` and of timm's hub repositories."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from vit_edge.runtime.errors import InputError
-from vit_edge.vit.facts import Facts
+from vit_edge.vit.hints import ModelHints
 from vit_edge.vit.variants import VARIANTS
 
 from .checkpoint import RawCheckpoint
@@ -32,20 +32,20 @@ _GENERIC_LABEL = "LABEL_0"
 
 
 def read_folder(path: Path) -> RawCheckpoint:
-    """A folder with `config.json`, weights (one file, or shards and their index) and perhaps
+    """Reads a folder with `config.json`, weights (one file, or shards and their index) and perhaps
     `preprocessor_config.json`.
 
     Raises:
-        InputError: if a file is missing or damaged, or the model is none that this project has.
+        InputError: if a file is missing or damaged, or the model type is not supported.
     """
     config = read_json(path / CONFIG)
     try:
-        facts = timm_facts(config) if "architecture" in config else transformers_facts(path, config)
+        hints = timm_hints(config) if "architecture" in config else transformers_hints(path, config)
     except InputError:
         raise
     except (ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{path / CONFIG} cannot be used: {str(error)[:200]}") from None
-    return RawCheckpoint(path.resolve().name, _read_weights(path), facts=facts)
+    return RawCheckpoint(path.resolve().name, _read_weights(path), hints=hints)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _shards(index: Path) -> list[str]:
-    """The files that an index names, each of them beside it."""
+    """Lists the files that an index names, each of them beside it."""
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
         raise InputError(f"{index} has no weight_map of names to files")
@@ -86,8 +86,8 @@ def _shards(index: Path) -> list[str]:
     return shards
 
 
-def transformers_facts(path: Path, config: dict[str, Any]) -> Facts:
-    """What a transformers configuration and its image processor say."""
+def transformers_hints(path: Path, config: dict[str, Any]) -> ModelHints:
+    """Reads the hints of a transformers configuration and its image processor."""
     kind = config.get("model_type")
     if kind not in _MODEL_TYPES:
         raise InputError(
@@ -103,27 +103,26 @@ def transformers_facts(path: Path, config: dict[str, Any]) -> Facts:
         )
     defaults = {"clip": 1e-5, "clip_vision_model": 1e-5, "vit": 1e-12, "deit": 1e-12}
     processor = read_json(path / PROCESSOR) if (path / PROCESSOR).is_file() else None
-    said = read_processor(processor, path / PROCESSOR) if processor is not None else Facts()
-    size = _size(config.get("image_size", 224))
-    return Facts(
-        native_size=size,
+    images = ModelHints() if processor is None else read_processor(processor, path / PROCESSOR)
+    return ModelHints(
+        native_size=_size(config.get("image_size", 224)),
         n_heads=_number(config, "num_attention_heads", 12),
         norm_eps=float(config.get("layer_norm_eps", defaults.get(str(kind), 1e-6))),
         mlp=_ACTIVATIONS.get(activation),
         labels=_labels(config),
-    ).or_else(said)
+    ).or_else(images)
 
 
-def timm_facts(config: dict[str, Any]) -> Facts:
-    """What the `config.json` of a timm repository says: preprocessing, and arguments that differ
-    from the architecture's own. Older ones have no group `pretrained_cfg`.
+def timm_hints(config: dict[str, Any]) -> ModelHints:
+    """Reads the hints of a timm repository's `config.json`: preprocessing, and arguments that
+    differ from the architecture's own. Older ones have no group `pretrained_cfg`.
     """
     arguments = _object(config.get("model_args"))
     pretrained = {**config, **_object(config.get("pretrained_cfg"))}
     variant = VARIANTS.get(str(config.get("architecture")))
     size = _size(arguments.get("img_size")) or _size((pretrained.get("input_size") or [])[1:])
     mean, std, crop = (pretrained.get(k) for k in ("mean", "std", "crop_pct"))
-    return Facts(
+    return ModelHints(
         native_size=size,
         n_heads=arguments.get("num_heads") or (variant.config.n_heads if variant else None),
         mlp=_timm_activation(config, arguments),
@@ -141,16 +140,16 @@ def _timm_activation(config: dict[str, Any], arguments: dict[str, Any]) -> str |
     if activation is None:
         return "quick_gelu" if "quickgelu" in str(config.get("architecture")) else None
     if activation not in ("gelu", "gelu_tanh", "quick_gelu", "silu"):
-        raise ValueError(f"act_layer {str(activation)[:40]!r} is none that this project has")
+        raise ValueError(f"act_layer {str(activation)[:40]!r} is not supported")
     return None if activation == "silu" else str(activation)  # of a gated MLP, which shapes tell
 
 
 def _timm_pool(pool: Any) -> str | None:
-    """`architecture` sees to it that a norm after the mean is one."""
-    known = {None: None, "": None, "token": "class_token", "avg": "mean"}
-    if pool not in known:
-        raise ValueError(f"global_pool {str(pool)[:40]!r} is none that this project has")
-    return known[pool]
+    """Translates timm's name of a pool; `architecture` finds a norm after the mean."""
+    names = {None: None, "": None, "token": "class_token", "avg": "mean"}
+    if pool not in names:
+        raise ValueError(f"global_pool {str(pool)[:40]!r} is not supported")
+    return names[pool]
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -173,7 +172,7 @@ def _size(value: Any) -> tuple[int, int] | None:
 
 
 def _labels(config: dict[str, Any]) -> tuple[str, ...] | None:
-    """Class names in order, unless they are transformers' placeholders."""
+    """Returns the class names in order, unless they are transformers' placeholders."""
     names = config.get("id2label")
     if not isinstance(names, dict) or not names or _GENERIC_LABEL in names.values():
         return None

@@ -20,7 +20,7 @@ from vit_edge.runtime.errors import InputError, first_line
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.runtime.schema import decode
 from vit_edge.vit.config import ViTConfig, config_from_fields
-from vit_edge.vit.facts import Facts
+from vit_edge.vit.hints import ModelHints
 
 from .checkpoint import RawCheckpoint
 
@@ -33,7 +33,7 @@ _WRAPPERS = ("state_dict", "model", "teacher", "state_dict_ema")
 
 
 def read_safetensors(path: Path) -> RawCheckpoint:
-    """Source: safetensors format. This project's files carry their configuration in the header."""
+    """Reads a safetensors file; this project's have their configuration in the header."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -51,13 +51,13 @@ def read_safetensors(path: Path) -> RawCheckpoint:
         ) from None
 
 
-def _read_metadata(metadata: dict[str, str]) -> tuple[ViTConfig | None, Facts]:
-    config, facts = None, Facts()
+def _read_metadata(metadata: dict[str, str]) -> tuple[ViTConfig | None, ModelHints]:
+    config, hints = None, ModelHints()
     if CONFIG_KEY in metadata:
         config = config_from_fields(ViTConfig(), json.loads(metadata[CONFIG_KEY]))
     if PREPROCESS_KEY in metadata:
         p = decode(Preprocess, json.loads(metadata[PREPROCESS_KEY]))
-        facts = Facts(
+        hints = ModelHints(
             (p.height, p.width),
             mean=p.mean,
             std=p.std,
@@ -67,12 +67,12 @@ def _read_metadata(metadata: dict[str, str]) -> tuple[ViTConfig | None, Facts]:
         )
     if LABELS_KEY in metadata:
         labels = decode(tuple[str, ...], json.loads(metadata[LABELS_KEY]), "labels")
-        facts = Facts(**{**vars(facts), "labels": labels})
-    return config, facts
+        hints = ModelHints(**{**vars(hints), "labels": labels})
+    return config, hints
 
 
 def read_pickle(path: Path) -> RawCheckpoint:
-    """A `.pth` of tensors.
+    """Reads a `.pth` of tensors.
 
     Source: `torch.load(weights_only=True)`, which refuses anything but tensors.
     """
@@ -99,7 +99,7 @@ def read_pickle(path: Path) -> RawCheckpoint:
 
 
 def read_npz(path: Path) -> RawCheckpoint:
-    """A flat `.npz` of the original JAX code.
+    """Reads a flat `.npz` of the original JAX code.
 
     Source: google-research/vision_transformer and big_vision; bfloat16 arrays are kept as raw two
     bytes.

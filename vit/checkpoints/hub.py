@@ -8,7 +8,7 @@ from pathlib import Path
 from vit_edge.runtime.errors import InputError, first_line
 
 PREFIXES = {"hf:": "", "timm:": "timm/"}
-"""What a name may start with, and what that means in front of a repository."""
+"""Prefixes of names, and what they stand for in front of a repository."""
 
 _FILES = ["config.json", "preprocessor_config.json", "model*.safetensors", "model*.index.json"]
 _PICKLES = ["config.json", "preprocessor_config.json", "pytorch_model*"]
@@ -20,14 +20,14 @@ def is_hub_name(text: str) -> bool:
 
 
 def fetch(name: str) -> Path:
-    """Downloads what is not in the hub's cache yet, and returns the folder.
+    """Downloads files that are not in the hub's cache yet, and returns the folder.
 
     Args:
         name: `hf:owner/repository` or `timm:model`; `@revision` may follow.
 
     Raises:
         InputError: if the name is malformed, the client is not installed, or the repository cannot
-            be had.
+            be fetched.
     """
     prefix = next(p for p in PREFIXES if name.startswith(p))
     repository, _, revision = (PREFIXES[prefix] + name.removeprefix(prefix)).partition("@")

@@ -1,4 +1,4 @@
-"""A model with a checkpoint's weights, and a checkpoint of a model."""
+"""Models from checkpoints, and checkpoints from models."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def build_model(
     native: tuple[int, int] | None = None,
     antialias: bool | None = True,
 ) -> VisionTransformer:
-    """A model with these weights, in eval mode and fp32.
+    """Builds a model with these weights, in eval mode and fp32.
 
     Args:
         config: The architecture; with 0 classes, a head is left out.
         tensors: Weights under the model's names, of any floating-point type.
-        source: Names them in messages.
+        source: The file's name, for messages.
         native: Grid that the position embeddings are for; None: the model's own.
-        antialias: How they are resampled for another grid.
+        antialias: True if they are resampled with antialiasing for another grid.
 
     Raises:
         InputError: if tensors are missing, unexpected or of another shape.
@@ -52,7 +52,7 @@ def fit(
     native: tuple[int, int] | None = None,
     antialias: bool | None = True,
 ) -> dict[str, Tensor]:
-    """The tensors that a model of this architecture takes; nothing large is copied.
+    """Returns the tensors that a model of this architecture takes; nothing large is copied.
 
     Raises:
         InputError: as `build_model`.
@@ -72,12 +72,12 @@ def _fit(
         fitted = {n: t for n, t in fitted.items() if not n.startswith("head.")}
     if "pos_embed" in fitted and fitted["pos_embed"].ndim == 3:
         fitted = fit_positions(fitted, config, native or config.grid, antialias is not False)
-    wanted = {name: value.shape for name, value in model.state_dict().items()}
-    missing = [name for name in wanted if name not in fitted]
-    unexpected = [name for name in fitted if name not in wanted]
+    expected = {name: value.shape for name, value in model.state_dict().items()}
+    missing = [name for name in expected if name not in fitted]
+    unexpected = [name for name in fitted if name not in expected]
     misshapen = [
         f"{name} is {list(fitted[name].shape)}, not {list(shape)}"
-        for name, shape in wanted.items()
+        for name, shape in expected.items()
         if name in fitted and fitted[name].shape != shape
     ]
     if missing or unexpected or misshapen:
@@ -92,7 +92,7 @@ def _without_weights(config: ViTConfig) -> VisionTransformer:
 
 def _explain(source: str, missing: list[str], unexpected: list[str], misshapen: list[str]) -> str:
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-    found = "; ".join(
+    mismatches = "; ".join(
         f"{len(names)} {kind} ({listed(names)})" for kind, names in kinds.items() if names
     )
     if misshapen:
@@ -100,8 +100,8 @@ def _explain(source: str, missing: list[str], unexpected: list[str], misshapen: 
     elif missing:
         remedy = "the file is incomplete: download or save it again"
     else:
-        remedy = "it has parts that no ViT here has: remove them if the model works without them"
-    return f"{source} does not fit the model: {found}. {remedy}"
+        remedy = "these layers are not supported here: export the model to ONNX and use --onnx"
+    return f"{source} does not fit the model: {mismatches}. {remedy}"
 
 
 def encode_checkpoint(
@@ -109,7 +109,9 @@ def encode_checkpoint(
     preprocess: Preprocess | None = None,
     labels: tuple[str, ...] | None = None,
 ) -> bytes:
-    """The model as safetensors; configuration, preprocessing and class names in the header."""
+    """Serialises the model as safetensors; the header has configuration, preprocessing and class
+    names.
+    """
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
     }
@@ -123,7 +125,7 @@ def encode_checkpoint(
 
 
 def _in_fixed_order(data: bytes) -> bytes:
-    """The same safetensors file, its metadata sorted: the library leaves that to chance, and the
+    """Sorts the metadata of a safetensors file: the library leaves their order to chance, and the
     same weights shall give the same bytes.
     """
     size = int.from_bytes(data[:8], "little")

@@ -12,7 +12,7 @@ from vit_edge.vit.config import ViTConfig
 def fit_positions(
     tensors: dict[str, Tensor], config: ViTConfig, native: tuple[int, int], antialias: bool
 ) -> dict[str, Tensor]:
-    """`tensors` with `pos_embed` float32 `[1, class token + patches, D]` as the model has it.
+    """Fits `pos_embed` of these tensors to the model: float32 `[1, class token + patches, D]`.
 
     Positions of distillation and register tokens go into these tokens; a class token without one
     gets zero; the patches' are resampled where the grid is another. All but the resampling is
@@ -42,7 +42,7 @@ def fit_positions(
 def resample(
     patches: Tensor, native: tuple[int, int], grid: tuple[int, int], antialias: bool
 ) -> Tensor:
-    """Bicubic: float32 `[1, rows * columns, D]` of one grid to another.
+    """Resamples float32 `[1, rows * columns, D]` from one grid to another, bicubically.
 
     Source: section 3.2 of the paper; `torch.nn.functional.interpolate`, as timm (antialiased) and
     transformers (not) call it.

@@ -1,4 +1,4 @@
-"""Where weights come from: a row for each kind of file, folders, and the hub."""
+"""Sources of weights: a row for each kind of file, folders, and the hub."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SOURCES: dict[str, Callable[[Path], RawCheckpoint]] = {
 
 
 def locate(weights: str) -> Path:
-    """The file or folder that `--weights` means; what is on the hub is fetched first.
+    """Returns the file or folder that `--weights` means; a hub's repository is fetched first.
 
     Raises:
         InputError: if there is none.
@@ -37,7 +37,7 @@ def locate(weights: str) -> Path:
 
 
 def checkpoint_sha256(path: Path) -> str:
-    """SHA-256 in hex of a checkpoint file, or of a folder's files and their names."""
+    """Computes the SHA-256 in hex of a checkpoint file, or of a folder's files and their names."""
     state = hashlib.sha256()
     files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
     for file in files:
@@ -53,8 +53,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Reads a checkpoint by its file's suffix, or a folder.
 
     Raises:
-        InputError: if it is missing, damaged, of an unknown kind, no ViT, or holds anything but
-            tensors.
+        InputError: if it is missing, damaged, of an unknown kind, no ViT, or not of tensors alone.
     """
     path = locate(str(path))
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""Training images, changed at random: crops, flips and colours of one, mixtures of two.
+"""Random changes of training images: crops, flips and colours of one, mixtures of two.
 
 Every function takes its generator, so that an image's changes depend on seed, epoch and index
 alone: neither threads nor a resumed run can alter them.
@@ -22,10 +22,10 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far a training image may be changed.
+    """Limits of the changes of a training image.
 
     Attributes:
-        min_area: Smallest share of the picture that a crop keeps.
+        min_area: Smallest share of the image that a crop keeps.
         stretch: Largest change of the aspect ratio, as a factor.
         flip: Probability of a mirror image.
         colour: Brightness, contrast and saturation change by up to this share.
@@ -37,45 +37,45 @@ class Augmentation:
     colour: float
 
     def __call__(
-        self, picture: Image.Image, preprocess: Preprocess, generator: np.random.Generator
+        self, image: Image.Image, preprocess: Preprocess, generator: np.random.Generator
     ) -> NDArray[np.uint8]:
-        """A Pillow image -> uint8 `[height, width, channels]`, the size that the model takes."""
-        cropped = random_crop(picture, preprocess, self, generator)
+        """Turns a Pillow image into a changed frame of the size that the model takes."""
+        frame = random_crop(image, preprocess, self, generator)
         if generator.random() < self.flip:
-            cropped = cropped[:, ::-1]
-        return jitter_colours(cropped, self.colour, generator) if self.colour else cropped
+            frame = frame[:, ::-1]
+        return jitter_colours(frame, self.colour, generator) if self.colour else frame
 
 
 AUGMENTATIONS = {
     "photographs": Augmentation(min_area=0.35, stretch=4 / 3, flip=0.5, colour=0.3),
-    # Writing, signs, instruments: what a mirror or a tight crop would turn into something else.
+    # Writing, signs, instruments: a mirror or a tight crop would turn them into something else.
     "symbols": Augmentation(min_area=0.7, stretch=1.15, flip=0.0, colour=0.1),
     "none": Augmentation(min_area=1.0, stretch=1.0, flip=0.0, colour=0.0),
 }
 
 
 def random_crop(
-    picture: Image.Image,
+    image: Image.Image,
     preprocess: Preprocess,
     limits: Augmentation,
     generator: np.random.Generator,
 ) -> NDArray[np.uint8]:
-    """A random part of the picture, scaled to the model's input."""
-    picture = ImageOps.exif_transpose(picture)
+    """Cuts a random part out of the image and scales it to the model's input."""
+    image = ImageOps.exif_transpose(image)
     aspect = preprocess.width / preprocess.height
     aspect *= math.exp(generator.uniform(-1, 1) * math.log(limits.stretch))
     # The largest box of that aspect ratio, then a share of its area.
-    width = min(picture.width, picture.height * aspect)
+    width = min(image.width, image.height * aspect)
     share = math.sqrt(generator.uniform(limits.min_area, 1))
     box = max(1, round(width * share)), max(1, round(width / aspect * share))
-    box = min(box[0], picture.width), min(box[1], picture.height)
-    left = int(generator.integers(0, picture.width - box[0] + 1))
-    top = int(generator.integers(0, picture.height - box[1] + 1))
+    box = min(box[0], image.width), min(box[1], image.height)
+    left = int(generator.integers(0, image.width - box[0] + 1))
+    top = int(generator.integers(0, image.height - box[1] + 1))
     # At the crop's own size `preprocess` converts colours and scales nothing; only then is it
     # stretched, so that colours are what validation and the device make of them.
     convert = replace(preprocess, height=box[1], width=box[0], crop=1.0)
-    part = convert(picture.crop((left, top, left + box[0], top + box[1])))
-    resized = Image.fromarray(part[:, :, 0] if preprocess.channels == 1 else part).resize(
+    crop = convert(image.crop((left, top, left + box[0], top + box[1])))
+    resized = Image.fromarray(crop[:, :, 0] if preprocess.channels == 1 else crop).resize(
         (preprocess.width, preprocess.height),
         Image.Resampling[preprocess.interpolation.upper()],
     )
@@ -83,13 +83,13 @@ def random_crop(
 
 
 def jitter_colours(
-    image: NDArray[np.uint8], most: float, generator: np.random.Generator
+    frame: NDArray[np.uint8], most: float, generator: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """uint8 `[H, W, C]` with brightness, contrast and saturation scaled by up to `most` each."""
+    """Scales brightness, contrast and saturation of a frame, each by up to `most`."""
     brightness, contrast, saturation = generator.uniform(1 - most, 1 + most, 3)
-    x = image.astype(np.float32) * brightness
+    x = frame.astype(np.float32) * brightness
     x = (x - x.mean()) * contrast + x.mean()
-    if image.shape[2] == 3:
+    if frame.shape[2] == 3:
         grey = (x @ _LUMA)[:, :, None]
         x = grey + (x - grey) * saturation
     changed: NDArray[np.uint8] = np.rint(x.clip(0, 255)).astype(np.uint8)
@@ -98,7 +98,7 @@ def jitter_colours(
 
 @dataclass(frozen=True)
 class Mixture:
-    """Images float32 `[B, C, H, W]`: `share` of each is its own, the rest the partner's."""
+    """Mixed images, float32 `[B, C, H, W]`: `share` of each is its own, the rest its partner's."""
 
     images: Tensor
     partners: Tensor
@@ -106,10 +106,10 @@ class Mixture:
 
 
 def mix(images: Tensor, alpha: float, generator: np.random.Generator) -> Mixture:
-    """Mixup (Zhang et al., arXiv 1710.09412): every image is blended with another of its batch.
+    """Blends every image with another of its batch: mixup (Zhang et al., arXiv 1710.09412).
 
     Args:
-        alpha: Of the Beta(alpha, alpha) that the share is drawn from; 0 blends nothing.
+        alpha: Parameter of the Beta(alpha, alpha) that the share is drawn from; 0 blends nothing.
     """
     partners = torch.from_numpy(generator.permutation(len(images))).to(images.device)
     share = float(generator.beta(alpha, alpha)) if alpha else 1.0

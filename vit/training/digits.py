@@ -17,7 +17,7 @@ from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.runtime.tools.images import ImageSet
 
 from ..datasets import digits
-from ..normalise import normalise
+from ..preprocessing import normalise
 from ..variants import find_variant
 from ..vision_transformer import VisionTransformer
 
@@ -49,7 +49,7 @@ def train(
     recipe: DigitsRecipe,
     on_epoch: Callable[[int, int], None],
 ) -> None:
-    """Trains `model` in place on float32 `[N, C, H, W]`; `on_epoch` is told the epochs done and
+    """Trains `model` in place on float32 `[N, C, H, W]`; calls `on_epoch` with the epochs done and
     their number.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -63,9 +63,9 @@ def train(
     model.train()
     for epoch in range(recipe.epochs):
         order = torch.randperm(len(images), generator=generator)
-        for chosen in order[: steps * recipe.batch].reshape(steps, recipe.batch):
-            logits = model(shift(images[chosen], recipe.max_shift, generator))
-            loss = F.cross_entropy(logits, labels[chosen], label_smoothing=recipe.label_smoothing)
+        for batch in order[: steps * recipe.batch].reshape(steps, recipe.batch):
+            logits = model(shift(images[batch], recipe.max_shift, generator))
+            loss = F.cross_entropy(logits, labels[batch], label_smoothing=recipe.label_smoothing)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -80,18 +80,18 @@ def shift(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
     batch, _, height, width = images.shape
     padded = F.pad(images, (most,) * 4, value=-1.0)
     tops, lefts = torch.randint(0, 2 * most + 1, (2, batch), generator=generator)
-    kept = torch.rand(batch, generator=generator) < 0.5
-    tops, lefts = tops.masked_fill(kept, most), lefts.masked_fill(kept, most)
+    unmoved = torch.rand(batch, generator=generator) < 0.5
+    tops, lefts = tops.masked_fill(unmoved, most), lefts.masked_fill(unmoved, most)
     rows = (tops[:, None] + torch.arange(height))[:, :, None]
     columns = (lefts[:, None] + torch.arange(width))[:, None, :]
     return padded[torch.arange(batch)[:, None, None], :, rows, columns].permute(0, 3, 1, 2)
 
 
 def train_digits(seed: int, on_epoch: Callable[[int, int], None]) -> VisionTransformer:
-    """Trains `vit_digits` from scratch on the digits' training split.
+    """Trains `vit_digits` from scratch on the digits' training split, on one thread.
 
-    On one thread: two are hardly faster on so small a model, and far slower when other programs
-    want the cores; and the weights do not depend on the number of cores.
+    Two are hardly faster on so small a model, and far slower when other programs use the cores;
+    and so the weights do not depend on the number of cores.
     """
     torch.manual_seed(seed)
     variant = find_variant(DEFAULT_MODEL)
@@ -113,14 +113,18 @@ def _one_thread() -> Iterator[None]:
 
 
 def as_tensors(data: ImageSet, preprocess: Preprocess) -> tuple[Tensor, Tensor]:
-    """All images, normalised, and their labels. Raises ValueError if there are no labels."""
+    """Returns all images, normalised, and their labels.
+
+    Raises:
+        ValueError: if there are no labels.
+    """
     if data.labels is None:
         raise ValueError(f"{data.source} has no labels to train on")
     return normalise(next(data.batches(len(data))), preprocess), torch.from_numpy(data.labels)
 
 
 def top1(model: VisionTransformer, data: ImageSet, preprocess: Preprocess) -> float:
-    """The share of images that the model classifies right."""
+    """Returns the share of images that the model classifies right."""
     images, labels = as_tensors(data, preprocess)
     with torch.inference_mode():
         return float((model(images).argmax(dim=1) == labels).float().mean())

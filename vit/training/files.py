@@ -1,4 +1,7 @@
-"""Files that are whole or not there, whatever kills the program."""
+"""Files that are written whole or not at all, whatever kills the program.
+
+Unlike `runtime.writing`, for streams of any size, and with at most one remainder of killed runs.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ from vit_edge.runtime.errors import InputError
 
 
 def _partial(path: Path) -> Path:
-    """A fixed name, so that a killed run leaves at most one, which the next run overwrites."""
+    """Returns a fixed name: a killed run leaves one file at most, which the next run overwrites."""
     return path.with_name(f".{path.name}.partial")
 
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[IO[bytes]]:
-    """A stream whose content takes `path`'s place when the block ends without an error.
+    """Opens a stream whose content takes `path`'s place when the block ends without an error.
 
     Raises:
         InputError: if the file cannot be written (disk full, no permission).
@@ -39,7 +42,7 @@ def replace_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """The new name itself is on disk only when its folder is."""
+    """Writes the folder to disk, which a new name needs to survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""An image folder `<class>/<image>` to train on: listed, checked and split, nothing decoded."""
+"""Image folders `<class>/<image>` to train on: listed, checked and split, nothing decoded."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class LabelledFiles:
         return LabelledFiles(self.folder, files, self.labels[positions], self.class_names)
 
     def digest(self) -> str:
-        """Tells one set of files from another by names and sizes; nothing is read."""
+        """Hashes the files' names and sizes; nothing is read."""
         names = [(f.relative_to(self.folder).as_posix(), f.stat().st_size) for f in self.files]
         return hashlib.sha256(repr(names).encode()).hexdigest()[:12]
 
@@ -54,10 +54,10 @@ def find_files(folder: Path) -> LabelledFiles:
     """
     if not folder.is_dir():
         raise InputError(f"there is no image folder at {folder}")
-    found = list_folder(folder)
-    if found.labels is None or found.class_names is None:
+    listing = list_folder(folder)
+    if listing.labels is None or listing.class_names is None:
         raise InputError(f"{folder} has no class folders: training needs <class>/<image>")
-    return LabelledFiles(folder, found.files, found.labels, found.class_names)
+    return LabelledFiles(folder, listing.files, listing.labels, listing.class_names)
 
 
 def check_classes(data: LabelledFiles) -> None:
@@ -76,7 +76,7 @@ def check_classes(data: LabelledFiles) -> None:
 
 
 def hold_back(data: LabelledFiles, seed: int) -> tuple[LabelledFiles, LabelledFiles]:
-    """Training and validation images: a seeded share of every class is held back.
+    """Splits into training and validation images; a seeded share of every class is held back.
 
     Raises:
         InputError: if a class has one image.
@@ -100,7 +100,7 @@ def hold_back(data: LabelledFiles, seed: int) -> tuple[LabelledFiles, LabelledFi
 
 
 def match_classes(data: LabelledFiles, class_names: tuple[str, ...]) -> LabelledFiles:
-    """The same files, labelled by these class names; a class may be without images.
+    """Labels the same files by these class names; a class may be without images.
 
     Raises:
         InputError: if there are other classes.
@@ -129,16 +129,16 @@ def check_headers(data: LabelledFiles) -> None:
 
 
 def _damage(file: Path) -> Exception | None:
-    """What is wrong with an image file, as far as its header and checksums tell."""
+    """Returns the error of an image file, as far as its header and checksums tell; else None."""
     try:
-        with Image.open(file) as picture:
-            picture.verify()
+        with Image.open(file) as image:
+            image.verify()
     except READ_ERRORS as error:
         return error
     return None
 
 
 def unreadable(file: Path, error: Exception) -> InputError:
-    """The error that names a file."""
+    """Returns the error that names a file."""
     reason = str(error).replace(str(file), "it")
     return InputError(f"{file} is not a readable image ({reason}): remove or replace it")

@@ -17,7 +17,7 @@ from torch import Tensor
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.preprocess import Preprocess
 
-from ..normalise import normalise
+from ..preprocessing import normalise
 from ..vision_transformer import VisionTransformer
 from .augment import Augmentation, Mixture, mix
 from .folder import READ_ERRORS, LabelledFiles, unreadable
@@ -29,12 +29,12 @@ from .state import EpochResult, TrainingState
 _ORDER, _MIXTURE, _IMAGE = range(3)
 
 StepDone = Callable[[int, int], None]
-"""Called with the batches of this epoch that are done, and their number."""
+"""Callback with the batches of this epoch that are done, and their number."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is learned from, and how."""
+    """Data to learn from, and the way to learn."""
 
     training: LabelledFiles
     validation: LabelledFiles
@@ -45,12 +45,12 @@ class Task:
 
     @property
     def batches(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         return math.ceil(len(self.training) / self.recipe.batch)
 
 
 def train_epoch(state: TrainingState, task: Task, on_step: StepDone) -> EpochResult:
-    """One pass over the training images, then one over the validation images.
+    """Runs one pass over the training images, then one over the validation images.
 
     Raises:
         InputError: if an image cannot be decoded, or the loss is not finite; `state` is then not
@@ -62,8 +62,8 @@ def train_epoch(state: TrainingState, task: Task, on_step: StepDone) -> EpochRes
     state.model.train()
     total = 0.0
     with closing(load_batches(_order(task, epoch), _augmented(task, epoch))) as batches:
-        for done, (positions, images) in enumerate(batches, start=1):
-            loss = _step(state, task, positions, images, generator)
+        for done, (positions, frames) in enumerate(batches, start=1):
+            loss = _step(state, task, positions, frames, generator)
             _check_finite(loss, epoch, task.recipe)
             total += loss * len(positions)
             on_step(done, task.batches)
@@ -73,8 +73,8 @@ def train_epoch(state: TrainingState, task: Task, on_step: StepDone) -> EpochRes
 
 
 def _order(task: Task, epoch: int) -> list[NDArray[np.int64]]:
-    """The epoch's batches, in sizes that differ by one at most: a last batch of a few images would
-    weigh as much as a full one.
+    """Draws the epoch's batches, in sizes that differ by one at most: a last batch of a few images
+    would weigh as much as a full one.
     """
     generator = np.random.default_rng([_ORDER, task.seed, epoch])
     return np.array_split(generator.permutation(len(task.training)), task.batches)
@@ -85,8 +85,8 @@ def _augmented(task: Task, epoch: int) -> Callable[[int], NDArray[np.uint8]]:
         generator = np.random.default_rng([_IMAGE, task.seed, epoch, position])
         file = task.training.files[position]
         try:
-            with Image.open(file) as picture:
-                return task.augmentation(picture, task.preprocess, generator)
+            with Image.open(file) as image:
+                return task.augmentation(image, task.preprocess, generator)
         except READ_ERRORS as error:
             raise unreadable(file, error) from None
 
@@ -97,14 +97,14 @@ def _step(
     state: TrainingState,
     task: Task,
     positions: NDArray[np.int64],
-    images: NDArray[np.uint8],
+    frames: NDArray[np.uint8],
     generator: np.random.Generator,
 ) -> float:
-    """One update of weights and average. Returns the loss before it."""
+    """Updates weights and average once. Returns the loss before it."""
     recipe, device = task.recipe, state.model.pos_embed.device
     for group in state.optimiser.param_groups:
         group["lr"] = learning_rate_at(state.step, recipe.epochs * task.batches, recipe)
-    mixture = mix(normalise(images, task.preprocess).to(device), recipe.mixup, generator)
+    mixture = mix(normalise(frames, task.preprocess).to(device), recipe.mixup, generator)
     labels = torch.from_numpy(task.training.labels[positions]).to(device)
     loss = mixed_loss(state.model(mixture.images), labels, mixture, recipe.label_smoothing)
     state.optimiser.zero_grad()
@@ -117,7 +117,7 @@ def _step(
 
 
 def mixed_loss(logits: Tensor, labels: Tensor, mixture: Mixture, smoothing: float) -> Tensor:
-    """Cross-entropy of logits `[B, classes]`, shared out between both labels of a mixed image."""
+    """Computes the cross-entropy of logits `[B, classes]` with both labels of each mixed image."""
     own = F.cross_entropy(logits, labels, label_smoothing=smoothing)
     if mixture.share == 1.0:
         return own
@@ -137,7 +137,7 @@ def _check_finite(loss: float, epoch: int, recipe: Recipe) -> None:
 def evaluate(
     model: VisionTransformer, data: LabelledFiles, preprocess: Preprocess, batch: int
 ) -> tuple[float, float]:
-    """Mean cross-entropy and top-1 share, the images prepared as a device prepares them.
+    """Returns mean cross-entropy and top-1 share, with the device's own preprocessing.
 
     Raises:
         InputError: naming an image that cannot be decoded.
@@ -146,9 +146,9 @@ def evaluate(
     order = np.array_split(np.arange(len(data)), math.ceil(len(data) / batch))
     loss, right = 0.0, 0
     with closing(load_batches(order, lambda i: preprocess.read(data.files[i]))) as batches:
-        for positions, images in batches:
+        for positions, frames in batches:
             labels = torch.from_numpy(data.labels[positions]).to(device)
-            logits = model(normalise(images, preprocess).to(device))
+            logits = model(normalise(frames, preprocess).to(device))
             loss += float(F.cross_entropy(logits, labels, reduction="sum"))
             right += int((logits.argmax(dim=1) == labels).sum())
     return loss / len(data), right / len(data)

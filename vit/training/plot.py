@@ -1,4 +1,4 @@
-"""The picture of a training: loss and accuracy by epoch."""
+"""The plot of a training: loss and accuracy by epoch."""
 
 from __future__ import annotations
 

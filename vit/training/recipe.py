@@ -1,4 +1,4 @@
-"""How a folder of images is trained on: the numbers, in one place."""
+"""Recipes for training on a folder of images: the numbers, in one place."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from vit_edge.runtime.errors import InputError
 
 @dataclass(frozen=True)
 class Recipe:
-    """AdamW with linear warm-up and cosine decay, as small data needs it (DeiT, arXiv 2012.12877;
-    Steiner et al., arXiv 2106.10270).
+    """AdamW with linear warm-up and cosine decay, strongly regularised for small data (DeiT, arXiv
+    2012.12877; Steiner et al., arXiv 2106.10270).
 
     Attributes:
         warm_up: Share of all steps in which the learning rate rises from zero.
         mixup: Both parameters of the Beta distribution of the shares in which two images of a batch
             are mixed; 0 mixes none.
         max_norm: Gradients longer than this are shortened to it.
-        ema_decay: Of the averaged weights, which are the ones that are kept.
+        ema_decay: Decay of the averaged weights, which are the result.
 
     Raises:
         InputError: if epochs, batch or learning rate are not positive.
@@ -52,7 +52,7 @@ RECIPES = {
 
 
 def learning_rate_at(step: int, steps: int, recipe: Recipe) -> float:
-    """The learning rate of a step, counted from 0, out of `steps` in all."""
+    """Returns the learning rate of a step, counted from 0, out of `steps` in all."""
     rising = max(1, round(steps * recipe.warm_up))
     if step < rising:
         return recipe.learning_rate * (step + 1) / rising
@@ -61,21 +61,21 @@ def learning_rate_at(step: int, steps: int, recipe: Recipe) -> float:
 
 
 def ema_decay_at(step: int, recipe: Recipe) -> float:
-    """The averaged weights forget faster while training is young, else short runs would keep their
+    """Returns the decay of the averaged weights: less at first, else short runs would keep their
     random start.
     """
     return min(recipe.ema_decay, (1 + step) / (10 + step))
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Weight decay for matrices and kernels; none for biases, norms, tokens and positions, which
-    have no scale to be held down.
+    """Applies weight decay to matrices and kernels, but not to biases, norms, tokens and positions,
+    which have no scale to be held down.
     """
-    decayed, kept = list[nn.Parameter](), list[nn.Parameter]()
+    decayed, exempt = list[nn.Parameter](), list[nn.Parameter]()
     for name, parameter in model.named_parameters():
-        free = parameter.ndim < 2 or name.endswith(("_token", "pos_embed"))
-        (kept if free else decayed).append(parameter)
+        is_exempt = parameter.ndim < 2 or name.endswith(("_token", "pos_embed"))
+        (exempt if is_exempt else decayed).append(parameter)
     return [
         {"params": decayed, "weight_decay": weight_decay},
-        {"params": kept, "weight_decay": 0.0},
+        {"params": exempt, "weight_decay": 0.0},
     ]

@@ -1,16 +1,15 @@
-"""A training on a folder from request to weights: checked first, resumed where one was cut off."""
+"""A training on a folder from request to weights: checked first, resumed after an interruption."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from vit_edge.runtime.errors import InputError
-from vit_edge.runtime.tools.display import percent, say
+from vit_edge.runtime.tools.display import percent, progress_bar, say
 
 from ..checkpoints import checkpoint_sha256, encode_checkpoint, locate
 from ..config import ViTConfig
@@ -26,7 +25,6 @@ from .folder import (
 )
 from .loop import Task, train_epoch
 from .plot import plot_history
-from .progress import show_progress
 from .recipe import Recipe
 from .start import find_start, starting_model
 from .state import Settings, TrainingState
@@ -34,10 +32,10 @@ from .state import Settings, TrainingState
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What the user asked for.
+    """A training that the user asked for.
 
     Attributes:
-        model: A variant's name; None with `weights`: what these are.
+        model: A variant's name; with `weights` it may be None, for the model that they are of.
         evaluation: Validation images; None holds back a share of `data`.
         weights: A checkpoint to start from, as `vit.checkpoints.locate` takes it; None starts from
             scratch.
@@ -64,17 +62,17 @@ class TrainRequest:
         return self.out.with_suffix(".unfinished.pt")
 
     @property
-    def picture(self) -> Path:
+    def plot(self) -> Path:
         return self.out.with_suffix(".png")
 
 
 def train_folder(request: TrainRequest) -> None:
-    """Trains, and writes weights and picture. An unfinished training with the same settings is
-    taken up where its last epoch ended, with the same outcome.
+    """Trains, and writes weights and plot. An unfinished training with the same settings resumes
+    where its last epoch ended, with the same outcome.
 
     Raises:
-        InputError: for bad settings, data or weights; a state that was saved stays.
-        KeyboardInterrupt: with how to go on as its message.
+        InputError: for bad settings, data or weights; a saved state stays.
+        KeyboardInterrupt: saying how to resume.
     """
     if request.out.suffix != ".safetensors":
         raise InputError(f"--out {request.out}: give a name that ends with .safetensors")
@@ -115,7 +113,7 @@ def _find_images(request: TrainRequest) -> tuple[LabelledFiles, LabelledFiles]:
 
 
 def _settings(request: TrainRequest, config: ViTConfig, task: Task) -> Settings:
-    """Everything that the outcome depends on."""
+    """Lists everything that the outcome depends on."""
     names = {"learning_rate": "--learning-rate", "epochs": "--epochs", "batch": "--batch"}
     weights = "none" if request.weights is None else _describe_weights(request.weights)
     return {
@@ -152,20 +150,23 @@ def _run_epochs(
         + (f"; going on after epoch {done} of {epochs}" if done else "")
     )
     try:
-        with show_progress(epochs) as progress:
-            while (epoch := len(state.history)) < epochs:
-                result = train_epoch(state, task, partial(progress.step, epoch))
-                state.history.append(result)
-                state.save(request.state_file, settings)
-                progress.epoch(len(state.history), result)
+        for epoch in range(done + 1, epochs + 1):
+            with progress_bar(f"epoch {epoch}/{epochs}") as on_step:
+                result = train_epoch(state, task, on_step)
+            state.history.append(result)
+            state.save(request.state_file, settings)
+            say(
+                f"epoch {epoch}/{epochs}: training loss {result.training_loss:.3f}, validation "
+                f"loss {result.validation_loss:.3f}, top-1 {percent(result.accuracy)}"
+            )
     except InputError as error:
-        raise InputError(f"{error}{_kept(request)}") from None
+        raise InputError(f"{error}{_how_to_resume(request)}") from None
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted{_kept(request)}") from None
+        raise KeyboardInterrupt(f"interrupted{_how_to_resume(request)}") from None
 
 
-def _kept(request: TrainRequest) -> str:
-    """What is left of a training that stopped."""
+def _how_to_resume(request: TrainRequest) -> str:
+    """Says what is left of a training that stopped."""
     if not request.state_file.exists():
         return "; no epoch was finished, so nothing is kept"
     return (
@@ -179,8 +180,8 @@ def _finish(state: TrainingState, task: Task, request: TrainRequest) -> None:
     with replace_file(request.out) as stream:
         stream.write(weights)
     title = f"{request.title} on {request.data.resolve().name}"
-    plot_history(state.history, title, request.picture)
+    plot_history(state.history, title, request.plot)
     request.state_file.unlink()
-    say(f"weights: {request.out}\nlosses and accuracy by epoch: {request.picture}")
+    say(f"weights: {request.out}\nlosses and accuracy by epoch: {request.plot}")
     accuracy = state.history[-1].accuracy
     print(f"top-1 on {len(task.validation)} validation images: {percent(accuracy)}")

@@ -1,4 +1,4 @@
-"""What training starts from: a variant with random weights, or a checkpoint."""
+"""The start of a training: a variant with random weights, or a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..checkpoints import (
     require_variant,
 )
 from ..config import ViTConfig
-from ..facts import Facts
+from ..hints import ModelHints
 from ..preprocessing import find_preprocess
 from ..variants import find_variant
 from ..vision_transformer import VisionTransformer
@@ -39,31 +39,32 @@ class Start:
 
 
 def find_start(model: str | None, weights: str | None, image_size: int | None) -> Start:
-    """The variant named `model`, or what the checkpoint `weights` is, at the size asked for.
+    """Finds the variant named `model`, or the checkpoint `weights`, at the requested size.
 
     Raises:
         InputError: if the checkpoint cannot be read or is no `model`, or the size does not fit.
     """
-    given = Facts(img_size=None if image_size is None else (image_size, image_size))
+    user = ModelHints(img_size=None if image_size is None else (image_size, image_size))
     variant = None if model is None else find_variant(model)
     if weights is None:
         assert variant is not None
         try:
-            config = given.applied_to(variant.config)
+            config = user.applied_to(variant.config)
         except ValueError as error:
             raise InputError(f"--image-size {image_size}: {error}") from None
-        return Start(config, find_preprocess(given, variant.facts, config)[0])
+        return Start(config, find_preprocess(user, variant.hints, config)[0])
     checkpoint = read_checkpoint(locate(weights))
-    found = find_architecture(checkpoint, given, variant)
+    architecture = find_architecture(checkpoint, user, variant)
+    config, hints = architecture.config, architecture.hints
     if model is not None:
-        require_variant(model, found.config, weights)
-    preprocess, _ = find_preprocess(given, found.facts, found.config)
-    return Start(found.config, preprocess, checkpoint, found.native, found.facts.antialias)
+        require_variant(model, config, weights)
+    preprocess, _ = find_preprocess(user, hints, config)
+    return Start(config, preprocess, checkpoint, architecture.native, hints.antialias)
 
 
 def starting_model(start: Start, labels: tuple[str, ...], seed: int) -> VisionTransformer:
-    """A model for these classes. A checkpoint's head stays if it is for as many classes and not
-    for others by name; a new one is zero.
+    """Builds a model for these classes. A checkpoint's head stays if it is for as many classes and
+    not for others by name; a new one is zero.
 
     Raises:
         InputError: if the checkpoint's tensors do not fit.
@@ -74,7 +75,7 @@ def starting_model(start: Start, labels: tuple[str, ...], seed: int) -> VisionTr
     if checkpoint is None:
         return VisionTransformer.from_config(config)
     tensors = dict(checkpoint.tensors)
-    if start.config.num_classes != len(labels) or checkpoint.facts.labels not in (None, labels):
+    if start.config.num_classes != len(labels) or checkpoint.hints.labels not in (None, labels):
         # The original code fine-tunes from a zero head: no image is misled by a random one.
         tensors["head.weight"] = torch.zeros(len(labels), config.feature_dim)
         tensors["head.bias"] = torch.zeros(len(labels))

@@ -1,4 +1,4 @@
-"""All that a training is, between two epochs: kept in one file, from which it goes on exactly.
+"""The state of a training between two epochs, kept in a file from which it resumes exactly.
 
 No random state is in it: every random choice follows from the seed, the epoch and the image (see
 `augment`), and the learning rate from the step.
@@ -23,7 +23,7 @@ from .recipe import Recipe, ema_decay_at, parameter_groups
 _KEYS = ("settings", "model", "average", "optimiser", "step", "history")
 
 Settings = dict[str, str]
-"""What a training was asked to do, by the names of its options."""
+"""Settings of a training by the names of its options."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class EpochResult:
 
 @dataclass
 class TrainingState:
-    """Changed in place as training goes on: models are too large to be copied at every step.
+    """State of a training, changed in place: models are too large to be copied at every step.
 
     Attributes:
-        average: The exponential moving average of the weights, which is what training leaves.
+        average: The exponential moving average of the weights, the training's result.
         step: Batches done.
         history: One result for each epoch done.
     """
@@ -63,8 +63,8 @@ class TrainingState:
     @torch.no_grad()
     def update_average(self, recipe: Recipe) -> None:
         decay = ema_decay_at(self.step, recipe)
-        for kept, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
-            kept.lerp_(new, 1 - decay)
+        for average, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            average.lerp_(new, 1 - decay)
 
     def save(self, path: Path, settings: Settings) -> None:
         """Replaces the file whole. Raises InputError if it cannot be written."""
@@ -80,7 +80,7 @@ class TrainingState:
             torch.save(content, stream)
 
     def resume(self, path: Path, settings: Settings) -> None:
-        """Takes the content of a file that `save` wrote.
+        """Restores the state from a file that `save` wrote.
 
         Raises:
             InputError: if the file is damaged, or of a training with other settings.

@@ -20,7 +20,7 @@ from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.runtime.tools.images import ImageSet
 from vit_edge.vit.config import BlockOptions, EmbeddingOptions, ReadoutOptions, ViTConfig
 from vit_edge.vit.datasets import digits, samples
-from vit_edge.vit.facts import IMAGENET
+from vit_edge.vit.hints import IMAGENET
 from vit_edge.vit.variants import find_variant
 from vit_edge.vit.vision_transformer import VisionTransformer
 

@@ -18,7 +18,7 @@ from vit_edge.export.progress import Display
 from vit_edge.runtime import Engine
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.errors import InputError
-from vit_edge.vit.facts import Facts
+from vit_edge.vit.hints import ModelHints
 from vit_edge.vit.vision_transformer import VisionTransformer
 
 from .files import OLD_14, write
@@ -35,7 +35,7 @@ def request(file: Path, out: Path) -> ExportRequest:
         onnx=file,
         out=out,
         calibration="digits",
-        given=Facts(mean=(0.5,), std=(0.5,)),
+        given=ModelHints(mean=(0.5,), std=(0.5,)),
         targets=("onnxruntime",),
         max_batch=4,
     )

@@ -15,7 +15,7 @@ from vit_edge.export.foreign.source import find_foreign_source, prepare, prepare
 from vit_edge.export.plan import ExportRequest, make_plan
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.tools.cli import main
-from vit_edge.vit.facts import Facts
+from vit_edge.vit.hints import ModelHints
 from vit_edge.vit.vision_transformer import VisionTransformer
 
 from ..graphs import count
@@ -197,10 +197,10 @@ def test_weights_that_are_cut_short_are_refused(external: Path) -> None:
         ("model", "vit_tiny_patch16_224", "MODEL"),
         ("weights", "w", "--weights"),
         ("config", Path("c"), "--config"),
-        ("given", Facts(mean=(0.5,)), "--mean and --std"),
-        ("given", Facts(std=(0.0, 0.0, 0.0)), "--mean and --std"),
-        ("given", Facts(n_heads=3, img_size=(64, 64)), "--image-size, --heads: fixed"),
-        ("given", Facts(labels=("cat", "dog")), "--labels has 2 names"),
+        ("given", ModelHints(mean=(0.5,)), "--mean and --std"),
+        ("given", ModelHints(std=(0.0, 0.0, 0.0)), "--mean and --std"),
+        ("given", ModelHints(n_heads=3, img_size=(64, 64)), "--image-size, --heads: fixed"),
+        ("given", ModelHints(labels=("cat", "dog")), "--labels has 2 names"),
         ("output", "tokens", "unknown output 'tokens'"),
     ],
 )
@@ -231,7 +231,7 @@ def test_raw_pixels_are_taken_as_they_are(exported: ir.Model, file: Path) -> Non
     assert count(model)["Cast"] == 1
     assert require_same(prepare(file), model, source.preprocess) < 1e-5
     with pytest.raises(InputError, match="nowhere to go"):
-        find_foreign_source(file, Facts(mean=(0.5, 0.5, 0.5)))
+        find_foreign_source(file, ModelHints(mean=(0.5, 0.5, 0.5)))
 
 
 @pytest.mark.parametrize("padding", [0, 1])
@@ -243,7 +243,7 @@ def test_normalisation_is_folded_only_where_nothing_is_padded(padding: int, file
         "y=ReduceMean<keepdims=0>(c,axes)",
         constants=f"float[5,3,2,2] k={{{kernel}}}, int64[2] axes={{2,3}}",
     )
-    facts = Facts(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    facts = ModelHints(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
     source, model = find_foreign_source(file, facts), prepare(file)
     rebuild(model, source.preprocess)
     assert count(model)["Mul"] == padding

@@ -21,7 +21,7 @@ from vit_edge.export.quantise.smooth import search
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.vit.config import BlockOptions
 from vit_edge.vit.datasets import samples
-from vit_edge.vit.facts import HALF
+from vit_edge.vit.hints import HALF
 from vit_edge.vit.vision_transformer import VisionTransformer
 
 from ...calibrate import calibrate

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vit_edge.vit.checkpoints import build_model, find_architecture, read_checkpoint
-from vit_edge.vit.facts import Facts
+from vit_edge.vit.hints import ModelHints
 from vit_edge.vit.vision_transformer import VisionTransformer
 
 # Width, heads, patch size and depth.
@@ -37,17 +37,22 @@ def shake(oracle: nn.Module) -> nn.Module:
     return oracle.eval()
 
 
-def load(path: Path, **given: Any) -> VisionTransformer:
+def load(path: Path, **hints: Any) -> VisionTransformer:
     checkpoint = read_checkpoint(path)
-    found = find_architecture(checkpoint, Facts(**given))
-    weights = (checkpoint.tensors, checkpoint.source, found.native, found.facts.antialias)
-    return build_model(found.config, *weights)
+    architecture = find_architecture(checkpoint, ModelHints(**hints))
+    weights = (
+        checkpoint.tensors,
+        checkpoint.source,
+        architecture.native,
+        architecture.hints.antialias,
+    )
+    return build_model(architecture.config, *weights)
 
 
 def difference(
     model: VisionTransformer, oracle: Callable[[torch.Tensor], torch.Tensor], *size: int
 ) -> float:
-    """Largest difference relative to the largest output."""
+    """Returns the largest difference relative to the largest output."""
     torch.manual_seed(2)
     images = torch.randn(2, 3, *size)
     with torch.inference_mode():
@@ -75,7 +80,7 @@ BIG_VISION = {
 
 
 def to_big_vision(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same arrays under big_vision's names."""
+    """Renames the arrays to big_vision's names."""
     renamed = {}
     for name, array in arrays.items():
         for old, new in BIG_VISION.items():
@@ -85,7 +90,7 @@ def to_big_vision(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def to_jax(state: dict[str, torch.Tensor], heads: int) -> dict[str, np.ndarray]:
-    """timm's tensors under the original JAX code's names and in its layout."""
+    """Brings timm's tensors to the original JAX code's names and layout."""
     arrays, width = {}, state["cls_token"].shape[-1]
     names = {
         "patch_embed.proj": "embedding",

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from vit_edge.runtime.errors import InputError
 from vit_edge.vit.checkpoints import find_architecture, locate, read_checkpoint
-from vit_edge.vit.facts import IMAGENET, Facts
+from vit_edge.vit.hints import IMAGENET, ModelHints
 from vit_edge.vit.vision_transformer import VisionTransformer
 
 from ... import oracles
@@ -33,7 +33,7 @@ def write_json(path: Path, value: Any) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """What transformers writes for a tiny ViT."""
+    """A folder that transformers writes for a tiny ViT."""
     hub = oracles.transformers()
     names = {0: "cat", 1: "dog", 2: "owl"}
     config = hub.ViTConfig(
@@ -47,20 +47,23 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_folder_says_all_and_nothing_is_assumed(folder: Path) -> None:
     checkpoint = read_checkpoint(folder)
-    found = find_architecture(checkpoint, Facts())
-    assert found.assumed == ()
-    assert found.config.block.norm_eps == 1e-12
-    assert found.facts.labels == ("cat", "dog", "owl")
-    assert (found.facts.crop_mode, found.facts.interpolation) == ("squash", "bilinear")
+    architecture = find_architecture(checkpoint, ModelHints())
+    assert architecture.assumed == ()
+    assert architecture.config.block.norm_eps == 1e-12
+    assert architecture.hints.labels == ("cat", "dog", "owl")
+    assert (architecture.hints.crop_mode, architecture.hints.interpolation) == (
+        "squash",
+        "bilinear",
+    )
 
 
 def test_the_processor_that_transformers_writes_is_understood(folder: Path) -> None:
     oracles.transformers().ViTImageProcessor(size={"height": 48, "width": 32}).save_pretrained(
         folder
     )
-    facts = read_checkpoint(folder).facts
-    assert (facts.img_size, facts.crop_mode, facts.crop) == ((48, 32), "squash", 1.0)
-    assert facts.mean == (0.5, 0.5, 0.5)
+    hints = read_checkpoint(folder).hints
+    assert (hints.img_size, hints.crop_mode, hints.crop) == ((48, 32), "squash", 1.0)
+    assert hints.mean == (0.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -78,8 +81,8 @@ def test_the_processor_that_transformers_writes_is_understood(folder: Path) -> N
 )  # fmt: skip
 def test_processors(folder: Path, changes: dict[str, Any], expected: dict[str, Any]) -> None:
     write_json(folder / "preprocessor_config.json", {**SQUASHED, **changes})
-    facts = read_checkpoint(folder).facts
-    assert {name: getattr(facts, name) for name in expected} == expected
+    hints = read_checkpoint(folder).hints
+    assert {name: getattr(hints, name) for name in expected} == expected
 
 
 @pytest.mark.parametrize(
@@ -112,7 +115,7 @@ def test_damage_is_named(folder: Path, file: str, content: str | None, named: st
     else:
         (folder / file).write_text(content)
     with pytest.raises(InputError, match=named):
-        find_architecture(read_checkpoint(folder), Facts())
+        find_architecture(read_checkpoint(folder), ModelHints())
 
 
 def test_shards_outside_the_folder_are_refused(folder: Path) -> None:
@@ -140,11 +143,11 @@ def test_timms_config_brings_preprocessing_and_heads(
     model: VisionTransformer, tmp_path: Path
 ) -> None:
     checkpoint = read_checkpoint(timm_repository(tmp_path / "repository", model))
-    found = find_architecture(checkpoint, Facts())
-    assert found.config == model.config
-    assert (found.facts.mean, found.facts.std) == IMAGENET
-    assert (found.facts.crop, found.facts.crop_mode) == (0.8, "squash")
-    assert not any(line.startswith(("n_heads", "mean", "crop")) for line in found.assumed)
+    architecture = find_architecture(checkpoint, ModelHints())
+    assert architecture.config == model.config
+    assert (architecture.hints.mean, architecture.hints.std) == IMAGENET
+    assert (architecture.hints.crop, architecture.hints.crop_mode) == (0.8, "squash")
+    assert not any(line.startswith(("n_heads", "mean", "crop")) for line in architecture.assumed)
 
 
 def test_timms_pool_activation_and_flat_form_are_read(
@@ -153,9 +156,12 @@ def test_timms_pool_activation_and_flat_form_are_read(
     arguments = {"act_layer": "gelu_tanh", "global_pool": "avg"}
     flat = {"pretrained_cfg": None, "mean": IMAGENET[0], "std": IMAGENET[1], "crop_pct": 0.8}
     folder = timm_repository(tmp_path / "a", model, model_args=arguments, **flat)
-    found = find_architecture(read_checkpoint(folder), Facts())
-    assert (found.config.block.mlp, found.config.readout.pool) == ("gelu_tanh", "mean")
-    assert (found.facts.mean, found.facts.crop) == (IMAGENET[0], 0.8)
+    architecture = find_architecture(read_checkpoint(folder), ModelHints())
+    assert (architecture.config.block.mlp, architecture.config.readout.pool) == (
+        "gelu_tanh",
+        "mean",
+    )
+    assert (architecture.hints.mean, architecture.hints.crop) == (IMAGENET[0], 0.8)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +183,7 @@ def test_a_timm_config_that_cannot_be_used_is_named(
 
 
 class TestHub:
-    """The hub's own client, offline, on a cache laid out as it lays it out."""
+    """The hub's own client, offline, on a cache in its own layout."""
 
     @pytest.fixture(autouse=True)
     def _offline(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.vit.checkpoints import build_model, encode_checkpoint, read_checkpoint
 from vit_edge.vit.checkpoints.formats import CONFIG_KEY
-from vit_edge.vit.facts import IMAGENET
+from vit_edge.vit.hints import IMAGENET
 from vit_edge.vit.vision_transformer import VisionTransformer
 
 
@@ -102,10 +102,10 @@ def test_header_brings_preprocessing_and_labels(model: VisionTransformer, tmp_pa
     preprocess = Preprocess(32, 32, 3, 0.8, "box", *IMAGENET, "squash")
     path, labels = tmp_path / "own.safetensors", tuple("abcdefghij")
     path.write_bytes(encode_checkpoint(model, preprocess, labels))
-    facts = read_checkpoint(path).facts
-    assert (facts.mean, facts.std) == IMAGENET
-    assert (facts.crop, facts.crop_mode, facts.interpolation) == (0.8, "squash", "box")
-    assert facts.labels == labels
+    hints = read_checkpoint(path).hints
+    assert (hints.mean, hints.std) == IMAGENET
+    assert (hints.crop, hints.crop_mode, hints.interpolation) == (0.8, "squash", "box")
+    assert hints.labels == labels
 
 
 @pytest.mark.parametrize("entry", ["{", "[]", '{"depth": -1}', "[" * 100_000])

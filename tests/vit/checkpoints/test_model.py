@@ -1,4 +1,4 @@
-"""What does not fit is named, and what would fix it."""
+"""Checkpoints that do not fit their model: the message names the tensors and a remedy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vit_edge.vit.checkpoints import (
     find_architecture,
     read_checkpoint,
 )
-from vit_edge.vit.facts import Facts
+from vit_edge.vit.hints import ModelHints
 from vit_edge.vit.vision_transformer import VisionTransformer
 
 
@@ -51,6 +51,13 @@ def test_ten_are_named_and_the_rest_counted(model: VisionTransformer) -> None:
     assert "incomplete: download or save it again" in message
 
 
+def test_layers_that_no_vit_here_has_lead_to_the_onnx_road(model: VisionTransformer) -> None:
+    tensors = {**model.state_dict(), "attn_pool.q.weight": torch.zeros(1)}
+    message = refusal(model, tensors)
+    assert "1 unexpected (attn_pool.q.weight)" in message
+    assert "export the model to ONNX and use --onnx" in message
+
+
 def test_half_precision_weights_become_fp32(model: VisionTransformer) -> None:
     halves = {name: value.half() for name, value in model.state_dict().items()}
     built = build_model(model.config, halves, "file")
@@ -67,24 +74,24 @@ def test_without_classes_the_head_is_left_out(model: VisionTransformer) -> None:
 
 
 class TestArchitecture:
-    def find(self, state: dict[str, torch.Tensor], tmp_path: Path, **given: object):  # type: ignore[no-untyped-def]
+    def find(self, state: dict[str, torch.Tensor], tmp_path: Path, **hints: object):  # type: ignore[no-untyped-def]
         path = tmp_path / "timm.safetensors"
         save_file({name: value.contiguous() for name, value in state.items()}, path)
-        return find_architecture(read_checkpoint(path), Facts(**given))  # type: ignore[arg-type]
+        return find_architecture(read_checkpoint(path), ModelHints(**hints))  # type: ignore[arg-type]
 
     def test_shapes_tell_and_the_rest_is_assumed(
         self, model: VisionTransformer, tmp_path: Path
     ) -> None:
-        found = self.find(dict(model.state_dict()), tmp_path)
-        assert found.config == model.config
-        assert "width 64, depth 2, patches of 8" in found.inferred
-        assert "n_heads 2 (as vit_test_patch8_32)" in found.assumed
-        assert "norm_eps 1e-06 (usual for timm)" in found.assumed
+        architecture = self.find(dict(model.state_dict()), tmp_path)
+        assert architecture.config == model.config
+        assert "width 64, depth 2, patches of 8" in architecture.inferred
+        assert "n_heads 2 (as vit_test_patch8_32)" in architecture.assumed
+        assert "norm_eps 1e-06 (usual for timm)" in architecture.assumed
 
     def test_what_is_given_is_not_assumed(self, model: VisionTransformer, tmp_path: Path) -> None:
-        found = self.find(dict(model.state_dict()), tmp_path, n_heads=4, norm_eps=1e-5)
-        assert (found.config.n_heads, found.config.block.norm_eps) == (4, 1e-5)
-        assert not any("n_heads" in line or "norm_eps" in line for line in found.assumed)
+        architecture = self.find(dict(model.state_dict()), tmp_path, n_heads=4, norm_eps=1e-5)
+        assert (architecture.config.n_heads, architecture.config.block.norm_eps) == (4, 1e-5)
+        assert not any("n_heads" in line or "norm_eps" in line for line in architecture.assumed)
 
     def test_unknown_heads_are_asked_for(self, model: VisionTransformer, tmp_path: Path) -> None:
         state = {n: t for n, t in model.state_dict().items() if not n.startswith("blocks.1")}
@@ -111,15 +118,15 @@ _LOAD = """
 import resource, sys
 from pathlib import Path
 from vit_edge.vit.checkpoints import build_model, find_architecture, read_checkpoint
-from vit_edge.vit.facts import Facts
+from vit_edge.vit.hints import ModelHints
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 before = peak()
 checkpoint = read_checkpoint(Path(sys.argv[1]))
-found = find_architecture(checkpoint, Facts())
-build_model(found.config, checkpoint.tensors, "file", found.native)
+architecture = find_architecture(checkpoint, ModelHints())
+build_model(architecture.config, checkpoint.tensors, "file", architecture.native)
 print(before, peak())
 """
 

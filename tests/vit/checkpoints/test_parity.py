@@ -33,7 +33,7 @@ class TestTimm:
         assert difference(model, oracle, 224, 224) < TOLERANCE
 
     @pytest.mark.parametrize(
-        ("name", "options", "given"),
+        ("name", "options", "hints"),
         [
             ("deit_tiny_distilled_patch16_224", {}, {}),
             ("vit_small_patch14_dinov2", {"img_size": 98}, {}),
@@ -50,12 +50,12 @@ class TestTimm:
         ],
     )
     def test_relatives(
-        self, name: str, options: dict[str, Any], given: dict[str, Any], tmp_path: Path
+        self, name: str, options: dict[str, Any], hints: dict[str, Any], tmp_path: Path
     ) -> None:
         options = {"depth": DEPTH, "embed_dim": 192, "num_heads": 3, **options}
         oracle = shake(oracles.timm().create_model(name, **options))
         path = save(oracle, tmp_path / "timm.pth")
-        model = load(path, **{"n_heads": oracle.blocks[0].attn.num_heads, **given})
+        model = load(path, **{"n_heads": oracle.blocks[0].attn.num_heads, **hints})
         assert difference(model, oracle, *oracle.patch_embed.img_size) < TOLERANCE
 
     @pytest.mark.parametrize("size", [(224, 224), (64, 64), (160, 96)])
@@ -70,7 +70,7 @@ class TestTimm:
         assert difference(load(path, n_heads=3, img_size=size), resized, *size) < TOLERANCE
 
 
-@pytest.mark.parametrize("size", ["B/16", "B/32", "L/16"])
+@pytest.mark.parametrize("size", ["B/16", "B/32", pytest.param("L/16", marks=pytest.mark.slow)])
 def test_torchvision(size: str, tmp_path: Path) -> None:
     width, heads, patch, _ = SIZES[size]
     transformer = oracles.torchvision().models.VisionTransformer
@@ -80,7 +80,7 @@ def test_torchvision(size: str, tmp_path: Path) -> None:
 
 
 class TestHuggingFace:
-    """Folders say all that there is to know: nothing is given."""
+    """Folders of transformers, which need no hints from the user."""
 
     @pytest.mark.parametrize("size", SIZES)
     def test_vit(self, size: str, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ class TestHuggingFace:
 @pytest.mark.parametrize("prefix", ["", "opt/target/"])
 @pytest.mark.parametrize("size", SIZES)
 def test_jax(size: str, prefix: str, tmp_path: Path) -> None:
-    """timm reads the same `.npz`. Its GELU is the original's here, by tanh."""
+    """Compares with timm, which reads the same `.npz`; its GELU is the original's here, by tanh."""
     width, heads, patch, _ = SIZES[size]
     timm = oracles.timm()
     options = {"embed_dim": width, "num_heads": heads, "patch_size": patch, "depth": DEPTH}
@@ -180,7 +180,7 @@ def test_jax(size: str, prefix: str, tmp_path: Path) -> None:
 
 
 def test_big_vision(tmp_path: Path) -> None:
-    """The JAX code's successor, read by timm too."""
+    """Compares with timm, which reads big_vision's `.npz` too."""
     timm = oracles.timm()
     options = {"embed_dim": 192, "num_heads": 3, "patch_size": 16, "depth": DEPTH}
     oracle = timm.models.VisionTransformer(

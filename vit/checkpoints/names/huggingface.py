@@ -1,4 +1,4 @@
-"""Hugging Face transformers: ViT, DeiT, DINOv2 (names of releases 4 and 5), and CLIP's vision
+"""Names of Hugging Face transformers: ViT, DeiT, DINOv2 (of releases 4 and 5), and CLIP's vision
 tower.
 """
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from vit_edge.vit.facts import CLIP, HALF, IMAGENET, Facts, pictures
+from vit_edge.vit.hints import CLIP, HALF, IMAGENET, ModelHints, image_hints
 
 from .base import Naming
 
@@ -24,15 +24,15 @@ def _projections(pattern: str, names: tuple[str, str, str]) -> tuple[tuple[str, 
     )
 
 
-def _conventions(tensors: Mapping[str, Tensor]) -> Facts:
-    """DINOv2 has LayerScale, DeiT a distillation token; ViT's processor squashes."""
-    facts = Facts(norm_eps=1e-12, mlp="gelu", antialias=False)
+def _conventions(tensors: Mapping[str, Tensor]) -> ModelHints:
+    """Tells DINOv2 by its LayerScale, DeiT by its distillation token; ViT's processor squashes."""
+    hints = ModelHints(norm_eps=1e-12, mlp="gelu", antialias=False)
     if "blocks.0.ls1.gamma" in tensors:
-        found = pictures(IMAGENET, "bicubic", 0.875, "center_floor")
-        return found.or_else(replace(facts, norm_eps=1e-6))
+        images = image_hints(IMAGENET, "bicubic", 0.875, "center_floor")
+        return images.or_else(replace(hints, norm_eps=1e-6))
     if "dist_token" in tensors:
-        return pictures(IMAGENET, "bicubic", 0.875, "squash").or_else(facts)
-    return pictures(HALF, "bilinear", 1.0, "squash").or_else(facts)
+        return image_hints(IMAGENET, "bicubic", 0.875, "squash").or_else(hints)
+    return image_hints(HALF, "bilinear", 1.0, "squash").or_else(hints)
 
 
 HUGGING_FACE_NAMES = Naming(
@@ -87,7 +87,7 @@ CLIP_NAMES = Naming(
         (rf"classifier\.{_WB}", r"head.\1"),
     ),
     ignored=(r"embeddings\.position_ids", r"text_model\..*", r"text_projection\..*", "logit_scale"),
-    conventions=lambda tensors: pictures(CLIP, "bicubic", 1.0, "center_floor").or_else(
-        Facts(norm_eps=1e-5, mlp="quick_gelu", antialias=False)
+    conventions=lambda tensors: image_hints(CLIP, "bicubic", 1.0, "center_floor").or_else(
+        ModelHints(norm_eps=1e-5, mlp="quick_gelu", antialias=False)
     ),
 )

@@ -1,4 +1,4 @@
-"""The original JAX code (google-research/vision_transformer) and its successor big_vision.
+"""Names of the original JAX code (google-research/vision_transformer) and its successor big_vision.
 
 Kernels are stored input first: `[in, out]`, `[in, heads, d]`, `[height, width, in, out]`.
 """
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from vit_edge.vit.facts import HALF, Facts, pictures
+from vit_edge.vit.hints import HALF, ModelHints, image_hints
 
 from .base import Naming
 
@@ -32,12 +32,12 @@ def _convert(name: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _read_facts(tensors: Mapping[str, Tensor]) -> Facts:
-    """The number of heads is a dimension of the query kernels `[in, heads, d]`."""
+def _read_hints(tensors: Mapping[str, Tensor]) -> ModelHints:
+    """Reads the number of heads, a dimension of the query kernels `[in, heads, d]`."""
     for name, tensor in tensors.items():
         if name.endswith("/query/kernel") and tensor.ndim == 3:
-            return Facts(n_heads=tensor.shape[1])
-    return Facts()
+            return ModelHints(n_heads=tensor.shape[1])
+    return ModelHints()
 
 
 def _linear(pattern: str, target: str) -> tuple[tuple[str, str], ...]:
@@ -78,9 +78,9 @@ JAX_NAMES = Naming(
     ),
     ignored=(r"opt/state/.*", r"state/.*", r"step", r"params/txt/.*", r"params/[tb]"),
     convert=_convert,
-    read_facts=_read_facts,
-    # flax.linen.gelu approximates by tanh unless told otherwise, and the original does not tell it.
-    conventions=lambda tensors: pictures(HALF, "bilinear", 1.0, "squash").or_else(
-        Facts(norm_eps=1e-6, mlp="gelu_tanh", antialias=True)
+    read_hints=_read_hints,
+    # flax.linen.gelu approximates by tanh by default, and the original leaves it at that.
+    conventions=lambda tensors: image_hints(HALF, "bilinear", 1.0, "squash").or_else(
+        ModelHints(norm_eps=1e-6, mlp="gelu_tanh", antialias=True)
     ),
 )

@@ -1,4 +1,4 @@
-"""timm, DeiT's and DINOv2's own releases, and this project: the model's own names, nearly."""
+"""Names of timm, DeiT's and DINOv2's own releases, and this project: nearly the model's own."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from vit_edge.vit.facts import CLIP, IMAGENET, Facts, pictures
+from vit_edge.vit.hints import CLIP, IMAGENET, ModelHints, image_hints
 
 from .base import Naming
 
-_PLAIN = Facts(norm_eps=1e-6, mlp="gelu", antialias=True)
+_PLAIN = ModelHints(norm_eps=1e-6, mlp="gelu", antialias=True)
 
 
-def _conventions(tensors: Mapping[str, Tensor]) -> Facts:
-    """DeiT, DINOv2 and CLIP have tensors that a plain ViT has not; that one is left to the variant
-    of its size.
+def _conventions(tensors: Mapping[str, Tensor]) -> ModelHints:
+    """Tells DeiT, DINOv2 and CLIP by tensors that a plain ViT has not; a plain one's preprocessing
+    is left to the variant of its size.
     """
     if "dist_token" in tensors:
-        return pictures(IMAGENET, "bicubic", 0.9).or_else(_PLAIN)
+        return image_hints(IMAGENET, "bicubic", 0.9).or_else(_PLAIN)
     if "norm_pre.weight" in tensors:
-        return pictures(CLIP, "bicubic", 1.0).or_else(replace(_PLAIN, norm_eps=1e-5))
+        return image_hints(CLIP, "bicubic", 1.0).or_else(replace(_PLAIN, norm_eps=1e-5))
     if "blocks.0.ls1.gamma" in tensors and tensors["patch_embed.proj.weight"].shape[-1] == 14:
-        return pictures(IMAGENET, "bicubic", 1.0).or_else(_PLAIN)
+        return image_hints(IMAGENET, "bicubic", 1.0).or_else(_PLAIN)
     return _PLAIN
 
 

@@ -1,8 +1,8 @@
-"""torchvision's `vit_b_16` and its kin."""
+"""Names of torchvision's `vit_b_16` and its kin."""
 
 from __future__ import annotations
 
-from vit_edge.vit.facts import IMAGENET, Facts, pictures
+from vit_edge.vit.hints import IMAGENET, ModelHints, image_hints
 
 from .base import Naming
 
@@ -25,7 +25,7 @@ TORCHVISION_NAMES = Naming(
         (rf"heads\.pre_logits\.{_WB}", r"pre_logits.fc.\1"),
         (rf"heads\.head\.{_WB}", r"head.\1"),
     ),
-    conventions=lambda tensors: pictures(IMAGENET, "bilinear", 0.875).or_else(
-        Facts(norm_eps=1e-6, mlp="gelu", antialias=False)
+    conventions=lambda tensors: image_hints(IMAGENET, "bilinear", 0.875).or_else(
+        ModelHints(norm_eps=1e-6, mlp="gelu", antialias=False)
     ),
 )

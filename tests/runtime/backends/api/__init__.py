@@ -2,7 +2,7 @@
 
     api = recorded("tensorrt", "11.4.0")
     api.has("IExecutionContext", "execute_async_v3")
-    api.arguments("Runtime", "deserialize_cuda_engine")     # ("serialized_engine",)
+    api.signatures("Runtime", "deserialize_cuda_engine")[0].arguments   # ("serialized_engine",)
 
 `record.py` writes the files beside this one from the libraries' own Python modules. In a file, a
 class has `bases` and `members`; a member is an enumeration's value (int), the signatures of a
@@ -82,23 +82,10 @@ class Api:
             return owner in self.classes
         return self.member(owner, name) is not None
 
-    def members(self, owner: str) -> tuple[str, ...]:
-        """Names of a class's own and inherited members, sorted."""
-        entry = self.classes[owner]
-        inherited = (name for base in entry["bases"] for name in self.members(base))
-        return tuple(sorted({*entry["members"], *inherited}))
-
     def signatures(self, owner: str, name: str) -> tuple[Signature, ...]:
         """Of a method, a function or (name `__init__`) a constructor; empty for anything else."""
         found = self.member(owner, name)
         return tuple(map(_signature, found)) if isinstance(found, list) else ()
-
-    def arguments(self, owner: str, name: str) -> tuple[str, ...]:
-        """Names of the first overload's arguments. Raises KeyError if there is no such method."""
-        signatures = self.signatures(owner, name)
-        if not signatures:
-            raise KeyError(f"{self.library} {self.version} has no method {owner}.{name}")
-        return signatures[0].arguments
 
     def settable(self, owner: str, name: str) -> bool:
         """Whether it is a property that may be assigned."""

@@ -1,7 +1,8 @@
-"""`vit-edge inspect --layers`: what each layer of an engine runs in, against what was asked."""
+"""`vit-edge inspect`: contents and provenance of a bundle, and the layers of its engines."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
@@ -11,14 +12,106 @@ from ..backends.base import Built
 from ..backends.tensorrt import TensorRT
 from ..bundle import Bundle
 from ..deployment import Candidate, Deployment
-from ..errors import BackendError, EngineError
-from .display import print_table
+from ..errors import BackendError, EngineError, InputError
+from .check import Row
+from .display import mebibytes, percent, print_table
 from .plan.engine_plan import EnginePlan, decode_plan, plan_of
 from .plan.layers import Layer
 from .plan.show import PLAN_COLUMNS, plan_cells, shortfall
 
+_GRAPH_COLUMNS = ("precision", "for", "file", "agreement", "cosine", "measured on")
 _COLUMNS = ("layer", "kind", "in", "out", "runs in")
 _LONGEST = 60
+
+
+def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `inspect`."""
+    parser.add_argument(
+        "--layers", action="store_true", help="what each layer of its engines runs in"
+    )
+    parser.add_argument("--precision", metavar="P", help="with --layers: of this one only")
+    parser.add_argument("--backend", metavar="B", help="with --layers: of this one only")
+
+
+def run_inspect(arguments: argparse.Namespace) -> int:
+    """Prints the manifest; every file's hash is verified first."""
+    bundle = Bundle.open(arguments.bundle, arguments.public_key)
+    bundle.verify()
+    manifest, spec = bundle.manifest, bundle.manifest.spec
+    if arguments.layers:
+        show = print_json if arguments.json else print_tables
+        show(read_all(bundle, arguments.precision, arguments.backend))
+        return 0
+    if arguments.precision or arguments.backend:
+        raise InputError("--precision and --backend go with --layers")
+    if arguments.json:
+        rows = [dataclasses.asdict(row) for row in _stored_rows(bundle)]
+        print(json.dumps({"rows": rows, "manifest": dataclasses.asdict(manifest)}, indent=2))
+        return 0
+    shape = ", ".join(map(str, spec.image_shape))
+    print(
+        f"{manifest.name}, bundle {bundle.digest[:16]}: {len(manifest.files)} files, all verified"
+    )
+    if bundle.signed is not None:
+        print(bundle.signed)
+    print(f"{spec.input_name}: uint8 [N, {shape}], N from {spec.batch[0]} to {spec.batch[2]}")
+    print(f"{spec.output_name}: float32 [N, {spec.outputs}]")
+    for title, pairs in (
+        ("model", manifest.model),
+        ("made from", manifest.provenance),
+        ("tools", manifest.tools),
+    ):
+        print_table(title, ("", ""), sorted(pairs.items()))
+    _show_precisions(bundle)
+    return 0
+
+
+def _show_precisions(bundle: Bundle) -> None:
+    precisions = bundle.manifest.precisions
+    graphs = [
+        (
+            name,
+            kind,
+            g.file,
+            percent(g.accuracy.agreement),
+            f"{g.accuracy.cosine:.6f}",
+            g.accuracy.measured_on,
+        )
+        for name, entry in precisions.items()
+        for kind, g in entry.graphs.items()
+    ]
+    print_table("graphs", _GRAPH_COLUMNS, graphs)
+    engines, plans = [], []
+    for name, entry in precisions.items():
+        for e in entry.engines:
+            size = mebibytes(bundle.manifest.files[e.file].size)
+            capabilities = ", ".join(e.compute_capabilities) or "the library's default"
+            engines.append((name, e.file, size, f"{e.backend} {e.version}", capabilities))
+            plans.append((name, e.backend, *plan_cells(e.plan)))
+    print_table("engines", ("precision", "file", "size", "built by", "for"), engines)
+    if plans:
+        print_table("what their builder compiled", ("precision", "by", *PLAN_COLUMNS), plans)
+    for name, entry in precisions.items():
+        if entry.raised:
+            print(f"{name} leaves {', '.join(entry.raised)} in higher precision: {entry.reason}")
+
+
+def _stored_rows(bundle: Bundle) -> list[Row]:
+    """Returns the figures measured at export as rows of `compare`; `backend` is the kind."""
+    return [
+        Row(
+            precision=name,
+            backend=kind,
+            status=graph.accuracy.measured_on,
+            top1=graph.accuracy.top1,
+            reference_top1=graph.accuracy.reference_top1,
+            agreement=graph.accuracy.agreement,
+            cosine=graph.accuracy.cosine,
+            bytes=sum(bundle.manifest.files[f].size for f in (graph.file, *graph.external)),
+        )
+        for name, entry in bundle.manifest.precisions.items()
+        for kind, graph in entry.graphs.items()
+    ]
 
 
 def read_all(bundle: Bundle, precision: str | None, backend: str | None) -> dict[str, EnginePlan]:

@@ -12,7 +12,7 @@ COLOURS = {"blue": (40, 60, 200), "green": (40, 200, 60), "red": (200, 60, 40)}
 
 
 def write_classes(folder: Path, counts: Mapping[str, int]) -> Path:
-    """Noisy pictures of 40x36 pixels, all of a class in its colour."""
+    """Writes noisy images of 40x36 pixels, all of a class in its colour."""
     generator = np.random.default_rng(0)
     for name, count in counts.items():
         (folder / name).mkdir(parents=True)
