@@ -14,15 +14,18 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from ...errors import BackendError, EngineError, InputError
 from ...manifest import EngineEntry, EngineSpec
 from .. import cuda
 from ..base import NO_EXTERNAL_DATA, BlobStore, BuildOptions, Built, ExternalData
-from .open import mismatch, opens_forward
+from .open import Library, Logger, mismatch, opens_forward
 
 if TYPE_CHECKING:
+    import tensorrt as trt
+
+    from .build import FullLibrary
     from .session import TensorRTSession
 
 _log = logging.getLogger("vit_edge.tensorrt")
@@ -49,14 +52,14 @@ class TensorRT:
     lacks: tuple[str, ...] = ()
     needs_engine: bool = True
 
-    def _library(self) -> Any:
+    def _library(self) -> Library:
         return _import(self.module_name, self.name)
 
-    def _builder(self) -> Any:
+    def _builder(self) -> FullLibrary:
         """Returns the library that builds: TensorRT lean only runs."""
-        return (
-            _import(self.builder_name, self.builder_name) if self.builder_name else self._library()
-        )
+        if self.builder_name:
+            return _import(self.builder_name, self.builder_name)
+        return cast("FullLibrary", self._library())
 
     def version(self) -> str:
         return str(self._library().__version__)
@@ -101,7 +104,7 @@ class TensorRT:
         problem = None if _builds_without_gpu(library) else cuda.device_problem()
         return problem or self._too_old_for(library)
 
-    def _too_old_for(self, builder: Any) -> str | None:
+    def _too_old_for(self, builder: FullLibrary) -> str | None:
         """Returns why the library here cannot run engines of `builder`; None if it can, or if there
         is none and they run elsewhere.
         """
@@ -189,34 +192,37 @@ class TensorRT:
                 "and inspect that"
             )
         with _errors_as_engine_errors(f"{self.name} cannot inspect this engine", errors):
-            return inspect_engine(library, _logger(library, errors), blob, spec)
+            full = cast("FullLibrary", library)
+            return inspect_engine(full, _logger(library, errors), blob, spec)
 
 
-def _import(module_name: str, backend: str) -> Any:
+def _import(module_name: str, backend: str) -> FullLibrary:
     try:
-        return importlib.import_module(module_name)
+        return cast("FullLibrary", importlib.import_module(module_name))
     except (ImportError, OSError):  # OSError: the bindings are there and their libraries are not
         raise BackendError(
             f"{module_name} is not installed: pip install 'vit-edge[{backend}]'"
         ) from None
 
 
-def _builds_without_gpu(library: Any) -> bool:
+def _builds_without_gpu(library: Library) -> bool:
     """Returns true for TensorRT for RTX, which alone can target other GPUs."""
     return hasattr(library, "ComputeCapability")
 
 
-def _logger(library: Any, errors: list[str]) -> Any:
+def _logger(library: Library, errors: list[str]) -> Logger:
     """Returns a TensorRT logger that adds errors to `errors` and passes the rest to `logging`. The
     code that reports the errors clears them, so that they stay few.
     """
+    if not TYPE_CHECKING:
+        trt = library  # mypy has to know a base class
 
-    class Logger(library.ILogger):  # type: ignore[misc]
+    class ErrorKeeper(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.errors = errors
 
-        def log(self, severity: Any, message: str) -> None:
+        def log(self, severity: trt.ILogger.Severity, message: str) -> None:
             if severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
                 errors.append(message)
             elif severity == library.ILogger.WARNING:
@@ -224,7 +230,7 @@ def _logger(library: Any, errors: list[str]) -> Any:
             else:
                 _log.debug("%s", message)
 
-    return Logger()
+    return ErrorKeeper()
 
 
 @contextmanager

@@ -13,19 +13,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Protocol, cast
 
 from ...errors import EngineError, InputError
 from ...files import locked_if_possible, write_whole
 from ...manifest import EngineSpec
 from ..base import AskedProduct, Progress
 from .inspect import asked_products
-from .open import Logger, require_made
+from .open import Library, Logger, require_made
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+    import tensorrt_rtx as rtx
 
 _log = logging.getLogger("vit_edge.tensorrt")
 
 _DIGEST = hashlib.sha256().digest_size
 _MAX_TIMING_BYTES = 1 << 28
+
+
+class FullLibrary(Library, Protocol):
+    """Python module of TensorRT or TensorRT for RTX; lean has no builder, parser and inspector."""
+
+    Builder: type[trt.Builder]
+    BuilderFlag: type[trt.BuilderFlag]
+    IProgressMonitor: type[trt.IProgressMonitor]
+    LayerInformationFormat: type[trt.LayerInformationFormat]
+    LayerType: type[trt.LayerType]
+    NetworkDefinitionCreationFlag: type[trt.NetworkDefinitionCreationFlag]
+    OnnxParser: type[trt.OnnxParser]
+    ProfilingVerbosity: type[trt.ProfilingVerbosity]
 
 
 @dataclass(frozen=True)
@@ -56,7 +73,7 @@ class Plan:
 
 
 def build_plan(
-    library: Any,
+    library: FullLibrary,
     logger: Logger,
     onnx: Path,
     recipe: Recipe,
@@ -81,7 +98,9 @@ def build_plan(
     return Plan(bytes(plan), asked_products(library, network))
 
 
-def parse_network(library: Any, builder: Any, logger: Any, onnx: Path, messages: list[str]) -> Any:
+def parse_network(
+    library: FullLibrary, builder: trt.Builder, logger: Logger, onnx: Path, messages: list[str]
+) -> trt.INetworkDefinition:
     """Parses a graph into a strongly typed network.
 
     Raises:
@@ -98,7 +117,7 @@ def parse_network(library: Any, builder: Any, logger: Any, onnx: Path, messages:
     return network
 
 
-def _build_config(library: Any, builder: Any, recipe: Recipe) -> Any:
+def _build_config(library: FullLibrary, builder: trt.Builder, recipe: Recipe) -> trt.IBuilderConfig:
     config, spec = builder.create_builder_config(), recipe.spec
     # TF32 would round fp32 matrix products to 10 bits: fp32 means fp32 here.
     config.clear_flag(library.BuilderFlag.TF32)
@@ -112,11 +131,12 @@ def _build_config(library: Any, builder: Any, recipe: Recipe) -> Any:
     profile.set_shape(spec.input_name, *((batch, *spec.image_shape) for batch in spec.batch))
     config.add_optimization_profile(profile)
     if recipe.compute_capabilities:
-        _set_compute_capabilities(library, config, recipe.compute_capabilities)
+        rtx_config = cast("rtx.IBuilderConfig", config)
+        _set_compute_capabilities(library, rtx_config, recipe.compute_capabilities)
     return config
 
 
-def find_compute_capability(library: Any, capability: str) -> Any:
+def find_compute_capability(library: Library, capability: str) -> rtx.ComputeCapability:
     """Returns the library's own name for a compute capability such as "8.9".
 
     Raises:
@@ -131,10 +151,13 @@ def find_compute_capability(library: Any, capability: str) -> Any:
     if name not in names or f"{name[2:-1]}.{name[-1]}" != capability:
         known = ", ".join(f"{n[2:-1]}.{n[-1]}" for n in names)
         raise InputError(f"no compute capability {capability!r}: choose from {known}")
-    return getattr(library.ComputeCapability, name)
+    known_to_library: rtx.ComputeCapability = getattr(library.ComputeCapability, name)
+    return known_to_library
 
 
-def _set_compute_capabilities(library: Any, config: Any, capabilities: tuple[str, ...]) -> None:
+def _set_compute_capabilities(
+    library: Library, config: rtx.IBuilderConfig, capabilities: tuple[str, ...]
+) -> None:
     """Source: TensorRT for RTX, IBuilderConfig.set_compute_capability."""
     config.num_compute_capabilities = len(capabilities)
     for index, capability in enumerate(capabilities):
@@ -167,10 +190,12 @@ class OutermostPhases:
             self._progress(phase, steps, steps)
 
 
-def progress_monitor(library: Any, phases: OutermostPhases) -> Any:
+def progress_monitor(library: FullLibrary, phases: OutermostPhases) -> trt.IProgressMonitor:
     """Returns the library's own kind of monitor that calls `phases`."""
+    if not TYPE_CHECKING:
+        trt = library  # mypy has to know a base class
 
-    class Monitor(library.IProgressMonitor):  # type: ignore[misc]
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             phases.started(phase_name, parent_phase, num_steps)
 
@@ -191,7 +216,7 @@ def timing_file(folder: Path, library: str, version: str, device: str) -> Path:
 
 
 @contextmanager
-def timing_cache(config: Any, path: Path | None) -> Iterator[None]:
+def timing_cache(config: trt.IBuilderConfig, path: Path | None) -> Iterator[None]:
     """Lets a build inside the block use the timings in `path` and add its own; None keeps none.
 
     One file for each library version and device, shared by all bundles. Losing it costs time alone.
@@ -211,7 +236,7 @@ def timing_cache(config: Any, path: Path | None) -> Iterator[None]:
         _log.info("the timing cache is not kept: %s", error)
 
 
-def _attach(config: Any, old: bytes) -> Any:
+def _attach(config: trt.IBuilderConfig, old: bytes) -> trt.ITimingCache:
     """Attaches a timing cache with the old timings, or an empty one if the library refuses them."""
     cache = config.create_timing_cache(old)
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
@@ -220,7 +245,7 @@ def _attach(config: Any, old: bytes) -> Any:
     return cache
 
 
-def _add_others(config: Any, cache: Any, others: bytes) -> None:
+def _add_others(config: trt.IBuilderConfig, cache: trt.ITimingCache, others: bytes) -> None:
     """Adds the timings that another process has measured meanwhile."""
     theirs = config.create_timing_cache(others) if others else None
     if theirs is not None:

@@ -14,15 +14,19 @@ import signal
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, TextIO, cast
 
 from ...errors import EngineError, InputError
 from ...manifest import EngineSpec
 from ...schema import decode, encode, printable
 from .. import cuda
 from ..base import AskedProduct
-from .build import Recipe, build_plan
+from .build import FullLibrary, Recipe, build_plan
 from .inspect import inspect_engine
+from .open import Library, Logger
+
+if TYPE_CHECKING:
+    import tensorrt as trt
 
 JOB, GRAPH, ENGINE, OUTCOME, LOG = (
     "job.json",
@@ -101,7 +105,7 @@ def _carry_out(job: Job, folder: Path, reports: TextIO, log: TextIO) -> Outcome:
         reports.write(json.dumps([what, done, total]) + "\n")
 
     try:
-        library = importlib.import_module(job.module)
+        library = cast("FullLibrary", importlib.import_module(job.module))
         logger = _logger(library, errors, listings, log)
         with nullcontext() if job.device is None else cuda.on_device(job.device):
             plan = build_plan(library, logger, folder / GRAPH, job.recipe, progress, errors)
@@ -121,7 +125,7 @@ def one_line(text: str) -> str:
     return " ".join(printable(text).split())
 
 
-def _inspected(job: Job, library: Any, logger: Any, engine: bytes) -> str:
+def _inspected(job: Job, library: FullLibrary, logger: Logger, engine: bytes) -> str:
     """Asks full TensorRT, which has a GPU here, about the engine; "" if that fails."""
     if job.device is None or not hasattr(library, "EngineInspector"):
         return ""
@@ -131,15 +135,17 @@ def _inspected(job: Job, library: Any, logger: Any, engine: bytes) -> str:
         return ""  # it is no worse for that, and its opening will say what is wrong
 
 
-def _logger(library: Any, errors: list[str], listings: list[str], log: TextIO) -> Any:
+def _logger(library: Library, errors: list[str], listings: list[str], log: TextIO) -> Logger:
     """Keeps errors and the listing of layers, and writes all else to the log."""
+    if not TYPE_CHECKING:
+        trt = library  # mypy has to know a base class
 
-    class Logger(library.ILogger):  # type: ignore[misc]
+    class ErrorKeeper(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.errors = errors
 
-        def log(self, severity: Any, message: str) -> None:
+        def log(self, severity: trt.ILogger.Severity, message: str) -> None:
             if severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
                 errors.append(message)
             if message.lstrip().startswith(_LISTING):
@@ -147,7 +153,7 @@ def _logger(library: Any, errors: list[str], listings: list[str], log: TextIO) -
             else:
                 log.write(f"{severity.name} {' '.join(message.split())}\n")
 
-    return Logger()
+    return ErrorKeeper()
 
 
 def _peak_bytes() -> int:

@@ -16,7 +16,7 @@ import logging
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -24,6 +24,11 @@ from ...errors import EngineError, first_line
 from ...manifest import EngineSpec
 from .. import cuda
 from ..base import BlobStore
+from .open import Library, RtxLibrary
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+    import tensorrt_rtx as rtx
 
 _log = logging.getLogger("vit_edge.tensorrt")
 
@@ -44,7 +49,7 @@ class ContextFactory(Protocol):
     captures: bool
     """True if CUDA graphs are captured here; becomes False once an engine turns out unable to."""
 
-    def create(self, memory: cuda.DeviceBuffer) -> Any:
+    def create(self, memory: cuda.DeviceBuffer) -> trt.IExecutionContext:
         """Creates a context that works in `memory`. Raises EngineError if TensorRT refuses."""
 
 
@@ -54,13 +59,13 @@ class TrtContextFactory:
     max_contexts = MAX_CONTEXTS
     runtime_cache: RuntimeCache | None = None
 
-    def __init__(self, library: Any, runtime: Any, engine: Any) -> None:
+    def __init__(self, library: Library, runtime: trt.Runtime, engine: trt.ICudaEngine) -> None:
         self._engine, self._runtime = engine, runtime  # freed in this order
         self._strategy = library.ExecutionContextAllocationStrategy.USER_MANAGED
         self.memory_size = int(engine.device_memory_size_v2)
         self.captures = True
 
-    def create(self, memory: cuda.DeviceBuffer) -> Any:
+    def create(self, memory: cuda.DeviceBuffer) -> trt.IExecutionContext:
         context = _require(self._engine.create_execution_context(self._strategy))
         context.set_device_memory(memory.address, memory.size)
         return context
@@ -72,7 +77,13 @@ class RtxContextFactory:
     max_contexts = 1
     memory_size = 0
 
-    def __init__(self, library: Any, runtime: Any, engine: Any, scratch: BlobStore | None) -> None:
+    def __init__(
+        self,
+        library: RtxLibrary,
+        runtime: rtx.Runtime,
+        engine: rtx.ICudaEngine,
+        scratch: BlobStore | None,
+    ) -> None:
         self._engine, self._runtime = engine, runtime  # freed in this order
         self._strategy = library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         self.captures = False
@@ -80,15 +91,16 @@ class RtxContextFactory:
         if scratch is not None:
             self.runtime_cache = RuntimeCache(engine.create_runtime_config(), scratch)
 
-    def create(self, memory: cuda.DeviceBuffer) -> Any:
+    def create(self, memory: cuda.DeviceBuffer) -> trt.IExecutionContext:
         runtime_config = self._engine.create_runtime_config()
         runtime_config.cuda_graph_strategy = self._strategy
         if self.runtime_cache is not None:
             self.runtime_cache.attach(runtime_config)
-        return _require(self._engine.create_execution_context(runtime_config))
+        context = self._engine.create_execution_context(runtime_config)
+        return _require(cast("trt.IExecutionContext | None", context))
 
 
-def _require(context: Any) -> Any:
+def _require(context: trt.IExecutionContext | None) -> trt.IExecutionContext:
     if context is None:
         raise EngineError("no execution context: most likely the GPU is out of memory")
     return context
@@ -101,7 +113,7 @@ class RuntimeCache:
     contexts that use it.
     """
 
-    def __init__(self, runtime_config: Any, scratch: BlobStore) -> None:
+    def __init__(self, runtime_config: rtx.IRuntimeConfig, scratch: BlobStore) -> None:
         self._kernels, self._scratch = runtime_config.create_runtime_cache(), scratch
         data = scratch.read()
         if data is not None and not self._kernels.deserialize(data):
@@ -110,7 +122,7 @@ class RuntimeCache:
         self._digest = _digest(data or b"")
         self._device, self._lock = cuda.current_device(), threading.Lock()
 
-    def attach(self, runtime_config: Any) -> None:
+    def attach(self, runtime_config: rtx.IRuntimeConfig) -> None:
         """Lets contexts of this configuration use it. Raises EngineError if TensorRT refuses."""
         if not runtime_config.set_runtime_cache(self._kernels):
             raise EngineError("the runtime cache was refused")
@@ -180,7 +192,7 @@ class Binding(NamedTuple):
 class _Bound:
     """Context on a binding. `warm`: it has run, as it must before it can be captured."""
 
-    context: Any
+    context: trt.IExecutionContext
     graph: cuda.Graph | None = None
     warm: bool = False
 
@@ -202,7 +214,7 @@ class Contexts:
         self._limit = factory.max_contexts
         self._memory = cuda.DeviceBuffer(max(factory.memory_size, 1))
         self._bound: OrderedDict[Binding, _Bound] = OrderedDict()
-        self._spare: list[Any] = []
+        self._spare: list[trt.IExecutionContext] = []
         try:
             self._spare.append(factory.create(self._memory))
         except BaseException:
@@ -229,7 +241,7 @@ class Contexts:
             self._queue(bound.context, binding, stream)
             bound.warm = True
 
-    def _queue(self, context: Any, binding: Binding, stream: cuda.Stream) -> None:
+    def _queue(self, context: trt.IExecutionContext, binding: Binding, stream: cuda.Stream) -> None:
         """Queues copies and kernels one by one."""
         buffers, count = self._buffers, binding.shape[0]
         if binding.from_host:
@@ -263,7 +275,7 @@ class Contexts:
         self._bound[binding] = _Bound(context)
         return self._bound[binding]
 
-    def _unbound(self) -> Any:
+    def _unbound(self) -> trt.IExecutionContext:
         """Returns a spare context, a new one, or the least recently used one."""
         if not self._spare and len(self._bound) < self._limit:
             try:

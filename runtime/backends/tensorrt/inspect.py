@@ -7,7 +7,7 @@ Inspector".
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...errors import EngineError
 from ...manifest import EngineSpec
@@ -15,11 +15,16 @@ from ...schema import printable
 from ..base import AskedProduct
 from .open import Logger, open_engine
 
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+    from .build import FullLibrary
+
 _LONGEST_NAME = 500
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 
 
-def inspect_engine(library: Any, logger: Logger, blob: bytes, spec: EngineSpec) -> str:
+def inspect_engine(library: FullLibrary, logger: Logger, blob: bytes, spec: EngineSpec) -> str:
     """Returns the inspector's JSON of an engine, at the batch size that it is optimised for.
 
     Raises:
@@ -38,9 +43,11 @@ def inspect_engine(library: Any, logger: Logger, blob: bytes, spec: EngineSpec) 
     return str(text)
 
 
-def asked_products(library: Any, network: Any) -> tuple[AskedProduct, ...]:
+def asked_products(
+    library: FullLibrary, network: trt.INetworkDefinition
+) -> tuple[AskedProduct, ...]:
     """Returns every matrix product and convolution of a network, in its order."""
-    makers = dict[str, Any]()
+    makers: dict[str, trt.ILayer] = {}
     for index in range(network.num_layers):
         maker = network.get_layer(index)
         makers.update((maker.get_output(i).name, maker) for i in range(maker.num_outputs))
@@ -49,7 +56,9 @@ def asked_products(library: Any, network: Any) -> tuple[AskedProduct, ...]:
     return tuple(_product(library, maker, makers) for maker in products)
 
 
-def _product(library: Any, maker: Any, makers: dict[str, Any]) -> AskedProduct:
+def _product(
+    library: FullLibrary, maker: trt.ILayer, makers: dict[str, trt.ILayer]
+) -> AskedProduct:
     """Describes one layer. A convolution whose kernel is a plain constant has one input."""
     nodes = _NODE.findall(maker.metadata)
     operands = [_operand(library, maker.get_input(i), makers) for i in range(maker.num_inputs)]
@@ -65,7 +74,9 @@ def node_name(text: str) -> str:
     return printable(text[:_LONGEST_NAME])
 
 
-def _operand(library: Any, tensor: Any, makers: dict[str, Any]) -> tuple[str, bool]:
+def _operand(
+    library: FullLibrary, tensor: trt.ITensor, makers: dict[str, trt.ILayer]
+) -> tuple[str, bool]:
     """Returns the type of an operand, before its DequantizeLinear if it has one, and true if it is
     a constant.
     """

@@ -26,6 +26,8 @@ _log = logging.getLogger("vit_edge.tensorrt")
 LANES = 2
 """One lane computes while the next one's frames are copied. More would share the same GPU, and each
 costs the engine's working memory once more."""
+MAX_LANES = 4
+"""With one more for the second and the third of streams that run at the same time."""
 ALIGNMENT = 256
 """Bytes to which IExecutionContext::setTensorAddress wants an address aligned."""
 _NOTHING = nullcontext()
@@ -168,7 +170,8 @@ class Lane:
 
 
 class LanePool:
-    """Lends up to `LANES` lanes: the first is there from the start, others come when all are busy.
+    """Lends lanes: the first is there from the start, others come when all are busy, up to `LANES`
+    for calls and to `MAX_LANES` for streams.
 
     A lane is taken for the time of a call, or kept by a stream from batch to batch. One lane is
     always left that no stream keeps: whoever waits for a lane waits for calls, which end by
@@ -187,13 +190,13 @@ class LanePool:
         self._factory: ContextFactory | None = factory  # None once the pool is closed
         self._spec, self._device, self._errors = spec, device, errors
         self._idle = [Lane(factory, spec, device, errors)]
-        self._count, self._kept, self._limit = 1, 0, LANES
+        self._count, self._kept, self._limit = 1, 0, MAX_LANES
         self._changed, self._growing = threading.Condition(), threading.Lock()
 
     def take(self) -> Lane:
         """Returns a lane, as soon as one is free. Raises ClosedError if the pool is closed."""
         if not self._idle:
-            self._grow()
+            self._grow(LANES)
         with self._changed:
             while not self._idle and self._factory is not None:
                 self._changed.wait()
@@ -204,7 +207,7 @@ class LanePool:
         there are. Raises ClosedError if the pool is closed.
         """
         if not self._can_spare():
-            self._grow()
+            self._grow(MAX_LANES)
         with self._changed:
             while not self._idle and self._factory is not None and self._can_spare():
                 self._changed.wait()
@@ -223,10 +226,10 @@ class LanePool:
             raise ClosedError()
         return self._idle.pop()
 
-    def _grow(self) -> None:
-        """Makes one more lane, if there may be more and there is memory for it."""
+    def _grow(self, limit: int) -> None:
+        """Makes one more lane, if there are fewer than `limit` and there is memory for it."""
         with self._growing:
-            if self._factory is None or self._count >= self._limit:
+            if self._factory is None or self._count >= min(limit, self._limit):
                 return
             try:
                 lane = Lane(self._factory, self._spec, self._device, self._errors)

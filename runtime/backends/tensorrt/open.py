@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import ctypes
 import re
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from ...errors import EngineError
 from ...manifest import EngineEntry
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+    import tensorrt_rtx as rtx
 
 REMEDIES = {
     "VERSION_MISMATCH": "it was built by another version: `vit-edge build` makes one here",
@@ -25,13 +29,34 @@ REMEDIES = {
 _UNKNOWN = "it was built by another version or for another GPU: `vit-edge build` makes one here"
 
 
+class Library(Protocol):
+    """Python module of any TensorRT. They are alike, so it is typed as `tensorrt`."""
+
+    __name__: str
+    __version__: str
+    DataType: type[trt.DataType]
+    ExecutionContextAllocationStrategy: type[trt.ExecutionContextAllocationStrategy]
+    ILogger: type[trt.ILogger]
+    Runtime: type[trt.Runtime]
+
+
+class RtxLibrary(Library, Protocol):
+    """Python module of TensorRT for RTX, with what it has alone."""
+
+    ComputeCapability: type[rtx.ComputeCapability]
+    CudaGraphStrategy: type[rtx.CudaGraphStrategy]
+    EngineInvalidityDiagnostics: type[rtx.EngineInvalidityDiagnostics]
+
+
 class Logger(Protocol):
     """Logger of the library that keeps errors, and has none yet."""
 
     errors: list[str]
 
 
-def open_engine(library: Any, logger: Logger, blob: bytes) -> tuple[Any, Any]:
+def open_engine(
+    library: Library, logger: Logger, blob: bytes
+) -> tuple[trt.Runtime, trt.ICudaEngine]:
     """Returns the runtime, which must outlive the engine, and the engine. `blob` is verified.
 
     Raises:
@@ -57,13 +82,16 @@ def require_made(made: object, logger: Logger) -> None:
         raise EngineError("CUDA does not work here: check the NVIDIA driver with `nvidia-smi`")
 
 
-def _why_refused(library: Any, runtime: Any, blob: bytes) -> str:
+def _why_refused(library: Library, runtime: trt.Runtime, blob: bytes) -> str:
     """Returns the reason: TensorRT for RTX reads it from the header, the others only log it."""
     if not hasattr(library, "EngineInvalidityDiagnostics"):
         return _UNKNOWN
-    _, flags = runtime.get_engine_validity(blob[: runtime.engine_header_size])
+    rtx_runtime = cast("rtx.Runtime", runtime)
+    _, diagnosis = rtx_runtime.get_engine_validity(blob[: rtx_runtime.engine_header_size])
     kinds = library.EngineInvalidityDiagnostics
-    reasons = [text for name, text in REMEDIES.items() if int(getattr(kinds, name, 0)) & int(flags)]
+    reasons = [
+        text for name, text in REMEDIES.items() if int(getattr(kinds, name, 0)) & int(diagnosis)
+    ]
     return "; ".join(reasons) or _UNKNOWN
 
 

@@ -6,7 +6,7 @@ Source: TensorRT Python API (ICudaEngine).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,11 @@ from .. import cuda
 from ..base import BlobStore, Frames
 from .contexts import ContextFactory, RtxContextFactory, TrtContextFactory
 from .lanes import LanePool
-from .open import Logger, open_engine
+from .open import Library, Logger, RtxLibrary, open_engine
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+    import tensorrt_rtx as rtx
 
 
 class TensorRTSession:
@@ -37,13 +41,19 @@ class TensorRTSession:
     takes_device_arrays = True
 
     def __init__(
-        self, library: Any, logger: Logger, blob: bytes, spec: EngineSpec, scratch: BlobStore | None
+        self,
+        library: Library,
+        logger: Logger,
+        blob: bytes,
+        spec: EngineSpec,
+        scratch: BlobStore | None,
     ) -> None:
         runtime, engine = open_engine(library, logger, blob)
         _check_types(library, engine, spec)
         factory: ContextFactory
         if hasattr(library, "CudaGraphStrategy"):
-            factory = RtxContextFactory(library, runtime, engine, scratch)
+            opened = cast("rtx.Runtime", runtime), cast("rtx.ICudaEngine", engine)
+            factory = RtxContextFactory(cast("RtxLibrary", library), *opened, scratch)
         else:
             factory = TrtContextFactory(library, runtime, engine)
         self._runtime_cache, self._unsaved = factory.runtime_cache, True
@@ -119,7 +129,7 @@ class TensorRTSession:
         self._runtime_cache = None
 
 
-def _check_types(library: Any, engine: Any, spec: EngineSpec) -> None:
+def _check_types(library: Library, engine: trt.ICudaEngine, spec: EngineSpec) -> None:
     expected = {spec.input_name: library.DataType.UINT8, spec.output_name: library.DataType.FLOAT}
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     types = {name: engine.get_tensor_dtype(name) for name in names}

@@ -16,16 +16,13 @@ from .api import MODULE, Api, recorded, recordings
 from .api.stubs import write_stub
 
 FOLDER = Path(tensorrt.__file__).parent
-ROOT = FOLDER.parents[2]
-FILES = {file.stem: file for file in sorted(FOLDER.glob("tensorrt*.py"))}
-CUDA_FILES = sorted(FOLDER.glob("cuda*.py"))
+ROOT = FOLDER.parents[3]
+FILES = {file.stem: file for file in sorted(FOLDER.glob("*.py"))}
+CUDA = FOLDER.parent / "cuda.py"
 NOT_FOR_LEAN = {
-    "tensorrt_asked",
-    "tensorrt_build",
-    "tensorrt_child",
-    "tensorrt_inspect",
-    "tensorrt_progress",
-    "tensorrt_timing",
+    "build",
+    "child",
+    "inspect",
 }
 """Files that need the whole library: TensorRT lean has no builder, parser and inspector."""
 LIBRARIES = ("tensorrt", "tensorrt_rtx", "tensorrt_lean")
@@ -56,7 +53,7 @@ def check(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
                 "--no-warn-unused-ignores",  # of base classes, which are `Any` without stubs
                 "--no-error-summary",
                 *options,
-                *(f"-mvit_edge.runtime.backends.{name}" for name in names),
+                *(f"-m{tensorrt.__name__}.{name}".removesuffix(".__init__") for name in names),
             ]
         )
         return printed + errors
@@ -82,9 +79,9 @@ def test_our_code_uses_only_what_the_release_has(check: Check, api: Api) -> None
         ("build", "trt.OnnxParser", "trt.Parser", "11.4.0", '"trt.Parser" is not defined'),
         ("build", ".Builder(logger)", ".Builder()", "11.4.0", "Missing positional argument"),
         ("build", "config.max_aux_streams =", "builder.logger =", "11.4.0", "is read-only"),
-        ("timing", "ignore_mismatch", "mismatch", "11.4.0", "Unexpected keyword argument"),
-        ("progress", "phase_name: str, step:", "step:", "11.4.0", "incompatible with supertype"),
-        ("runtime_cache", ".deserialize", ".read", "11.4.0", 'no attribute "read"'),
+        ("build", "ignore_mismatch", "mismatch", "11.4.0", "Unexpected keyword argument"),
+        ("build", "phase_name: str, step:", "step:", "11.4.0", "incompatible with supertype"),
+        ("contexts", ".deserialize", ".read", "11.4.0", 'no attribute "read"'),
     ],
 )
 def test_a_wrong_name_is_found(
@@ -96,13 +93,11 @@ def test_a_wrong_name_is_found(
     version: str,
     problem: str | None,
 ) -> None:
-    file, copy = f"tensorrt_{name}", tmp_path / "copy.py"
-    text = FILES[file].read_text()
+    file, copy = FILES[name], tmp_path / "copy.py"
+    text = file.read_text()
     assert ours in text
     copy.write_text(text.replace(ours, wrong))
-    said = check(
-        recorded("tensorrt", version), [file], "--shadow-file", str(FILES[file]), str(copy)
-    )
+    said = check(recorded("tensorrt", version), [name], "--shadow-file", str(file), str(copy))
     assert problem in said if problem else said == ""
 
 
@@ -144,8 +139,8 @@ def cuda_problems(source: str, api: Api) -> list[str]:
 
 @pytest.mark.parametrize("api", recordings("cuda_bindings"), ids=lambda api: api.version)
 def test_our_code_uses_only_what_cuda_has(api: Api) -> None:
-    assert [cuda_problems(file.read_text(), api) for file in CUDA_FILES] == [[]] * len(CUDA_FILES)
-    properties = re.findall(r"propert\w+(?:\(\))?\.(\w+)", (FOLDER / "cuda.py").read_text())
+    assert cuda_problems(CUDA.read_text(), api) == []
+    properties = re.findall(r"propert\w+(?:\(\))?\.(\w+)", CUDA.read_text())
     assert {"name", "major", "minor"} <= set(properties)
     assert [name for name in properties if not api.has("cudaDeviceProp", name)] == []
 

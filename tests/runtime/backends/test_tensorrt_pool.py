@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from vit_edge.runtime.backends.tensorrt import lanes
-from vit_edge.runtime.backends.tensorrt.lanes import LANES
+from vit_edge.runtime.backends.tensorrt.lanes import LANES, MAX_LANES
 from vit_edge.runtime.errors import ClosedError, EngineError
 
 from ...concurrency import wrong_answers
@@ -168,6 +168,15 @@ class TestStream:
         for _ in range(3):
             check_stream(session.stream(batches), batches)
         assert rig.gpu.allocations == before
+        session.close()
+
+    def test_streams_side_by_side_get_lanes_of_their_own_up_to_a_limit(self, rig: Rig) -> None:
+        session, batches = rig.open(), [tiny_frames(1, seed) for seed in range(3)]
+        for count in range(1, 6):
+            streams = [session.stream(batches) for _ in range(count)]
+            for answers in zip(*streams, strict=True):
+                assert len(answers) == count
+            assert rig.kinds("stream") == min(1 + count, MAX_LANES)
         session.close()
 
     def test_calls_of_many_threads_pass_a_paused_stream(self, rig: Rig) -> None:
