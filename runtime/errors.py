@@ -75,6 +75,9 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
-def engine_error(message: str) -> EngineError:
-    """Makes the error of a library that failed: ResourceError if it speaks of a shortage."""
-    return (ResourceError if _SHORTAGE.search(message) else EngineError)(message)
+def engine_error(message: str, cause: BaseException | None = None) -> EngineError:
+    """Makes the error of a library that failed: ResourceError if its cause is one, or the message
+    speaks of a shortage.
+    """
+    passing = isinstance(cause, ResourceError) or _SHORTAGE.search(message) is not None
+    return (ResourceError if passing else EngineError)(message)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BackendError, EngineError
+from ..errors import BackendError, EngineError, engine_error
 
 _log = logging.getLogger("vit_edge.cuda")
 
@@ -39,7 +39,7 @@ def _call(name: str, *arguments: Any) -> Any:
     status, *values = getattr(_runtime(), name)(*arguments)
     if int(status) != 0:
         advice = _remedy(status.name)
-        raise EngineError(f"{name} failed: {status.name} ({int(status)}){advice and '; '}{advice}")
+        raise engine_error(f"{name} failed: {status.name} ({int(status)}){advice and '; '}{advice}")
     return values[0] if len(values) == 1 else tuple(values)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from ...errors import BackendError, EngineError
+from ...errors import BackendError, engine_error
 from ...manifest import EngineSpec
 from ..base import NO_EXTERNAL_DATA, BlobStore, ExternalData, OnnxBackendMixin, written_out
 from ..cpu import cpu_name
@@ -88,7 +88,7 @@ class OpenVino(OnnxBackendMixin):
                     return self._open(library, core, core.read_model(path), spec)
             return self._open(library, core, core.read_model(blob), spec)
         except Exception as error:  # RuntimeError with pages of C++ places
-            raise EngineError(
+            raise engine_error(
                 f"OpenVINO {self.version()} refuses the graph: {last_line(error)}"
             ) from None
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import ClosedError, EngineError, first_line
+from ...errors import ClosedError, EngineError, engine_error, first_line
 from ...manifest import EngineSpec
 from ..base import Frames, give_back_freed
 from ..threads import Pool, stream_in_thread
@@ -57,7 +57,7 @@ class OpenVinoSession:
         except EngineError:
             raise
         except Exception as error:  # RuntimeError with pages of C++ places
-            raise EngineError(f"OpenVINO failed: {last_line(error)}") from None
+            raise engine_error(f"OpenVINO failed: {last_line(error)}") from None
 
     def _runner_of_batches(self) -> Runner:
         with self._lock:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from ...errors import BackendError, EngineError, InputError
+from ...errors import BackendError, EngineError, InputError, engine_error
 from ...manifest import EngineEntry, EngineSpec
 from .. import cuda
 from ..base import NO_EXTERNAL_DATA, BlobStore, BuildOptions, Built, ExternalData
@@ -154,7 +154,7 @@ class TensorRT:
             return build_in_child(job, onnx, options)
         except EngineError as error:
             name = f"{self.name} {self.builder_version()}"
-            raise EngineError(f"{name} cannot build {options.what}: {error}") from None
+            raise engine_error(f"{name} cannot build {options.what}: {error}", error) from None
 
     @property
     def builds_without_gpu(self) -> bool:
@@ -241,4 +241,4 @@ def _errors_as_engine_errors(what: str, messages: list[str]) -> Iterator[None]:
         raise
     except Exception as error:  # the bindings raise RuntimeError, TypeError and their own
         detail = "; ".join([str(error), *messages[:3]])
-        raise EngineError(f"{what}: {' '.join(detail.split())[:500]}") from None
+        raise engine_error(f"{what}: {' '.join(detail.split())[:500]}", error) from None

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import numpy as np
 
-from ...errors import EngineError, first_line
+from ...errors import EngineError, ResourceError, first_line
 from ...manifest import EngineSpec
 from .. import cuda
 from ..base import BlobStore
@@ -102,7 +102,7 @@ class RtxContextFactory:
 
 def _require(context: trt.IExecutionContext | None) -> trt.IExecutionContext:
     if context is None:
-        raise EngineError("no execution context: most likely the GPU is out of memory")
+        raise ResourceError("no execution context: most likely the GPU is out of memory")
     return context
 
 

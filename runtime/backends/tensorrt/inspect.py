@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ...errors import EngineError
+from ...errors import ResourceError
 from ...manifest import EngineSpec
 from ...schema import printable
 from ..base import AskedProduct
@@ -33,7 +33,7 @@ def inspect_engine(library: FullLibrary, logger: Logger, blob: bytes, spec: Engi
     runtime, engine = open_engine(library, logger, blob)
     context = engine.create_execution_context()
     if context is None:
-        raise EngineError("no execution context: most likely the GPU is out of memory")
+        raise ResourceError("no execution context: most likely the GPU is out of memory")
     # The inspector shows formats for known shapes only.
     context.set_input_shape(spec.input_name, (spec.batch[1], *spec.image_shape))
     inspector = engine.create_engine_inspector()

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...device_array import DeviceArray
-from ...errors import ClosedError, EngineError, InputError
+from ...errors import ClosedError, EngineError, InputError, engine_error
 from ...manifest import EngineSpec
 from .. import cuda
 from ..base import Frames
@@ -108,7 +108,7 @@ class Lane:
                     self._contexts.enqueue(binding, self._stream)
         except EngineError as error:
             self.settle()
-            raise EngineError(f"{error}{self._drain_log_errors()}") from None
+            raise engine_error(f"{error}{self._drain_log_errors()}", error) from None
         except BaseException:
             self.settle()
             raise

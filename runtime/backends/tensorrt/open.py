@@ -9,7 +9,7 @@ import ctypes
 import re
 from typing import TYPE_CHECKING, Protocol, cast
 
-from ...errors import EngineError
+from ...errors import EngineError, engine_error
 from ...manifest import EngineEntry
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def open_engine(
     runtime.engine_host_code_allowed = False  # an engine is data: none brings code to run here
     engine = runtime.deserialize_cuda_engine(blob)
     if engine is None:
-        raise EngineError(_why_refused(library, runtime, blob))
+        raise engine_error(_why_refused(library, runtime, blob))
     return runtime, engine
 
 

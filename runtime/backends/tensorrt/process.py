@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ...errors import EngineError, InputError
+from ...errors import InputError, ResourceError, engine_error
 from ...schema import decode, encode
 from ..base import BuildOptions, Built, write_out
 from .child import ENGINE, GRAPH, JOB, LOG, OUTCOME, Job, Outcome, main, one_line
@@ -59,8 +59,10 @@ def build_in_child(job: Job, onnx: bytes, options: BuildOptions) -> Built:
                 return Built(engine, listing, outcome.products, outcome.peak_bytes)
         except (OSError, ValueError, RecursionError):  # it ended before it had written all
             words = _last_words(folder, crashed=status < 0)
-            raise EngineError(f"the builder {_how_it_ended(status)}{words}") from None
-    raise (InputError if outcome.bad_input else EngineError)(outcome.error)
+            problem = f"the builder {_how_it_ended(status)}{words}"
+            killed = status == -signal.SIGKILL  # as the system does where memory runs out
+            raise (ResourceError(problem) if killed else engine_error(problem)) from None
+    raise InputError(outcome.error) if outcome.bad_input else engine_error(outcome.error)
 
 
 def _run(folder: Path, options: BuildOptions) -> int:
@@ -77,7 +79,7 @@ def _run(folder: Path, options: BuildOptions) -> int:
             return child.wait(timeout=_SECONDS_TO_END)
         except (_DeadlineError, subprocess.TimeoutExpired):
             limit = options.time_limit_s
-            raise EngineError(f"it took longer than {limit:g} s and was stopped") from None
+            raise ResourceError(f"it took longer than {limit:g} s and was stopped") from None
         finally:
             child.kill()
             child.wait()
@@ -99,7 +101,7 @@ def _start(arguments: list[str], pipe: int, output: Path) -> subprocess.Popen[by
                 start_new_session=True,  # Ctrl-C in a terminal is for us alone, who stop it
             )
     except OSError as error:
-        raise EngineError(f"no process to build in could be started ({error})") from None
+        raise ResourceError(f"no process to build in could be started ({error})") from None
 
 
 def _follow(pipe: int, options: BuildOptions, deadline: float) -> None:
@@ -114,7 +116,7 @@ def _follow(pipe: int, options: BuildOptions, deadline: float) -> None:
         selector.register(pipe, selectors.EVENT_READ)
         while True:
             if options.stopped():
-                raise EngineError("it was stopped")
+                raise ResourceError("it was stopped")
             if not selector.select(_SECONDS_TO_NOTICE):
                 if time.monotonic() > deadline:
                     raise _DeadlineError

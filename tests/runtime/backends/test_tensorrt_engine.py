@@ -11,9 +11,10 @@ import pytest
 from vit_edge.runtime.backends import BACKENDS, BuildOptions, Built
 from vit_edge.runtime.backends.tensorrt import TensorRT
 from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.deployment import Deployment
 from vit_edge.runtime.device_cache import DeviceCache
 from vit_edge.runtime.engine import Engine
-from vit_edge.runtime.errors import ClosedError, InputError
+from vit_edge.runtime.errors import ClosedError, InputError, ResourceError
 from vit_edge.runtime.manifest import EngineEntry, EngineSpec
 
 from .emulation import LEGACY
@@ -104,6 +105,22 @@ def test_what_is_compiled_at_run_time_is_kept_for_this_engine(
         assert b"3" in kept.partition(b":")[2].split()
     else:
         assert kept is None
+
+
+def test_memory_that_is_full_today_refuses_an_engine_today_alone(
+    gpu: Rig, backend: str, bundle_source: Path
+) -> None:
+    deployment = Deployment(Bundle.open(bundle_source))
+    (candidate,) = deployment.candidates("fp32", backend)
+    gpu.gpu.fail_allocation = 0
+    with pytest.raises(ResourceError, match="out of memory") as caught:
+        deployment.open(candidate)
+    deployment.refuse(candidate, caught.value)
+    assert deployment.finding(candidate).refused  # by this object, in this load
+    gpu.gpu.fail_allocation = None
+    later = Deployment(deployment.bundle)
+    assert later.finding(candidate).refused is None
+    later.open(candidate).close()
 
 
 def test_an_engine_for_another_gpu_is_not_opened(gpu: Rig, backend: str) -> None:

@@ -17,7 +17,7 @@ from vit_edge.runtime.backends import BACKENDS, BuildOptions
 from vit_edge.runtime.backends.base import AskedProduct
 from vit_edge.runtime.backends.tensorrt import TensorRT
 from vit_edge.runtime.backends.tensorrt.build import OutermostPhases, parse_network
-from vit_edge.runtime.errors import EngineError
+from vit_edge.runtime.errors import EngineError, ResourceError
 from vit_edge.runtime.tools.plan.engine_plan import plan_of
 
 from .test_tensorrt_build import graph, needs_rtx
@@ -59,6 +59,7 @@ class TestUnwell:
             UNWELL.compile(tiny_graph(), SPEC, BuildOptions(what="int8 of a ViT"))
         assert str(caught.value).startswith("unwell 1.0 cannot build int8 of a ViT: ")
         assert str(caught.value).isprintable()
+        assert isinstance(caught.value, ResourceError) == (how == "killed")
         assert children() == before
 
     def test_a_build_can_be_stopped_from_another_thread(
@@ -67,7 +68,7 @@ class TestUnwell:
         monkeypatch.setenv("UNWELL", "hangs")
         before, stop = children(), threading.Event()
         threading.Timer(1.0, stop.set).start()
-        with pytest.raises(EngineError, match="it was stopped"):
+        with pytest.raises(ResourceError, match="it was stopped"):
             UNWELL.compile(tiny_graph(), SPEC, BuildOptions(stopped=stop.is_set))
         assert children() == before
 
@@ -77,7 +78,7 @@ class TestUnwell:
         monkeypatch.setattr(sys, "executable", "/nowhere/python")
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(3):
-            with pytest.raises(EngineError, match="no process to build in could be started"):
+            with pytest.raises(ResourceError, match="no process to build in could be started"):
                 UNWELL.compile(tiny_graph(), SPEC, BuildOptions())
         assert len(os.listdir("/proc/self/fd")) == before
 
