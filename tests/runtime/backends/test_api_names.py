@@ -19,11 +19,7 @@ FOLDER = Path(tensorrt.__file__).parent
 ROOT = FOLDER.parents[3]
 FILES = {file.stem: file for file in sorted(FOLDER.glob("*.py"))}
 CUDA = FOLDER.parent / "cuda.py"
-NOT_FOR_LEAN = {
-    "build",
-    "child",
-    "inspect",
-}
+NOT_FOR_LEAN = {"build", "child", "inspect"}
 """Files that need the whole library: TensorRT lean has no builder, parser and inspector."""
 LIBRARIES = ("tensorrt", "tensorrt_rtx", "tensorrt_lean")
 Check = Callable[..., str]
@@ -82,6 +78,7 @@ def test_our_code_uses_only_what_the_release_has(check: Check, api: Api) -> None
         ("build", "ignore_mismatch", "mismatch", "11.4.0", "Unexpected keyword argument"),
         ("build", "phase_name: str, step:", "step:", "11.4.0", "incompatible with supertype"),
         ("contexts", ".deserialize", ".read", "11.4.0", 'no attribute "read"'),
+        ("contexts", ".set_input_shape", ".set_shape", "11.4.0", 'no attribute "set_shape"'),
     ],
 )
 def test_a_wrong_name_is_found(
