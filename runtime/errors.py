@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 
 _SHORTAGE = re.compile(
-    r"out[ _]of[ _]memory|not enough memory|insufficient\w* memory|fail\w* to allocate|bad.?alloc"
-    r"|alloc\w*[ _]failed|cudaErrorMemoryAllocation|cudaErrorDevicesUnavailable"
-    r"|cudaErrorMpsMaxClientsReached|cudaErrorMpsServerNotReady|resource (is )?busy",
+    r"out[ _]?of[ _]?memory|not enough memory|insufficient\w* memory|fail\w* to allocate|bad.?alloc"
+    r"|_ALLOC_FAILED|\balloc\w* failed|cudaErrorMemoryAllocation|cudaErrorDevicesUnavailable"
+    r"|cudaErrorMps(Max\w+Reached|ServerNotReady|ConnectionFailed|RpcFailure)|resource (is )?busy",
     re.IGNORECASE,
 )
 """Messages of libraries about what may pass. Sources: CUDA Runtime API, cudaError_t; cuBLAS and
-cuDNN status codes; ONNX Runtime's arena allocator; `std::bad_alloc`.
+cuDNN status codes; ONNX Runtime's arena allocator; TensorRT, ErrorCode; `std::bad_alloc`.
 """
 
 
@@ -54,7 +54,9 @@ class EngineError(VitEdgeError, RuntimeError):
 
 
 class ResourceError(EngineError):
-    """A backend failed for a reason that may pass: memory is full, or the device is busy."""
+    """A backend failed for a reason that may pass: memory is full, the device is busy, or a build
+    ran out of time.
+    """
 
 
 class ClosedError(EngineError):
@@ -76,8 +78,8 @@ def first_line(error: BaseException) -> str:
 
 
 def engine_error(message: str, cause: BaseException | None = None) -> EngineError:
-    """Makes the error of a library that failed: ResourceError if its cause is one, or the message
-    speaks of a shortage.
+    """Makes the error of a library that failed: ResourceError if the message speaks of a shortage,
+    or if the error that it words anew, `cause`, is one.
     """
-    passing = isinstance(cause, ResourceError) or _SHORTAGE.search(message) is not None
-    return (ResourceError if passing else EngineError)(message)
+    may_pass = isinstance(cause, ResourceError) or _SHORTAGE.search(message)
+    return (ResourceError if may_pass else EngineError)(message)

@@ -34,7 +34,7 @@ def _call(name: str, *arguments: Any) -> Any:
     """Calls a function of the CUDA runtime and returns its value, or a tuple of values.
 
     Raises:
-        EngineError: if CUDA answers with an error.
+        EngineError: if CUDA answers with an error; ResourceError if it may pass.
     """
     status, *values = getattr(_runtime(), name)(*arguments)
     if int(status) != 0:

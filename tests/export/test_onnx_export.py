@@ -6,10 +6,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from vit_edge.vit.normalise import normalise
 
 from vit_edge.export.onnx_export import Uint8Input, export_onnx
 from vit_edge.runtime.tools.images import ImageSet
+from vit_edge.vit.preprocessing import normalise
 from vit_edge.vit.variants import Variant
 from vit_edge.vit.vision_transformer import VisionTransformer
 

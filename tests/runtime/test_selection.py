@@ -182,11 +182,19 @@ def test_a_refusal_that_may_pass_is_not_remembered(
         "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED",
         "std::bad_alloc",
         "the GPU has not enough memory for it",
+        "[allocate] Error Code 2: OutOfMemory (no further information)",
+        "memory allocation failed",
     ],
 )
 def test_a_shortage_is_told_from_other_failures(message: str) -> None:
     assert isinstance(engine_error(message), ResourceError)
-    assert not isinstance(engine_error("operator Foo is not implemented"), ResourceError)
+    assert isinstance(engine_error("it failed", ResourceError("busy")), ResourceError)
+    for lasting in (
+        "operator Foo is not implemented",
+        "cudaMalloc failed: cudaErrorIllegalAddress (700)",
+        "cudaHostAlloc failed: cudaErrorMpsClientTerminated (810)",
+    ):
+        assert not isinstance(engine_error(lasting, EngineError("it failed")), ResourceError)
 
 
 def test_a_backend_that_came_later_is_measured_too(

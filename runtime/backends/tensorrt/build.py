@@ -20,7 +20,7 @@ from ...files import locked_if_possible, write_whole
 from ...manifest import EngineSpec
 from ..base import AskedProduct, Progress
 from .inspect import asked_products
-from .open import Library, Logger, require_made
+from .open import Library, Logger, RtxLibrary, require_made
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -146,13 +146,13 @@ def find_compute_capability(library: Library, capability: str) -> rtx.ComputeCap
         raise InputError(
             f"full TensorRT builds for the GPU that is here only, not for {capability}"
         )
-    names = [name for name in dir(library.ComputeCapability) if name.startswith("SM")]
+    kinds = cast("RtxLibrary", library).ComputeCapability
+    names = [name for name in dir(kinds) if name.startswith("SM")]
     name = "SM" + capability.replace(".", "")
     if name not in names or f"{name[2:-1]}.{name[-1]}" != capability:
         known = ", ".join(f"{n[2:-1]}.{n[-1]}" for n in names)
         raise InputError(f"no compute capability {capability!r}: choose from {known}")
-    known_to_library: rtx.ComputeCapability = getattr(library.ComputeCapability, name)
-    return known_to_library
+    return cast("rtx.ComputeCapability", getattr(kinds, name))
 
 
 def _set_compute_capabilities(

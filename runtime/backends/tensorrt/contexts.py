@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import numpy as np
 
-from ...errors import EngineError, ResourceError, first_line
+from ...errors import EngineError, first_line
 from ...manifest import EngineSpec
 from .. import cuda
 from ..base import BlobStore
-from .open import Library, RtxLibrary
+from .open import Library, RtxLibrary, require_context
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -66,7 +66,7 @@ class TrtContextFactory:
         self.captures = True
 
     def create(self, memory: cuda.DeviceBuffer) -> trt.IExecutionContext:
-        context = _require(self._engine.create_execution_context(self._strategy))
+        context = require_context(self._engine.create_execution_context(self._strategy))
         context.set_device_memory(memory.address, memory.size)
         return context
 
@@ -80,16 +80,17 @@ class RtxContextFactory:
     def __init__(
         self,
         library: RtxLibrary,
-        runtime: rtx.Runtime,
-        engine: rtx.ICudaEngine,
+        runtime: trt.Runtime,
+        engine: trt.ICudaEngine,
         scratch: BlobStore | None,
     ) -> None:
-        self._engine, self._runtime = engine, runtime  # freed in this order
+        rtx_engine = cast("rtx.ICudaEngine", engine)
+        self._engine, self._runtime = rtx_engine, runtime  # freed in this order
         self._strategy = library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         self.captures = False
         self.runtime_cache: RuntimeCache | None = None
         if scratch is not None:
-            self.runtime_cache = RuntimeCache(engine.create_runtime_config(), scratch)
+            self.runtime_cache = RuntimeCache(rtx_engine.create_runtime_config(), scratch)
 
     def create(self, memory: cuda.DeviceBuffer) -> trt.IExecutionContext:
         runtime_config = self._engine.create_runtime_config()
@@ -97,13 +98,7 @@ class RtxContextFactory:
         if self.runtime_cache is not None:
             self.runtime_cache.attach(runtime_config)
         context = self._engine.create_execution_context(runtime_config)
-        return _require(cast("trt.IExecutionContext | None", context))
-
-
-def _require(context: trt.IExecutionContext | None) -> trt.IExecutionContext:
-    if context is None:
-        raise ResourceError("no execution context: most likely the GPU is out of memory")
-    return context
+        return require_context(cast("trt.IExecutionContext | None", context))
 
 
 class RuntimeCache:

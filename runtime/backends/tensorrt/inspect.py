@@ -9,11 +9,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from ...errors import ResourceError
 from ...manifest import EngineSpec
 from ...schema import printable
 from ..base import AskedProduct
-from .open import Logger, open_engine
+from .open import Logger, open_engine, require_context
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -31,9 +30,7 @@ def inspect_engine(library: FullLibrary, logger: Logger, blob: bytes, spec: Engi
         EngineError: if the engine is refused.
     """
     runtime, engine = open_engine(library, logger, blob)
-    context = engine.create_execution_context()
-    if context is None:
-        raise ResourceError("no execution context: most likely the GPU is out of memory")
+    context = require_context(engine.create_execution_context())
     # The inspector shows formats for known shapes only.
     context.set_input_shape(spec.input_name, (spec.batch[1], *spec.image_shape))
     inspector = engine.create_engine_inspector()

@@ -9,7 +9,7 @@ import ctypes
 import re
 from typing import TYPE_CHECKING, Protocol, cast
 
-from ...errors import EngineError, engine_error
+from ...errors import EngineError, ResourceError, engine_error
 from ...manifest import EngineEntry
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def open_engine(
     """Returns the runtime, which must outlive the engine, and the engine. `blob` is verified.
 
     Raises:
-        EngineError: if the library refuses it; says why, as far as the library does.
+        EngineError: if the library refuses it; says why, as far as the library does. ResourceError
+            if there is not enough memory for it.
     """
     runtime = library.Runtime(logger)
     require_made(runtime, logger)
@@ -82,16 +83,21 @@ def require_made(made: object, logger: Logger) -> None:
         raise EngineError("CUDA does not work here: check the NVIDIA driver with `nvidia-smi`")
 
 
+def require_context(context: trt.IExecutionContext | None) -> trt.IExecutionContext:
+    """Returns a new context. Raises ResourceError if there is none."""
+    if context is None:
+        raise ResourceError("no execution context: most likely the GPU is out of memory")
+    return context
+
+
 def _why_refused(library: Library, runtime: trt.Runtime, blob: bytes) -> str:
     """Returns the reason: TensorRT for RTX reads it from the header, the others only log it."""
     if not hasattr(library, "EngineInvalidityDiagnostics"):
         return _UNKNOWN
     rtx_runtime = cast("rtx.Runtime", runtime)
-    _, diagnosis = rtx_runtime.get_engine_validity(blob[: rtx_runtime.engine_header_size])
-    kinds = library.EngineInvalidityDiagnostics
-    reasons = [
-        text for name, text in REMEDIES.items() if int(getattr(kinds, name, 0)) & int(diagnosis)
-    ]
+    _, flags = rtx_runtime.get_engine_validity(blob[: rtx_runtime.engine_header_size])
+    kinds = cast("RtxLibrary", library).EngineInvalidityDiagnostics
+    reasons = [text for name, text in REMEDIES.items() if int(getattr(kinds, name, 0)) & int(flags)]
     return "; ".join(reasons) or _UNKNOWN
 
 

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ...errors import InputError, ResourceError, engine_error
+from ...errors import EngineError, InputError, ResourceError, engine_error
 from ...schema import decode, encode
 from ..base import BuildOptions, Built, write_out
 from .child import ENGINE, GRAPH, JOB, LOG, OUTCOME, Job, Outcome, main, one_line
@@ -39,8 +39,9 @@ def build_in_child(job: Job, onnx: bytes, options: BuildOptions) -> Built:
     """Builds an engine. Whatever ends this call ends the child too.
 
     Raises:
-        EngineError: if the library refuses the graph, crashes, or takes longer than
-            `options.time_limit_s`; or if the build was stopped, or no process could be started.
+        EngineError: if the library refuses the graph or crashes, or if the build was stopped.
+        ResourceError: if it takes longer than `options.time_limit_s`, memory does not suffice, or
+            no process could be started.
         InputError: if the library does not know a GPU of the job.
         Whatever `options.progress` raises.
     """
@@ -59,10 +60,10 @@ def build_in_child(job: Job, onnx: bytes, options: BuildOptions) -> Built:
                 return Built(engine, listing, outcome.products, outcome.peak_bytes)
         except (OSError, ValueError, RecursionError):  # it ended before it had written all
             words = _last_words(folder, crashed=status < 0)
-            problem = f"the builder {_how_it_ended(status)}{words}"
-            killed = status == -signal.SIGKILL  # as the system does where memory runs out
-            raise (ResourceError(problem) if killed else engine_error(problem)) from None
-    raise InputError(outcome.error) if outcome.bad_input else engine_error(outcome.error)
+            message = f"the builder {_how_it_ended(status)}{words}"
+            kind = ResourceError if status == -signal.SIGKILL else engine_error
+            raise kind(message) from None
+    raise (InputError if outcome.bad_input else engine_error)(outcome.error)
 
 
 def _run(folder: Path, options: BuildOptions) -> int:
@@ -116,7 +117,7 @@ def _follow(pipe: int, options: BuildOptions, deadline: float) -> None:
         selector.register(pipe, selectors.EVENT_READ)
         while True:
             if options.stopped():
-                raise ResourceError("it was stopped")
+                raise EngineError("it was stopped")
             if not selector.select(_SECONDS_TO_NOTICE):
                 if time.monotonic() > deadline:
                     raise _DeadlineError

@@ -21,7 +21,6 @@ from .open import Library, Logger, RtxLibrary, open_engine
 
 if TYPE_CHECKING:
     import tensorrt as trt
-    import tensorrt_rtx as rtx
 
 
 class TensorRTSession:
@@ -52,8 +51,8 @@ class TensorRTSession:
         _check_types(library, engine, spec)
         factory: ContextFactory
         if hasattr(library, "CudaGraphStrategy"):
-            opened = cast("rtx.Runtime", runtime), cast("rtx.ICudaEngine", engine)
-            factory = RtxContextFactory(cast("RtxLibrary", library), *opened, scratch)
+            rtx_library = cast("RtxLibrary", library)
+            factory = RtxContextFactory(rtx_library, runtime, engine, scratch)
         else:
             factory = TrtContextFactory(library, runtime, engine)
         self._runtime_cache, self._unsaved = factory.runtime_cache, True

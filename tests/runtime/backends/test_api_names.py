@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from mypy import api as mypy
 
-from vit_edge.runtime.backends import tensorrt
+from vit_edge.runtime.backends import cuda, tensorrt
 
 from .api import MODULE, Api, recorded, recordings
 from .api.stubs import write_stub
 
-FOLDER = Path(tensorrt.__file__).parent
-ROOT = FOLDER.parents[3]
-FILES = {file.stem: file for file in sorted(FOLDER.glob("*.py"))}
-CUDA = FOLDER.parent / "cuda.py"
+ROOT = Path(tensorrt.__file__).parents[4]
+FILES = {file.stem: file for file in sorted(Path(tensorrt.__file__).parent.glob("*.py"))}
+PACKAGE = tensorrt.__name__
+CUDA_FILE = Path(cuda.__file__)
 NOT_FOR_LEAN = {"build", "child", "inspect"}
 """Files that need the whole library: TensorRT lean has no builder, parser and inspector."""
 LIBRARIES = ("tensorrt", "tensorrt_rtx", "tensorrt_lean")
@@ -49,7 +49,7 @@ def check(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
                 "--no-warn-unused-ignores",  # of base classes, which are `Any` without stubs
                 "--no-error-summary",
                 *options,
-                *(f"-m{tensorrt.__name__}.{name}".removesuffix(".__init__") for name in names),
+                *(f"-m{PACKAGE}.{name}".removesuffix(".__init__") for name in names),
             ]
         )
         return printed + errors
@@ -77,8 +77,13 @@ def test_our_code_uses_only_what_the_release_has(check: Check, api: Api) -> None
         ("build", "config.max_aux_streams =", "builder.logger =", "11.4.0", "is read-only"),
         ("build", "ignore_mismatch", "mismatch", "11.4.0", "Unexpected keyword argument"),
         ("build", "phase_name: str, step:", "step:", "11.4.0", "incompatible with supertype"),
-        ("contexts", ".deserialize", ".read", "11.4.0", 'no attribute "read"'),
-        ("contexts", ".set_input_shape", ".set_shape", "11.4.0", 'no attribute "set_shape"'),
+        ("contexts", ".deserialize(", ".read(", "11.4.0", 'no attribute "read"'),
+        ("contexts", ".set_input_shape", ".set_shape", "11.4.0", '"IExecutionContext" has no'),
+        ("contexts", "context.execute_async_v3(", "context.execute(", "10.3.0", "has no attribute"),
+        ("contexts", "device_memory_size_v2", "device_memory_size", "10.3.0", None),
+        ("contexts", "device_memory_size_v2", "device_memory_size", "11.4.0", "has no attribute"),
+        ("session", ".num_io_tensors", ".num_bindings", "11.4.0", '"ICudaEngine" has no'),
+        ("__init__", "ILogger.ERROR", "ILogger.FATAL", "11.4.0", 'no attribute "FATAL"'),
     ],
 )
 def test_a_wrong_name_is_found(
@@ -91,9 +96,8 @@ def test_a_wrong_name_is_found(
     problem: str | None,
 ) -> None:
     file, copy = FILES[name], tmp_path / "copy.py"
-    text = file.read_text()
-    assert ours in text
-    copy.write_text(text.replace(ours, wrong))
+    assert ours in file.read_text()
+    copy.write_text(file.read_text().replace(ours, wrong))
     said = check(recorded("tensorrt", version), [name], "--shadow-file", str(file), str(copy))
     assert problem in said if problem else said == ""
 
@@ -136,8 +140,9 @@ def cuda_problems(source: str, api: Api) -> list[str]:
 
 @pytest.mark.parametrize("api", recordings("cuda_bindings"), ids=lambda api: api.version)
 def test_our_code_uses_only_what_cuda_has(api: Api) -> None:
-    assert cuda_problems(CUDA.read_text(), api) == []
-    properties = re.findall(r"propert\w+(?:\(\))?\.(\w+)", CUDA.read_text())
+    source = CUDA_FILE.read_text()
+    assert cuda_problems(source, api) == []
+    properties = re.findall(r"propert\w+(?:\(\))?\.(\w+)", source)
     assert {"name", "major", "minor"} <= set(properties)
     assert [name for name in properties if not api.has("cudaDeviceProp", name)] == []
 

@@ -3,12 +3,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from vit_edge.runtime import BackendError, EngineError
-from vit_edge.runtime.backends import BACKENDS
+from vit_edge.runtime import BackendError, EngineError, ResourceError
+from vit_edge.runtime.backends import BACKENDS, openvino
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.manifest import EngineSpec
 
@@ -48,6 +49,26 @@ def test_a_refusal_gives_the_reason_in_one_line(bundle_source: Path) -> None:
     with pytest.raises(EngineError, match=r"OpenVINO 20\d\d\.\S+ refuses the graph: ") as caught:
         OPENVINO.open(b"no graph", spec)
     assert "\n" not in str(caught.value)
+    assert not isinstance(caught.value, ResourceError)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("std::bad_alloc"), RuntimeError("Exception from src:9:\nbad allocation")]
+)
+def test_memory_that_it_lacks_is_a_shortage(
+    bundle_source: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    bundle = Bundle.open(bundle_source)
+    with monkeypatch.context() as patch:
+        patch.setattr(openvino, "open_session", fail)
+        with pytest.raises(ResourceError, match=r"refuses the graph: .*bad.alloc"):
+            OPENVINO.open(bundle.read("onnx/fp32.onnx"), bundle.manifest.spec)
+    session = openvino.OpenVinoSession(SimpleNamespace(run=fail, close=lambda: None), lambda: None)
+    with pytest.raises(ResourceError, match=r"OpenVINO failed: .*bad.alloc"):
+        session.run(bundle.golden().images[:1])
 
 
 @pytest.mark.parametrize("shape", [[], None], ids=["a number", "no shape"])

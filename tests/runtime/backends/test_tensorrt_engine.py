@@ -11,11 +11,12 @@ import pytest
 from vit_edge.runtime.backends import BACKENDS, BuildOptions, Built
 from vit_edge.runtime.backends.tensorrt import TensorRT
 from vit_edge.runtime.bundle import Bundle
-from vit_edge.runtime.deployment import Deployment
+from vit_edge.runtime.deployment import Candidate, Deployment
 from vit_edge.runtime.device_cache import DeviceCache
 from vit_edge.runtime.engine import Engine
-from vit_edge.runtime.errors import ClosedError, InputError, ResourceError
+from vit_edge.runtime.errors import ClosedError, InputError
 from vit_edge.runtime.manifest import EngineEntry, EngineSpec
+from vit_edge.runtime.selection import open_best
 
 from .emulation import LEGACY
 from .rig import Rig, make_rig
@@ -107,20 +108,27 @@ def test_what_is_compiled_at_run_time_is_kept_for_this_engine(
         assert kept is None
 
 
-def test_memory_that_is_full_today_refuses_an_engine_today_alone(
+def test_a_refusal_is_remembered_unless_it_may_pass(
     gpu: Rig, backend: str, bundle_source: Path
 ) -> None:
-    deployment = Deployment(Bundle.open(bundle_source))
-    (candidate,) = deployment.candidates("fp32", backend)
+    candidate, other = (Candidate("fp32", BACKENDS[name]) for name in (backend, "onnxruntime"))
+    cache = DeviceCache.of(Bundle.open(bundle_source).digest)
+
+    def choose() -> str:
+        """Opens the best as a new process would; returns its backend."""
+        best = open_best(Deployment(Bundle.open(bundle_source)), [candidate, other])
+        best.session.close()
+        return best.candidate.backend.name
+
     gpu.gpu.fail_allocation = 0
-    with pytest.raises(ResourceError, match="out of memory") as caught:
-        deployment.open(candidate)
-    deployment.refuse(candidate, caught.value)
-    assert deployment.finding(candidate).refused  # by this object, in this load
-    gpu.gpu.fail_allocation = None
-    later = Deployment(deployment.bundle)
-    assert later.finding(candidate).refused is None
-    later.open(candidate).close()
+    assert choose() == "onnxruntime"
+    assert cache.finding(candidate.key()).refused is None
+    cache.store_latency(other.key(), 1e9)
+    assert choose() == backend
+    cache.store_engine(candidate.key(), b"bad")  # of another version; forgets what was known
+    for _ in range(2):
+        assert choose() == "onnxruntime"
+        assert "version tag does not match" in str(cache.finding(candidate.key()).refused)
 
 
 def test_an_engine_for_another_gpu_is_not_opened(gpu: Rig, backend: str) -> None:

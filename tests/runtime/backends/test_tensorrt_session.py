@@ -55,7 +55,7 @@ def test_any_allocation_may_fail(rig: Rig) -> None:
         rig.gpu.fail_allocation = n
         try:
             session = rig.open()
-        except ResourceError as error:  # it may pass: others hold the memory
+        except ResourceError as error:
             refusals.append(str(error))
         else:
             for size in (2, 2, 1, 1):
@@ -151,6 +151,26 @@ class TestErrors:
         assert "version tag does not match" in str(caught.value)
         assert not isinstance(caught.value, ResourceError)
 
+    def test_an_engine_for_which_there_is_no_memory_may_be_opened_later(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Only its log says so, but for TensorRT for RTX."""
+
+        def refuse(self: emulated.Runtime, blob: bytes) -> None:
+            if not rig.captures_itself:
+                error = "[allocate] Error Code 2: OutOfMemory (Requested size was 9 bytes.)"
+                self.logger.log(rig.library.ILogger.ERROR, error)
+
+        def validity(self: emulated.Runtime, buffer: bytes) -> tuple[None, int]:
+            return None, int(rig.library.EngineInvalidityDiagnostics.INSUFFICIENT_GPU_MEMORY)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(emulated.Runtime, "deserialize_cuda_engine", refuse)
+            patch.setattr(emulated.Runtime, "get_engine_validity", validity)
+            with pytest.raises(ResourceError, match="cannot open this engine"):
+                rig.open()
+        rig.open().close()
+
     def test_wrong_tensors_are_refused(self, rig: Rig) -> None:
         other = EngineSpec("pixels", "logits", SPEC.image_shape, 5, SPEC.batch)
         with pytest.raises(EngineError, match="its tensors are"):
@@ -203,6 +223,35 @@ class TestErrors:
         np.testing.assert_array_equal(session.run(tiny_frames(1)), tiny_scores(tiny_frames(1)))
         session.close()
 
+    @pytest.mark.parametrize("error", ["cudaErrorDevicesUnavailable", "cudaErrorMpsServerNotReady"])
+    def test_a_busy_device_is_told_from_one_that_fails(self, rig: Rig, error: str) -> None:
+        session = rig.open()
+        for status, kind in ((error, ResourceError), ("cudaErrorUnknown", EngineError)):
+            rig.gpu.break_next = status
+            for _ in range(2):  # while it waits for its work, and when it queues more
+                with pytest.raises(EngineError, match=status) as caught:
+                    session.run(tiny_frames(1))
+                assert type(caught.value) is kind
+            rig.gpu.broken = None
+        np.testing.assert_array_equal(session.run(tiny_frames(1)), tiny_scores(tiny_frames(1)))
+        session.close()
+
+    def test_memory_that_tensorrt_lacks_in_a_call_is_a_shortage(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def execute(self: emulated.Context, stream_handle: int) -> bool:
+            error = "Error Code 1: Cuda Runtime (out of memory)"
+            self.engine.runtime.logger.log(rig.library.ILogger.ERROR, error)
+            return False
+
+        session = rig.open()
+        with monkeypatch.context() as patch:
+            patch.setattr(emulated.Context, "execute_async_v3", execute)
+            with pytest.raises(ResourceError, match="execute_async_v3 failed: Error Code 1"):
+                session.run(tiny_frames(1))
+        session.run(tiny_frames(1))
+        session.close()
+
     def test_an_error_that_lasts_is_told_as_such_and_closing_still_works(self, rig: Rig) -> None:
         session = rig.open()
         session.run(tiny_frames(1))
@@ -210,6 +259,9 @@ class TestErrors:
         for _ in range(2):
             with pytest.raises(EngineError, match=r"cudaErrorIllegalAddress.*restart"):
                 session.run(tiny_frames(1))
+        with pytest.raises(EngineError, match="cudaErrorIllegalAddress") as caught:
+            rig.open()
+        assert not isinstance(caught.value, ResourceError)
         session.close()
         with pytest.raises(ClosedError):
             session.run(tiny_frames(1))

@@ -42,5 +42,7 @@ class Builder:
                 os._exit(3)
             case "hangs":
                 time.sleep(600)
+            case "full":
+                logger.log(ILogger.ERROR, "Error Code 2: OutOfMemory (Requested size was 9 bytes.)")
             case "raises":
                 raise RuntimeError("no such\x1b tactic")
