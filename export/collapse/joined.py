@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from vit_edge.export.graph_edit import add_initializer, array, describe
+from vit_edge.export.passes.linears import Linear
 from vit_edge.export.quantise.grid import GRIDS
 
 from .probes import OUTPUT, Probe
@@ -32,7 +33,7 @@ class JoinedGraph:
     of its grid, and the share of inputs that it clips.
 
     Attributes:
-        probes: Those that the lowering has.
+        probes: Those that the lowering has; without Linears whose reader it joined to another.
         quantisers: The tensors that they read, as the lowering names them.
     """
 
@@ -47,19 +48,28 @@ def join_teacher_forced(lowered: ir.Model, fp32: ir.Model, probes: Sequence[Prob
     graph = model.graph
     quantisers = [node for node in graph if _has_range(node)]
     theirs = {str(v.name): v for node in graph for v in node.outputs}
+    weights = {str(n.name): n.inputs[1] for n in graph if n.op_type == "MatMul"}
     ours = _add_pieces(graph, fp32)
     cuts = {probe.name: seen_by_users(theirs, probe.name) for probe in probes if probe.cut}
     for name, value in cuts.items():
         ours[name].replace_all_uses_with(value)
     sums = _Sums(graph)
-    present = tuple(p for p in probes if p.kind == OUTPUT or p.name in theirs)
+    present = tuple(
+        p
+        for p in probes
+        if (p.kind == OUTPUT or p.name in theirs)
+        and (p.reader is None or str(p.reader.node.name) in weights)
+    )
     for probe in present:
         seen = graph.outputs[0] if probe.kind == OUTPUT else cuts.get(probe.name)
         stream = None
         if probe.incoming is not None:
             incoming = str(probe.incoming.name)
             stream = cuts.get(incoming, ours[incoming])
-        sums.add(probe, seen or theirs[probe.name], ours[probe.name], stream)
+        seen = seen or theirs[probe.name]
+        if probe.reader is not None:
+            seen = sums.unscaled(seen, probe.reader, weights[str(probe.reader.node.name)])
+        sums.add(probe, seen, ours[probe.name], stream)
     for node in quantisers:
         _add_range(graph, node)
     return JoinedGraph(
@@ -127,6 +137,19 @@ class _Sums:
         result = describe(rows.outputs[0], name, ir.Shape([6, shape[-1]]), ir.DataType.FLOAT)
         self._graph.outputs.append(result)
         self._count += 1
+
+    def unscaled(self, seen: ir.Value, reader: Linear, weight: ir.Value | None) -> ir.Value:
+        """`seen` times what each row of the reader's weight, `weight` in the lowering, is relative
+        to fp32: smoothing divides one by what it multiplies the other by.
+        """
+        assert weight is not None
+        rows = array(reader.weight).astype(np.float32)
+        squares = np.maximum(np.square(rows).sum(axis=1), np.finfo(np.float32).tiny)
+        name = f"watch/{self._count}/reader"
+        direction = add_initializer(self._graph, name, rows / squares[:, None])
+        across = add_initializer(self._graph, f"{name}/axis", np.array([1], np.int64))
+        scales = self._node("ReduceSum", self._node("Mul", weight, direction), across)
+        return self._node("Mul", seen, scales)
 
     def _products(self, one: ir.Value, other: ir.Value, over: ir.Value) -> ir.Value:
         """Not ReduceSumSquare, which takes ONNX Runtime three times as long."""

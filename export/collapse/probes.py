@@ -3,11 +3,15 @@
 The probes are found by structure, in the fp32 graph; lowerings keep the names of its tensors. The
 stream is never rescaled, whatever a lowering moves between LayerNorms, Linears and columns of V, so
 that two graphs can be compared there, and a graph can be cut.
+
+Smoothing may scale columns of a Linear, such as those of V, and the rows of the Linear that reads
+them by the inverse. Where other columns are fixed, as those of Q and K beside V, they are
+compared; V by itself is compared once the scales are taken back, as the reader's rows tell them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +23,8 @@ from vit_edge.export.passes.linears import Linear, find_linears
 from vit_edge.export.quantise.sites import LinearSource, find_scalable, find_sites
 
 EMBEDDING, BRANCH, LINEAR, OUTPUT = "embedding", "branch", "linear", "output"
+QUIET_ROW = 0.25
+"""Rows of a weight smaller than this, relative to all, are lost in the rounding of 4 bits."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,8 @@ class Probe:
         module: The branch or Linear, as `blocks.0.attn`.
         incoming: Of a `BRANCH`, the stream that it is added to.
         reads: Name of the tensor that the last Linear before it reads; "": none.
-        fixed: bool `[channels]`, those that no smoothing may scale; None: all of them.
+        fixed: bool `[channels]`, those that are compared; None: all of them.
+        reader: The Linear whose rows tell what smoothing scaled the channels by; None: nothing did.
     """
 
     value: ir.Value
@@ -41,6 +48,7 @@ class Probe:
     incoming: ir.Value | None = None
     reads: str = ""
     fixed: NDArray[np.bool_] | None = None
+    reader: Linear | None = None
 
     @property
     def name(self) -> str:
@@ -69,10 +77,9 @@ def find_probes(graph: ir.Graph) -> list[Probe]:
                 probes.insert(0, Probe(unsliced(incoming), EMBEDDING, EMBEDDING))
             probes.append(_branch(node, incoming, linears))
         elif value in linears and not _ends_branch(value):
-            linear = linears[value]
-            fixed = _fixed(linear, scalable.get(linear.node, []))
-            reads = str(linear.activation.name)
-            probes.append(Probe(value, LINEAR, linear.name, reads=reads, fixed=fixed))
+            probe = _inside_branch(linears[value], scalable.get(linears[value].node, []))
+            if probe is not None:
+                probes.append(probe)
     output = graph.outputs[0]
     if all(probe.value is not output for probe in probes):
         probes.append(Probe(output, OUTPUT, OUTPUT))
@@ -124,18 +131,43 @@ def _branch(add: ir.Node, incoming: ir.Value, linears: dict[ir.Value, Linear]) -
     return Probe(add.outputs[0], BRANCH, module or str(add.name), incoming, reads)
 
 
-def _fixed(linear: Linear, scalable: list[slice]) -> NDArray[np.bool_]:
-    fixed = np.ones(array(linear.weight).shape[1], np.bool_)
-    for columns in scalable:
-        fixed[columns] = False
-    return fixed
+def _inside_branch(linear: Linear, scalable: Sequence[_Scalable]) -> Probe | None:
+    """The probe of a Linear; None where smoothing may scale all columns and nothing tells by what,
+    so that the end of the branch alone can be judged.
+    """
+    fixed, reader = np.ones(array(linear.weight).shape[1], np.bool_), None
+    for part in scalable:
+        fixed[part.columns] = False
+    if not fixed.any():
+        reader = scalable[0].reader
+        fixed = _tells_scales(reader) if scalable[0].columns == slice(None) else fixed
+    if not fixed.any():
+        return None
+    reads = str(linear.activation.name)
+    return Probe(linear.output, LINEAR, linear.name, reads=reads, fixed=fixed, reader=reader)
 
 
-def _scalable_columns(graph: ir.Graph) -> dict[ir.Node, list[slice]]:
-    """The columns of Linears that smoothing may scale, such as those of V."""
-    columns: dict[ir.Node, list[slice]] = {}
+def _tells_scales(reader: Linear) -> NDArray[np.bool_]:
+    """The rows of a weight that are large enough for a scale to show behind their rounding."""
+    rows = np.square(array(reader.weight).astype(np.float64)).mean(axis=1)
+    large: NDArray[np.bool_] = rows > QUIET_ROW**2 * rows.mean()
+    return large
+
+
+@dataclass(frozen=True)
+class _Scalable:
+    """Columns of a Linear that smoothing may scale, and a Linear that reads them."""
+
+    columns: slice
+    reader: Linear
+
+
+def _scalable_columns(graph: ir.Graph) -> dict[ir.Node, list[_Scalable]]:
+    """The columns of each Linear that smoothing may scale, such as those of V."""
+    columns: dict[ir.Node, list[_Scalable]] = {}
     for site in find_sites(graph):
         source = find_scalable(site)
         if isinstance(source, LinearSource):
-            columns.setdefault(source.linear.node, []).append(source.columns)
+            part = _Scalable(source.columns, site.linears[0])
+            columns.setdefault(source.linear.node, []).append(part)
     return columns
