@@ -15,7 +15,12 @@ def find_value(graph: ir.Graph, name: str) -> ir.Value:
 
 
 def copy_between(
-    write: ir.Value, reads: Mapping[str, ir.Value], target: ir.Graph, before: ir.Node, label: str
+    write: ir.Value,
+    reads: Mapping[str, ir.Value],
+    target: ir.Graph,
+    before: ir.Node,
+    label: str,
+    copied: dict[ir.Value, ir.Value] | None = None,
 ) -> ir.Value:
     """Copies the nodes that compute `write`, up to the tensors named in `reads`, into `target`.
 
@@ -25,12 +30,15 @@ def copy_between(
         target: The graph that the copy goes into, in front of `before`.
         before: A node of `target`.
         label: Added to the names of the copied nodes, tensors and constants.
+        copied: What earlier calls copied of the piece, which is used again; it grows.
 
     Returns:
         The copy of `write`.
     """
-    copied: dict[ir.Value, ir.Value] = {}
+    copied = {} if copied is None else copied
     for node in _piece(write, reads):
+        if node.outputs[0] in copied:
+            continue
         inputs = [_input(value, reads, copied, target, label) for value in node.inputs]
         attributes = list(node.attributes.values())
         copy = ir.Node(

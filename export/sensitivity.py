@@ -3,26 +3,28 @@
 The graph that runs starts with one image. Behind each layer it grows by one element of the batch:
 the outputs of the image if that layer alone were quantised. Elements that a branch does not have
 yet are copies of the first, which stays exact. So everything before a layer is computed once, and
-the whole costs about half of running the model once for each layer.
+the whole costs about half of running the model once for each layer. That is what is done for graphs
+that cannot grow so: those that fold windows or heads into the batch where two branches meet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from vit_edge.calibration.onnx_file import to_bytes
-from vit_edge.runtime.backends.onnxruntime import open_inference
+from vit_edge.runtime.errors import EngineError
 from vit_edge.runtime.metrics import divergence, image_centred
 from vit_edge.runtime.tools.images import ImageSet
 
 from .graph_copy import copy_between, find_value
 from .graph_edit import add_initializer, describe
-from .quantise.layers import Layer
+from .measure import iter_outputs, predict
+from .progress import Update
+from .quantise.layers import Layer, apply_fallback
 
 MULTIPLICATIONS = 0.8e12
 """Budget of the measurement; about 10 s on 2 CPU cores."""
@@ -30,6 +32,8 @@ FEWEST, MOST = 2, 64
 """Images. Large models have many tokens and outputs for errors to average over: for a ViT-B/16 two
 images put its 48 layers in the order that twelve do (rank correlation 0.96; 0.97 with four).
 """
+Outputs = NDArray[np.float32]
+"""float32 `[1 + layers, images, outputs]`."""
 _EXACT = -1
 """The element that nothing changed."""
 
@@ -63,7 +67,7 @@ def measure_sensitivity(
     lowered: ir.Model,
     layers: Sequence[Layer],
     images: ImageSet,
-    update: Callable[[int, int], None],
+    update: Update,
 ) -> tuple[Sensitivity, ...]:
     """The effect of each of `layers`, in their order.
 
@@ -72,15 +76,13 @@ def measure_sensitivity(
         lowered: The same with Q/DQ, fp32 around them; tensors have the same names.
         layers: Those of `find_layers`.
         images: Images to measure on; their labels are not used.
-        update: Called with images done and images in all.
+        update: Called with images, or layers, done and in all.
     """
-    content = to_bytes(growing_graph(exact, lowered, layers))
-    session = open_inference(content.graph, content.external)
-    parts: list[NDArray[np.float32]] = []
-    for image in images.batches(1):
-        parts.append(session.run(None, {exact.graph.inputs[0].name: image})[0])
-        update(len(parts), len(images))
-    outputs = np.stack(parts, axis=1)  # [1 + layers, images, outputs]
+    try:
+        outputs = _measure_together(exact, lowered, layers, images, update)
+    except EngineError:
+        few = images.subset(range((len(images) + 1) // 2))
+        outputs = _measure_one_by_one(exact, lowered, layers, few, update)
     spread = max(float(np.sqrt((image_centred(outputs[0]) ** 2).mean())), 1e-30)
     return tuple(
         Sensitivity(
@@ -93,14 +95,49 @@ def measure_sensitivity(
     )
 
 
+def _measure_together(
+    exact: ir.Model,
+    lowered: ir.Model,
+    layers: Sequence[Layer],
+    images: ImageSet,
+    update: Update,
+) -> Outputs:
+    parts: list[Outputs] = []
+    for outputs, *_ in iter_outputs(growing_graph(exact, lowered, layers), images, 1):
+        parts.append(outputs)
+        update(len(parts), len(images))
+    return np.stack(parts, axis=1)
+
+
+def _measure_one_by_one(
+    exact: ir.Model,
+    lowered: ir.Model,
+    layers: Sequence[Layer],
+    images: ImageSet,
+    update: Update,
+) -> Outputs:
+    """The same numbers, from a graph for each layer."""
+    parts = [predict(exact, images)]
+    for layer in layers:
+        alone = lowered.clone()
+        others = [other.name for other in layers if other is not layer]
+        apply_fallback(exact, alone, layers, others)
+        parts.append(predict(alone, images))
+        update(len(parts) - 1, len(layers))
+    return np.stack(parts)
+
+
 def growing_graph(exact: ir.Model, lowered: ir.Model, layers: Sequence[Layer]) -> ir.Model:
     """uint8 `[1, H, W, C]` -> float32 `[1 + layers, outputs]`: exact first, then each layer
     quantised.
+
+    Raises:
+        EngineError: if elements would have to be picked where no axis is that of the images.
     """
     grown = exact.clone()
     grown.opset_imports.update(lowered.opset_imports)
     writers = {name: number for number, layer in enumerate(layers) for name in layer.writes}
-    growth = _Growth(grown.graph, lowered.graph)
+    growth = _Growth(grown.graph, lowered.graph, _by_image(exact.graph))
     for node in list(grown.graph):
         growth.align(node)
         for value in list(node.outputs):
@@ -113,15 +150,26 @@ def growing_graph(exact: ir.Model, lowered: ir.Model, layers: Sequence[Layer]) -
     return grown
 
 
+def _by_image(graph: ir.Graph) -> set[str]:
+    """The names of the tensors whose first axis is that of the images, one element for each."""
+    batch = (graph.inputs[0].shape or [None])[0]
+    values = (value for node in graph for value in node.outputs)
+    return {str(v.name) for v in values if v.shape and v.shape[0] == batch != 1}
+
+
 class _Growth:
     """Elements that the batch of each tensor has: numbers of layers, sorted, behind `_EXACT`."""
 
-    def __init__(self, graph: ir.Graph, lowered: ir.Graph) -> None:
-        self._graph, self._lowered = graph, lowered
+    def __init__(self, graph: ir.Graph, lowered: ir.Graph, by_image: set[str]) -> None:
+        self._graph, self._lowered, self._by_image = graph, lowered, by_image
         self._elements: dict[ir.Value, tuple[int, ...]] = {graph.inputs[0]: (_EXACT,)}
+        self._copied: dict[int, dict[ir.Value, ir.Value]] = {}
 
     def align(self, node: ir.Node) -> None:
         """Gives the node inputs of the same elements, and its outputs them too."""
+        for value in node.inputs:
+            if value is not None and value.name in self._by_image:  # as repeated class tokens
+                self._elements.setdefault(value, (_EXACT,))
         inputs = [v for v in node.inputs if v is not None and v in self._elements]
         union = tuple(sorted({e for value in inputs for e in self._elements[value]}))
         for index, value in enumerate(node.inputs):
@@ -135,6 +183,7 @@ class _Growth:
         """Adds to `value` the element in which `layer` is quantised."""
         node, name = value.producer(), f"{value.name}@{layer.name}"
         assert node is not None
+        self._require_by_image(value)
         concat = ir.node("Concat", [value, value], {"axis": 0}, name=f"{name}/Concat")
         self._graph.insert_after(node, concat)
         grown = describe(concat.outputs[0], concat.name, None, ir.DataType.FLOAT)
@@ -143,17 +192,20 @@ class _Growth:
             for read in layer.reads
         }
         write = find_value(self._lowered, str(value.name))
-        changed = copy_between(write, reads, self._graph, concat, f"@{layer.name}")
+        copied = self._copied.setdefault(number, {})  # Linears of a layer share its quantiser
+        changed = copy_between(write, reads, self._graph, concat, f"@{layer.name}", copied)
         value.replace_all_uses_with(grown)
         concat.replace_input_with(0, value)
         concat.replace_input_with(1, changed)
         self._elements[grown] = (*self._elements[value], number)
+        self._by_image.add(str(grown.name))
 
     def _select(self, value: ir.Value, elements: tuple[int, ...], before: ir.Node) -> ir.Value:
         """`value` with the elements `elements`; copies of the exact one where it lacks one."""
         present = self._elements[value]
         if present == elements:
             return value
+        self._require_by_image(value)
         indices = [present.index(e) if e in present else 0 for e in elements]
         name = f"{value.name}@{before.name}"
         constant = add_initializer(self._graph, f"{name}/indices", np.array(indices, np.int64))
@@ -161,3 +213,7 @@ class _Growth:
         self._graph.insert_before(before, gather)
         self._elements[gather.outputs[0]] = elements
         return describe(gather.outputs[0], gather.name, None, ir.DataType.FLOAT)
+
+    def _require_by_image(self, value: ir.Value) -> None:
+        if value.name not in self._by_image:
+            raise EngineError(f"{value.name} has no axis of images alone")
