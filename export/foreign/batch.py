@@ -13,8 +13,11 @@ from vit_edge.export.graph_edit import add_initializer
 from vit_edge.runtime.errors import InputError, first_line
 
 from .edit import free_name, insert, sizes
+from .static_shapes import BATCH_AXIS
 
 _BATCH, _TWO = "batch", 2
+_AT_TWO = "at batch 2"
+"""Key in the `meta` of a shape that is computed: its sizes at batch 2."""
 _ADVICE = "its batch of 1 is built in: export it again with a dynamic batch"
 
 Shapes = dict[ir.Value, tuple[int, ...]]
@@ -25,6 +28,7 @@ def make_batch_dynamic(model: ir.Model) -> None:
     """Goes from batch 1 to any, in place: rewrites constant shapes where the batch goes through.
 
     The walk infers every shape at batch 2; where it differs from that at batch 1, the batch is.
+    Where a node does not fit there, its constants that grow with the batch are repeated.
 
     Raises:
         InputError: if an operator does not work on two images, or the output has no batch.
@@ -37,7 +41,13 @@ def make_batch_dynamic(model: ir.Model) -> None:
             _make_reshape_dynamic(graph, node, shapes)
         elif node.op_type == "Concat":
             _make_concat_dynamic(graph, node, shapes)
-        shapes.update(_infer(model, node, shapes))
+        try:
+            inferred = _infer(model, node, shapes)
+        except InputError:
+            if not _make_constants_dynamic(graph, node, shapes):
+                raise
+            inferred = _infer(model, node, shapes)
+        shapes.update(inferred)
     if shapes.get(output) != (_TWO, *sizes(output)[1:]):
         raise InputError(f"the output {output.name} does not follow the batch; {_ADVICE}")
     for value, shape in shapes.items():
@@ -70,7 +80,9 @@ def _make_reshape_dynamic(graph: ir.Graph, node: ir.Node, shapes: Shapes) -> Non
     if not places:
         raise InputError(f"{node.name} mixes images; {_ADVICE}")
     same = axis in places and target[axis] == sizes(source)[axis]
-    place = axis if same else places[0]
+    place = node.outputs[0].meta.get(BATCH_AXIS, axis if same else places[0])
+    if place not in places:
+        raise InputError(f"{node.name} mixes images; {_ADVICE}")
     shape = np.array([-1 if i == place else n for i, n in enumerate(target)], dtype=np.int64)
     node.replace_input_with(1, add_initializer(graph, free_name(graph, "shape"), shape))
     node.attributes.pop("allowzero", None)
@@ -95,12 +107,35 @@ def _make_concat_dynamic(graph: ir.Graph, node: ir.Node, shapes: Shapes) -> None
         node.replace_input_with(index, repeated)
 
 
+def _make_constants_dynamic(graph: ir.Graph, node: ir.Node, shapes: Shapes) -> bool:
+    """Repeats the constants of `node` that grow with the batch; False if it has none."""
+    grown = False
+    for index, value in enumerate(node.inputs):
+        if value is None or BATCH_AXIS not in value.meta or value.const_value is None:
+            continue
+        axis, shape, grown = int(value.meta[BATCH_AXIS]), sizes(value), True
+        if node.op_type == "Expand" and index == 1:
+            target = tuple(value.const_value.numpy().tolist())
+            node.replace_input_with(index, _repeated_shape(graph, node, target, axis))
+            continue
+        times = _repeated_shape(graph, node, (1,) * len(shape), axis)
+        repeated = insert(node, "Tile", [value, times], shape)
+        repeated.type = value.type
+        shapes[repeated] = tuple(_TWO * n if i == axis else n for i, n in enumerate(shape))
+        node.replace_input_with(index, repeated)
+    return grown
+
+
 def _repeated_shape(
     graph: ir.Graph, before: ir.Node, shape: tuple[int, ...], axis: int
 ) -> ir.Value:
-    """int64 `shape`, with the batch at `axis`."""
+    """int64 `shape`, with the size at `axis` times the batch."""
     count = insert(before, "Shape", [graph.inputs[0]], [1], {"start": 0, "end": 1})
     count.type = ir.TensorType(ir.DataType.INT64)
+    if shape[axis] != 1:
+        size = add_initializer(graph, free_name(graph, "size"), np.array(shape[axis : axis + 1]))
+        count = insert(before, "Mul", [count, size], [1])
+        count.type = ir.TensorType(ir.DataType.INT64)
     head, tail = (
         [add_initializer(graph, free_name(graph, "size"), np.array(part, dtype=np.int64))]
         if part
@@ -109,6 +144,7 @@ def _repeated_shape(
     )
     joined = insert(before, "Concat", [*head, count, *tail], [len(shape)], {"axis": 0})
     joined.type = ir.TensorType(ir.DataType.INT64)
+    joined.meta[_AT_TWO] = np.array([_TWO * n if i == axis else n for i, n in enumerate(shape)])
     return joined
 
 
@@ -123,9 +159,12 @@ def _infer(model: ir.Model, node: ir.Node, shapes: Shapes) -> Shapes:
         shape = shapes.get(value, sizes(value))
         name = str(value.name)
         types[name] = onnx.helper.make_tensor_type_proto(int(value.dtype), shape)
+        known = value.meta.get(_AT_TWO)
         if value.is_initializer() and value.dtype == ir.DataType.INT64:
             assert value.const_value is not None
-            data[name] = onnx.numpy_helper.from_array(value.const_value.numpy(), name)
+            known = value.const_value.numpy()
+        if known is not None:
+            data[name] = onnx.numpy_helper.from_array(known, name)
     opset = model.opset_imports[""]
     schema = onnx.defs.get_schema(node.op_type, opset, "")
     try:

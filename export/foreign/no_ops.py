@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
+from .attention import reshape
 from .edit import rewire, sizes
 from .evaluate import constant
 
@@ -12,7 +14,7 @@ _NEUTRAL = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0}
 
 class RemoveNoOps(ir.passes.InPlacePass):
     """Casts to the same type, sums with zeros (an empty attention mask), Dropout, layout changes
-    that change no layout, and guards against NaN behind a Softmax.
+    that change no layout, Gathers of everything in order, and guards against NaN behind a Softmax.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -21,6 +23,9 @@ class RemoveNoOps(ir.passes.InPlacePass):
             kept = _kept(node)
             if kept is not None and not node.outputs[0].is_graph_output():
                 rewire(node.outputs[0], kept)
+                modified = True
+            elif _gathers_all(node):
+                _make_reshape(node)
                 modified = True
         return ir.passes.PassResult(model, modified)
 
@@ -43,6 +48,22 @@ def _kept(node: ir.Node) -> ir.Value | None:
     if node.op_type == "Where":
         return _guarded(node)
     return _beside_neutral(node) if node.op_type in _NEUTRAL else None
+
+
+def _gathers_all(node: ir.Node) -> bool:
+    """True for a Gather of every element of a vector in order: PyTorch's `as_strided`."""
+    if node.op_type != "Gather" or len(sizes(node.inputs[0])) != 1:
+        return False
+    indices = constant(node.inputs[1])
+    count = sizes(node.inputs[0])[0]
+    return indices is not None and np.array_equal(indices.ravel(), np.arange(count))
+
+
+def _make_reshape(gather: ir.Node) -> None:
+    result = gather.outputs[0]
+    assert gather.inputs[0] is not None
+    shaped = reshape(gather, gather.inputs[0], sizes(result))
+    rewire(result, shaped)
 
 
 def _beside_neutral(node: ir.Node) -> ir.Value | None:

@@ -2,19 +2,32 @@
 
 Exporters write shapes as chains of Shape, Gather, Concat and worse. One run at batch 1 tells the
 shape of every tensor and the value of every tensor that no pixel reaches, so no chain is left,
-whichever operators it was made of. `make_batch_dynamic` undoes it for the batch at the end.
+whichever operators it was made of. `make_batch_dynamic` undoes it for the batch at the end; a run
+at batch 2 tells it which constants grow with the batch, as queries repeated for every image.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants
 
-from .session import Runner
+from vit_edge.runtime.errors import InputError
+
+from .session import Array, Runner
 
 _SHAPE_OPS = ("Shape", "Size")
+_TWO = 2
+_RTOL, _ATOL = 1e-4, 1e-6
+"""Of the same products for one image and for two. The rewritten graph is compared afterwards."""
+
+BATCH_AXIS = "batch axis"
+"""Key in the `meta` of a constant that is repeated for every image along that axis; of a shape it
+is the size that is multiplied by the batch. In that of what a Reshape gives, the batch's axis.
+"""
 
 
 def fold_static_shapes(model: ir.Model) -> None:
@@ -25,14 +38,15 @@ def fold_static_shapes(model: ir.Model) -> None:
     """
     image = model.graph.inputs[0]
     assert image.shape is not None
+    fixed = image.shape.is_static(0)
     image.shape = ir.Shape([1, *list(image.shape)[1:]])
-    _fold_static_shapes(model)
+    _fold_static_shapes(model, fixed=fixed)
     if any(node.op_type == "If" for node in model.graph):  # its condition may be constant now
         fold_constants(model)
-        _fold_static_shapes(model)
+        _fold_static_shapes(model, fixed=True)
 
 
-def _fold_static_shapes(model: ir.Model) -> None:
+def _fold_static_shapes(model: ir.Model, *, fixed: bool) -> None:
     for node in model.graph:
         for value in node.outputs:
             value.shape = None
@@ -45,6 +59,7 @@ def _fold_static_shapes(model: ir.Model) -> None:
     dynamic = _depends_on(model.graph, image)
     values = [v for node in model.graph for v in node.outputs if v.name]
     results = Runner(model, values)(np.zeros(image.shape.numpy(), image.dtype.numpy()))
+    axes = {} if fixed else _find_batch_axes(model, _to_repeat(values, dynamic), results)
     for value in values:
         data = results[str(value.name)]
         if not isinstance(data, np.ndarray):
@@ -52,9 +67,70 @@ def _fold_static_shapes(model: ir.Model) -> None:
         if value in dynamic or value.is_graph_output():
             value.shape = ir.Shape(data.shape)
             value.type = ir.TensorType(ir.DataType.from_numpy(data.dtype))
+            if value in axes:
+                value.meta[BATCH_AXIS] = axes[value]
         else:
-            _make_constant(model.graph, value, data)
+            _make_constant(model.graph, value, data, axes.get(value))
     common.RemoveUnusedNodesPass()(model)
+
+
+def _to_repeat(values: Sequence[ir.Value], dynamic: set[ir.Value]) -> list[ir.Value]:
+    """Constants, and what Reshapes give, whose axes the shapes at batch 1 may not tell."""
+    return [
+        value
+        for value in values
+        if value not in dynamic or (node := value.producer()) is None or node.op_type == "Reshape"
+    ]
+
+
+def _find_batch_axes(
+    model: ir.Model, values: Sequence[ir.Value], ones: Mapping[str, Array]
+) -> dict[ir.Value, int]:
+    image = model.graph.inputs[0]
+    assert image.shape is not None
+    assert image.dtype is not None
+    before = image.shape
+    image.shape = ir.Shape([_TWO, *list(before)[1:]])
+    try:
+        twos = Runner(model, values)(np.zeros(image.shape.numpy(), image.dtype.numpy()))
+    except InputError:  # it takes one image, whatever it says
+        return {}
+    finally:
+        image.shape = before
+    axes = {}
+    for value in values:
+        pair = (ones[str(value.name)], twos[str(value.name)])
+        if not all(isinstance(data, np.ndarray) for data in pair):
+            continue
+        node = value.producer()
+        reshaped = node is not None and node.op_type == "Reshape"
+        axis = _doubled(*pair) if reshaped else _batch_axis(*pair)
+        if axis is not None:
+            axes[value] = axis
+    return axes
+
+
+def _doubled(one: Array, two: Array) -> int | None:
+    """The axis along which `two` is twice as long as `one`, if it is the only one that differs."""
+    if one.ndim != two.ndim:
+        return None
+    changed = [i for i, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)) if a != b]
+    if len(changed) != 1 or two.shape[changed[0]] != _TWO * one.shape[changed[0]]:
+        return None
+    return changed[0]
+
+
+def _batch_axis(one: Array, two: Array) -> int | None:
+    """The axis along which `two` is `one` twice; of a shape the size that is twice as large."""
+    axis = _doubled(one, two)
+    if axis is not None:
+        twice = np.concatenate([one, one], axis)
+        return axis if np.allclose(twice, two, rtol=_RTOL, atol=_ATOL) else None
+    if one.shape == two.shape and one.ndim == 1 and one.dtype == np.int64:
+        changed = np.flatnonzero(one != two)
+        if len(changed) == 1 and two[changed[0]] == _TWO * one[changed[0]]:
+            return int(changed[0])
+    return None
 
 
 def _depends_on(graph: ir.Graph, image: ir.Value) -> set[ir.Value]:
@@ -74,7 +150,9 @@ def _graphs(attribute: ir.Attr) -> list[ir.Graph]:
     return list(attribute.as_graphs()) if attribute.type == ir.AttributeType.GRAPHS else []
 
 
-def _make_constant(graph: ir.Graph, value: ir.Value, data: np.ndarray) -> None:
+def _make_constant(graph: ir.Graph, value: ir.Value, data: np.ndarray, axis: int | None) -> None:
     constant = ir.val(f"{value.name}@constant", const_value=ir.tensor(data))
+    if axis is not None:
+        constant.meta[BATCH_AXIS] = axis
     graph.register_initializer(constant)
     value.replace_all_uses_with(constant)

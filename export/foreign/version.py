@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from vit_edge.runtime.errors import InputError, first_line
 from .attention import reshape
 from .edit import free_name, insert, rewire, sizes
 from .evaluate import constant
+from .static_shapes import BATCH_AXIS
 
 
 def convert(model: ir.Model) -> None:
@@ -25,14 +27,23 @@ def convert(model: ir.Model) -> None:
         InputError: if an operator cannot be expressed in it.
     """
     version = model.opset_imports.get("", 0)
+    axes = {name: v.meta[BATCH_AXIS] for name, v in _values(model.graph) if BATCH_AXIS in v.meta}
     if version > OPSET:
         _downgrade_opset(model)
     elif version < OPSET:
         _upgrade_opset(model)
+    for name, value in _values(model.graph):  # ONNX's own converter keeps the names alone
+        if name in axes:
+            value.meta[BATCH_AXIS] = axes[name]
     if model.opset_imports.get("") != OPSET:
         raise InputError(
             f"opset {version} cannot be converted to {OPSET}: export the model with opset {OPSET}"
         )
+
+
+def _values(graph: ir.Graph) -> Iterator[tuple[str, ir.Value]]:
+    yield from graph.initializers.items()
+    yield from ((str(value.name), value) for node in graph for value in node.outputs)
 
 
 def _upgrade_opset(model: ir.Model) -> None:

@@ -235,6 +235,21 @@ def test_a_constant_shape_follows_the_batch_through_any_axis() -> None:
     np.testing.assert_array_equal(got, x.reshape(3, 24))
 
 
+def test_a_gather_of_all_elements_in_order_is_a_reshape() -> None:
+    """PyTorch writes an adaptive average so; its indices hold for one image."""
+    model = ir.from_onnx_text(
+        '<ir_version: 9, opset_import: ["": 20]> g (float[1,4] x) => (float[1,4] y) '
+        "<int64[1] flat={4}, int64[1,4,1] all={0,1,2,3}, int64[2] to={1,4}> {\n"
+        "a=Reshape(x,flat)\n b=Gather<axis=0>(a,all)\n y=Reshape(b,to)\n}"
+    )
+    fold_static_shapes(model)
+    RemoveNoOps()(model)
+    make_batch_dynamic(model)
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    (got,) = Runner(model)(x).values()
+    np.testing.assert_array_equal(got, x)
+
+
 def test_an_output_without_a_batch_is_refused() -> None:
     model = ir.from_onnx_text(
         '<ir_version: 9, opset_import: ["": 20]> g (float[1,6] x) => (float[1,6] y) '
