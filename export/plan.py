@@ -200,4 +200,6 @@ def _describe(source: ModelSource | ForeignSource, data: ExportData) -> list[str
     ]
     if source.inferred:
         lines.append(source.inferred)
+    if isinstance(source, ForeignSource):
+        lines += source.notes
     return lines + ([f"assumed: {'; '.join(source.assumed)}"] if source.assumed else [])

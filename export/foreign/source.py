@@ -37,6 +37,7 @@ class ForeignSource:
         assumed: ModelHints that the file does not say.
         outputs: The width of its logits or features.
         facts: For the manifest: where the file comes from.
+        notes: For the user to read before the work starts.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ForeignSource:
     assumed: tuple[str, ...]
     outputs: int
     facts: Mapping[str, object]
+    notes: tuple[str, ...] = ()
     data: str = "samples"
     inferred: str = ""
     random: bool = False
@@ -69,7 +71,7 @@ def find_foreign_source(
         InputError: if it cannot be used, saying why and what to do.
     """
     _require_possible(hints, output)
-    model, key = prepare(path), digest(path)
+    (model, left_out), key = _read(path), digest(path)
     width = int(model.graph.outputs[0].shape[1])  # type: ignore[index,arg-type]
     if hints.labels is not None and len(hints.labels) != width:
         raise InputError(f"--labels has {len(hints.labels)} names, the model {width} outputs")
@@ -91,6 +93,17 @@ def find_foreign_source(
         assumed=tuple(assumed),
         outputs=width,
         facts=facts,
+        notes=_describe_left_out(str(model.graph.outputs[0].name), left_out),
+    )
+
+
+def _describe_left_out(taken: str, left_out: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    if not left_out:
+        return ()
+    others = ", ".join(f"{name} {list(value.shape)}" for name, value in left_out.items())
+    return (
+        f"left out: the outputs {others}; {taken} is exported, which --output only calls logits or "
+        "features: for another one export a file that has it alone, or name it `logits`",
     )
 
 
@@ -127,19 +140,25 @@ def prepare(path: Path) -> ir.Model:
     Raises:
         InputError: if it cannot be used, saying why and what to do.
     """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[ir.Model, dict[str, np.ndarray]]:
+    """What `prepare` returns, and the outputs that it leaves out, of one image."""
     model = load_onnx(path)
     require_supported(path, model)
     common.RemoveInitializersFromInputsPass()(model)
     image = _require_image(path, model.graph)
     shape = [1, *list(image.shape or ())[1:]]
     assert image.dtype is not None
-    results = Runner(model)(np.zeros(shape, image.dtype.numpy()))  # type: ignore[arg-type]
-    name = _logits(path, {n: v for n, v in results.items() if isinstance(v, np.ndarray)})
+    run = Runner(model)(np.zeros(shape, image.dtype.numpy()))  # type: ignore[arg-type]
+    results = {n: v for n, v in run.items() if isinstance(v, np.ndarray)}
+    name = _logits(path, results)
     logits = next(value for value in model.graph.outputs if value.name == name)
     logits.shape = ir.Shape(["batch", results[name].shape[1]])
     model.graph.outputs[:] = [logits]
     common.RemoveUnusedNodesPass()(model)
-    return model
+    return model, {n: v for n, v in results.items() if n != name}
 
 
 def _require_image(path: Path, graph: ir.Graph) -> ir.Value:

@@ -76,6 +76,15 @@ def test_an_embedding_is_exported_as_features(file: Path) -> None:
     assert model.graph.outputs[0].name == "features"
 
 
+def test_outputs_that_are_left_out_are_said(file: Path) -> None:
+    body = "t=ReduceMean<keepdims=0>(x,axes) logits=MatMul(t,w) pooled=Identity(t)"
+    outputs = "float[batch,5] logits, float[batch,3] pooled"
+    request = ExportRequest(onnx=save(file, body=body, outputs=outputs), out=file.parent / "out")
+    (note,) = [note for note in make_plan(request).notes if note.startswith("left out")]
+    assert "pooled [1, 3]; logits is exported" in note
+    assert find_foreign_source(save(file)).notes == ()
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
