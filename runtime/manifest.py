@@ -32,6 +32,7 @@ _MAX_COUNT = 1 << 40
 _MAX_ERROR = 1e6
 _ROUNDING = 1e-3
 _MAX_TOLERANCE = 10.0
+_MAX_RANK = 1000
 _OWN = {MANIFEST, MANIFEST_DIGEST, RELEASE, SIGNATURE}
 
 
@@ -194,6 +195,8 @@ class Graph:
             raise ValueError(f"weights {list(self.external)[:5]} do not lie beside {self.file}")
         if not 0 < self.rms_tolerance <= _MAX_TOLERANCE:
             raise ValueError(f"rms_tolerance {self.rms_tolerance} is not in (0, {_MAX_TOLERANCE}]")
+        if self.rank is not None and not 0 <= self.rank <= _MAX_RANK:
+            raise ValueError(f"rank {self.rank} is not between 0 and {_MAX_RANK}")
         _require_possible(self.accuracy)
 
 
