@@ -202,10 +202,12 @@ class _Growth:
 
     def _select(self, value: ir.Value, elements: tuple[int, ...], before: ir.Node) -> ir.Value:
         """`value` with the elements `elements`; copies of the exact one where it lacks one."""
-        present = self._elements[value]
+        present = self._elements.get(value, ())
         if present == elements:
             return value
         self._require_by_image(value)
+        if not present:
+            raise EngineError(f"{value.name} does not depend on the images")
         indices = [present.index(e) if e in present else 0 for e in elements]
         name = f"{value.name}@{before.name}"
         constant = add_initializer(self._graph, f"{name}/indices", np.array(indices, np.int64))
