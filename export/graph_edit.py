@@ -28,6 +28,21 @@ def register(graph: ir.Graph, constant: ir.Value) -> ir.Value:
     return constant
 
 
+def rows_per_image(value: ir.Value) -> int:
+    """The vectors along the last axis of `value` that one image has. A first axis of `4*batch`
+    holds four windows of each image.
+    """
+    rows = 1
+    for size in (value.shape or ())[:-1]:
+        rows *= size if isinstance(size, int) else _factor(str(size.value))
+    return rows
+
+
+def _factor(symbol: str) -> int:
+    factor, star, _ = symbol.partition("*")
+    return int(factor) if star and factor.isdecimal() else 1
+
+
 def describe(
     value: ir.Value, name: str | None, shape: ir.Shape | None, dtype: ir.DataType
 ) -> ir.Value:

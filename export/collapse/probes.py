@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from vit_edge.export.graph_edit import array
+from vit_edge.export.graph_edit import array, rows_per_image
 from vit_edge.export.passes.linears import Linear, find_linears
 from vit_edge.export.quantise.sites import LinearSource, find_scalable, find_sites
 
@@ -57,8 +57,7 @@ class Probe:
     @property
     def tokens(self) -> int:
         """Rows that one image has."""
-        sizes = [size for size in (self.value.shape or ())[1:-1] if isinstance(size, int)]
-        return int(np.prod(sizes))
+        return rows_per_image(self.value)
 
     @property
     def cut(self) -> bool:

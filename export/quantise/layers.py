@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from vit_edge.export.graph_copy import copy_between, find_value
-from vit_edge.export.graph_edit import array
+from vit_edge.export.graph_edit import array, rows_per_image
 
 from .attention import find_attentions
 from .sites import Site, find_sites
@@ -47,10 +47,8 @@ def find_layers(exact: ir.Graph, lowered: ir.Graph) -> tuple[Layer, ...]:
 
 
 def _linears(site: Site) -> Layer:
-    tokens = site.activation.shape[1:-1] if site.activation.shape is not None else ()
     cost = sum(array(linear.weight).size for linear in site.linears)
-    for size in tokens:
-        cost *= size if isinstance(size, int) else 1
+    cost *= rows_per_image(site.activation)
     name = " + ".join(linear.name for linear in site.linears)
     writes = tuple(str(linear.output.name) for linear in site.linears)
     return Layer(name, (site.name,), writes, cost)

@@ -115,6 +115,7 @@ def test_each_effect_is_that_of_the_layer_alone(
     few = few if grows else few.subset(range(3))
     right = predict(exact, few)
     assert len(measured) == len(layers) == 4
+    assert {layer.cost for layer in layers[:2]} == {3 * TOKENS * WIDTH**2, TOKENS * WIDTH**2}
     for layer, effect in zip(layers, measured, strict=True):
         alone = lowered.clone()
         apply_fallback(exact, alone, layers, [o.name for o in layers if o is not layer])
