@@ -19,7 +19,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from vit_edge.export.graph_edit import array, rows_per_image
-from vit_edge.export.passes.linears import Linear, find_linears
+from vit_edge.export.passes.linears import Linear, as_linear, find_linears
 from vit_edge.export.quantise.sites import LinearSource, find_scalable, find_sites
 
 EMBEDDING, BRANCH, LINEAR, OUTPUT = "embedding", "branch", "linear", "output"
@@ -73,7 +73,7 @@ def find_probes(graph: ir.Graph) -> list[Probe]:
         value, incoming = node.outputs[0], _incoming(node)
         if incoming is not None:
             if not any(probe.cut for probe in probes):
-                probes.insert(0, Probe(unsliced(incoming), EMBEDDING, EMBEDDING))
+                probes.insert(0, _first_cut(unsliced(incoming)))
             probes.append(_branch(node, incoming, linears))
         elif value in linears and not _ends_branch(value):
             probe = _inside_branch(linears[value], scalable.get(linears[value].node, []))
@@ -116,6 +116,14 @@ def _incoming(node: ir.Node) -> ir.Value | None:
         if branch is not stream and any(node is source for node in ancestors(branch)):
             return stream
     return None
+
+
+def _first_cut(value: ir.Value) -> Probe:
+    """The probe where the stream begins. Behind Linears, as where the first block adds tensors of
+    four dimensions, it is not exact; these Linears have probes of their own.
+    """
+    exact = all(as_linear(node) is None for node in ancestors(value))
+    return Probe(value, EMBEDDING if exact else BRANCH, EMBEDDING)
 
 
 def _ends_branch(value: ir.Value) -> bool:
