@@ -35,6 +35,7 @@ class Candidate:
     precision: str
     backend: Backend
 
+    @cached_property
     def key(self) -> str:
         """Names all that an engine, its check and its latency depend on, beside the bundle."""
         return (
@@ -122,13 +123,13 @@ class Deployment:
 
     def finding(self, candidate: Candidate) -> Finding:
         """Returns what is known of a candidate here."""
-        return self._findings.get(candidate.key(), Finding())
+        return self._findings.get(candidate.key, Finding())
 
     def has_engine(self, candidate: Candidate) -> bool:
         """Tells whether there is something to open without building it."""
         if not candidate.backend.needs_engine or self._prebuilt(candidate) is not None:
             return True
-        return self.cache.engine(candidate.key()) is not None
+        return self.cache.engine(candidate.key) is not None
 
     def prebuilt_problems(self, candidate: Candidate) -> list[str]:
         """Explains, with the remedy, why each of the bundle's own engines does not open here; empty
@@ -144,7 +145,7 @@ class Deployment:
         prebuilt = self._prebuilt(candidate)
         if prebuilt is not None:
             return Blob(self.bundle.read(prebuilt.file))
-        built = self.cache.engine(candidate.key())
+        built = self.cache.engine(candidate.key)
         return None if built is None else Blob(built)
 
     def build(self, candidate: Candidate, options: BuildOptions) -> Built:
@@ -167,10 +168,10 @@ class Deployment:
         )
         built = backend.compile(onnx.data, self.bundle.manifest.spec, complete)
         if backend.needs_engine:
-            self.cache.store_engine(candidate.key(), built.engine)
-            self._findings[candidate.key()] = Finding()
+            self.cache.store_engine(candidate.key, built.engine)
+            self._findings[candidate.key] = Finding()
             if built.listing:
-                self.cache.store_listing(candidate.key(), built)
+                self.cache.store_listing(candidate.key, built)
         return built
 
     def open(self, candidate: Candidate) -> Session:
@@ -205,7 +206,7 @@ class Deployment:
         except BaseException:
             session.close()
             raise
-        problem, key = tolerance_violation(metrics, self.graph(candidate)), candidate.key()
+        problem, key = tolerance_violation(metrics, self.graph(candidate)), candidate.key
         if problem is None:
             self.cache.mark_right(key, metrics.rms_error)
             known = replace(self.finding(candidate), rms_error=metrics.rms_error, refused=None)
@@ -219,15 +220,15 @@ class Deployment:
         the reason may pass, such as memory that others hold, in this object alone.
         """
         if isinstance(error, ResourceError):
-            self._findings[candidate.key()] = Finding(refused=str(error))
+            self._findings[candidate.key] = Finding(refused=str(error))
         else:
-            self._refuse(candidate.key(), str(error))
+            self._refuse(candidate.key, str(error))
 
     def remember_latency(self, candidate: Candidate, milliseconds: float) -> None:
         """Keeps the median latency of one image."""
-        self.cache.store_latency(candidate.key(), milliseconds)
+        self.cache.store_latency(candidate.key, milliseconds)
         known = replace(self.finding(candidate), latency_ms=milliseconds)
-        self._findings[candidate.key()] = known
+        self._findings[candidate.key] = known
 
     def _refuse(self, key: str, reason: str) -> None:
         self.cache.mark_refused(key, reason)
@@ -244,7 +245,7 @@ class Deployment:
                 "".join(f"; {problem}" for problem in self.prebuilt_problems(candidate)),
             )
             blob = Blob(self.build(candidate, BuildOptions()).engine)
-        store = self.cache.scratch(candidate.key())
+        store = self.cache.scratch(candidate.key)
         spec = self.bundle.manifest.spec
         return candidate.backend.open(blob.data, spec, blob.external, store), blob.size
 

@@ -157,7 +157,7 @@ def _built_here(
         if problem is not None:
             problems.append(f"{used.name}: {problem}")
             continue
-        built, blob = deployment.cache.listing(candidate.key()), deployment.load(candidate)
+        built, blob = deployment.cache.listing(candidate.key), deployment.load(candidate)
         if blob is None:
             problems.append(
                 f"no engine for {candidate} on this device: `vit-edge build BUNDLE --target "

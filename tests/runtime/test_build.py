@@ -30,7 +30,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> None:
 def kept(bundle: Path) -> dict[str, int]:
     """Sizes of the engines in the device's cache, by precision."""
     cache = DeviceCache.of(Bundle.open(bundle).digest)
-    engines = {p: cache.engine(Candidate(p, RTX).key()) for p in ("fp32", "fp16", "int8")}
+    engines = {p: cache.engine(Candidate(p, RTX).key) for p in ("fp32", "fp16", "int8")}
     return {precision: len(blob) for precision, blob in engines.items() if blob is not None}
 
 

@@ -25,7 +25,7 @@ def cache_of(bundle: Path) -> DeviceCache:
 
 
 def key_of(precision: str, backend: str) -> str:
-    return Candidate(precision, BACKENDS[backend]).key()
+    return Candidate(precision, BACKENDS[backend]).key
 
 
 def without(monkeypatch: pytest.MonkeyPatch, module: str) -> None:

@@ -122,13 +122,13 @@ def test_a_refusal_is_remembered_unless_it_may_pass(
 
     gpu.gpu.fail_allocation = 0
     assert choose() == "onnxruntime"
-    assert cache.finding(candidate.key()).refused is None
-    cache.store_latency(other.key(), 1e9)
+    assert cache.finding(candidate.key).refused is None
+    cache.store_latency(other.key, 1e9)
     assert choose() == backend
-    cache.store_engine(candidate.key(), b"bad")  # of another version; forgets what was known
+    cache.store_engine(candidate.key, b"bad")  # of another version; forgets what was known
     for _ in range(2):
         assert choose() == "onnxruntime"
-        assert "version tag does not match" in str(cache.finding(candidate.key()).refused)
+        assert "version tag does not match" in str(cache.finding(candidate.key).refused)
 
 
 def test_an_engine_for_another_gpu_is_not_opened(gpu: Rig, backend: str) -> None:
