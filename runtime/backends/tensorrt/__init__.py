@@ -20,7 +20,7 @@ from ...errors import BackendError, EngineError, InputError, engine_error
 from ...manifest import EngineEntry, EngineSpec
 from .. import cuda
 from ..base import NO_EXTERNAL_DATA, BlobStore, BuildOptions, Built, ExternalData
-from .open import Library, Logger, mismatch, opens_forward
+from .open import Library, Logger, make_logger, mismatch, opens_forward
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -214,23 +214,14 @@ def _logger(library: Library, errors: list[str]) -> Logger:
     """Returns a TensorRT logger that adds errors to `errors` and passes the rest to `logging`. The
     code that reports the errors clears them, so that they stay few.
     """
-    if not TYPE_CHECKING:
-        trt = library  # mypy has to know a base class
 
-    class ErrorKeeper(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.errors = errors
+    def pass_on(severity: trt.ILogger.Severity, message: str) -> None:
+        if severity == library.ILogger.WARNING:
+            _log.info("%s", message)
+        elif severity not in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
+            _log.debug("%s", message)
 
-        def log(self, severity: trt.ILogger.Severity, message: str) -> None:
-            if severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
-                errors.append(message)
-            elif severity == library.ILogger.WARNING:
-                _log.info("%s", message)
-            else:
-                _log.debug("%s", message)
-
-    return ErrorKeeper()
+    return make_logger(library, errors, pass_on)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from .. import cuda
 from ..base import AskedProduct
 from .build import FullLibrary, Recipe, build_plan
 from .inspect import inspect_engine
-from .open import Library, Logger
+from .open import Library, Logger, make_logger
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -137,23 +137,14 @@ def _inspected(job: Job, library: FullLibrary, logger: Logger, engine: bytes) ->
 
 def _logger(library: Library, errors: list[str], listings: list[str], log: TextIO) -> Logger:
     """Keeps errors and the listing of layers, and writes all else to the log."""
-    if not TYPE_CHECKING:
-        trt = library  # mypy has to know a base class
 
-    class ErrorKeeper(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.errors = errors
+    def pass_on(severity: trt.ILogger.Severity, message: str) -> None:
+        if message.lstrip().startswith(_LISTING):
+            listings.append(message)
+        else:
+            log.write(f"{severity.name} {' '.join(message.split())}\n")
 
-        def log(self, severity: trt.ILogger.Severity, message: str) -> None:
-            if severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
-                errors.append(message)
-            if message.lstrip().startswith(_LISTING):
-                listings.append(message)
-            else:
-                log.write(f"{severity.name} {' '.join(message.split())}\n")
-
-    return ErrorKeeper()
+    return make_logger(library, errors, pass_on)
 
 
 def _peak_bytes() -> int:

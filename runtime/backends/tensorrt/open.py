@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, cast
 
 from ...errors import EngineError, ResourceError, engine_error
@@ -52,6 +53,26 @@ class Logger(Protocol):
     """Logger of the library that keeps errors, and has none yet."""
 
     errors: list[str]
+
+
+def make_logger(
+    library: Library, errors: list[str], pass_on: Callable[[trt.ILogger.Severity, str], None]
+) -> Logger:
+    """Creates a logger of the library that adds errors to `errors` and passes every message on."""
+    if not TYPE_CHECKING:
+        trt = library  # mypy has to know a base class
+
+    class ErrorKeeper(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.errors = errors
+
+        def log(self, severity: trt.ILogger.Severity, message: str) -> None:
+            if severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
+                errors.append(message)
+            pass_on(severity, message)
+
+    return ErrorKeeper()
 
 
 def open_engine(
