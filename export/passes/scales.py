@@ -4,6 +4,7 @@ before it: three elementwise passes less per block.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,12 +23,13 @@ class FoldAttentionScale(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        folded = [
-            _fold_attention_scale(model.graph, node)
-            for node in list(model.graph)
-            if node.op_type == "Mul"
-        ]
-        return ir.passes.PassResult(model, modified=any(folded))
+        return _fold_each(model, _fold_attention_scale)
+
+
+def _fold_each(model: ir.Model, fold: Callable[[ir.Graph, ir.Node], bool]) -> ir.passes.PassResult:
+    """Calls `fold` for every Mul; it takes those out of the graph that it can, and returns true."""
+    folded = [fold(model.graph, node) for node in list(model.graph) if node.op_type == "Mul"]
+    return ir.passes.PassResult(model, modified=any(folded))
 
 
 def _fold_attention_scale(graph: ir.Graph, node: ir.Node) -> bool:
@@ -77,12 +79,7 @@ class FoldLayerScale(ir.passes.InPlacePass):
     """`Linear -> Mul(constant [N])`: the constant goes into the Linear's columns and bias."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        folded = [
-            _fold_layer_scale(model.graph, node)
-            for node in list(model.graph)
-            if node.op_type == "Mul"
-        ]
-        return ir.passes.PassResult(model, modified=any(folded))
+        return _fold_each(model, _fold_layer_scale)
 
 
 def _fold_layer_scale(graph: ir.Graph, node: ir.Node) -> bool:
