@@ -28,7 +28,7 @@ InferFn = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Images `[N, height, width, channels]` to logits `[N, outputs]`."""
 
 SAMPLES_AT_LOAD = 8
-"""How many samples an engine's first load on a device runs; `vit-edge check` runs them all."""
+"""Samples that an engine's first load on a device runs; `vit-edge check` runs them all."""
 
 _MAX_SAMPLES = 1 << 16
 _MAX_HEADER = 256

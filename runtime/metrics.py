@@ -87,7 +87,7 @@ def _mean_cosine(logits: NDArray[np.float32], reference: NDArray[np.float32]) ->
 
 
 SETTLE_SECONDS = 0.06
-"""How long calls do not count after a start or a change of engine."""
+"""Time after a start or a change of engine in which calls do not count."""
 
 
 @dataclass(frozen=True)

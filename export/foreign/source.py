@@ -144,7 +144,7 @@ def prepare(path: Path) -> ir.Model:
 
 
 def _read(path: Path) -> tuple[ir.Model, dict[str, np.ndarray]]:
-    """What `prepare` returns, and the outputs that it leaves out, of one image."""
+    """Reads the file as `prepare` does; returns its left-out outputs of one image, too."""
     model = load_onnx(path)
     require_supported(path, model)
     common.RemoveInitializersFromInputsPass()(model)

@@ -35,9 +35,9 @@ class TestInterface:
 
     @pytest.mark.parametrize("version", [0, 1, 2])
     def test_without_a_stream_it_is_the_default_one(self, version: int) -> None:
-        found = take_device_array(interface(version=version))
-        assert found is not None
-        assert found.stream == 1
+        array = take_device_array(interface(version=version))
+        assert array is not None
+        assert array.stream == 1
 
     def test_strides_of_c_order_are_contiguous(self) -> None:
         assert take_device_array(interface(strides=(18, 9, 3, 1))) is not None
@@ -141,12 +141,12 @@ class _Capsules:
 class TestDLPack:
     def test_a_capsule_is_read_and_given_back_once(self, versioned: bool) -> None:
         source = _Capsules(versioned, byte_offset=512)
-        found = take_device_array(source)
-        assert found is not None
-        assert (found.address, found.shape, found.stream) == (4608, SHAPE, 1)
+        array = take_device_array(source)
+        assert array is not None
+        assert (array.address, array.shape, array.stream) == (4608, SHAPE, 1)
         assert source.streams == [1]
-        part = found.part(1, 2)
-        del found
+        part = array.part(1, 2)
+        del array
         assert source.deleted == 0
         del part
         gc.collect(1)
@@ -183,13 +183,13 @@ class TestDLPack:
     def test_an_interface_that_names_its_stream_goes_first(self, versioned: bool) -> None:
         source: Any = _Capsules(versioned)
         source.__cuda_array_interface__ = interface(stream=7).__cuda_array_interface__
-        found = take_device_array(source)
-        assert found is not None
-        assert (found.stream, source.streams) == (7, [])
+        array = take_device_array(source)
+        assert array is not None
+        assert (array.stream, source.streams) == (7, [])
         source.__cuda_array_interface__["version"] = 2
-        found = take_device_array(source)
-        assert found is not None
-        assert (found.stream, source.streams) == (1, [1])
+        array = take_device_array(source)
+        assert array is not None
+        assert (array.stream, source.streams) == (1, [1])
 
 
 def test_an_unknown_version_is_refused_and_given_back() -> None:
@@ -223,11 +223,11 @@ def test_arrays_of_other_libraries_on_the_host_are_not_copied(
 ) -> None:
     frames = np.arange(72, dtype=np.uint8).reshape(SHAPE)
     source = make(frames)
-    found = check_frames(source, SPEC)
-    assert isinstance(found, np.ndarray)
-    np.testing.assert_array_equal(found, frames)
+    checked = check_frames(source, SPEC)
+    assert isinstance(checked, np.ndarray)
+    np.testing.assert_array_equal(checked, frames)
     if isinstance(source, torch.Tensor):
-        assert found.ctypes.data == source.data_ptr()
+        assert checked.ctypes.data == source.data_ptr()
 
 
 def test_memory_that_is_nowhere_is_refused() -> None:
@@ -236,7 +236,7 @@ def test_memory_that_is_nowhere_is_refused() -> None:
 
 
 def test_frames_on_the_gpu_come_through_the_engines_check() -> None:
-    found = check_frames(_Capsules(True), SPEC)
-    assert isinstance(found, DeviceArray)
+    checked = check_frames(_Capsules(True), SPEC)
+    assert isinstance(checked, DeviceArray)
     with pytest.raises(InputError, match=r"\[4, 2, 3, 3\]"):
         check_frames(_Capsules(True), EngineSpec("images", "logits", (2, 2, 3), 5, (1, 4, 8)))

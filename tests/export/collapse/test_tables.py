@@ -25,8 +25,8 @@ def checked(lowered: ir.Model, sound: ir.Model, built: Built) -> list[Fault]:
         for g in (lowered, sound)
     ]
     assert errors[0] >= HARM * errors[1], errors
-    found = find_faults(lowered, built.fp32, built.images, built.reference, INT8().limits)
-    return [fault for fault in found if fault.check == LOCAL]
+    faults = find_faults(lowered, built.fp32, built.images, built.reference, INT8().limits)
+    return [fault for fault in faults if fault.check == LOCAL]
 
 
 def with_larger_norms(built: Built, factor: float) -> Built:
@@ -64,13 +64,13 @@ def test_table_of_another_model(name: str, other: str, method: str, workshop: Wo
 def test_table_from_before_fine_tuning(name: str, workshop: Workshop) -> None:
     built = with_larger_norms(workshop.built(name), 6.0)
     lowered = INT8().lower(built.fp32, workshop.calibration(name, "minmax"))["cpu"]
-    found = checked(lowered, workshop.sound(name, "int8", "minmax"), built)
-    assert {f"blocks.{block}.attn.qkv" for block in range(4)} <= {f.module for f in found}
-    assert any("stale or foreign" in fault.what for fault in found)
+    faults = checked(lowered, workshop.sound(name, "int8", "minmax"), built)
+    assert {f"blocks.{block}.attn.qkv" for block in range(4)} <= {f.module for f in faults}
+    assert any("stale or foreign" in fault.what for fault in faults)
 
 
 @pytest.mark.parametrize("graph", ["fp16", "int8", "int8.gpu", "bf16"])
 def test_graph_of_older_weights(graph: str, workshop: Workshop) -> None:
     built, older = workshop.built("plain"), workshop.sound("plain, 1", graph)
-    found = find_faults(older, built.fp32, built.images, built.reference, limits_of(graph))
-    assert len([fault for fault in found if fault.check == LOCAL]) > 10
+    faults = find_faults(older, built.fp32, built.images, built.reference, limits_of(graph))
+    assert len([fault for fault in faults if fault.check == LOCAL]) > 10

@@ -56,9 +56,9 @@ class Rig:
 
     def seen(self, frames: GpuFrames) -> DeviceArray:
         """As the engine sees them."""
-        found = take_device_array(frames)
-        assert found is not None
-        return found
+        array = take_device_array(frames)
+        assert array is not None
+        return array
 
     def count(self, name: str) -> int:
         return self.gpu.trace.count(name)

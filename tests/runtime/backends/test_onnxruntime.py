@@ -68,9 +68,9 @@ class TestAnotherProvider:
         self, backend: OnnxRuntime, bundle_source: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(BACKENDS, backend.name, backend)
-        found = Deployment(Bundle.open(bundle_source)).candidates()
-        assert found
-        assert all(candidate.backend is not backend for candidate in found)
+        candidates = Deployment(Bundle.open(bundle_source)).candidates()
+        assert candidates
+        assert all(candidate.backend is not backend for candidate in candidates)
 
 
 def test_memory_is_laid_out_ahead_for_engines_and_not_for_data_sets() -> None:
