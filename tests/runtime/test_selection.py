@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from vit_edge.runtime.backends import BACKENDS
 from vit_edge.runtime.backends.onnxruntime import OnnxRuntime, OnnxRuntimeSession
 from vit_edge.runtime.backends.openvino import OpenVino
 from vit_edge.runtime.bundle import Bundle
-from vit_edge.runtime.deployment import Candidate
+from vit_edge.runtime.deployment import Candidate, Deployment
 from vit_edge.runtime.device_cache import DeviceCache
 from vit_edge.runtime.errors import engine_error
 from vit_edge.runtime.golden import SAMPLES_AT_LOAD
@@ -54,6 +55,18 @@ def test_the_first_load_measures_what_can_run_and_later_ones_remember(
     with Engine.load(bundle_source) as second:
         assert second.info == first.info
     assert len(measured) == 6
+
+
+def test_what_was_not_measured_is_tried_in_the_order_of_the_manifest(bundle_source: Path) -> None:
+    bundle = Bundle.open(bundle_source)
+    for order in (["fp32", "int8", "fp16"], ["fp16", "fp32", "int8"]):
+        entries = {}
+        for name, entry in bundle.manifest.precisions.items():
+            graphs = {k: replace(g, rank=order.index(name)) for k, g in entry.graphs.items()}
+            entries[name] = replace(entry, graphs=graphs)
+        ranked = replace(bundle, manifest=replace(bundle.manifest, precisions=entries))
+        candidates = Deployment(ranked).candidates(backend="openvino")
+        assert [candidate.precision for candidate in candidates] == order
 
 
 @pytest.mark.parametrize("fastest", ["fp16", "fp32", "int8"])
