@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vit_edge.export.accuracy import paired_interval
+from vit_edge.export.sensitivity import divergence
 from vit_edge.runtime.backends.onnxruntime import open_inference
-from vit_edge.runtime.metrics import compare_logits, divergence
+from vit_edge.runtime.outputs import LOGITS, OutputSpec, compare_output, spread
 from vit_edge.runtime.tools.images import ImageSet
 
 Logits = NDArray[np.float32]
@@ -59,7 +60,8 @@ def run_once(file: Path, images: ImageSet) -> Logits:
 
 
 def faithfulness(logits: Logits, reference: Logits, labels: NDArray[np.int64]) -> Faithfulness:
-    metrics = compare_logits(logits, reference, labels)
+    output = OutputSpec("logits", LOGITS, (logits.shape[1],))
+    metrics = compare_output(logits, reference, output, labels, spread(reference))
     assert metrics.top1 is not None
     kl = divergence(logits, reference)
     return Faithfulness(100 * metrics.top1, 100 * metrics.agreement, kl, metrics.cosine)

@@ -37,6 +37,7 @@ from vit_edge.export.plan import DEFAULT_EFFORT, Target
 from vit_edge.export.precision import PRECISIONS
 from vit_edge.runtime.errors import EngineError
 from vit_edge.runtime.manifest import EngineSpec
+from vit_edge.runtime.outputs import LOGITS, OutputSpec
 from vit_edge.runtime.tools.images import from_array
 from vit_edge.runtime.tools.plan.devices import find_device
 from vit_edge.runtime.tools.plan.engine_plan import EnginePlan
@@ -102,7 +103,9 @@ class Graphs:
         outputs = self.graph.graph.outputs[0].shape
         assert outputs is not None
         shape = find_variant(self.variant).preprocess.shape
-        return EngineSpec("images", "logits", shape, int(outputs[-1]), (1, 8, 128))  # type: ignore[arg-type]
+        return EngineSpec(
+            "images", (OutputSpec("logits", LOGITS, (int(outputs[-1]),)),), shape, (1, 8, 128)
+        )  # type: ignore[arg-type]
 
     def fp32_file(self) -> Path:
         """The file of the fp32 graph, written for the peers."""

@@ -38,15 +38,18 @@ def write_synthetic(folder: Path, size: int) -> None:
     accuracy = dict.fromkeys(
         ("top1", "reference_top1", "drop", "drop_low", "drop_high", "agreement")
     ) | {"images": 1, "cosine": 1, "logit_error": 0, "rms_error": 0, "measured_on": "nothing"}
-    graph = {"file": _GRAPH, "external": [], "accuracy": accuracy, "rms_tolerance": 1}
+    graph = {
+        "file": _GRAPH, "external": [],
+        "accuracy": {"logits": accuracy}, "rms_tolerance": {"logits": 1},
+    }  # fmt: skip
     preprocess = {
         "height": 224, "width": 224, "channels": 3, "crop": 1, "crop_mode": "center",
         "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3,
     }  # fmt: skip
     manifest = {
         "schema_version": SCHEMA_VERSION, "name": "synthetic", "labels": None,
-        "spec": {"input_name": "images", "output_name": "logits", "image_shape": [224, 224, 3],
-                 "outputs": 10, "batch": [1, 1, 1]},
+        "spec": {"input_name": "images", "image_shape": [224, 224, 3], "batch": [1, 1, 1],
+                 "outputs": [{"name": "logits", "kind": "logits", "shape": [10]}]},
         "preprocess": preprocess, "model": {}, "provenance": {}, "tools": {},
         "precisions": {
             "fp32": {"graphs": {"cpu": graph}, "engines": [], "raised": [], "reason": ""},

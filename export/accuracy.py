@@ -1,16 +1,30 @@
-"""Accuracy of a precision's logits against PyTorch's, and its budget."""
+"""Accuracy of a precision's outputs against PyTorch's, and its budget."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge.runtime.manifest import LOGITS, Accuracy
-from vit_edge.runtime.metrics import compare_logits
+from vit_edge.runtime.manifest import Accuracy
+from vit_edge.runtime.outputs import (
+    EMBEDDING,
+    LABEL_PROBABILITIES,
+    LOGITS,
+    MULTILABEL,
+    PROBABILITIES,
+    Metrics,
+    OutputSpec,
+    compare,
+    neighbours_are_right,
+    unpack,
+)
 
+from .metric import Metric, allowed_drop
+from .outputs import join_values
 from .precision import Budget
 
 _Z95 = 1.959964
@@ -22,49 +36,109 @@ with this floor.
 
 @dataclass(frozen=True)
 class Reference:
-    """PyTorch's fp32 outputs: logits float32 `[N, outputs]`, labels int64 `[N]` or None.
+    """PyTorch's fp32 outputs on the evaluation images.
 
-    `golden` are the positions of the golden samples among them; `output` says whether they
-    are logits or features, of which no class can be read.
+    Attributes:
+        values: float32 `[N, width]`, the outputs of an image side by side.
+        outputs: What lies in them, with their scales.
+        labels: int64 `[N]` or None.
+        golden: Positions of the golden samples.
     """
 
-    logits: NDArray[np.float32]
+    values: NDArray[np.float32]
+    outputs: tuple[OutputSpec, ...]
     labels: NDArray[np.int64] | None
     golden: NDArray[np.int64]
-    output: str = LOGITS
+
+    def joined(self) -> tuple[NDArray[np.float32], float]:
+        """Returns the vectors that a joined graph gives, and the scale of their errors."""
+        return join_values(self.values, self.outputs)
 
 
 @dataclass(frozen=True)
 class Proof:
-    """A graph's accuracy, and what a device may deviate on the golden samples."""
+    """A graph's accuracy, and what a device may deviate on the golden samples, for each output."""
 
-    accuracy: Accuracy
-    rms_tolerance: float
+    accuracy: dict[str, Accuracy]
+    rms_tolerance: dict[str, float] = field(default_factory=dict)
 
 
-def assess(logits: NDArray[np.float32], reference: Reference, measured_on: str) -> Accuracy:
-    """Compares logits with the reference; `measured_on` says what computed them."""
-    metrics = compare_logits(logits, reference.logits, reference.labels)
+def assess(
+    values: NDArray[np.float32],
+    reference: Reference,
+    measured_on: str,
+    metric: Metric | None = None,
+) -> dict[str, Accuracy]:
+    """Compares packed outputs with the reference, each by its kind.
+
+    Args:
+        values: float32 `[N, width]`.
+        reference: The reference.
+        measured_on: What computed them, in words.
+        metric: The user's own measure, of the first output's entry.
+    """
+    metrics = compare(values, reference.values, reference.outputs, reference.labels)
+    mine, theirs = (unpack(v, reference.outputs) for v in (values, reference.values))
+    own = expected = None
+    if metric is not None:
+        own, expected = metric(mine, reference.labels), metric(theirs, reference.labels)
+    return {
+        output.name: _assess_one(
+            output,
+            metrics[output.name],
+            mine[output.name],
+            theirs[output.name],
+            reference.labels,
+            measured_on,
+            (own, expected) if index == 0 else (None, None),
+        )
+        for index, output in enumerate(reference.outputs)
+    }
+
+
+def _assess_one(
+    output: OutputSpec,
+    metrics: Metrics,
+    values: NDArray[np.float32],
+    reference: NDArray[np.float32],
+    labels: NDArray[np.int64] | None,
+    measured_on: str,
+    metric: tuple[float | None, float | None],
+) -> Accuracy:
     drop = low = high = None
-    if reference.labels is not None:
-        expected = reference.logits.argmax(axis=1) == reference.labels
-        correct = (logits.argmax(axis=1) == reference.labels) & np.isfinite(logits).all(axis=1)
+    if metrics.top1 is not None and labels is not None:
+        expected = _right(output, reference, labels)
+        finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        correct = _right(output, np.nan_to_num(values), labels) & finite
         lost, won = int((expected & ~correct).sum()), int((~expected & correct).sum())
         drop = 100 * (lost - won) / len(correct)
         low, high = paired_interval(lost, won, len(correct))
     return Accuracy(
-        images=len(logits),
+        images=len(values),
         top1=metrics.top1,
         reference_top1=metrics.reference_top1,
         drop=drop,
         drop_low=low,
         drop_high=high,
-        agreement=metrics.agreement if reference.output == LOGITS else None,
+        agreement=metrics.agreement,
         cosine=metrics.cosine,
         logit_error=_finite(metrics.logit_error),
         rms_error=_finite(metrics.rms_error),
         measured_on=measured_on,
+        average_precision=metrics.average_precision,
+        metric=metric[0],
+        reference_metric=metric[1],
     )
+
+
+def _right(
+    output: OutputSpec, values: NDArray[np.float32], labels: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Returns for each image if its class is right."""
+    if output.kind == EMBEDDING:
+        return neighbours_are_right(values, labels)
+    right: NDArray[np.bool_] = values.argmax(axis=1) == labels
+    return right
 
 
 def _finite(value: float) -> float:
@@ -86,29 +160,75 @@ def paired_interval(lost: int, won: int, images: int) -> tuple[float, float]:
     return 100 * (difference - half), 100 * (difference + half)
 
 
-def budget_problem(accuracy: Accuracy, budget: Budget, random_weights: bool) -> str | None:
-    """Says in words which measure is outside of the budget; None if none is.
+def find_problem(
+    accuracy: Mapping[str, Accuracy],
+    outputs: tuple[OutputSpec, ...],
+    budget: Budget,
+    random_weights: bool,
+    max_drop: float | None = None,
+) -> str | None:
+    """Says in words which measure of which output is outside of the budget; None if none is.
 
-    The measure that counts depends on what the images can tell.
+    Args:
+        accuracy: Of each output, by name.
+        outputs: The outputs.
+        budget: The precision's.
+        random_weights: True where classes mean nothing.
+        max_drop: How much lower than the reference's the user's measure may be; None: a little.
+    """
+    first = accuracy[outputs[0].name]
+    if first.metric is not None and first.reference_metric is not None:
+        fall = first.reference_metric - first.metric
+        limit = allowed_drop(max_drop, first.reference_metric)
+        problem = _over(fall, limit, "the drop of your metric", "{:.4g}")
+        if problem:
+            return problem
+    for output in outputs:
+        problem = output_problem(output, accuracy[output.name], budget, random_weights)
+        if problem:
+            return problem if len(outputs) == 1 else f"{output.name}: {problem}"
+    return None
+
+
+def output_problem(
+    output: OutputSpec, accuracy: Accuracy, budget: Budget, random_weights: bool
+) -> str | None:
+    """The same for one output. The measure that counts depends on its kind, and on what the images
+    can tell.
     """
     if accuracy.logit_error >= 1e30:
-        return "logits are not finite: something overflows"
+        return f"{output.name} are not finite: something overflows"
     if budget.max_logit_error is not None:
+        worst = "worst logit error" if output.kind == LOGITS else "worst error"
         return _over(
             accuracy.logit_error,
             budget.max_logit_error,
-            "worst logit error",
-            "{:.2g} of the logits' range",
+            worst,
+            f"{{:.2g}} of the {'logits' if output.kind == LOGITS else 'values'}' range",
         )
-    if random_weights or accuracy.agreement is None:
-        return _under(
-            accuracy.cosine, budget.min_cosine, "cosine of image-centred outputs", "{:.5f}"
-        )
+    labels = output.kind in (MULTILABEL, LABEL_PROBABILITIES)
+    if output.kind in (LOGITS, PROBABILITIES) or labels:
+        if random_weights or accuracy.agreement is None:
+            return _under(
+                accuracy.cosine, budget.min_cosine, "cosine of image-centred outputs", "{:.5f}"
+            )
+        if accuracy.drop is not None:
+            return _over(accuracy.drop, budget.max_drop, "top-1 drop", "{:.2f} points")
+        what = "agreement of labels" if labels else "agreement with the reference"
+        return _under(accuracy.agreement, budget.min_agreement, what, "{:.2%}")
+    limit = budget.max_rms.get(output.kind)
+    problem = _over(accuracy.rms_error, limit, "relative RMS error", "{:.3g}")
+    if problem or random_weights:
+        return problem
     if accuracy.drop is not None:
-        return _over(accuracy.drop, budget.max_drop, "top-1 drop", "{:.2f} points")
-    return _under(
-        accuracy.agreement, budget.min_agreement, "agreement with the reference", "{:.2%}"
-    )
+        problem = _over(accuracy.drop, budget.max_drop, "drop of k-NN top-1", "{:.2f} points")
+    if problem or accuracy.agreement is None:
+        return problem
+    if output.kind == EMBEDDING:
+        what, least = "agreement of nearest neighbours", budget.min_neighbours
+    else:
+        what, least = "agreement of pixels", budget.min_agreement
+    return _under(accuracy.agreement, least, what, "{:.2%}")
 
 
 def _over(value: float, limit: float | None, what: str, style: str) -> str | None:
@@ -123,9 +243,13 @@ def _under(value: float, limit: float | None, what: str, style: str) -> str | No
     return f"{what} is {style.format(value)}, under the budget of {style.format(limit)}"
 
 
-def golden_tolerance(logits: NDArray[np.float32], reference: Reference) -> float:
-    """The relative RMS error that a device may have on the golden samples, from what was measured
-    on them here.
+def golden_tolerances(values: NDArray[np.float32], reference: Reference) -> dict[str, float]:
+    """The relative RMS error that each output may have on a device, on the golden samples, from
+    what was measured on them here.
     """
-    metrics = compare_logits(logits[reference.golden], reference.logits[reference.golden], None)
-    return max(TOLERANCE_FLOOR, TOLERANCE_FACTOR * _finite(metrics.rms_error))
+    few = reference.golden
+    metrics = compare(values[few], reference.values[few], reference.outputs)
+    return {
+        name: max(TOLERANCE_FLOOR, TOLERANCE_FACTOR * _finite(one.rms_error))
+        for name, one in metrics.items()
+    }

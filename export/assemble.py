@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from vit_edge.runtime.manifest import (
 )
 from vit_edge.runtime.tools.plan.engine_plan import EnginePlan, decode_plan
 
+from .baseline import SavedReference
 from .cache import tool_versions
 from .measure import LatencyHere
 from .plan import Plan, Target
@@ -34,11 +35,11 @@ from .sensitivity import Sensitivity
 
 @dataclass(frozen=True)
 class GraphResult:
-    """ONNX file and its accuracy."""
+    """ONNX file and the accuracy of each of its outputs."""
 
     file: Path
-    accuracy: Accuracy
-    rms_tolerance: float
+    accuracy: dict[str, Accuracy]
+    rms_tolerance: dict[str, float]
 
     @property
     def parts(self) -> tuple[Path, ...]:
@@ -109,16 +110,16 @@ def assemble(
     plan: Plan,
     results: list[PrecisionResult],
     table: CalibrationTable,
-    golden: Path,
+    reference: SavedReference,
     table_file: Path,
 ) -> tuple[Manifest, dict[str, Path]]:
     """The manifest, its hashes still to be filled in, and path inside the bundle -> file."""
-    files = {GOLDEN: golden, CALIBRATION: table_file}
+    files = {GOLDEN: reference.folder / GOLDEN, CALIBRATION: table_file}
     precisions = {result.name: _entry(result, files) for result in results}
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=plan.source.name,
-        spec=plan.spec,
+        spec=replace(plan.spec, outputs=reference.outputs()),
         preprocess=plan.source.preprocess,
         labels=plan.data.class_names,
         precisions=precisions,

@@ -9,15 +9,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from vit_edge.calibration.collect import Calibration, collect, provenance_of
 from vit_edge.calibration.onnx_file import save_onnx
 from vit_edge.calibration.samples import load_samples, save_samples
 from vit_edge.calibration.table import CalibrationTable, Origin, read_table
 from vit_edge.runtime.errors import VitEdgeError
+from vit_edge.runtime.outputs import OutputSpec
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.runtime.schema import encode
 from vit_edge.runtime.tools.images import ImageSet
@@ -25,14 +24,15 @@ from vit_edge.runtime.tools.images import ImageSet
 from .accuracy import Reference
 from .cache import Hashed, Stage, StageCache, content_digest
 from .collapse import find_export_faults
-from .foreign.rebuild import compute_foreign_reference, rebuild, require_same, require_vit
+from .foreign.rebuild import onnx_oracle, rebuild, require_same, require_vit
 from .foreign.source import ForeignSource, prepare_again
 from .onnx_export import export_onnx
+from .outputs import join_outputs
 from .passes import PassReport, optimise
 from .plan import Plan
 from .precision import find_precision, tensors_to_observe
 from .progress import Update
-from .reference import compute_reference, load_reference, save_reference
+from .reference import Oracle, load_outputs, load_reference, save_reference, vit_oracle
 from .sources import ModelSource, load_model, make_weights
 
 Images = Hashed[ImageSet]
@@ -79,7 +79,7 @@ class MakeGraph(Stage[Path]):
 
     original: Path
     preprocess: Preprocess
-    output: str
+    outputs: tuple[OutputSpec, ...]
     title_of = "ONNX graph"
 
     @abstractmethod
@@ -100,7 +100,7 @@ class ExportGraph(MakeGraph):
     """Exports the model from PyTorch and optimises it."""
 
     def make(self) -> tuple[ir.Model, Sequence[PassReport]]:
-        model = export_onnx(load_model(self.original), self.preprocess, self.output)
+        model = export_onnx(load_model(self.original), self.preprocess, self.outputs[0].name)
         return model, optimise(model)
 
 
@@ -110,7 +110,8 @@ class RebuildGraph(MakeGraph):
 
     def make(self) -> tuple[ir.Model, Sequence[PassReport]]:
         model, before = ir.load(self.original), ir.load(self.original)
-        passes = (*rebuild(model, self.preprocess, self.output), *optimise(model))
+        names = [output.name for output in self.outputs]
+        passes = (*rebuild(model, self.preprocess, names), *optimise(model))
         require_vit(model)
         require_same(before, model, self.preprocess)
         return model, passes
@@ -118,19 +119,21 @@ class RebuildGraph(MakeGraph):
 
 @dataclass(frozen=True)
 class MakeReference(Stage[Path]):
-    """Base of the stages that compute the logits that everything is measured against."""
+    """Base of the stages that compute the outputs that everything is measured against."""
 
     original: Path
     preprocess: Preprocess
+    outputs: tuple[OutputSpec, ...]
     images: Images
     seed: int
 
     @abstractmethod
-    def compute(self, update: Update) -> NDArray[np.float32]:
-        """The logits of all images."""
+    def oracle(self) -> Oracle:
+        """The model that is right by definition."""
 
     def run(self, folder: Path, update: Update) -> None:
-        save_reference(folder, self.compute(update), self.images.value, self.seed)
+        images = self.images.value
+        save_reference(folder, self.oracle(), self.outputs, images, self.seed, update)
 
     def load(self, folder: Path) -> Path:
         return folder
@@ -142,9 +145,8 @@ class PyTorchReference(MakeReference):
 
     title_of = "PyTorch reference"
 
-    def compute(self, update: Update) -> NDArray[np.float32]:
-        model = load_model(self.original)
-        return compute_reference(model, self.preprocess, self.images.value, update)
+    def oracle(self) -> Oracle:
+        return vit_oracle(load_model(self.original), self.preprocess)
 
 
 @dataclass(frozen=True)
@@ -153,9 +155,8 @@ class OnnxReference(MakeReference):
 
     title_of = "ONNX reference"
 
-    def compute(self, update: Update) -> NDArray[np.float32]:
-        model = ir.load(self.original)
-        return compute_foreign_reference(model, self.preprocess, self.images.value, update)
+    def oracle(self) -> Oracle:
+        return onnx_oracle(ir.load(self.original), self.preprocess)
 
 
 @dataclass(frozen=True)
@@ -164,10 +165,13 @@ class SavedReference:
 
     folder: Path
     images: Images
-    output: str
 
     def load(self) -> Reference:
-        return load_reference(self.folder, self.images.value, self.output)
+        return load_reference(self.folder, self.images.value)
+
+    def outputs(self) -> tuple[OutputSpec, ...]:
+        """The outputs with their scales."""
+        return load_outputs(self.folder)
 
 
 @dataclass(frozen=True)
@@ -182,8 +186,9 @@ class CheckExport(Stage[None]):
     title_of = "export check"
 
     def run(self, folder: Path, update: Update) -> None:
-        images, logits = self.reference.images.value, self.reference.load().logits
-        faults = find_export_faults(ir.load(self.graph), images, logits)
+        reference, images = self.reference.load(), self.reference.images.value
+        graph = join_outputs(ir.load(self.graph), reference.outputs)
+        faults = find_export_faults(graph, images, *reference.joined())
         if faults:
             raise VitEdgeError(
                 f"the exported graph is wrong: {faults[0]}. This is a bug: report it"
@@ -269,14 +274,15 @@ def make_baseline(plan: Plan, cache: StageCache) -> Baseline:
         digest = (source.config, source.weights, source.weights_key, source.antialias)
         original = cache.run(MakeWeights(Hashed(source, digest), plan.seed))
         make_graph, make_reference = ExportGraph, PyTorchReference
-    graph = cache.run(make_graph(original, source.preprocess, source.output))
-    logits = cache.run(make_reference(original, source.preprocess, images, plan.seed))
-    reference = SavedReference(logits, images, source.output)
+    outputs, preprocess = source.outputs, source.preprocess
+    graph = cache.run(make_graph(original, preprocess, outputs))
+    folder = cache.run(make_reference(original, preprocess, outputs, images, plan.seed))
+    reference = SavedReference(folder, images)
     cache.run(CheckExport(graph, reference))
     tensors = tensors_to_observe(ir.load(graph).graph, map(find_precision, plan.precisions))
     calibration = hash_images(plan.data.calibration)
     calibrated = cache.run(
-        Calibrate(original, graph, source.preprocess, calibration, tensors, plan.method)
+        Calibrate(original, graph, preprocess, calibration, tensors, plan.method)
     )
     return Baseline(graph, reference, calibrated)
 

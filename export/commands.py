@@ -62,7 +62,19 @@ def attach(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: build/MODEL")
     parser.add_argument(
-        "--output", metavar="O", help="logits (default) or features: what the head reads"
+        "--output",
+        action="extend",
+        nargs="+",
+        metavar="NAME[=KIND]",
+        help="outputs to export (default: all of a file, logits of our own models; features is "
+        "what their head reads), and their kinds: logits, probabilities, multilabel, value, "
+        "embedding, tokens, map or boxes",
+    )
+    parser.add_argument(
+        "--metric",
+        metavar="FILE.py:FUNCTION",
+        help="a measure of your own over all evaluation images, (outputs, labels) -> number, "
+        "higher is better; --max-drop is then how much lower it may be",
     )
     parser.add_argument(
         "--max-drop", type=float, metavar="PP", help="top-1 drop allowed, in percentage points"
@@ -156,6 +168,7 @@ def _facts(arguments: argparse.Namespace) -> ModelHints:
 def run_export(arguments: argparse.Namespace) -> int:
     """Exit status 0 if the bundle was written, 1 if a precision missed its budget."""
     try:
+        from .outputs import parse_outputs
         from .pipeline import export_bundle
         from .plan import ExportRequest
         from .progress import Display
@@ -172,7 +185,8 @@ def run_export(arguments: argparse.Namespace) -> int:
         "calibration": arguments.calib,
         "evaluation": arguments.eval,
         "facts": _facts(arguments),
-        "output": arguments.output,
+        "outputs": parse_outputs(arguments.output or ()),
+        "metric": arguments.metric,
         "precisions": arguments.precision and tuple(arguments.precision),
         "targets": arguments.target and tuple(arguments.target),
         "out": arguments.out,

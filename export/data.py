@@ -37,8 +37,9 @@ def find_data(
 ) -> ExportData:
     """Loads both sets. One source named for both, or for one only, is split between them.
 
-    A model of 0 classes gives features: labels say nothing of them and are dropped. `labels` are
-    the names of the model's classes, where its source knows them.
+    Of a model of 0 classes labels are not indices: they say which images belong together, by which
+    its embeddings can be judged. `labels` are the names of the model's classes, where its source
+    knows them.
 
     Raises:
         InputError: if a source is missing, empty, unreadable or does not fit the model.
@@ -56,7 +57,7 @@ def find_data(
     else:
         second = load_path(Path(evaluation), preprocess)
     if classes == 0:
-        second, names = replace(second, labels=None, class_names=None), None
+        second, names = replace(second, class_names=None), None
     else:
         second, names = _label_with_classes(second, classes, labels)
     return ExportData(sample(first, calibration_size, seed), second, names)

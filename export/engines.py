@@ -17,7 +17,7 @@ from vit_edge.runtime.backends.tensorrt import TensorRT
 from vit_edge.runtime.device_cache import timing_caches
 from vit_edge.runtime.errors import EngineError
 from vit_edge.runtime.manifest import EngineSpec
-from vit_edge.runtime.metrics import image_centred
+from vit_edge.runtime.outputs import image_centred
 from vit_edge.runtime.tools.images import ImageSet
 from vit_edge.runtime.tools.plan.devices import DEVICES, PORTABLE, Device, nearest_capability
 from vit_edge.runtime.tools.plan.engine_plan import EnginePlan, PlanAtBatch, plan_of

@@ -17,6 +17,7 @@ from vit_edge.runtime.backends.onnxruntime import open_inference
 from vit_edge.runtime.errors import BackendError, EngineError, first_line
 from vit_edge.runtime.manifest import EngineSpec
 from vit_edge.runtime.metrics import TimingBudget, measure_latency
+from vit_edge.runtime.outputs import pack
 from vit_edge.runtime.tools.images import ImageSet
 
 from .progress import Update
@@ -47,15 +48,17 @@ def iter_outputs(model: ir.Model, images: ImageSet, batch: int = BATCH) -> Itera
 
 
 def predict(model: ir.Model, images: ImageSet) -> NDArray[np.float32]:
-    """The first output for all images. Raises EngineError as `iter_outputs` does."""
-    return np.concatenate([first for first, *_ in iter_outputs(model, images)])
+    """The outputs of all images side by side, `[N, width]`. Raises EngineError as `iter_outputs`
+    does.
+    """
+    return np.concatenate([pack(outputs) for outputs in iter_outputs(model, images)])
 
 
 @dataclass(frozen=True)
-class MeasuredLogits:
-    """float32 `[N, outputs]`, and what computed them."""
+class MeasuredOutputs:
+    """Packed outputs float32 `[N, width]`, and what computed them."""
 
-    logits: NDArray[np.float32]
+    values: NDArray[np.float32]
     measured_on: str
 
 
@@ -67,18 +70,18 @@ def how_to_measure(model: ir.Model) -> str:
     return SIMULATED if sixteen_bit_types(model) else AS_IT_IS
 
 
-def measure_logits(path: Path, how: str, images: ImageSet, update: Update) -> MeasuredLogits:
-    """Logits of the ONNX file at `path` for every image; `how` is `AS_IT_IS` or `SIMULATED`."""
+def measure_outputs(path: Path, how: str, images: ImageSet, update: Update) -> MeasuredOutputs:
+    """Outputs of the ONNX file at `path` for every image; `how` is `AS_IT_IS` or `SIMULATED`."""
     backend, model = BACKENDS[BACKEND], ir.load(path)
     measured_on = f"ONNX Runtime {backend.version()}, {backend.device()}"
     if how == SIMULATED:
         measured_on += ", 16-bit numerics simulated"
         model = simulate(model)
     parts: list[NDArray[np.float32]] = []
-    for logits, *_ in iter_outputs(model, images):
-        parts.append(logits)
+    for outputs in iter_outputs(model, images):
+        parts.append(pack(outputs))
         update(min(len(parts) * BATCH, len(images)), len(images))
-    return MeasuredLogits(np.concatenate(parts), measured_on)
+    return MeasuredOutputs(np.concatenate(parts), measured_on)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from vit_edge.runtime.errors import EngineError, InputError
 
-from .accuracy import budget_problem
+from .accuracy import find_problem
 from .assemble import (
     EngineResult,
     GraphResult,
@@ -22,7 +22,7 @@ from .assemble import (
     assemble,
 )
 from .baseline import Baseline, make_baseline, read_passes
-from .cache import StageCache, open_cache
+from .cache import Hashed, StageCache, open_cache
 from .engines import EngineBuilder
 from .forms import DEFAULT
 from .measure import LatencyHere
@@ -64,8 +64,10 @@ def export_bundle(request: ExportRequest, display: Display) -> Report:
         results = [_PrecisionRoad(name, plan, baseline, cache).run() for name in plan.precisions]
         report = make_report(plan, results, read_passes(baseline.graph))
         if report.good:
-            table, golden = baseline.calibrated, baseline.reference.folder / "golden.npz"
-            manifest, files = assemble(plan, results, table.read_table(), golden, table.table_file)
+            table, reference = baseline.calibrated, baseline.reference
+            manifest, files = assemble(
+                plan, results, table.read_table(), reference, table.table_file
+            )
             with display.stage("bundle"):
                 write_bundle(plan.out, manifest, files)
             cache.prune()
@@ -113,8 +115,8 @@ class _PrecisionRoad:
         """Searches a quantisation; layers fall back where it misses the budget or is broken."""
         scheme, calibrated = precision.scheme, self.baseline.calibrated
         pair = self.cache.run(SearchQuantisation(scheme, calibrated))
-        images = calibrated.inputs.images
-        sensitivities = self.cache.run(MeasureSensitivity(scheme, pair, images))
+        images, outputs = calibrated.inputs.images, self.baseline.reference.outputs()
+        sensitivities = self.cache.run(MeasureSensitivity(scheme, pair, images, outputs))
 
         def attempt(fallback: tuple[str, ...]) -> PrecisionResult:
             lower = LowerQuantised(self.name, precision, calibrated, pair, fallback)
@@ -131,14 +133,19 @@ class _PrecisionRoad:
 
     def _prove(self, precision: Precision, lowered: dict[str, LoweredGraph]) -> PrecisionResult:
         """Measures the graphs of a lowering, each once, and checks those that meet the budget."""
-        reference, budget = self.baseline.reference, precision.budget
+        reference, plan, budget = self.baseline.reference, self.plan, precision.budget
+        metric = None if plan.metric is None else Hashed(plan.metric, plan.metric.key)
         proofs = {
-            graph: self.cache.run(MeasureAccuracy(graph, reference))
+            graph: self.cache.run(MeasureAccuracy(graph, reference, metric))
             for graph in dict.fromkeys(lowered.values())
         }
-        budget = budget.with_max_drop(self.plan.max_drop)
-        random = self.plan.source.random
-        problems = [budget_problem(proof.accuracy, budget, random) for proof in proofs.values()]
+        if metric is None:  # else it is the metric's
+            budget = budget.with_max_drop(plan.max_drop)
+        outputs, random = reference.outputs(), plan.source.random
+        problems = [
+            find_problem(proof.accuracy, outputs, budget, random, plan.max_drop)
+            for proof in proofs.values()
+        ]
         problem = next((problem for problem in problems if problem), None)
         graphs = {kind: proofs[graph] for kind, graph in lowered.items()}
         if problem is None:
@@ -161,7 +168,8 @@ class _PrecisionRoad:
         builder = EngineBuilder.for_target(target, self.plan.spec, self.name)
         effort, form = self.plan.effort, DEFAULT
         if effort != FAST and builder.tells_plans:
-            images, tolerance = self.baseline.reference.images, graph.rms_tolerance / 4
+            images = self.baseline.reference.images
+            tolerance = min(graph.rms_tolerance.values()) / 4
             search = SearchForm(builder, graph.file, self.baseline.graph, images, tolerance)
             form = self.cache.run(search)
         return self.cache.run(BuildEngine(builder, graph.file, form, effort))

@@ -5,7 +5,8 @@ All bad input that shows without decoding every picture is found here, before an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vit_edge.calibration.observers import DEFAULT_METHOD, require_method
@@ -17,6 +18,7 @@ from vit_edge.vit.hints import ModelHints
 
 from .data import ExportData, find_data
 from .foreign.source import ForeignSource, find_foreign_source
+from .metric import Metric, load_metric
 from .onnx_export import INPUT_NAME
 from .package import require_replaceable
 from .precision import DEFAULT_PRECISIONS, find_precision
@@ -24,6 +26,8 @@ from .sources import ModelSource, find_source
 
 FAST, DEFAULT_EFFORT = "fast", "default"
 EFFORTS = (FAST, DEFAULT_EFFORT)
+MAX_BATCH, _BATCH_BYTES = 32, 256 << 20
+"""Largest batch of the engines by default, and the most that its outputs may take."""
 """Fast builds each engine once, in the form that is best for most; by default several equivalent
 forms of the graph are tried, and built again for estimates of latency.
 """
@@ -33,8 +37,10 @@ forms of the graph are tried, and built again for estimates of latency.
 class ExportRequest:
     """The options of `vit-edge export`; None is the default that depends on the others.
 
-    `facts` is what the user says of the model beside its weights, `timing` how long the latency on
-    this machine is measured; the command line leaves it alone.
+    `facts` is what the user says of the model beside its weights; `outputs` are those to export,
+    with their kinds where they are said, all if there is none; `metric` is a measure of the user's
+    own, or `FILE.py:FUNCTION`; `timing` is how long the latency on this machine is measured: the
+    command line leaves it alone.
     """
 
     model: str | None = None
@@ -42,14 +48,15 @@ class ExportRequest:
     weights: str | None = None
     config: Path | None = None
     facts: ModelHints = ModelHints()
-    output: str | None = None
+    outputs: Mapping[str, str | None] = field(default_factory=dict)
+    metric: str | Metric | None = None
     calibration: str | None = None
     evaluation: str | None = None
     precisions: tuple[str, ...] = DEFAULT_PRECISIONS
     targets: tuple[str, ...] | None = None
     out: Path | None = None
     max_drop: float | None = None
-    max_batch: int = 32
+    max_batch: int | None = None
     calibration_size: int = 128
     method: str = DEFAULT_METHOD
     seed: int = 0
@@ -84,6 +91,7 @@ class Plan:
     out: Path
     spec: EngineSpec
     max_drop: float | None
+    metric: Metric | None
     calibration_size: int
     method: str
     seed: int
@@ -108,8 +116,9 @@ def make_plan(request: ExportRequest) -> Plan:
         raise InputError(f"--calibration-size {request.calibration_size}: give at least 1")
     if not 0 <= request.seed < 1 << 63:
         raise InputError(f"--seed {request.seed}: give a number from 0 to 2^63 - 1")
-    if request.max_batch < 1:
+    if request.max_batch is not None and request.max_batch < 1:
         raise InputError(f"--max-batch {request.max_batch}: give at least 1")
+    metric = load_metric(request.metric) if isinstance(request.metric, str) else request.metric
     if request.max_drop is not None and not 0 <= request.max_drop <= 100:
         raise InputError(f"--max-drop {request.max_drop}: give percentage points between 0 and 100")
     source = _find_source(request)
@@ -134,6 +143,7 @@ def make_plan(request: ExportRequest) -> Plan:
         out=out,
         spec=_spec(source, request.max_batch),
         max_drop=request.max_drop,
+        metric=metric,
         calibration_size=request.calibration_size,
         method=request.method,
         seed=request.seed,
@@ -146,19 +156,24 @@ def make_plan(request: ExportRequest) -> Plan:
 def _find_source(request: ExportRequest) -> ModelSource | ForeignSource:
     if request.onnx is None:
         return find_source(
-            request.model, request.weights, request.config, request.facts, request.output
+            request.model, request.weights, request.config, request.facts, request.outputs
         )
     beside = {"MODEL": request.model, "--weights": request.weights, "--config": request.config}
     named = [name for name, value in beside.items() if value is not None]
     if named:
         raise InputError(f"--onnx brings its own model: leave out {', '.join(named)}")
-    return find_foreign_source(request.onnx, request.facts, request.output)
+    return find_foreign_source(request.onnx, request.facts, request.outputs)
 
 
-def _spec(source: ModelSource | ForeignSource, max_batch: int) -> EngineSpec:
+def _spec(source: ModelSource | ForeignSource, asked: int | None) -> EngineSpec:
+    """Inputs and outputs of the engines. Those of large outputs take smaller batches, because an
+    engine keeps memory for the largest.
+    """
+    width = sum(output.size for output in source.outputs)
+    max_batch = max(1, min(MAX_BATCH, _BATCH_BYTES // (4 * width))) if asked is None else asked
     try:
         batch = (1, min(8, max_batch), max_batch)
-        return EngineSpec(INPUT_NAME, source.output, source.preprocess.shape, source.outputs, batch)
+        return EngineSpec(INPUT_NAME, source.outputs, source.preprocess.shape, batch)
     except ValueError as error:
         raise InputError(f"--max-batch {max_batch}: {error}") from None
 

@@ -1,9 +1,10 @@
-"""PyTorch's logits, which everything is measured against, and the golden samples that travel with a
-bundle.
+"""PyTorch's outputs, which everything is measured against, and the golden samples that travel with
+a bundle.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,64 +12,103 @@ import torch
 from numpy.typing import NDArray
 
 from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.outputs import OutputSpec
 from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.runtime.schema import decode_all, encode_all
 from vit_edge.runtime.tools.images import ImageSet
 from vit_edge.vit.preprocessing import normalise
 from vit_edge.vit.vision_transformer import VisionTransformer
 
 from .accuracy import Reference
+from .outputs.scale import find_scales, varied_images
 from .progress import Update
+
+Oracle = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Images uint8 `[n, height, width, channels]` -> packed outputs float32 `[n, width]`."""
 
 BATCH = 4
 MAX_GOLDEN, MIN_GOLDEN, MAX_GOLDEN_BYTES = 256, 8, 8 << 20
+MOST_GOLDEN_BYTES, FEWEST_LARGE = 64 << 20, 2
+"""Samples of large maps: two, where eight would take more than this."""
 
 
-def compute_reference(
-    model: VisionTransformer, preprocess: Preprocess, images: ImageSet, update: Update
-) -> NDArray[np.float32]:
-    """fp32 logits `[N, classes]` of the model as PyTorch users run it: normalised floats in.
+def vit_oracle(model: VisionTransformer, preprocess: Preprocess) -> Oracle:
+    """The model in fp32 as PyTorch users run it: normalised floats in."""
+
+    def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            values: NDArray[np.float32] = model(normalise(images, preprocess)).numpy()
+        return values
+
+    return run
+
+
+def compute_reference(oracle: Oracle, images: ImageSet, update: Update) -> NDArray[np.float32]:
+    """The oracle's packed outputs `[N, width]` of all images.
 
     Raises:
         InputError: if they are not finite.
     """
     parts: list[NDArray[np.float32]] = []
     for batch in images.batches(BATCH):
-        with torch.inference_mode():
-            parts.append(model(normalise(batch, preprocess)).numpy())
+        parts.append(oracle(batch))
         update(min(len(parts) * BATCH, len(images)), len(images))
-    return require_finite(np.concatenate(parts), "PyTorch's own")
+    return require_finite(np.concatenate(parts))
 
 
-def require_finite(logits: NDArray[np.float32], whose: str) -> NDArray[np.float32]:
-    """Raises InputError for logits that are not finite."""
-    if not np.isfinite(logits).all():
-        raise InputError(f"{whose} logits are not finite: the weights are damaged")
-    return logits
+def require_finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Raises InputError for outputs that are not finite."""
+    if not np.isfinite(values).all():
+        raise InputError("the model's own outputs are not finite: the weights are damaged")
+    return values
 
 
-def choose_golden(images: ImageSet, seed: int) -> NDArray[np.int64]:
-    """Positions of the golden samples: at most 256 and 8 MiB, in random order.
+def choose_golden(images: ImageSet, width: int, seed: int) -> NDArray[np.int64]:
+    """Positions of the golden samples: at most 256 and 8 MiB, in random order, but a few always.
 
     The check at load takes the first few, which must not all be of one class.
     """
-    size = int(next(images.batches(1)).nbytes)
-    count = min(MAX_GOLDEN, max(MIN_GOLDEN, MAX_GOLDEN_BYTES // size))
+    size = int(next(images.batches(1)).nbytes) + 4 * width
+    fewest = MIN_GOLDEN if size * MIN_GOLDEN <= MOST_GOLDEN_BYTES else FEWEST_LARGE
+    count = min(MAX_GOLDEN, max(fewest, MAX_GOLDEN_BYTES // size))
     return np.random.default_rng(seed).permutation(len(images))[:count]
 
 
-def save_reference(folder: Path, logits: NDArray[np.float32], images: ImageSet, seed: int) -> None:
-    """Writes `logits.npy`, `golden.npz` and the golden samples' positions."""
-    np.save(folder / "logits.npy", logits)
-    positions = choose_golden(images, seed)
+def save_reference(
+    folder: Path,
+    oracle: Oracle,
+    outputs: Sequence[OutputSpec],
+    images: ImageSet,
+    seed: int,
+    update: Update,
+) -> None:
+    """Computes and writes `values.npy`, the outputs with their scales, `golden.npz` and the golden
+    samples' positions.
+
+    Raises:
+        InputError: if the outputs are not finite.
+    """
+    values = compute_reference(oracle, images, update)
+    shape = next(images.batches(1)).shape[1:]
+    varied = np.concatenate([oracle(image[None]) for image in varied_images(shape, seed)])
+    scaled = find_scales(outputs, values, varied, max(shape[:2]))
+    np.save(folder / "values.npy", values)
+    (folder / "outputs.json").write_text(encode_all(scaled))
+    positions = choose_golden(images, values.shape[1], seed)
     np.save(folder / "positions.npy", positions)
     golden = images.subset(positions.tolist())
-    arrays = {"images": next(golden.batches(len(golden))), "logits": logits[positions]}
+    arrays = {"images": next(golden.batches(len(golden))), "logits": values[positions]}
     if golden.labels is not None:
         arrays["labels"] = golden.labels
     np.savez_compressed(folder / "golden.npz", **arrays)  # type: ignore[arg-type]
 
 
-def load_reference(folder: Path, images: ImageSet, output: str) -> Reference:
+def load_reference(folder: Path, images: ImageSet) -> Reference:
     """Reads what `save_reference` wrote."""
-    logits, positions = (np.load(folder / f"{name}.npy") for name in ("logits", "positions"))
-    return Reference(logits, images.labels, positions, output)
+    values, positions = (np.load(folder / f"{name}.npy") for name in ("values", "positions"))
+    return Reference(values, load_outputs(folder), images.labels, positions)
+
+
+def load_outputs(folder: Path) -> tuple[OutputSpec, ...]:
+    """Reads the outputs, with their scales, of what `save_reference` wrote."""
+    return decode_all(OutputSpec, (folder / "outputs.json").read_text())

@@ -28,7 +28,7 @@ from vit_edge.runtime.tools.plan.show import (
     shortfall,
 )
 
-from .assemble import EngineResult, PrecisionResult
+from .assemble import EngineResult, GraphResult, PrecisionResult
 from .engines import devices_for
 from .explain import ABOUT, draw, explain
 from .explain import COLUMNS as EXPLAINED
@@ -39,13 +39,18 @@ from .search import count_layers
 
 MARKDOWN = "report.md"
 SHIPPED, HELD_BACK, MISSED = "shipped", "held back", "MISSED"
-COLUMNS = ("precision", "for", "top-1", "drop", "agreement", "cosine", "size", "p50 here", "status")
+COLUMNS = (
+    "precision", "for", "output", "top-1", "drop", "agreement", "cosine", "error", "size",
+    "p50 here", "status",
+)  # fmt: skip
 MORE_COLUMNS = (
     "precision",
     "for",
+    "output",
     "reference top-1",
     "paired 95 % of drop",
     "worst error",
+    "your metric",
     "measured on",
 )
 ENGINE_COLUMNS = ("precision", "target", "size", "Linear work in", "fused", "a block", "status")
@@ -145,16 +150,19 @@ def _estimates(plan: Plan, results: Sequence[PrecisionResult]) -> tuple[Estimate
 def _rows(result: PrecisionResult, good: bool) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for kind, graph in result.graphs.items():
-        a = graph.accuracy
-        drop = "-" if a.drop is None else f"{a.drop:+.2f}"
         p50 = _latency(result.latency) if result.latency and kind == "cpu" else "-"
         status = MISSED if result.problem else SHIPPED if good else HELD_BACK
         if result.fallback:
             status += f", {count_layers(result.fallback.layers)} in higher precision"
         if kind == "gpu":
             status += _not_as_asked(result)
-        numbers = (percent(a.top1), drop, percent(a.agreement), f"{a.cosine:.6f}")
-        rows.append((result.name, kind, *numbers, mebibytes(graph.size), p50, status))
+        about = (mebibytes(graph.size), p50, status)
+        for output, a in graph.accuracy.items():
+            drop = "-" if a.drop is None else f"{a.drop:+.2f}"
+            numbers = (percent(a.top1), drop, percent(a.agreement), f"{a.cosine:.6f}")
+            error = f"{a.rms_error:.2g}"
+            rows.append((result.name, kind, output, *numbers, error, *about))
+            about = ("", "", "")  # of the whole graph: once
     return rows
 
 
@@ -171,10 +179,11 @@ def _latency(latency: LatencyHere) -> str:
 def _more(result: PrecisionResult) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for kind, graph in result.graphs.items():
-        a = graph.accuracy
-        interval = "-" if a.drop is None else f"{a.drop_low:+.2f} to {a.drop_high:+.2f}"
-        error = f"{a.logit_error:.1e}"
-        rows.append((result.name, kind, percent(a.reference_top1), interval, error, a.measured_on))
+        for output, a in graph.accuracy.items():
+            interval = "-" if a.drop is None else f"{a.drop_low:+.2f} to {a.drop_high:+.2f}"
+            numbers = (percent(a.reference_top1), interval, f"{a.logit_error:.1e}")
+            own = "-" if a.metric is None else f"{a.metric:.5g} ({a.reference_metric:.5g})"
+            rows.append((result.name, kind, output, *numbers, own, a.measured_on))
     return rows
 
 
@@ -195,7 +204,7 @@ def _numbers(result: PrecisionResult) -> dict[str, Any]:
         ],
         "explanation": [asdict(site) for site in q.explanation] if q else [],
         "latency": asdict(result.latency) if result.latency else None,
-        "graphs": {kind: asdict(graph.accuracy) for kind, graph in result.graphs.items()},
+        "graphs": {kind: _accuracies(graph) for kind, graph in result.graphs.items()},
         "engines": [
             {
                 "target": str(e.target),
@@ -206,6 +215,12 @@ def _numbers(result: PrecisionResult) -> dict[str, Any]:
             for e in result.engines
         ],
     }
+
+
+def _accuracies(graph: GraphResult) -> dict[str, Any]:
+    """Figures of the first output, and those of each by its name."""
+    each = {name: asdict(accuracy) for name, accuracy in graph.accuracy.items()}
+    return {**next(iter(each.values())), "outputs": each}
 
 
 def show_report(report: Report) -> None:
@@ -265,8 +280,10 @@ def _markdown(report: Report) -> str:
         "\n".join(f"- {line}" for line in lines),
         _table(COLUMNS, report.rows),
         f"The reference is {report.oracle}, in fp32, on the evaluation images. Drop is in "
-        "percentage points of top-1, its interval is paired. The worst error is that of a logit, "
-        "relative to the range of the reference's logits.",
+        "percentage points of top-1, its interval is paired. The error is the root mean square of "
+        "the difference, relative to what tells images apart; the worst error is that of a single "
+        "value, relative to the range of the reference's. Your metric is followed by the "
+        "reference's.",
         _table(MORE_COLUMNS, report.more),
         "## Engines",
         *_engines(report),

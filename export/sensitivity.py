@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from vit_edge.runtime.errors import EngineError
-from vit_edge.runtime.metrics import divergence, image_centred
+from vit_edge.runtime.outputs import image_centred
 from vit_edge.runtime.tools.images import ImageSet
 
 from .graph_copy import copy_between, find_value
@@ -45,7 +45,8 @@ class Sensitivity:
     Attributes:
         layer: Its name.
         cost: Its multiplications for one image.
-        divergence: Mean Kullback-Leibler divergence of the classes' probabilities, in nats.
+        divergence: Mean Kullback-Leibler divergence of the classes' probabilities, in nats; 0 for
+            outputs without classes.
         error: Root mean square of the change of the outputs, relative to that of the image-centred
             outputs.
     """
@@ -68,6 +69,7 @@ def measure_sensitivity(
     layers: Sequence[Layer],
     images: ImageSet,
     update: Update,
+    classes: bool = True,
 ) -> tuple[Sensitivity, ...]:
     """The effect of each of `layers`, in their order.
 
@@ -77,6 +79,7 @@ def measure_sensitivity(
         layers: Those of `find_layers`.
         images: Images to measure on; their labels are not used.
         update: Called with images, or layers, done and in all.
+        classes: True if the outputs are logits.
     """
     try:
         outputs = _measure_together(exact, lowered, layers, images, update)
@@ -88,11 +91,28 @@ def measure_sensitivity(
         Sensitivity(
             layer.name,
             layer.cost,
-            divergence(changed, outputs[0]),
+            divergence(changed, outputs[0]) if classes else 0.0,
             float(np.sqrt(((changed - outputs[0]) ** 2).mean())) / spread,
         )
         for layer, changed in zip(layers, outputs[1:], strict=True)
     )
+
+
+def divergence(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+    """Mean Kullback-Leibler divergence of the probabilities from the reference's, in nats; infinite
+    for logits that are not finite.
+    """
+    if not np.isfinite(logits).all():
+        return float("inf")
+    expected, got = _log_softmax(reference), _log_softmax(logits)
+    return float((np.exp(expected) * (expected - got)).sum(axis=1).mean())
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    wide = logits.astype(np.float64)
+    wide = wide - wide.max(axis=1, keepdims=True)
+    result: NDArray[np.float64] = wide - np.log(np.exp(wide).sum(axis=1, keepdims=True))
+    return result
 
 
 def _measure_together(

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from vit_edge.runtime.errors import InputError
-from vit_edge.runtime.manifest import FEATURES, LOGITS
+from vit_edge.runtime.manifest import FEATURES
+from vit_edge.runtime.outputs import EMBEDDING, LOGITS, OutputSpec
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.vit.checkpoints import (
     Checkpoint,
@@ -34,7 +35,8 @@ from vit_edge.vit.vision_transformer import VisionTransformer
 
 from .progress import Update
 
-OUTPUTS = (LOGITS, FEATURES)
+KINDS = {LOGITS: LOGITS, FEATURES: EMBEDDING}
+"""Outputs of our own models by name, and their kinds."""
 _TRAINED, _RANDOM = "trained here", "random"
 
 
@@ -79,9 +81,9 @@ class ModelSource:
         return self.config.num_classes
 
     @property
-    def outputs(self) -> int:
-        """The width of what comes out."""
-        return self.config.outputs
+    def outputs(self) -> tuple[OutputSpec, ...]:
+        """The one output."""
+        return (OutputSpec(self.output, KINDS[self.output], (self.config.outputs,)),)
 
     @property
     def facts(self) -> Mapping[str, object]:
@@ -99,15 +101,16 @@ def find_source(
     weights: str | None,
     config: Path | None,
     hints: ModelHints,
-    output: str | None,
+    outputs: Mapping[str, str | None],
 ) -> ModelSource:
     """Resolves what the user asked for; weights are read once, to check that they fit.
+
+    `outputs` is empty or names one of `KINDS`, with that kind where it says one.
 
     Raises:
         InputError: for an unknown model, or a file that is missing, damaged or of another shape.
     """
-    if output not in (None, *OUTPUTS):
-        raise InputError(f"unknown output {output!r}: choose from {', '.join(OUTPUTS)}")
+    output = _require_one(outputs)
     fields = {} if config is None else _read_fields(config)
     if weights is not None:
         source = _from_file(name, locate(weights), weights, config, fields, hints)
@@ -121,6 +124,18 @@ def find_source(
         _require_no_labels(source, hints)
         source = replace(source, labels=None)
     return replace(source, output=LOGITS if source.config.num_classes else FEATURES)
+
+
+def _require_one(outputs: Mapping[str, str | None]) -> str | None:
+    """Returns the name of the output that is asked for; None leaves it to the model."""
+    for name, kind in outputs.items():
+        if name not in KINDS:
+            raise InputError(f"unknown output {name!r}: choose from {', '.join(KINDS)}")
+        if kind not in (None, KINDS[name]):
+            raise InputError(f"--output {name}={kind}: {name} are of the kind {KINDS[name]}")
+    if len(outputs) > 1:
+        raise InputError(f"--output {' '.join(outputs)}: a model of our own has one at a time")
+    return next(iter(outputs), None)
 
 
 def _require_no_labels(source: ModelSource, hints: ModelHints) -> None:

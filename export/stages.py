@@ -15,16 +15,19 @@ from vit_edge.calibration.onnx_file import same_graph, save_onnx, to_bytes
 from vit_edge.runtime.errors import EngineError
 from vit_edge.runtime.manifest import EngineSpec
 from vit_edge.runtime.metrics import TimingBudget
+from vit_edge.runtime.outputs import LOGITS, OutputSpec
 from vit_edge.runtime.schema import decode, decode_all, encode, encode_all
 
-from .accuracy import Proof, assess, golden_tolerance
+from .accuracy import Proof, assess, golden_tolerances
 from .assemble import EngineResult, GraphResult
 from .baseline import CalibratedGraph, Images, SavedReference
-from .cache import Stage
+from .cache import Hashed, Stage
 from .collapse import Fault, Limits, find_faults
 from .engines import EngineBuilder, FoundForm, same_outputs
 from .forms import DEFAULT, GraphForm, write_in
-from .measure import LatencyHere, how_to_measure, measure_here, measure_logits
+from .measure import LatencyHere, how_to_measure, measure_here, measure_outputs
+from .metric import Metric
+from .outputs import join_outputs
 from .precision import Graphs, Precision, QuantisedPrecision
 from .precision.quantised import quantise_model
 from .progress import Update
@@ -75,13 +78,15 @@ class MeasureSensitivity(Stage[tuple[Sensitivity, ...]]):
     scheme: Scheme
     pair: QuantisedPair
     images: Images
+    outputs: tuple[OutputSpec, ...]
     title_of = "{scheme} sensitivity"
 
     def run(self, folder: Path, update: Update) -> None:
-        exact, lowered = self.pair.load()
+        exact, lowered = (join_outputs(model, self.outputs) for model in self.pair.load())
         layers, images = find_layers(exact.graph, lowered.graph), self.images.value
         few = images.subset(range(min(images_for(layers), len(images))))
-        sensitivities = measure_sensitivity(exact, lowered, layers, few, update)
+        classes = [output.kind for output in self.outputs] == [LOGITS]
+        sensitivities = measure_sensitivity(exact, lowered, layers, few, update, classes)
         (folder / "sensitivity.json").write_text(encode_all(sensitivities))
 
     def load(self, folder: Path) -> tuple[Sensitivity, ...]:
@@ -90,7 +95,7 @@ class MeasureSensitivity(Stage[tuple[Sensitivity, ...]]):
 
 @dataclass(frozen=True)
 class LoweredGraph:
-    """ONNX file of a lowering, and `AS_IT_IS` or `SIMULATED`: how its logits are measured."""
+    """ONNX file of a lowering, and `AS_IT_IS` or `SIMULATED`: how its outputs are measured."""
 
     file: Path
     how: str
@@ -157,18 +162,22 @@ class MeasureAccuracy(Stage[GraphResult]):
 
     graph: LoweredGraph
     reference: SavedReference
+    metric: Hashed[Metric] | None = None
     title_of = "{graph.file.stem} accuracy, {graph.how}"
 
     def run(self, folder: Path, update: Update) -> None:
         reference, images = self.reference.load(), self.reference.images.value
-        measured = measure_logits(self.graph.file, self.graph.how, images, update)
-        accuracy = assess(measured.logits, reference, measured.measured_on)
-        proof = Proof(accuracy, golden_tolerance(measured.logits, reference))
+        measured = measure_outputs(self.graph.file, self.graph.how, images, update)
+        metric = None if self.metric is None else self.metric.value
+        accuracy = assess(measured.values, reference, measured.measured_on, metric)
+        proof = Proof(accuracy, golden_tolerances(measured.values, reference))
         (folder / "proof.json").write_text(encode(proof))
 
     def load(self, folder: Path) -> GraphResult:
         proof = decode(Proof, json.loads((folder / "proof.json").read_text()))
-        return GraphResult(self.graph.file, proof.accuracy, proof.rms_tolerance)
+        names = [output.name for output in self.reference.outputs()]
+        accuracy = {name: proof.accuracy[name] for name in names}
+        return GraphResult(self.graph.file, accuracy, proof.rms_tolerance)
 
 
 @dataclass(frozen=True)
@@ -185,13 +194,14 @@ class CheckForCollapse(Stage[tuple[Fault, ...]]):
     title_of = "{name} check for collapse"
 
     def run(self, folder: Path, update: Update) -> None:
-        images, logits = self.reference.images.value, self.reference.load().logits
-        fp32, faults = ir.load(self.fp32), list[Fault]()
+        reference, images = self.reference.load(), self.reference.images.value
+        values, scale = reference.joined()
+        fp32, faults = join_outputs(ir.load(self.fp32), reference.outputs), list[Fault]()
         for done, file in enumerate(self.graphs):
             update(done, len(self.graphs))
-            graph = ir.load(file)
+            graph = join_outputs(ir.load(file), reference.outputs)
             if not same_graph(graph, fp32):  # else `CheckExport` did it
-                faults += find_faults(graph, fp32, images, logits, self.limits)
+                faults += find_faults(graph, fp32, images, values, scale, self.limits)
         (folder / "faults.json").write_text(encode_all(faults))
 
     def load(self, folder: Path) -> tuple[Fault, ...]:
@@ -235,7 +245,9 @@ class SearchForm(Stage[GraphForm]):
             best = self.builder.search(model, ir.load(self.fp32))
         except EngineError:  # the build of the engine itself says what is wrong
             best = FoundForm(dict(DEFAULT), ())
-        if not same_outputs(model, write_in(model, best.form), self.images.value, self.tolerance):
+        outputs = self.builder.spec.outputs
+        one, other = (join_outputs(m, outputs) for m in (model, write_in(model, best.form)))
+        if not same_outputs(one, other, self.images.value, self.tolerance):
             _log.warning(
                 "%s: a form is not used, it computes something else", self.builder.precision
             )

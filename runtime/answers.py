@@ -1,14 +1,16 @@
-"""From scores to answers: the likeliest classes; features of unit length and their likeness."""
+"""From outputs to answers: the likeliest classes or labels; embeddings and their likeness."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import InputError
-from .manifest import FEATURES
+from .outputs import EMBEDDING, LABEL_PROBABILITIES, LOGITS, MULTILABEL, PROBABILITIES, OutputSpec
 
 DEFAULT_TOP = 5
 
@@ -20,7 +22,8 @@ class Answer:
     Attributes:
         label: Its name, or its index in words where the bundle has no names.
         index: Its place among the outputs.
-        probability: 0 to 1; over all classes they add up to 1.
+        probability: 0 to 1; over all classes they add up to 1, over labels that do not exclude
+            each other they need not.
     """
 
     label: str
@@ -35,55 +38,90 @@ class TopK:
 
     Attributes:
         labels: Names of the outputs, or None.
-        output: What the engine puts out: "logits" or "features".
+        output: The output that gives classes or labels, or else the first.
     """
 
     labels: tuple[str, ...] | None
-    output: str
+    output: OutputSpec
 
-    def __call__(self, scores: ArrayLike, k: int = DEFAULT_TOP) -> tuple[Answer, ...]:
+    def __call__(
+        self, scores: ArrayLike | Mapping[str, ArrayLike], k: int = DEFAULT_TOP
+    ) -> tuple[Answer, ...]:
         """The `k` likeliest classes of one image, or all where there are fewer; the likeliest
         first, of equals the one with the lower index.
 
         Args:
-            scores: Logits `[classes]` of one image.
+            scores: Scores `[classes]` of one image; or all its outputs by name.
             k: How many, at least 1.
 
         Raises:
             InputError: if the scores have another shape or are not finite, if `k` is below 1, or
-                if the engine puts out features.
+                if the engine puts out no classes.
         """
-        if np.ndim(scores) != 1:
+        own = self._own(scores)
+        if np.ndim(own) != 1:
             raise InputError(
-                f"scores have shape {list(np.shape(scores))}, not [classes]: pass those of one "
+                f"scores have shape {list(np.shape(own))}, not [classes]: pass those of one "
                 "image, or a batch to `top.each`"
             )
-        return self.each(np.asarray(scores)[None], k)[0]
+        return self.each(np.asarray(own)[None], k)[0]
 
-    def each(self, scores: ArrayLike, k: int = DEFAULT_TOP) -> tuple[tuple[Answer, ...], ...]:
-        """The same for each image of a batch, logits `[N, classes]`. Raises InputError likewise."""
+    def each(
+        self, scores: ArrayLike | Mapping[str, ArrayLike], k: int = DEFAULT_TOP
+    ) -> tuple[tuple[Answer, ...], ...]:
+        """The same for each image of a batch, scores `[N, classes]`. Raises InputError likewise."""
         if k < 1:
             raise InputError(f"k is {k}: ask for at least one class")
-        if self.output == FEATURES:
-            raise InputError(
-                "the model puts out features, not classes: compare them with `cosine_similarity`"
-            )
-        probabilities = softmax(scores)
+        own = self._own(scores)
+        probabilities = self._probabilities(own)
         if probabilities.ndim != 2:
             raise InputError(f"scores have shape {list(probabilities.shape)}, not [N, classes]")
         if self.labels is not None and probabilities.shape[1] != len(self.labels):
             raise InputError(
                 f"scores are of {probabilities.shape[1]} classes, the model has {len(self.labels)}"
             )
-        best = np.argsort(-np.asarray(scores), axis=1, kind="stable")[:, :k]
+        best = np.argsort(-np.asarray(own), axis=1, kind="stable")[:, :k]
         return tuple(
             tuple(self._answer(int(index), float(row[index])) for index in indices)
             for row, indices in zip(probabilities, best, strict=True)
         )
 
+    def _own(self, scores: ArrayLike | Mapping[str, ArrayLike]) -> Any:
+        if not isinstance(scores, Mapping):
+            return scores
+        if self.output.name not in scores:
+            raise InputError(f"the outputs are {', '.join(scores)}: none is {self.output.name}")
+        return scores[self.output.name]
+
+    def _probabilities(self, scores: Any) -> NDArray[np.float64]:
+        kind = self.output.kind
+        if kind == LOGITS:
+            return softmax(scores)
+        if kind == MULTILABEL:
+            return sigmoid(scores)
+        if kind in (PROBABILITIES, LABEL_PROBABILITIES):
+            return _finite(scores, "scores")
+        if kind == EMBEDDING:
+            raise InputError(
+                "the model puts out features, not classes: compare them with `cosine_similarity`"
+            )
+        raise InputError(f"the model puts out {self.output.name}, a {kind}: it has no classes")
+
     def _answer(self, index: int, probability: float) -> Answer:
         label = str(index) if self.labels is None else self.labels[index]
         return Answer(label, index, probability)
+
+
+def sigmoid(scores: ArrayLike) -> NDArray[np.float64]:
+    """Scores of labels `[..., labels]` to probabilities, in float64.
+
+    Raises:
+        InputError: if a score is not finite, or there is none.
+    """
+    logits = _finite(scores, "scores")
+    small = np.exp(-np.abs(logits))
+    probabilities: NDArray[np.float64] = np.where(logits >= 0, 1, small) / (1 + small)
+    return probabilities
 
 
 def softmax(scores: ArrayLike) -> NDArray[np.float64]:

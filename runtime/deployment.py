@@ -20,7 +20,7 @@ from .errors import BackendError, InputError, ResourceError, SelfCheckError
 from .frames import run_frames
 from .golden import SAMPLES_AT_LOAD, GoldenSamples, run_golden, tolerance_violation
 from .manifest import EngineEntry, Graph
-from .metrics import Metrics
+from .outputs import Metrics
 
 _log = logging.getLogger("vit_edge.runtime")
 
@@ -65,14 +65,14 @@ class Opened(NamedTuple):
     Attributes:
         candidate: The precision and the backend.
         session: The open engine; whoever holds it closes it.
-        metrics: Its logits against PyTorch's.
+        metrics: Its outputs against PyTorch's, by their names.
         problem: The violation of the bundle's tolerance, in words; None if it is right.
         size: Bytes of the graph or engine that was opened.
     """
 
     candidate: Candidate
     session: Session
-    metrics: Metrics
+    metrics: dict[str, Metrics]
     problem: str | None
     size: int
 
@@ -202,14 +202,17 @@ class Deployment:
         spec = self.bundle.manifest.spec
         session, size = self._open(candidate)
         try:
-            metrics = run_golden(lambda x: run_frames(session, spec, x), self.golden, samples)
+            metrics = run_golden(
+                lambda x: run_frames(session, spec, x), self.golden, spec.outputs, samples
+            )
         except BaseException:
             session.close()
             raise
         problem, key = tolerance_violation(metrics, self.graph(candidate)), candidate.key
         if problem is None:
-            self.cache.mark_right(key, metrics.rms_error)
-            known = replace(self.finding(candidate), rms_error=metrics.rms_error, refused=None)
+            worst = max(one.rms_error for one in metrics.values())
+            self.cache.mark_right(key, worst)
+            known = replace(self.finding(candidate), rms_error=worst, refused=None)
             self._findings[key] = known
         else:
             self._refuse(key, problem)

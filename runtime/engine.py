@@ -1,7 +1,9 @@
 """The engine that an application embeds.
 
 with Engine.load("build/vit_digits") as engine:
-    scores = engine(frames)     # uint8 [N, height, width, channels] -> float32 [N, outputs]
+    scores = engine(frames)     # uint8 [N, height, width, channels] -> float32 [N, classes]
+
+A model of several outputs gives a mapping by their names.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from .device_array import DeviceArray
 from .errors import ClosedError, InputError
 from .frames import check_frames, cut, run_frames
 from .manifest import Manifest
+from .outputs import OutputSpec, unpack
 from .preprocess import Preprocess
 from .selection import open_best
 
@@ -50,22 +53,26 @@ class Engine:
         info: The precision, backend and device, and why they were chosen.
         preprocess: Turns pictures into frames.
         top: The likeliest classes of an image's scores.
-        labels: Names of the outputs, or None.
-        output: "logits", or "features" of a model without a head.
+        labels: Names of the classes, or None.
+        outputs: Names, kinds and shapes of the model's outputs.
+        output: Name of the first one.
     """
 
     info: EngineInfo
     preprocess: Preprocess
     top: TopK
     labels: tuple[str, ...] | None
+    outputs: tuple[OutputSpec, ...]
     output: str
 
     def __init__(self, session: Session, manifest: Manifest, info: EngineInfo) -> None:
         self._session: Session | None = session
         self._spec = manifest.spec
         self.info, self.preprocess, self.labels = info, manifest.preprocess, manifest.labels
-        self.output = manifest.spec.output_name
-        self.top = TopK(self.labels, self.output)
+        self.outputs = manifest.spec.outputs
+        self.output = self.outputs[0].name
+        self.top = TopK(self.labels, manifest.spec.labelled or self.outputs[0])
+        self._as_it_is = len(self.outputs) == len(self.outputs[0].shape) == 1
 
     @classmethod
     def load(
@@ -112,9 +119,9 @@ class Engine:
         give_back_freed()
         return engine
 
-    def __call__(self, frames: Any) -> NDArray[np.float32]:
-        """Scores frames: uint8 `[N, height, width, channels]` with any N > 0 -> float32 `[N,
-        outputs]`.
+    def __call__(self, frames: Any) -> Any:
+        """Runs frames: uint8 `[N, height, width, channels]` with any N > 0 -> float32 `[N, *shape]`
+        of the model's output, as `[N, classes]`; of several a dict by their names.
 
         Args:
             frames: A numpy array; or an array of another library: in host memory (DLPack), or on
@@ -128,10 +135,11 @@ class Engine:
             EngineError: if the backend fails.
         """
         session = self._opened()
-        return run_frames(session, self._spec, self._check(session, frames))
+        packed = run_frames(session, self._spec, self._check(session, frames))
+        return packed if self._as_it_is else self._named(packed)
 
-    def stream(self, frames: Iterable[Any]) -> Iterator[NDArray[np.float32]]:
-        """Scores frames as they come, in order: the next ones are fetched, and copied to the GPU,
+    def stream(self, frames: Iterable[Any]) -> Iterator[Any]:
+        """Runs frames as they come, in order: the next ones are fetched, and copied to the GPU,
         while the engine computes.
 
         Args:
@@ -139,8 +147,8 @@ class Engine:
                 width, channels]`; is read at most a few items ahead of the answers.
 
         Yields:
-            float32 `[N, outputs]` for `[N, height, width, channels]`, `[outputs]` for a single
-            frame.
+            What a call returns, for `[N, height, width, channels]`; for a single frame the same
+            without the first axis.
 
         Raises:
             InputError, ClosedError, EngineError: as above; what `frames` itself raises.
@@ -160,10 +168,19 @@ class Engine:
         for first in answers:
             expected = counts.popleft()
             if not expected:
-                yield first[0]
+                yield self._of_one(first)
                 continue
             rest = [next(answers)[:count] for count in expected[1:]]
-            yield np.concatenate([first[: expected[0]], *rest]) if rest else first[: expected[0]]
+            packed = first[: expected[0]]
+            yield self._named(np.concatenate([packed, *rest]) if rest else packed)
+
+    def _named(self, packed: NDArray[np.float32]) -> Any:
+        views = unpack(packed, self.outputs)
+        return views if len(views) > 1 else views[self.output]
+
+    def _of_one(self, packed: NDArray[np.float32]) -> Any:
+        views = {name: view[0] for name, view in unpack(packed, self.outputs).items()}
+        return views if len(views) > 1 else views[self.output]
 
     def _opened(self) -> Session:
         session = self._session

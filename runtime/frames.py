@@ -96,7 +96,7 @@ def _padded(part: Frames, smallest: int) -> Frames:
 
 
 def run_frames(session: Session, spec: EngineSpec, frames: Frames) -> NDArray[np.float32]:
-    """Runs any number of checked frames."""
+    """Runs any number of checked frames; returns packed outputs `[N, width]`."""
     if spec.batch[0] <= len(frames) <= spec.batch[2]:
         return session.run(frames)
     return np.concatenate([session.run(part.images)[: part.count] for part in cut(frames, spec)])

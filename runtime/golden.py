@@ -1,4 +1,4 @@
-"""Golden samples: images with PyTorch's answers, read from `golden.npz` without trusting it.
+"""Golden samples: images with PyTorch's outputs, read from `golden.npz` without trusting it.
 
 In a bundle that is not signed, a file whose hash matches may still be hostile. So its form is not
 taken from the file: names, types, shapes and sizes must be what the manifest lets us expect before
@@ -12,7 +12,7 @@ import math
 import re
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from .errors import BundleError
 from .files import REMEDY, available_memory
 from .manifest import GOLDEN, EngineSpec, Graph
-from .metrics import Metrics, compare_logits
+from .outputs import Metrics, OutputSpec, compare, worst_violation
 
 InferFn = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Images `[N, height, width, channels]` to logits `[N, outputs]`."""
+"""Images `[N, height, width, channels]` to packed outputs `[N, width]`."""
 
 SAMPLES_AT_LOAD = 8
 """Samples that an engine's first load on a device runs; `vit-edge check` runs them all."""
@@ -50,7 +50,7 @@ class GoldenSamples:
 
     Attributes:
         images: uint8 `[N, height, width, channels]`.
-        logits: float32 `[N, outputs]` from PyTorch in fp32.
+        logits: float32 `[N, width]` from PyTorch in fp32, its outputs side by side.
         labels: int64 `[N]`, or None where the evaluation images had none.
     """
 
@@ -67,20 +67,24 @@ class GoldenSamples:
         return GoldenSamples(self.images[:count], self.logits[:count], labels)
 
 
-def run_golden(infer: InferFn, golden: GoldenSamples, count: int | None = None) -> Metrics:
-    """Compares the logits that `infer` makes of the first `count` samples with PyTorch's."""
+def run_golden(
+    infer: InferFn,
+    golden: GoldenSamples,
+    outputs: Sequence[OutputSpec],
+    count: int | None = None,
+) -> dict[str, Metrics]:
+    """Compares what `infer` makes of the first `count` samples with PyTorch's outputs, by name."""
     few = golden.first(count)
-    return compare_logits(infer(few.images), few.logits, few.labels, population=golden.logits)
+    return compare(infer(few.images), few.logits, outputs, few.labels, population=golden.logits)
 
 
-def tolerance_violation(metrics: Metrics, graph: Graph) -> str | None:
-    """Says how far the logits are off, or None where that is within the graph's tolerance."""
-    if metrics.rms_error <= graph.rms_tolerance:
+def tolerance_violation(metrics: Mapping[str, Metrics], graph: Graph) -> str | None:
+    """Says how far an output is off, or None where all are within the graph's tolerance."""
+    worst = worst_violation(metrics, graph.rms_tolerance)
+    if worst is None:
         return None
-    return (
-        f"logits are {metrics.rms_error:.3g} off (relative RMS), the bundle allows "
-        f"{graph.rms_tolerance:.3g}"
-    )
+    name, error, tolerance = worst
+    return f"{name} are {error:.3g} off (relative RMS), the bundle allows {tolerance:.3g}"
 
 
 def parse_golden(raw: bytes, spec: EngineSpec) -> GoldenSamples:
@@ -91,7 +95,7 @@ def parse_golden(raw: bytes, spec: EngineSpec) -> GoldenSamples:
     """
     expected: dict[str, tuple[Any, tuple[int, ...]]] = {
         "images": (np.uint8, spec.image_shape),
-        "logits": (np.float32, (spec.outputs,)),
+        "logits": (np.float32, (spec.width,)),
         "labels": (np.int64, ()),
     }
     try:

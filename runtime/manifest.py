@@ -5,21 +5,32 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 from .errors import BundleError
+from .outputs import (
+    EMBEDDING,
+    LABEL_PROBABILITIES,
+    LOGITS,
+    MAP,
+    MULTILABEL,
+    PROBABILITIES,
+    OutputSpec,
+)
 from .preprocess import Preprocess
 from .schema import SchemaError, decode, parse_json
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 OLDEST_SCHEMA = 3
-"""Version 4 added what is known of an engine's plan."""
+"""Version 4 added what is known of an engine's plan, version 5 named outputs of several kinds."""
 MANIFEST, MANIFEST_DIGEST = "manifest.json", "manifest.sha256"
 GOLDEN, CALIBRATION = "golden.npz", "calibration.json"
 SIGNATURE = "model.sig"
 RELEASE = "release.json"
 """Beside the manifest of a signed bundle, and signed with it."""
-LOGITS, FEATURES = "logits", "features"
-"""Names of the output: scores of classes, or an embedding."""
+FEATURES = "features"
+"""Name of the embedding that our own models without a head put out."""
 
 _PATH = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _CAPABILITY = re.compile(r"[0-9]{1,3}\.[0-9]{1,2}")
@@ -33,6 +44,8 @@ _MAX_ERROR = 1e6
 _ROUNDING = 1e-3
 _MAX_TOLERANCE = 10.0
 _MAX_RANK = 1000
+_NAMED_OUTPUTS = 5
+"""Schema version since which a manifest names its outputs."""
 _OWN = {MANIFEST, MANIFEST_DIGEST, RELEASE, SIGNATURE}
 
 
@@ -50,20 +63,19 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """Input and output of every engine of a bundle.
+    """Input and outputs of every engine of a bundle.
 
-    The input is uint8 `[batch, height, width, channels]`, the output float32 `[batch, outputs]`.
+    The input is uint8 `[batch, height, width, channels]`, the outputs float32 `[batch, *shape]`.
     `batch` is the profile (min, opt, max).
     """
 
     input_name: str
-    output_name: str
+    outputs: tuple[OutputSpec, ...]
     image_shape: tuple[int, ...]
-    outputs: int
     batch: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        sizes = (*self.image_shape, self.outputs, *self.batch)
+        sizes = (*self.image_shape, *self.batch)
         if len(self.image_shape) != 3 or len(self.batch) != 3:
             raise ValueError("image_shape is [height, width, channels] and batch [min, opt, max]")
         if not all(0 < size <= _MAX_DIMENSION for size in sizes) or sorted(self.batch) != list(
@@ -72,13 +84,39 @@ class EngineSpec:
             raise ValueError(
                 f"sizes {sizes} are not between 1 and {_MAX_DIMENSION}, batch in rising order"
             )
-        largest = self.batch[2] * max(math.prod(self.image_shape), 4 * self.outputs)
+        if not self.outputs or len(set(self.output_names)) != len(self.outputs):
+            raise ValueError(f"outputs {list(self.output_names)[:9]} are none, or two of one name")
+        largest = self.batch[2] * max(math.prod(self.image_shape), 4 * self.width)
         if largest > _MAX_BATCH_BYTES:
             raise ValueError(f"a batch takes {largest} bytes, more than {_MAX_BATCH_BYTES}")
 
     @property
     def max_batch(self) -> int:
         return self.batch[2]
+
+    @cached_property
+    def output_names(self) -> tuple[str, ...]:
+        return tuple(output.name for output in self.outputs)
+
+    @cached_property
+    def width(self) -> int:
+        """Numbers that an image has in all outputs."""
+        return sum(output.size for output in self.outputs)
+
+    @property
+    def classifier(self) -> OutputSpec | None:
+        """The first output that gives each image a class; None where none does."""
+        return next((output for output in self.outputs if output.classifies), None)
+
+    @property
+    def labelled(self) -> OutputSpec | None:
+        """The output whose values labels name: the first one of classes or labels, or else the
+        first map of several channels.
+        """
+        named = (LOGITS, PROBABILITIES, MULTILABEL, LABEL_PROBABILITIES)
+        values = [output for output in self.outputs if output.kind in named]
+        maps = [o for o in self.outputs if o.kind == MAP and len(o.shape) == 3 and o.shape[0] > 1]
+        return next(iter([*values, *maps]), None)
 
 
 @dataclass(frozen=True)
@@ -151,13 +189,27 @@ class EngineEntry:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A precision's logits against PyTorch's on evaluation images; rates are between 0 and 1.
+    """An output of a precision against PyTorch's on evaluation images; rates are between 0 and 1.
 
-    `drop` is `reference_top1 - top1` in percentage points with its paired 95 % interval, None
-    without labels, like the two top-1 rates; `agreement` is None for features. `cosine` compares
-    image-centred logits. `logit_error` is the worst absolute difference relative to the range of
-    the reference logits. `rms_error` is the root mean square of the difference relative to that of
-    the image-centred reference logits.
+    Attributes:
+        images: Their number.
+        top1, reference_top1: Share of images whose class is right: the largest of logits or
+            probabilities; of an embedding the class of most of an image's five nearest others.
+            None without labels, and for other kinds.
+        drop, drop_low, drop_high: `reference_top1 - top1` in percentage points, with its paired
+            95 % interval; None likewise.
+        agreement: Share of decisions that are PyTorch's: the class of an image; that of a pixel, in
+            maps of several channels; each label of an image; the nearest neighbour of an embedding
+            among the images. None for kinds of which nothing is decided.
+        cosine: Mean over images of the cosine between values less their mean over the images.
+        logit_error: Worst absolute difference, relative to the range of the reference's values; of
+            tokens the largest root mean square of a token, of boxes that of a coordinate, relative
+            to the output's scale.
+        rms_error: Root mean square of the difference, relative to the output's scale.
+        measured_on: Library and device.
+        average_precision: Mean average precision of labels, PyTorch's decisions taken for the
+            truth; None for other kinds.
+        metric, reference_metric: The user's own measure and the reference's; None without one.
     """
 
     images: int
@@ -171,33 +223,42 @@ class Accuracy:
     logit_error: float
     rms_error: float
     measured_on: str
+    average_precision: float | None = None
+    metric: float | None = None
+    reference_metric: float | None = None
 
 
 @dataclass(frozen=True)
 class Graph:
     """An ONNX file of a precision and the accuracy that was measured with it.
 
-    `rms_tolerance` bounds `Accuracy.rms_error` over the golden samples on any device that runs this
-    graph. `external` are the files beside it that hold its weights, where it is above 2 GiB.
-    `rank` is its place in the order in which a device tries precisions of which it has measured
-    none, lowest first; None in bundles that do not say.
+    Attributes:
+        file: Its path in the bundle.
+        external: The files beside it that hold its weights, where it is above 2 GiB.
+        accuracy: Of each output, by its name.
+        rms_tolerance: Bound of each output's `Accuracy.rms_error` over the golden samples, on any
+            device that runs this graph.
+        rank: Its place in the order in which a device tries precisions of which it has measured
+            none, lowest first; None in bundles that do not say.
     """
 
     file: str
     external: tuple[str, ...]
-    accuracy: Accuracy
-    rms_tolerance: float
+    accuracy: dict[str, Accuracy]
+    rms_tolerance: dict[str, float]
     rank: int | None = None
 
     def __post_init__(self) -> None:
         folder = self.file.rpartition("/")[0]
         if any(external.rpartition("/")[0] != folder for external in self.external):
             raise ValueError(f"weights {list(self.external)[:5]} do not lie beside {self.file}")
-        if not 0 < self.rms_tolerance <= _MAX_TOLERANCE:
-            raise ValueError(f"rms_tolerance {self.rms_tolerance} is not in (0, {_MAX_TOLERANCE}]")
+        for tolerance in self.rms_tolerance.values():
+            if not 0 < tolerance <= _MAX_TOLERANCE:
+                raise ValueError(f"rms_tolerance {tolerance} is not in (0, {_MAX_TOLERANCE}]")
         if self.rank is not None and not 0 <= self.rank <= _MAX_RANK:
             raise ValueError(f"rank {self.rank} is not between 0 and {_MAX_RANK}")
-        _require_possible(self.accuracy)
+        for accuracy in self.accuracy.values():
+            _require_possible(accuracy)
 
 
 def _require_possible(a: Accuracy) -> None:
@@ -216,6 +277,7 @@ def _require_possible(a: Accuracy) -> None:
         "cosine": (a.cosine, -1 - _ROUNDING, 1 + _ROUNDING),
         "logit_error": (a.logit_error, 0, _MAX_ERROR),
         "rms_error": (a.rms_error, 0, _MAX_ERROR),
+        "average_precision": (a.average_precision, 0, 1),
     }
     for name, (value, low, high) in ranges.items():
         if value is not None and not low <= value <= high:
@@ -265,8 +327,15 @@ class Manifest:
             raise ValueError(f"files are named but not listed with their hashes: {missing[:5]}")
         if not self.precisions or any(not p.graphs for p in self.precisions.values()):
             raise ValueError("no precision, or a precision without a graph")
-        if self.labels is not None and len(self.labels) != self.spec.outputs:
-            raise ValueError(f"{len(self.labels)} labels for {self.spec.outputs} outputs")
+        if self.labels is not None:
+            labelled = self.spec.labelled
+            classes = 0 if labelled is None else labelled.shape[0]
+            if len(self.labels) != classes:
+                raise ValueError(f"{len(self.labels)} labels for {classes} outputs")
+        names = set(self.spec.output_names)
+        for graph in graphs:
+            if graph.accuracy.keys() != names or graph.rms_tolerance.keys() != names:
+                raise ValueError(f"{graph.file} has not the accuracy of each output")
         shape = (self.preprocess.height, self.preprocess.width, self.preprocess.channels)
         if shape != self.spec.image_shape:
             raise ValueError(f"preprocess makes {shape}, the engines take {self.spec.image_shape}")
@@ -296,10 +365,32 @@ def parse_manifest(raw: bytes) -> Manifest:
     try:
         value = parse_json(raw)
         if isinstance(value, dict):
-            _require_known_schema(value.get("schema_version"))
+            version = value.get("schema_version")
+            _require_known_schema(version)
+            if version < _NAMED_OUTPUTS:  # type: ignore[operator]  # a number, as was checked
+                _name_outputs(value)
         return decode(Manifest, value)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{MANIFEST} is not valid: {str(error)[:300]}") from None
+
+
+def _name_outputs(manifest: dict[str, Any]) -> None:
+    """Rewrites what was parsed of an older manifest, whose one output was described by its name and
+    width, as of version 5. Raises SchemaError where it is not as those were.
+    """
+    try:
+        spec = manifest["spec"]
+        name, width = spec.pop("output_name"), spec["outputs"]
+        if type(width) is not int:
+            raise TypeError
+        kind = EMBEDDING if name == FEATURES else LOGITS
+        spec["outputs"] = [{"name": name, "kind": kind, "shape": [width]}]
+        for precision in manifest["precisions"].values():
+            for graph in precision["graphs"].values():
+                for measure in ("accuracy", "rms_tolerance"):
+                    graph[measure] = {name: graph[measure]}
+    except (KeyError, TypeError, AttributeError):
+        raise SchemaError("its spec or precisions are not as in its schema_version") from None
 
 
 def _require_known_schema(version: object) -> None:

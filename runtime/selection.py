@@ -9,13 +9,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from math import inf
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .backends import Session
 from .deployment import Candidate, Deployment, run_problems
 from .errors import BackendError, EngineError, SelfCheckError
 from .frames import run_frames
-from .metrics import QUICK, TimingBudget, measure_latency
+
+if TYPE_CHECKING:
+    from .metrics import TimingBudget
 
 _log = logging.getLogger("vit_edge.runtime")
 
@@ -32,14 +34,14 @@ class Chosen(NamedTuple):
 
 
 def open_best(
-    deployment: Deployment, candidates: Sequence[Candidate], budget: TimingBudget = QUICK
+    deployment: Deployment, candidates: Sequence[Candidate], budget: TimingBudget | None = None
 ) -> Chosen:
     """Opens the fastest of `candidates` that is right on this device.
 
     Args:
         deployment: The bundle on this device; what is found out is remembered there.
         candidates: Likeliest first, for where they are as fast as each other or cannot be measured.
-        budget: How long to measure those that were not measured here yet.
+        budget: How long to measure those that were not measured here yet; None: quickly.
 
     Raises:
         BackendError: if none can run here.
@@ -96,9 +98,14 @@ def _shortlist(
 
 
 def _measure_once(
-    deployment: Deployment, candidate: Candidate, budget: TimingBudget, passed_over: list[str]
+    deployment: Deployment,
+    candidate: Candidate,
+    budget: TimingBudget | None,
+    passed_over: list[str],
 ) -> None:
     """Checks and measures a candidate of which nothing is known here yet."""
+    from . import metrics  # at a bundle's first load on a device only
+
     finding = deployment.finding(candidate)
     if finding.refused:
         reason = f"was refused before (`vit-edge check` tries again): {finding.refused}"
@@ -111,7 +118,9 @@ def _measure_once(
     try:
         session = deployment.open(candidate)
         try:
-            latency = measure_latency(lambda: run_frames(session, spec, frame), budget)
+            latency = metrics.measure_latency(
+                lambda: run_frames(session, spec, frame), budget or metrics.QUICK
+            )
         finally:
             session.close()
     except REFUSALS as error:

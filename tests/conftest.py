@@ -92,7 +92,7 @@ def interruptible() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _little_effort(monkeypatch: pytest.MonkeyPatch) -> None:
     """A first load measures each engine: a call will do here."""
-    monkeypatch.setattr("vit_edge.runtime.selection.QUICK", ONE_CALL)
+    monkeypatch.setattr("vit_edge.runtime.metrics.QUICK", ONE_CALL)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from vit_edge.export.progress import Display, Update
-from vit_edge.runtime.metrics import compare_logits
+from vit_edge.runtime.outputs import LOGITS, OutputSpec, compare_output, spread
 
 from ..environments import python_of
 from .contenders import REFERENCE, Contender
@@ -153,7 +153,9 @@ def _judge(subject: Subject, entries: list[Entry], batch: int) -> None:
     reference = np.load(files[REFERENCE])
     for entry in entries:
         if entry.contender.name in files:
-            metrics = compare_logits(np.load(files[entry.contender.name]), reference, None)
+            output = OutputSpec("logits", LOGITS, (reference.shape[1],))
+            logits = np.load(files[entry.contender.name])
+            metrics = compare_output(logits, reference, output, None, spread(reference))
             entry.accuracy = {"cosine": metrics.cosine, "agreement": metrics.agreement}
 
 

@@ -12,7 +12,6 @@ from vit_edge.export.graph_edit import add_initializer, describe
 from vit_edge.export.measure import iter_outputs, predict
 from vit_edge.export.simulate import simulate, sixteen_bit_types
 from vit_edge.runtime.errors import EngineError
-from vit_edge.runtime.metrics import compare_logits
 from vit_edge.runtime.tools.images import ImageSet
 
 from .fault import EXPORT, FINITE, OUTPUTS, STRUCTURE, Fault
@@ -31,39 +30,49 @@ EXPORT_IMAGES = 4
 _ONE = 1
 """Images at a time: every activation is summed up."""
 
-Logits = NDArray[np.float32]
+Values = NDArray[np.float32]
 
 
-def find_export_faults(fp32: ir.Model, images: ImageSet, reference: Logits) -> tuple[Fault, ...]:
+def find_export_faults(
+    fp32: ir.Model, images: ImageSet, reference: Values, scale: float
+) -> tuple[Fault, ...]:
     """Compares the optimised fp32 graph, to which lowerings are compared, with PyTorch.
 
     Finds wrong preprocessing and lost or changed layers, once for all precisions.
 
     Args:
-        fp32: The graph.
+        fp32: The graph, of one output `[batch, width]`.
         images: Unlabelled; `EXPORT_IMAGES` of them, spread evenly, are looked at.
-        reference: PyTorch's logits of `images`, float32 `[N, outputs]`.
+        reference: PyTorch's outputs of `images`, float32 `[N, width]`.
+        scale: What their errors are relative to.
     """
     images, reference = _choose(images, reference, EXPORT_IMAGES)
     try:
-        logits = predict(fp32, images)
+        values = predict(fp32, images)
     except EngineError as error:
         return (_does_not_run(error),)
-    if not np.isfinite(logits).all():
+    if not np.isfinite(values).all():
         return (Fault(EXPORT, OUTPUT, OUTPUT, "the fp32 graph's outputs are not finite"),)
-    return tuple(_check_logits(logits, reference, EXPORT, EXPORT_ERROR))
+    return tuple(_check_outputs(values, reference, scale, EXPORT, EXPORT_ERROR))
 
 
 def find_faults(
-    lowered: ir.Model, fp32: ir.Model, images: ImageSet, reference: Logits, limits: Limits
+    lowered: ir.Model,
+    fp32: ir.Model,
+    images: ImageSet,
+    reference: Values,
+    scale: float,
+    limits: Limits,
 ) -> tuple[Fault, ...]:
     """Finds the faults of `lowered`.
 
     Args:
-        lowered: A precision's graph; where it has 16-bit tensors, their numerics are simulated.
+        lowered: A precision's graph, of one output `[batch, width]`; where it has 16-bit tensors,
+            their numerics are simulated.
         fp32: The optimised fp32 graph, without export faults; `lowered` has its tensors' names.
         images: Unlabelled; `IMAGES` of them, spread evenly, are looked at.
-        reference: PyTorch's logits of `images`, float32 `[N, outputs]`.
+        reference: PyTorch's outputs of `images`, float32 `[N, width]`.
+        scale: What their errors are relative to.
         limits: The precision's.
     """
     images, reference = _choose(images, reference, IMAGES)
@@ -76,11 +85,11 @@ def find_faults(
         *check_grids(lowered.graph),
     ]
     if not lost:  # else there is nothing to cut at
-        faults += _check_numbers(lowered, fp32, images, reference, probes, limits)
+        faults += _check_numbers(lowered, fp32, images, (reference, scale), probes, limits)
     return tuple(faults)
 
 
-def _choose(images: ImageSet, reference: Logits, most: int) -> tuple[ImageSet, Logits]:
+def _choose(images: ImageSet, reference: Values, most: int) -> tuple[ImageSet, Values]:
     count = min(most, len(images))
     positions = np.linspace(0, len(images) - 1, count).astype(int)
     return images.subset(positions.tolist()), reference[positions]
@@ -90,7 +99,7 @@ def _check_numbers(
     lowered: ir.Model,
     fp32: ir.Model,
     images: ImageSet,
-    reference: Logits,
+    reference: tuple[Values, float],
     probes: Sequence[Probe],
     limits: Limits,
 ) -> Sequence[Fault]:
@@ -104,7 +113,7 @@ def _check_numbers(
         return [overflow]
     return [
         *_check_places(observed, len(images), limits),
-        *_check_logits(observed.logits, reference, OUTPUTS, limits.outputs),
+        *_check_outputs(observed.outputs, *reference, OUTPUTS, limits.outputs),
     ]
 
 
@@ -116,8 +125,11 @@ def _check_places(observed: Observed, images: int, limits: Limits) -> Sequence[F
     return [fault for fault in faults if fault is not None]
 
 
-def _check_logits(logits: Logits, reference: Logits, check: str, limit: float) -> Sequence[Fault]:
-    error = compare_logits(logits, reference, None).rms_error
+def _check_outputs(
+    values: Values, reference: Values, scale: float, check: str, limit: float
+) -> Sequence[Fault]:
+    difference = values.astype(np.float64) - reference
+    error = float(np.sqrt((difference**2).mean())) / scale
     if error <= limit:
         return []
     what = f"RMS error against PyTorch is {error:.2g}, over the limit of {limit:.2g}"
@@ -135,9 +147,9 @@ def first_not_finite(lowered: ir.Model, observed: Observed, images: ImageSet) ->
     tensor in graph order that has them; None where all is finite.
     """
     finite = [np.isfinite(sums).all() for sums in observed.sums]
-    if all(finite) and np.isfinite(observed.logits).all():
+    if all(finite) and np.isfinite(observed.outputs).all():
         return None
-    tensor = _locate(lowered, images) or "logits"
+    tensor = _locate(lowered, images) or OUTPUT
     module = tensor.rpartition("/")[0] or tensor
     what = "the first tensor that is not finite: it overflows its type, or divides by zero"
     return Fault(FINITE, module, tensor, what)

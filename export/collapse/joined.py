@@ -27,7 +27,7 @@ PREFIX = "fp32:"
 class JoinedGraph:
     """The joined graph.
 
-    Its outputs: the lowering's logits; for each probe float32 `[6, channels]`, sums over images and
+    Its outputs: the lowering's; for each probe float32 `[6, channels]`, sums over images and
     tokens of the expected branch, its square, the error, its square, their product, and the square
     of the stream; for each quantiser float32 `[2]`, its largest input relative to the end
     of its grid, and the share of inputs that it clips.

@@ -86,12 +86,12 @@ class Observed:
     """Result of a pass over the images.
 
     Attributes:
-        logits: float32 `[N, outputs]`, the lowering's.
+        outputs: float32 `[N, width]`, the lowering's.
         sums: For each probe, float64 `[6, channels]`, see `export.collapse.joined.JoinedGraph`.
         ranges: By the name in the fp32 graph of the tensor that is quantised.
     """
 
-    logits: NDArray[np.float32]
+    outputs: NDArray[np.float32]
     probes: tuple[Probe, ...]
     sums: tuple[Floats, ...]
     ranges: dict[str, Range]
@@ -104,16 +104,16 @@ def observe(joined: JoinedGraph, images: ImageSet) -> Observed:
         EngineError: if it does not run.
     """
     probes = len(joined.probes)
-    logits: list[NDArray[np.float32]] = []
+    outputs: list[NDArray[np.float32]] = []
     totals = [np.zeros(()) for _ in joined.probes]
     ranges: list[Floats] = []
     for first, *rest in iter_outputs(joined.model, images):
-        logits.append(first)
+        outputs.append(first)
         with np.errstate(invalid="ignore"):  # what is not finite is looked for afterwards
             totals = [a + b.astype(np.float64) for a, b in zip(totals, rest, strict=False)]
         ranges.append(np.array(rest[probes:], np.float64).reshape(-1, 2))
     return Observed(
-        np.concatenate(logits),
+        np.concatenate(outputs),
         joined.probes,
         tuple(totals),
         _summarise(joined.quantisers, ranges),

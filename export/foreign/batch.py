@@ -16,6 +16,9 @@ from .edit import free_name, insert, sizes
 from .static_shapes import BATCH_AXIS
 
 _BATCH, _TWO = "batch", 2
+_FEW = 8
+_SIZES = 3
+"""Input of a Resize."""
 _AT_TWO = "at batch 2"
 """Key in the `meta` of a shape that is computed: its sizes at batch 2."""
 _ADVICE = "its batch of 1 is built in: export it again with a dynamic batch"
@@ -34,13 +37,15 @@ def make_batch_dynamic(model: ir.Model) -> None:
         InputError: if an operator does not work on two images, or the output has no batch.
     """
     graph = model.graph
-    image, output = graph.inputs[0], graph.outputs[0]
+    image = graph.inputs[0]
     shapes: Shapes = {image: (_TWO, *sizes(image)[1:])}
     for node in list(graph):
         if node.op_type == "Reshape":
             _make_reshape_dynamic(graph, node, shapes)
         elif node.op_type == "Concat":
             _make_concat_dynamic(graph, node, shapes)
+        elif node.op_type == "Resize":
+            _make_resize_dynamic(graph, node, shapes)
         try:
             inferred = _infer(model, node, shapes)
         except InputError:
@@ -48,8 +53,9 @@ def make_batch_dynamic(model: ir.Model) -> None:
                 raise
             inferred = _infer(model, node, shapes)
         shapes.update(inferred)
-    if shapes.get(output) != (_TWO, *sizes(output)[1:]):
-        raise InputError(f"the output {output.name} does not follow the batch; {_ADVICE}")
+    for output in graph.outputs:
+        if shapes.get(output) != (_TWO, *sizes(output)[1:]):
+            raise InputError(f"the output {output.name} does not follow the batch; {_ADVICE}")
     for value, shape in shapes.items():
         if len(shape) != len(sizes(value)):
             raise InputError(f"{value.name} has a shape that only its data tells; {_ADVICE}")
@@ -107,6 +113,18 @@ def _make_concat_dynamic(graph: ir.Graph, node: ir.Node, shapes: Shapes) -> None
         node.replace_input_with(index, repeated)
 
 
+def _make_resize_dynamic(graph: ir.Graph, node: ir.Node, shapes: Shapes) -> None:
+    """Sizes of all axes, of which the batch's is 1, follow the batch."""
+    source = node.inputs[0]
+    if len(node.inputs) <= _SIZES or source is None or source not in shapes:
+        return
+    target, axis = node.inputs[_SIZES], _axis(sizes(source), shapes[source])
+    if target is None or target.const_value is None or axis is None or "axes" in node.attributes:
+        return
+    shape = tuple(target.const_value.numpy().tolist())
+    node.replace_input_with(_SIZES, _repeated_shape(graph, node, shape, axis))
+
+
 def _make_constants_dynamic(graph: ir.Graph, node: ir.Node, shapes: Shapes) -> bool:
     """Repeats the constants of `node` that grow with the batch; False if it has none."""
     grown = False
@@ -148,6 +166,13 @@ def _repeated_shape(
     return joined
 
 
+def _may_tell_shapes(value: ir.Value) -> bool:
+    """Sizes, and the factors of a Resize."""
+    return value.dtype == ir.DataType.INT64 or (
+        value.dtype == ir.DataType.FLOAT and len(sizes(value)) == 1 and sizes(value)[0] <= _FEW
+    )
+
+
 def _infer(model: ir.Model, node: ir.Node, shapes: Shapes) -> Shapes:
     """The shapes of the outputs of `node` at batch 2; nothing where no image enters."""
     if not any(value in shapes for value in node.inputs if value is not None):
@@ -160,7 +185,7 @@ def _infer(model: ir.Model, node: ir.Node, shapes: Shapes) -> Shapes:
         name = str(value.name)
         types[name] = onnx.helper.make_tensor_type_proto(int(value.dtype), shape)
         known = value.meta.get(_AT_TWO)
-        if value.is_initializer() and value.dtype == ir.DataType.INT64:
+        if value.is_initializer() and _may_tell_shapes(value):
             assert value.const_value is not None
             known = value.const_value.numpy()
         if known is not None:

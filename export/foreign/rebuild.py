@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from vit_edge.export.passes import PassReport, optimise
 from vit_edge.export.quantise.sites import quantisable
-from vit_edge.export.reference import require_finite
+from vit_edge.export.reference import Oracle
 from vit_edge.runtime.errors import InputError, first_line
-from vit_edge.runtime.manifest import LOGITS
+from vit_edge.runtime.outputs import pack
 from vit_edge.runtime.preprocess import Preprocess
-from vit_edge.runtime.tools.images import ImageSet
 from vit_edge.vit.preprocessing import normalise
 
-from ..progress import Update
 from .attention import WriteAttention
 from .batch import make_batch_dynamic
 from .batch_first import PUT_BATCH_FIRST
@@ -44,24 +44,28 @@ FOREIGN_PASSES: dict[str, ir.passes.PassBase] = {
 """On a frozen graph of opset 20, in order. Each is exact and leaves alone what it does not know."""
 
 MAX_ERROR = 1e-4
-"""Of the logits' range: ten times what rounding does in the deepest models, and a tenth of fp32's
+"""Of an output's range: ten times what rounding does in the deepest models, and a tenth of fp32's
 budget.
 """
 _BATCHES = (1, 3)
+_LEAST_RANGE, _TINY = 0.01, 1e-30
+"""Part of the largest value that counts as the least range."""
 _SHARED = 16
 """Equal constants up to this many elements, the shapes among them, are kept once."""
 
 
 def rebuild(
-    model: ir.Model, preprocess: Preprocess, output: str = LOGITS
+    model: ir.Model, preprocess: Preprocess, names: Sequence[str] | None = None
 ) -> tuple[PassReport, ...]:
-    """Rewrites what `source.prepare` read, in place: uint8 images in, any batch, plain operators.
+    """Rewrites what `source.prepare` read, in place: uint8 images in, any batch, plain operators,
+    outputs of these names (None: those of the file).
 
     Raises:
         InputError: if it cannot be brought into that form.
     """
     try:
-        return _rebuild(model, preprocess, output)
+        kept = [str(value.name) for value in model.graph.outputs]
+        return _rebuild(model, preprocess, kept if names is None else names)
     except InputError:
         raise
     except Exception as error:  # a valid file may hold what neither we nor the libraries expect
@@ -72,7 +76,9 @@ def rebuild(
         ) from error
 
 
-def _rebuild(model: ir.Model, preprocess: Preprocess, output: str) -> tuple[PassReport, ...]:
+def _rebuild(
+    model: ir.Model, preprocess: Preprocess, names: Sequence[str]
+) -> tuple[PassReport, ...]:
     before = model.graph.num_nodes()
     fold_static_shapes(model)
     require_no_branches(model)
@@ -81,7 +87,8 @@ def _rebuild(model: ir.Model, preprocess: Preprocess, output: str) -> tuple[Pass
     reports = [PassReport("freeze shapes, convert opset", before, model.graph.num_nodes())]
     reports += optimise(model, FOREIGN_PASSES)
     take_uint8_images(model, preprocess)
-    model.graph.outputs[0].name = output
+    for value, name in zip(model.graph.outputs, names, strict=True):
+        value.name = name
     make_batch_dynamic(model)
     common.DeduplicateInitializersPass(size_limit=_SHARED)(model)
     return tuple(reports)
@@ -94,8 +101,8 @@ def require_vit(model: ir.Model) -> None:
 
 
 def require_same(original: ir.Model, rebuilt: ir.Model, preprocess: Preprocess) -> float:
-    """Compares the two on random images, the original one image at a time; returns the error
-    relative to the range of the logits.
+    """Compares the two on random images, the original one image at a time; returns the largest
+    error of an output relative to its range.
 
     Raises:
         InputError: if it is over `MAX_ERROR`.
@@ -105,14 +112,15 @@ def require_same(original: ir.Model, rebuilt: ir.Model, preprocess: Preprocess) 
     for batch in _BATCHES:
         images = rng.integers(0, 256, (batch, *preprocess.shape), dtype=np.uint8)
         expected = run_original(expected_of, original, images, preprocess)
-        (logits,) = run(images).values()
-        if logits.shape != expected.shape:
-            raise InputError(f"{batch} images give {logits.shape}: export with a dynamic batch")
-        scale = max(float(np.ptp(expected)), 1e-30)
-        worst = max(worst, float(np.abs(logits - expected).max()) / scale)
+        for one, other in zip(run(images).values(), expected, strict=True):
+            if one.shape != other.shape:
+                raise InputError(f"{batch} images give {one.shape}: export with a dynamic batch")
+            # Of an output that hardly depends on the images rounding would be compared.
+            scale = max(float(np.ptp(other)), _LEAST_RANGE * float(np.abs(other).max()), _TINY)
+            worst = max(worst, float(np.abs(one - other).max()) / scale)
     if not worst <= MAX_ERROR:
         raise InputError(
-            f"the graph cannot be rewritten without changing its logits (by {worst:.1e} of their "
+            f"the graph cannot be rewritten without changing its outputs (by {worst:.1e} of their "
             "range): export the model again with a dynamic batch and a plain exporter"
         )
     return worst
@@ -120,27 +128,17 @@ def require_same(original: ir.Model, rebuilt: ir.Model, preprocess: Preprocess) 
 
 def run_original(
     run: Runner, original: ir.Model, images: np.ndarray, preprocess: Preprocess
-) -> np.ndarray:
-    """float32 `[N, classes]` of the file as its users run it, one image at a time."""
+) -> list[np.ndarray]:
+    """The outputs float32 `[N, ...]` of the file as its users run it, one image at a time."""
     raw = original.graph.inputs[0].dtype == ir.DataType.UINT8
     parts = []
     for image in images:
         pixels = image[None] if raw else normalise(image[None], preprocess).numpy()
-        (logits,) = run(pixels).values()
-        parts.append(logits)
-    return np.concatenate(parts).astype(np.float32)
+        parts.append(list(run(pixels).values()))
+    return [np.concatenate(outputs).astype(np.float32) for outputs in zip(*parts, strict=True)]
 
 
-def compute_foreign_reference(
-    original: ir.Model, preprocess: Preprocess, images: ImageSet, update: Update
-) -> np.ndarray:
-    """fp32 logits `[N, classes]` that everything is measured against.
-
-    Raises:
-        InputError: if they are not finite.
-    """
-    run, parts = Runner(original), list[np.ndarray]()
-    for image in images.batches(1):
-        parts.append(run_original(run, original, image, preprocess))
-        update(len(parts), len(images))
-    return require_finite(np.concatenate(parts), "the original file's")
+def onnx_oracle(original: ir.Model, preprocess: Preprocess) -> Oracle:
+    """The file as its users run it."""
+    run = Runner(original)
+    return lambda images: pack(run_original(run, original, images, preprocess))

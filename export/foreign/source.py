@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,8 +11,10 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from vit_edge.export.outputs import FoundOutput, choose_outputs, safe_name
 from vit_edge.runtime.errors import InputError
-from vit_edge.runtime.manifest import FEATURES, LOGITS
+from vit_edge.runtime.manifest import FEATURES
+from vit_edge.runtime.outputs import EMBEDDING, LOGITS, OutputSpec
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.vit.hints import ModelHints
 
@@ -23,6 +25,8 @@ _HALF, _CROP, _INTERPOLATION, _CROP_MODE = 0.5, 0.9, "bicubic", "center"
 """Values of timm's augreg weights: assumed where none is given."""
 _SAID = ("mean", "std", "interpolation", "crop", "crop_mode")
 _CHANNELS = (1, 3)
+_MOST_DIMENSIONS = 4
+_ALL: Mapping[str, str | None] = {}
 _NOTHING = ModelHints()
 
 
@@ -31,24 +35,22 @@ class ForeignSource:
     """An ONNX file; it stands where a `ModelSource` does.
 
     Attributes:
-        output: "logits" or "features".
         weights: The file's name.
         weights_key: SHA-256 of the file and its external data.
         assumed: ModelHints that the file does not say.
-        outputs: The width of its logits or features.
+        outputs: Its outputs that are exported.
         facts: For the manifest: where the file comes from.
         notes: For the user to read before the work starts.
     """
 
     name: str
     file: Path
-    output: str
     preprocess: Preprocess
     weights: str
     weights_key: str
     labels: tuple[str, ...] | None
     assumed: tuple[str, ...]
-    outputs: int
+    outputs: tuple[OutputSpec, ...]
     facts: Mapping[str, object]
     notes: tuple[str, ...] = ()
     data: str = "samples"
@@ -58,23 +60,22 @@ class ForeignSource:
 
     @property
     def classes(self) -> int:
-        """0 for features, as for a model without a head."""
-        return self.outputs if self.output == LOGITS else 0
+        """Of the output that gives each image a class; 0 where none does."""
+        return next((o.shape[0] for o in self.outputs if o.classifies), 0)
 
 
 def find_foreign_source(
-    path: Path, hints: ModelHints = _NOTHING, output: str | None = None
+    path: Path, hints: ModelHints = _NOTHING, outputs: Mapping[str, str | None] = _ALL
 ) -> ForeignSource:
     """Reads the file, and runs it once to see what it gives.
 
     Raises:
         InputError: if it cannot be used, saying why and what to do.
     """
-    _require_possible(hints, output)
-    (model, left_out), key = _read(path), digest(path)
-    width = int(model.graph.outputs[0].shape[1])  # type: ignore[index,arg-type]
-    if hints.labels is not None and len(hints.labels) != width:
-        raise InputError(f"--labels has {len(hints.labels)} names, the model {width} outputs")
+    _require_possible(hints)
+    read, key = _read(path, outputs), digest(path)
+    model, chosen = read.model, tuple(one.spec for one in read.outputs)
+    _require_labels_fit(hints.labels, chosen)
     assumed: list[str] = []
     facts = {
         "source": "ONNX file",
@@ -85,32 +86,40 @@ def find_foreign_source(
     return ForeignSource(
         name=re.sub(r"[^A-Za-z0-9_-]+", "_", path.stem).strip("_") or "model",
         file=path,
-        output=output or LOGITS,
         preprocess=_preprocess(model.graph.inputs[0], hints, assumed),
         weights=path.name,
         weights_key=key,
         labels=hints.labels,
         assumed=tuple(assumed),
-        outputs=width,
-        facts=facts,
-        notes=_describe_left_out(str(model.graph.outputs[0].name), left_out),
+        outputs=chosen,
+        facts={
+            **facts,
+            **{f"output.{o.spec.name}": f"{o.spec.kind}, {o.origin}" for o in read.outputs},
+        },
+        notes=(*_describe_outputs(read.outputs), *read.left_out),
     )
 
 
-def _describe_left_out(taken: str, left_out: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    if not left_out:
-        return ()
-    others = ", ".join(f"{name} {list(value.shape)}" for name, value in left_out.items())
-    return (
-        f"left out: the outputs {others}; {taken} is exported, which --output only calls logits or "
-        "features: for another one export a file that has it alone, or name it `logits`",
+def _describe_outputs(outputs: Sequence[FoundOutput]) -> tuple[str, ...]:
+    return tuple(
+        f"output {o.spec.name} [N{''.join(f', {size}' for size in o.spec.shape)}]: {o.spec.kind} "
+        f"({o.origin})"
+        for o in outputs
     )
 
 
-def _require_possible(hints: ModelHints, output: str | None) -> None:
+def _require_labels_fit(labels: tuple[str, ...] | None, outputs: Sequence[OutputSpec]) -> None:
+    """Raises InputError for labels of another number than any output has classes."""
+    if labels is None:
+        return
+    counts = {o.name: o.shape[0] for o in outputs if o.shape}
+    if len(labels) not in counts.values():
+        sizes = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise InputError(f"--labels has {len(labels)} names, the model's outputs: {sizes}")
+
+
+def _require_possible(hints: ModelHints) -> None:
     """Refuses options of the architecture, which the file has inside."""
-    if output not in (None, LOGITS, FEATURES):
-        raise InputError(f"unknown output {output!r}: choose from {LOGITS}, {FEATURES}")
     inside = {
         "--image-size": hints.img_size,
         "--heads": hints.n_heads,
@@ -128,37 +137,96 @@ def prepare_again(source: ForeignSource) -> ir.Model:
     Raises:
         InputError: if the file was changed since.
     """
-    model = prepare(source.file)
+    model = prepare(source.file, {output.name: output.kind for output in source.outputs})
     if digest(source.file) != source.weights_key:
         raise InputError(f"{source.file} was changed while it was being exported: start again")
     return model
 
 
-def prepare(path: Path) -> ir.Model:
-    """The file with one image in and its logits out, `[batch, classes]`; otherwise as it is.
+def prepare(path: Path, outputs: Mapping[str, str | None] = _ALL) -> ir.Model:
+    """The file with one image in and its chosen outputs out; otherwise as it is.
 
     Raises:
         InputError: if it cannot be used, saying why and what to do.
     """
-    return _read(path)[0]
+    return _read(path, outputs).model
 
 
-def _read(path: Path) -> tuple[ir.Model, dict[str, np.ndarray]]:
-    """Reads the file as `prepare` does; returns its left-out outputs of one image, too."""
+@dataclass(frozen=True)
+class _Read:
+    """A file with the outputs that are exported, and what is said of the others."""
+
+    model: ir.Model
+    outputs: tuple[FoundOutput, ...]
+    left_out: tuple[str, ...]
+
+
+def _read(path: Path, asked: Mapping[str, str | None]) -> _Read:
     model = load_onnx(path)
     require_supported(path, model)
     common.RemoveInitializersFromInputsPass()(model)
     image = _require_image(path, model.graph)
     shape = [1, *list(image.shape or ())[1:]]
     assert image.dtype is not None
-    run = Runner(model)(np.zeros(shape, image.dtype.numpy()))  # type: ignore[arg-type]
-    results = {n: v for n, v in run.items() if isinstance(v, np.ndarray)}
-    name = _logits(path, results)
-    logits = next(value for value in model.graph.outputs if value.name == name)
-    logits.shape = ir.Shape(["batch", results[name].shape[1]])
-    model.graph.outputs[:] = [logits]
+    for value in model.graph.outputs:
+        value.name = safe_name(str(value.name))
+    results = Runner(model)(np.zeros(shape, image.dtype.numpy()))  # type: ignore[arg-type]
+    usable, left_out = _usable(results)
+    if not usable:
+        raise InputError(
+            f"{path} gives {'; '.join(left_out)}: an output [batch, ...] in float32 is wanted"
+        )
+    raw = image.dtype == ir.DataType.UINT8
+    height, width = (int(size) for size in (shape[1:3] if raw else shape[2:4]))  # type: ignore[arg-type]
+    asked = _by_kind_alone(asked, usable)
+    chosen = choose_outputs(model.graph, usable, asked, (height, width))
+    names = {one.spec.name: one.spec.shape for one in chosen}
+    unwanted = [
+        f"{n} {list(s)}: --output does not name it" for n, s in usable.items() if n not in names
+    ]
+    values = [value for value in model.graph.outputs if value.name in names]
+    for value in values:
+        value.shape = ir.Shape(["batch", *names[str(value.name)]])
+    model.graph.outputs[:] = values
     common.RemoveUnusedNodesPass()(model)
-    return model, {n: v for n, v in results.items() if n != name}
+    return _Read(
+        model, chosen, tuple(f"left out: the output {text}" for text in [*unwanted, *left_out])
+    )
+
+
+def _by_kind_alone(
+    asked: Mapping[str, str | None], usable: Mapping[str, tuple[int, ...]]
+) -> Mapping[str, str | None]:
+    """Reads `--output logits` and `--output features`, where the only output has another name, as
+    its kind.
+    """
+    kinds = {LOGITS: LOGITS, FEATURES: EMBEDDING}
+    if len(usable) == len(asked) == 1:
+        (name, kind), only = next(iter(asked.items())), next(iter(usable))
+        if kind is None and name in kinds:
+            return {only: kinds[name]}
+    return asked
+
+
+def _usable(results: Mapping[str, object]) -> tuple[dict[str, tuple[int, ...]], list[str]]:
+    """The shapes of the outputs that can be exported, and why others cannot, in words."""
+    usable, others = dict[str, tuple[int, ...]](), list[str]()
+    for name, value in results.items():
+        if not isinstance(value, np.ndarray):
+            others.append(f"{name}: it is a {type(value).__name__}, no tensor")
+        elif value.dtype != np.float32:
+            others.append(
+                f"{name} {list(value.shape)}: it is of the type {value.dtype}, not float32"
+            )
+        elif not value.ndim or value.shape[0] != 1 or not value.size:
+            others.append(f"{name} {list(value.shape)}: its first axis is not that of the images")
+        elif value.ndim > _MOST_DIMENSIONS:
+            others.append(
+                f"{name} {list(value.shape)}: it has more dimensions than a map of channels"
+            )
+        else:
+            usable[name] = value.shape
+    return usable, others
 
 
 def _require_image(path: Path, graph: ir.Graph) -> ir.Value:
@@ -189,20 +257,6 @@ def _require_image(path: Path, graph: ir.Graph) -> ir.Value:
             "a batch of 1"
         )
     return image
-
-
-def _logits(path: Path, results: dict[str, np.ndarray]) -> str:
-    """The name of the one `[1, classes]` output."""
-    flat = [n for n, v in results.items() if v.ndim == 2 and v.dtype == np.float32]
-    if "logits" in flat:
-        return "logits"
-    if len(flat) == 1 and results[flat[0]].shape[0] == 1:
-        return flat[0]
-    shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in results.items())
-    raise InputError(
-        f"{path} gives {shapes}: one output [batch, classes] in float32 is wanted; export the "
-        "model with its head, or name one of them `logits`"
-    )
 
 
 def _preprocess(image: ir.Value, hints: ModelHints, assumed: list[str]) -> Preprocess:

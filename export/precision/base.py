@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 
 import onnx_ir as ir
 
 from vit_edge.calibration.collect import Calibration
 from vit_edge.export.collapse.limits import Limits
+from vit_edge.runtime.outputs import BOXES, EMBEDDING, MAP, TOKENS, VALUE
 
 Graphs = dict[str, ir.Model]
 """The graph for each kind of backend, "cpu" and "gpu"; the same object where one graph serves both,
@@ -21,11 +23,13 @@ class Budget:
     """Largest distance of a precision from PyTorch. None: not asked for.
 
     Attributes:
-        max_logit_error: Worst logit difference, relative to the range of the reference logits.
+        max_logit_error: Worst difference of a value, relative to the range of the reference's.
         max_drop: Top-1 drop in percentage points, where there are labels.
         min_agreement: Share of images with the same top-1 class, where there are none.
         min_cosine: Mean cosine of image-centred logits, where weights are random and classes mean
             nothing.
+        max_rms: Relative RMS error by kind of output, for kinds that give no class.
+        min_neighbours: Share of images with the same nearest neighbour, of embeddings.
         users_drop: True if the user's `--max-drop` takes the place of `max_drop`.
     """
 
@@ -33,6 +37,8 @@ class Budget:
     max_drop: float | None
     min_agreement: float | None
     min_cosine: float | None
+    max_rms: Mapping[str, float] = field(default_factory=dict)
+    min_neighbours: float | None = None
     users_drop: bool = False
 
     def with_max_drop(self, max_drop: float | None) -> Budget:
@@ -42,9 +48,22 @@ class Budget:
         return replace(self, max_drop=max_drop)
 
 
-SIXTEEN_BIT = Budget(max_logit_error=None, max_drop=0.2, min_agreement=0.995, min_cosine=0.999)
+SIXTEEN_BIT = Budget(
+    max_logit_error=None,
+    max_drop=0.2,
+    min_agreement=0.995,
+    min_cosine=0.999,
+    max_rms={EMBEDDING: 0.02, VALUE: 0.02, TOKENS: 0.03, MAP: 0.03, BOXES: 0.002},
+    min_neighbours=0.98,
+)
 EIGHT_BIT = Budget(
-    max_logit_error=None, max_drop=0.5, min_agreement=0.985, min_cosine=0.99, users_drop=True
+    max_logit_error=None,
+    max_drop=0.5,
+    min_agreement=0.985,
+    min_cosine=0.99,
+    max_rms={EMBEDDING: 0.06, VALUE: 0.05, TOKENS: 0.1, MAP: 0.1, BOXES: 0.01},
+    min_neighbours=0.9,
+    users_drop=True,
 )
 """Of 8 bits and fewer."""
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from vit_edge.export.graph_edit import add_initializer, array, describe, set_dtype
+
+_OPSET = 23
+"""The lowerings' latest: types of inputs only grow from one opset to the next."""
 
 
 def cast_to(graph: ir.Graph, dtype: ir.DataType, stays_fp32: Callable[[ir.Node], bool]) -> None:
@@ -27,6 +31,7 @@ def cast_to(graph: ir.Graph, dtype: ir.DataType, stays_fp32: Callable[[ir.Node],
                 value is None
                 or value.dtype not in (ir.DataType.FLOAT, dtype)
                 or value.dtype == target
+                or not _takes(node, index, target)
             ):
                 continue
             if (value, target) not in converted:
@@ -45,6 +50,16 @@ def _is_float(node: ir.Node) -> bool:
     return any(
         v is not None and v.dtype == ir.DataType.FLOAT for v in (*node.inputs, *node.outputs)
     )
+
+
+def _takes(node: ir.Node, index: int, dtype: ir.DataType) -> bool:
+    """False for an input that its operator wants in fp32 whatever it computes in, as the factors of
+    a Resize. Source: the operators' schemas.
+    """
+    if node.domain not in ("", "ai.onnx"):
+        return True
+    formal = onnx.defs.get_schema(node.op_type, _OPSET, "").inputs
+    return f"tensor({dtype.name.lower()})" in formal[min(index, len(formal) - 1)].types
 
 
 def _convert(graph: ir.Graph, value: ir.Value, target: ir.DataType, before: ir.Node) -> ir.Value:

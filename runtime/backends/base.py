@@ -115,7 +115,7 @@ class Session(Protocol):
 
     def run(self, images: Frames) -> NDArray[np.float32]:
         """Runs uint8 `[n, height, width, channels]`, n inside the engine's profile; returns float32
-        `[n, outputs]`.
+        `[n, width]`: the outputs of an image side by side, as `EngineSpec.outputs` has them.
 
         Raises:
             EngineError: if the session is closed or the library fails.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import BackendError, ClosedError, EngineError, engine_error, first_line
 from ..manifest import EngineSpec
+from ..outputs import pack
 from . import cuda
 from .base import NO_EXTERNAL_DATA, BlobStore, ExternalData, Frames, OnnxBackendMixin
 from .cpu import cpu_name
@@ -191,17 +192,17 @@ class OnnxRuntimeSession:
 
     def __init__(self, session: Any, spec: EngineSpec) -> None:
         self._session = session
-        self._input, self._outputs = spec.input_name, [spec.output_name]
+        self._input, self._outputs = spec.input_name, list(spec.output_names)
 
     def run(self, images: Frames) -> NDArray[np.float32]:
         session = self._session  # another thread may close it meanwhile
         if session is None:
             raise ClosedError()
         try:
-            scores: NDArray[np.float32] = session.run(self._outputs, {self._input: images})[0]
+            outputs = session.run(self._outputs, {self._input: images})
         except Exception as error:  # as above
             raise engine_error(f"ONNX Runtime failed: {first_line(error)}") from None
-        return scores
+        return pack(outputs)
 
     def stream(self, batches: Iterable[Frames]) -> Iterator[NDArray[np.float32]]:
         return stream_in_thread(self.run, batches)

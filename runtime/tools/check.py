@@ -5,24 +5,45 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import NamedTuple
 
 from ..backends import BACKENDS, find_backend
 from ..bundle import Bundle
 from ..deployment import Candidate, Deployment, Opened, run_problems
 from ..errors import BackendError, EngineError
-from ..manifest import FEATURES
+from ..manifest import EngineSpec
+from ..outputs import Metrics
 from .display import mebibytes, percent, print_table, say
 
-_COLUMNS = ("precision", "backend", "top1", "reference_top1", "agreement", "cosine", "status")
+_FIGURES = ("top1", "reference_top1", "agreement", "cosine")
+_COLUMNS = ("precision", "backend", *_FIGURES, "status")
+_OUTPUT_COLUMNS = ("precision", "backend", "output", "kind", *_FIGURES, "rms_error")
 OK, FAILED = "ok", "failed"
 
 
 @dataclass(frozen=True)
+class OutputRow:
+    """One output of an engine. None where nothing was measured, or a number is not finite."""
+
+    output: str
+    kind: str
+    top1: float | None
+    reference_top1: float | None
+    agreement: float | None
+    cosine: float | None
+    rms_error: float | None
+
+
+@dataclass(frozen=True)
 class Row:
-    """One precision on one backend, as `--json` prints it. None where nothing was measured."""
+    """One precision on one backend, as `--json` prints it. None where nothing was measured.
+
+    Accuracies are those of the output that gives classes, or else of the first; of several outputs
+    each has a row in `outputs`.
+    """
 
     precision: str
     backend: str
@@ -37,6 +58,7 @@ class Row:
     agreement: float | None = None
     cosine: float | None = None
     bytes: int | None = None
+    outputs: tuple[OutputRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,17 +136,32 @@ def failed_row(candidate: Candidate, error: object) -> Row:
 
 def checked_row(opened: Opened, deployment: Deployment) -> Row:
     """Makes the row of an engine that ran all golden samples, right or wrong."""
-    candidate, metrics, spec = opened.candidate, opened.metrics, deployment.bundle.manifest.spec
+    candidate, spec = opened.candidate, deployment.bundle.manifest.spec
+    first = opened.metrics[(spec.classifier or spec.outputs[0]).name]
     return Row(
         candidate.precision,
         candidate.backend.name,
         OK if opened.problem is None else f"{FAILED}: {opened.problem}",
-        top1=metrics.top1,
-        reference_top1=metrics.reference_top1,
-        agreement=None if spec.output_name == FEATURES else metrics.agreement,
-        cosine=metrics.cosine,
+        top1=first.top1,
+        reference_top1=first.reference_top1,
+        agreement=first.agreement,
+        cosine=first.cosine,
         bytes=opened.size,
+        outputs=_output_rows(opened.metrics, spec),
     )
+
+
+def _output_rows(metrics: Mapping[str, Metrics], spec: EngineSpec) -> tuple[OutputRow, ...]:
+    """Makes a row for each of several outputs."""
+    if len(spec.outputs) == 1:
+        return ()
+    rows = []
+    for output in spec.outputs:
+        m = metrics[output.name]
+        error = m.rms_error if isfinite(m.rms_error) else None
+        figures = (m.top1, m.reference_top1, m.agreement, m.cosine, error)
+        rows.append(OutputRow(output.name, output.kind, *figures))
+    return tuple(rows)
 
 
 def row_cells(row: Row, columns: Sequence[str]) -> list[str]:
@@ -142,7 +179,20 @@ def cell(column: str, value: float | int | str | None) -> str:
         return mebibytes(int(value))
     if column == "cosine":
         return f"{value:.5f}"
+    if column == "rms_error":
+        return f"{value:.2g}"
     return str(value) if column == "batch" else f"{value:.3f}"
+
+
+def print_outputs(rows: Sequence[Row]) -> None:
+    """Prints a table with a line for each of several outputs of each engine."""
+    lines = [
+        [row.precision, row.backend, *(cell(c, getattr(o, c)) for c in _OUTPUT_COLUMNS[2:])]
+        for row in rows
+        for o in row.outputs
+    ]
+    if lines:
+        print_table("outputs", [c.replace("_", " ") for c in _OUTPUT_COLUMNS], lines)
 
 
 def run_check(arguments: argparse.Namespace) -> int:
@@ -156,6 +206,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         names = [column.replace("_", " ") for column in _COLUMNS]
         rows = [row_cells(row, _COLUMNS) for row in measured.rows]
         print_table(f"golden samples of {bundle.manifest.name}", names, rows)
+        print_outputs(measured.rows)
         for backend, reason in measured.not_run.items():
             print(f"not run: {backend}: {reason}")
     return 0 if measured.good else 1

@@ -13,13 +13,16 @@ from ..backends.tensorrt import TensorRT
 from ..bundle import Bundle
 from ..deployment import Candidate, Deployment
 from ..errors import BackendError, EngineError, InputError
+from ..outputs import KINDS
 from .check import Row
 from .display import mebibytes, percent, print_table
 from .plan.engine_plan import EnginePlan, decode_plan, plan_of
 from .plan.layers import Layer
 from .plan.show import PLAN_COLUMNS, plan_cells, shortfall
 
-_GRAPH_COLUMNS = ("precision", "for", "file", "agreement", "cosine", "measured on")
+_GRAPH_COLUMNS = (
+    "precision", "for", "file", "output", "agreement", "cosine", "error", "measured on",
+)  # fmt: skip
 _COLUMNS = ("layer", "kind", "in", "out", "runs in")
 _LONGEST = 60
 
@@ -55,7 +58,9 @@ def run_inspect(arguments: argparse.Namespace) -> int:
     if bundle.signed is not None:
         print(bundle.signed)
     print(f"{spec.input_name}: uint8 [N, {shape}], N from {spec.batch[0]} to {spec.batch[2]}")
-    print(f"{spec.output_name}: float32 [N, {spec.outputs}]")
+    for output in spec.outputs:
+        sizes = "".join(f", {size}" for size in output.shape)
+        print(f"{output.name}: float32 [N{sizes}], {output.kind}: {KINDS[output.kind].about}")
     for title, pairs in (
         ("model", manifest.model),
         ("made from", manifest.provenance),
@@ -73,12 +78,16 @@ def _show_precisions(bundle: Bundle) -> None:
             name,
             kind,
             g.file,
-            percent(g.accuracy.agreement),
-            f"{g.accuracy.cosine:.6f}",
-            g.accuracy.measured_on,
+            output,
+            percent(a.agreement),
+            f"{a.cosine:.6f}",
+            f"{a.rms_error:.2g}",
+            a.measured_on,
         )
         for name, entry in precisions.items()
         for kind, g in entry.graphs.items()
+        for output in bundle.manifest.spec.output_names
+        for a in [g.accuracy[output]]
     ]
     print_table("graphs", _GRAPH_COLUMNS, graphs)
     engines, plans = [], []
@@ -98,15 +107,17 @@ def _show_precisions(bundle: Bundle) -> None:
 
 def _stored_rows(bundle: Bundle) -> list[Row]:
     """Returns the figures measured at export as rows of `compare`; `backend` is the kind."""
+    spec = bundle.manifest.spec
+    first = (spec.classifier or spec.outputs[0]).name
     return [
         Row(
             precision=name,
             backend=kind,
-            status=graph.accuracy.measured_on,
-            top1=graph.accuracy.top1,
-            reference_top1=graph.accuracy.reference_top1,
-            agreement=graph.accuracy.agreement,
-            cosine=graph.accuracy.cosine,
+            status=graph.accuracy[first].measured_on,
+            top1=graph.accuracy[first].top1,
+            reference_top1=graph.accuracy[first].reference_top1,
+            agreement=graph.accuracy[first].agreement,
+            cosine=graph.accuracy[first].cosine,
             bytes=sum(bundle.manifest.files[f].size for f in (graph.file, *graph.external)),
         )
         for name, entry in bundle.manifest.precisions.items()

@@ -6,19 +6,15 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ..answers import DEFAULT_TOP
 from ..engine import Engine
 from ..errors import InputError
-from ..manifest import FEATURES
-from .display import percent, say
+from .display import say
+from .show import Shown, draw_maps, show_outputs
 from .sources import Picture, Sampling, is_camera, read_pictures, score
-
-_FIRST_FEATURES = 5
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +31,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--top", type=int, default=DEFAULT_TOP, metavar="K", help=f"default: {DEFAULT_TOP} classes"
     )
     parser.add_argument(
+        "--maps", type=Path, metavar="DIR", help="write maps, as of depth or segments, as pictures"
+    )
+    parser.add_argument(
         "--every", type=int, default=1, metavar="N", help="take each N-th frame of a video"
     )
     parser.add_argument(
@@ -43,7 +42,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_run(arguments: argparse.Namespace) -> int:
-    """Prints the likeliest classes of each picture, or its features."""
+    """Prints each picture's outputs: classes, labels, numbers, and where its maps are drawn."""
     sampling, k = Sampling(arguments.every, arguments.frames), arguments.top
     if k < 1:
         raise InputError(f"--top {k}: ask for at least one class")
@@ -56,15 +55,28 @@ def run_run(arguments: argparse.Namespace) -> int:
         arguments.bundle, arguments.precision, arguments.backend, arguments.public_key
     ) as engine:
         scored = score(engine, _pictures(arguments.sources, engine, sampling))
+
+        def describe(picture: Picture, outputs: Any) -> Shown:
+            maps: dict[str, Path] = {}
+            if arguments.maps is not None:
+                maps = draw_maps(engine, outputs, _stem(picture), arguments.maps)
+            return show_outputs(engine, outputs, k, maps)
+
         if arguments.json:
-            rows = [_row(engine, picture, outputs, k) for picture, outputs in scored]
+            rows = [_row(picture, describe(picture, outputs)) for picture, outputs in scored]
             print(json.dumps({"rows": rows, "engine": dataclasses.asdict(engine.info)}, indent=2))
             return 0
         info = engine.info
         say(f"{info.precision} on {info.backend} {info.version}: {info.why}")
         for picture, outputs in scored:
-            print(f"{picture.name}: {_words(engine, outputs, k)}", flush=True)
+            print(f"{picture.name}: {describe(picture, outputs).words}", flush=True)
     return 0
+
+
+def _stem(picture: Picture) -> str:
+    """Returns what the files of its maps are named after."""
+    name = Path(picture.source).with_suffix("").as_posix().lstrip("./")
+    return name if picture.frame is None else f"{name}.{picture.frame:06}"
 
 
 def _pictures(sources: list[str], engine: Engine, sampling: Sampling) -> Iterator[Picture]:
@@ -72,20 +84,11 @@ def _pictures(sources: list[str], engine: Engine, sampling: Sampling) -> Iterato
         yield from read_pictures(source, engine.preprocess, sampling)
 
 
-def _row(engine: Engine, picture: Picture, outputs: NDArray[np.float32], k: int) -> dict[str, Any]:
+def _row(picture: Picture, shown: Shown) -> dict[str, Any]:
     """Makes the row that `--json` prints: `top5` is named after K; a video's images have their
     `frame`.
     """
     row: dict[str, Any] = {"image": picture.source}
     if picture.frame is not None:
         row["frame"] = picture.frame
-    if engine.output == FEATURES:
-        return {**row, "features": outputs.tolist()}
-    return {**row, f"top{k}": [(a.label, a.probability) for a in engine.top(outputs, k)]}
-
-
-def _words(engine: Engine, outputs: NDArray[np.float32], k: int) -> str:
-    if engine.output == FEATURES:
-        first = ", ".join(f"{value:.4f}" for value in outputs[:_FIRST_FEATURES])
-        return f"{len(outputs)} features of norm {np.linalg.norm(outputs):.4f}: {first}, ..."
-    return ", ".join(f"{a.label} {percent(a.probability)}" for a in engine.top(outputs, k))
+    return {**row, **shown.fields}

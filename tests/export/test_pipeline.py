@@ -65,20 +65,22 @@ def test_bundle_holds_every_precision_proven(bundle_source: Path) -> None:
     bundle.verify()
     manifest = bundle.manifest
     assert list(manifest.precisions) == ["fp16", "fp32", "int8"]
-    assert manifest.precisions["fp32"].graphs["cpu"].accuracy.logit_error < 1e-5
+    assert manifest.precisions["fp32"].graphs["cpu"].accuracy["logits"].logit_error < 1e-5
     for entry in manifest.precisions.values():
         assert entry.graphs.keys() == {"cpu", "gpu"}
         for graph in entry.graphs.values():
-            assert graph.accuracy.images == 600
-            assert graph.accuracy.cosine > 0.999
-            assert graph.accuracy.agreement >= 0.985
-            assert abs(graph.accuracy.drop or 0) <= 0.5
-            assert (graph.accuracy.reference_top1 or 0) >= 0.97
-            assert "ONNX Runtime" in graph.accuracy.measured_on
-    assert "simulated" in manifest.precisions["fp16"].graphs["gpu"].accuracy.measured_on
+            assert graph.accuracy["logits"].images == 600
+            assert graph.accuracy["logits"].cosine > 0.999
+            assert graph.accuracy["logits"].agreement >= 0.985
+            assert abs(graph.accuracy["logits"].drop or 0) <= 0.5
+            assert (graph.accuracy["logits"].reference_top1 or 0) >= 0.97
+            assert "ONNX Runtime" in graph.accuracy["logits"].measured_on
+    assert "simulated" in manifest.precisions["fp16"].graphs["gpu"].accuracy["logits"].measured_on
     fp16 = manifest.precisions["fp16"].graphs
     assert fp16["cpu"].accuracy == fp16["gpu"].accuracy  # one graph, one proof
-    assert "simulated" not in manifest.precisions["int8"].graphs["cpu"].accuracy.measured_on
+    assert (
+        "simulated" not in manifest.precisions["int8"].graphs["cpu"].accuracy["logits"].measured_on
+    )
     assert manifest.provenance["weights"] == "digits.safetensors"
 
 
@@ -200,7 +202,7 @@ def test_a_model_whose_plain_int8_collapses_is_repaired(
     assert all(name.endswith("mlp.fc2") for name in entry.raised)
     assert "over the budget" in entry.reason
     for graph in entry.graphs.values():
-        assert (graph.accuracy.drop or 0) <= 0.5
+        assert (graph.accuracy["logits"].drop or 0) <= 0.5
     text = (out.parent / "out.report" / "report.md").read_text()
     assert f"left {', '.join(entry.raised)} in higher precision" in text
     assert f"{len(entry.raised)} layer" in report.rows[-1][-1]
@@ -215,7 +217,7 @@ def test_mixed_keeps_a_16_bit_budget_and_shares_the_search_of_int8(
     entries = Bundle.open(elsewhere).manifest.precisions
     assert set(entries["int8"].raised) <= set(entries["mixed"].raised)
     for graph in entries["mixed"].graphs.values():
-        assert (graph.accuracy.drop or 0) <= 0.2
+        assert (graph.accuracy["logits"].drop or 0) <= 0.2
 
 
 def test_what_is_broken_is_not_shipped_whatever_drop_is_allowed(
@@ -257,7 +259,7 @@ def test_the_search_saves_it(outliers: Path, tmp_path: Path) -> None:
     assert not entry.raised  # min-max and the like need parts left in 16 bits: see above
     for graph in entry.graphs.values():
         # Another CPU rounds, and trains, a little differently: a few images of 600 change sides.
-        assert (graph.accuracy.agreement or 0) >= 0.985
+        assert (graph.accuracy["logits"].agreement or 0) >= 0.985
 
 
 def test_damaged_weights_are_named(model: VisionTransformer, tmp_path: Path) -> None:

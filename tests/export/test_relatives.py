@@ -6,13 +6,13 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from tests.specs import engine_spec
 from vit_edge.calibration.observers import DEFAULT_METHOD
 from vit_edge.export.onnx_export import export_onnx
 from vit_edge.export.passes import optimise
 from vit_edge.export.passes.linears import find_linears
 from vit_edge.export.precision import PRECISIONS
 from vit_edge.runtime.backends import BACKENDS, BuildOptions
-from vit_edge.runtime.manifest import EngineSpec
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.vit.config import BlockOptions, EmbeddingOptions, ReadoutOptions, ViTConfig
 from vit_edge.vit.datasets import samples
@@ -111,7 +111,7 @@ def test_engines_are_built_in_every_precision(name: str) -> None:
     optimise(graph)
     images = samples("calibration", preprocess).subset(range(8))
     calibration = calibrate(graph, images, DEFAULT_METHOD, tuple(PRECISIONS))
-    spec = EngineSpec("images", "out", preprocess.shape, model.config.outputs, (1, 2, 4))
+    spec = engine_spec("images", "out", preprocess.shape, model.config.outputs, (1, 2, 4))
     for precision in PRECISIONS.values():
         lowered = ir.to_proto(precision.lower(graph, calibration)["gpu"]).SerializeToString()
         assert len(backend.compile(lowered, spec, BuildOptions()).engine) > 10_000

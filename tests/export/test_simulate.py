@@ -9,12 +9,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from tests.specs import reference_of, vector
 from vit_edge.calibration.collect import Calibration
 from vit_edge.calibration.table import CalibrationTable
-from vit_edge.export.accuracy import Reference, assess, budget_problem
-from vit_edge.export.precision import PRECISIONS
+from vit_edge.export.accuracy import assess, find_problem
+from vit_edge.export.precision import PRECISIONS, Budget
 from vit_edge.export.precision.cast import cast_to
 from vit_edge.export.simulate import simulate, sixteen_bit_types
+from vit_edge.runtime.manifest import Accuracy
 
 from .graphs import run
 
@@ -76,6 +78,11 @@ def _node(
     return value
 
 
+def _problem(accuracy: dict[str, Accuracy], budget: Budget) -> str | None:
+    outputs = (vector("logits", 10),)
+    return find_problem(accuracy, outputs, budget, random_weights=True)
+
+
 @pytest.fixture
 def large(optimised: ir.Model) -> ir.Model:
     """A residual stream of about 1,000, as in large ViTs."""
@@ -88,10 +95,10 @@ def test_decomposed_layer_norm_overflows_in_simulation_and_not_in_plain_onnxrunt
     expected = run(large, frames)
     naive = all_fp16(decompose_layer_norms(large))
     plain, simulated = run(naive, frames), run(simulate(naive), frames)
-    reference = Reference(expected, None, np.arange(len(frames)))
+    reference = reference_of(expected)
     budget = PRECISIONS["fp16"].budget
-    assert budget_problem(assess(plain, reference, "plain"), budget, random_weights=True) is None
-    assert budget_problem(assess(simulated, reference, "simulated"), budget, random_weights=True)
+    assert _problem(assess(plain, reference, "plain"), budget) is None
+    assert _problem(assess(simulated, reference, "simulated"), budget)
 
 
 def test_a_layer_norm_whose_input_overflows_is_caught(
@@ -101,8 +108,8 @@ def test_a_layer_norm_whose_input_overflows_is_caught(
     expected = run(huge, frames)
     assert np.isfinite(expected).all()
     simulated = run(simulate(all_fp16(huge)), frames)
-    accuracy = assess(simulated, Reference(expected, None, np.arange(len(frames))), "here")
-    problem = budget_problem(accuracy, PRECISIONS["fp16"].budget, random_weights=True)
+    accuracy = assess(simulated, reference_of(expected), "here")
+    problem = _problem(accuracy, PRECISIONS["fp16"].budget)
     assert problem is not None
     assert "not finite" in problem
 
@@ -114,10 +121,8 @@ def test_our_fp16_survives_the_same_layer_norm(
     huge = scale_residual(optimised, 1e5)
     wide = dataclasses.replace(table, peak={**table.peak, "scaled": 3e5})
     lowered = PRECISIONS["fp16"].lower(huge, Calibration(wide, {}))["gpu"]
-    accuracy = assess(
-        run(simulate(lowered), frames), Reference(run(huge, frames), None, np.arange(6)), "here"
-    )
-    assert budget_problem(accuracy, PRECISIONS["fp16"].budget, random_weights=True) is None
+    accuracy = assess(run(simulate(lowered), frames), reference_of(run(huge, frames)), "here")
+    assert _problem(accuracy, PRECISIONS["fp16"].budget) is None
 
 
 def test_simulation_rounds_every_tensor(optimised: ir.Model) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.specs import engine_spec
 from vit_edge.export.cache import Hashed, Stage, StageCache
 from vit_edge.export.collapse import Limits
 from vit_edge.export.pipeline import export_bundle
@@ -18,11 +19,12 @@ from vit_edge.export.precision import PRECISIONS, Precision, QuantisedPrecision
 from vit_edge.export.progress import Display
 from vit_edge.export.quantise.grid import FP8_GRID, INT8_GRID, Grid
 from vit_edge.runtime.manifest import EngineSpec
+from vit_edge.runtime.outputs import OutputSpec
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.vit.variants import find_variant
 
 _ = export_bundle  # importing the pipeline imports every stage
-SPECS = [EngineSpec("images", "logits", (32, 32, 3), outputs, (1, 2, 4)) for outputs in (7, 8)]
+SPECS = [engine_spec("images", "logits", (32, 32, 3), outputs, (1, 2, 4)) for outputs in (7, 8)]
 SIZES = [dataclasses.replace(find_variant("vit_digits").preprocess, width=n) for n in (32, 48)]
 
 
@@ -43,6 +45,7 @@ def samples(kind: Any, cache: Path) -> list[Any]:
         float: [0.5, 0.25],
         EngineSpec: SPECS,
         Preprocess: SIZES,
+        OutputSpec: [spec.outputs[0] for spec in SPECS],
         Grid: [INT8_GRID, FP8_GRID],
         Limits: [PRECISIONS[name].limits for name in ("fp16", "int8")],
         Precision: [PRECISIONS[name] for name in ("fp16", "bf16")],

@@ -8,11 +8,12 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import cdist
 from scipy.special import softmax as scipy_softmax
 
+from tests.specs import vector
 from vit_edge.runtime.answers import Answer, TopK, cosine_similarity, softmax, unit_length
 from vit_edge.runtime.errors import InputError
 
 LABELS = ("cat", "dog", "emu")
-TOP = TopK(LABELS, "logits")
+TOP = TopK(LABELS, vector("logits", len(LABELS)))
 FINITE = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
 
@@ -23,11 +24,13 @@ def test_the_likeliest_come_first_with_names_and_probabilities() -> None:
 
 
 def test_without_names_a_class_is_its_index() -> None:
-    assert TopK(None, "logits")([1.0, 3.0], 1) == (Answer("1", 1, pytest.approx(0.8808, abs=1e-4)),)
+    assert TopK(None, vector("logits", 100))([1.0, 3.0], 1) == (
+        Answer("1", 1, pytest.approx(0.8808, abs=1e-4)),
+    )
 
 
 def test_equals_stay_in_order_and_more_than_all_is_all() -> None:
-    best = TopK(None, "logits")([5.0, 7.0] * 50, 1000)
+    best = TopK(None, vector("logits", 100))([5.0, 7.0] * 50, 1000)
     assert [a.index for a in best] == [*range(1, 100, 2), *range(0, 100, 2)]
 
 
@@ -59,7 +62,7 @@ def test_softmax_is_scipys(scores: np.ndarray) -> None:
         (lambda: TOP([1.0, 2.0]), "of 2 classes, the model has 3"),
         (lambda: TOP([1.0, 2.0, 3.0], 0), "k is 0"),
         (lambda: TOP.each([1.0, 2.0, 3.0]), r"not \[N, classes\]"),
-        (lambda: TopK(None, "features")([1.0, 2.0]), "features, not classes"),
+        (lambda: TopK(None, vector("features", 2))([1.0, 2.0]), "features, not classes"),
         (lambda: unit_length([[0.0, 0.0]]), "all zero"),
         (lambda: unit_length([[np.nan, 0.0]]), "features are not finite"),
         (lambda: cosine_similarity([[1.0, 2.0]], [[1.0]]), r"\[1, 2\] and \[1, 1\]"),

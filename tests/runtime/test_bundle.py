@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from tests.specs import vector
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.engine import Engine
 from vit_edge.runtime.errors import BundleError
@@ -139,7 +140,11 @@ def test_paths_out_of_the_bundle_are_refused(bundle: Path, name: str) -> None:
         (lambda m: _plan(m).update(linear_work={"int8": 7.0}), "linear_work"),
         (lambda m: _engine(m).update(plan_file="engines/x.json"), "engines/x.json"),
         (lambda m: m["spec"].update(outputs=-1), "Manifest.spec"),
-        (lambda m: m["spec"].update(outputs=True), "Manifest.spec.outputs"),
+        (lambda m: m["spec"].update(outputs=[]), "Manifest.spec"),
+        (lambda m: m["spec"]["outputs"][0].update(kind="x"), "unknown kind of output 'x'"),
+        (lambda m: m["spec"]["outputs"][0].update(shape=[2, 3]), "cannot be of the kind logits"),
+        (lambda m: m["spec"]["outputs"][0].update(name="../x"), "output name"),
+        (lambda m: m["spec"]["outputs"].append(m["spec"]["outputs"][0]), "two of one name"),
         (lambda m: m["spec"].update(batch=[4, 2, 1]), "Manifest.spec"),
         (lambda m: m["spec"].update(batch=[1, 1, 10**12]), "Manifest.spec"),
         (lambda m: m["files"]["golden.npz"].update(size=-5), "size"),
@@ -148,7 +153,7 @@ def test_paths_out_of_the_bundle_are_refused(bundle: Path, name: str) -> None:
         (lambda m: m.update(schema_version=99), "made by a newer vit-edge: update"),
         (
             lambda m: m.update(schema_version=2),
-            "schema_version is 2, this vit-edge reads 3 to 4: export",
+            "schema_version is 2, this vit-edge reads 3 to 5: export",
         ),
         (lambda m: m.update(precisions={}), "no precision"),
         (lambda m: m["preprocess"].update(height=9), "preprocess makes"),
@@ -174,7 +179,10 @@ def test_paths_out_of_the_bundle_are_refused(bundle: Path, name: str) -> None:
             lambda m: m["precisions"]["fp32"]["graphs"]["cpu"].update(external=["golden.npz"]),
             "beside",
         ),
-        (lambda m: m["spec"].update(batch=[1, 1, 1 << 16], outputs=1 << 16), "a batch takes"),
+        (
+            lambda m: m["spec"].update(batch=[1, 1, 1 << 16], image_shape=[1 << 9, 1 << 9, 3]),
+            "a batch takes",
+        ),
         (lambda m: m["files"]["golden.npz"].update(size=1 << 60), "size"),
         (lambda m: m["files"].update({"model.sig": m["files"]["golden.npz"]}), "plain"),
         (lambda m: m["files"].update({"Golden.npz": m["files"]["golden.npz"]}), "upper and lower"),
@@ -192,19 +200,50 @@ def test_a_manifest_that_makes_no_sense_is_refused(bundle: Path, change: Any, na
     assert named in str(caught.value)
 
 
-def test_a_bundle_of_version_3_is_read(bundle: Path) -> None:
-    """As it was written before engines had plans."""
+def _one_output(manifest: dict[str, Any], output: str) -> None:
+    """As it was before outputs had kinds."""
+    manifest["spec"].update(output_name=output, outputs=10)
+    for precision in manifest["precisions"].values():
+        for graph in precision["graphs"].values():
+            for measure in ("accuracy", "rms_tolerance"):
+                (graph[measure],) = graph[measure].values()
+            for new in ("average_precision", "metric", "reference_metric"):
+                del graph["accuracy"][new]
+
+
+@pytest.mark.parametrize("version", [3, 4])
+def test_a_bundle_of_an_older_version_is_read_and_runs(
+    bundle: Path, version: int, digit_frames: np.ndarray
+) -> None:
+    """As they were written before engines had plans, and outputs kinds."""
+    with Engine.load(bundle, "fp32", "onnxruntime") as engine:
+        expected = engine(digit_frames)
 
     def change(manifest: dict[str, Any]) -> None:
-        manifest["schema_version"] = 3
+        manifest["schema_version"] = version
+        _one_output(manifest, "logits")
         for precision in manifest["precisions"].values():
             for engine in precision["engines"]:
-                for new in ("form", "plan_file", "plan"):
+                for new in ("form", "plan_file", "plan") if version == 3 else ():
                     del engine[new]
 
     rewrite_manifest(bundle, change)
-    engines = [e for p in Bundle.open(bundle).manifest.precisions.values() for e in p.engines]
-    assert all((e.form, e.plan_file, e.plan) == ({}, "", None) for e in engines)
+    manifest = Bundle.open(bundle).manifest
+    if version == 3:
+        engines = [e for p in manifest.precisions.values() for e in p.engines]
+        assert all((e.form, e.plan_file, e.plan) == ({}, "", None) for e in engines)
+    assert manifest.spec.outputs == (vector("logits", 10),)
+    with Engine.load(bundle, "fp32", "onnxruntime") as engine:
+        np.testing.assert_array_equal(engine(digit_frames), expected)
+
+
+def test_features_of_an_older_bundle_are_an_embedding(bundle: Path) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest.update(schema_version=4, labels=None)
+        _one_output(manifest, "features")
+
+    rewrite_manifest(bundle, change)
+    assert Bundle.open(bundle).manifest.spec.outputs == (vector("features", 10),)
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"{", b"\xff", b"null", b"[" * 100_000])

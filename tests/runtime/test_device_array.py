@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.specs import engine_spec
 from vit_edge.runtime.device_array import DeviceArray, take_device_array
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.frames import check_frames
-from vit_edge.runtime.manifest import EngineSpec
 
-SPEC = EngineSpec("images", "logits", (2, 3, 3), 5, (1, 4, 8))
+SPEC = engine_spec("images", "logits", (2, 3, 3), 5, (1, 4, 8))
 SHAPE = (4, 2, 3, 3)
 
 
@@ -239,4 +239,4 @@ def test_frames_on_the_gpu_come_through_the_engines_check() -> None:
     checked = check_frames(_Capsules(True), SPEC)
     assert isinstance(checked, DeviceArray)
     with pytest.raises(InputError, match=r"\[4, 2, 3, 3\]"):
-        check_frames(_Capsules(True), EngineSpec("images", "logits", (2, 2, 3), 5, (1, 4, 8)))
+        check_frames(_Capsules(True), engine_spec("images", "logits", (2, 2, 3), 5, (1, 4, 8)))

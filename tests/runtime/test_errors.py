@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import vit_edge.runtime
+from tests.specs import vector
 from vit_edge.runtime import (
     BackendError,
     BundleError,
@@ -159,7 +160,7 @@ ROWS: dict[str, tuple[type[VitEdgeError], Callable[[Setting], object]]] = {
     "scores that are not finite": (InputError, nan_scores),
     "classes asked of an engine for features": (
         InputError,
-        lambda s: TopK(None, "features")(zeros(4)),
+        lambda s: TopK(None, vector("features", 2))(zeros(4)),
     ),
     "a bundle that is missing": (BundleError, lambda s: Engine.load(s.folder / "none")),
     "a bundle of which a byte was changed": (BundleError, altered),

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vit_edge.runtime.golden
+from tests.specs import engine_spec
 from vit_edge.runtime.errors import BundleError
 from vit_edge.runtime.golden import parse_golden
-from vit_edge.runtime.manifest import EngineSpec
 
-SPEC = EngineSpec("images", "logits", (8, 6, 3), 10, (1, 1, 4))
+SPEC = engine_spec("images", "logits", (8, 6, 3), 10, (1, 1, 4))
 GOOD: dict[str, Any] = {
     "images": np.arange(2 * 8 * 6 * 3, dtype=np.uint8).reshape(2, 8, 6, 3),
     "logits": np.linspace(-1, 1, 20, dtype=np.float32).reshape(2, 10),

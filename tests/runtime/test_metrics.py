@@ -5,7 +5,9 @@ import time
 import numpy as np
 import pytest
 
-from vit_edge.runtime.metrics import TimingBudget, compare_logits, image_centred, measure_latency
+from tests.specs import compare_logits
+from vit_edge.runtime.metrics import TimingBudget, measure_latency
+from vit_edge.runtime.outputs import image_centred
 
 
 def test_metrics_of_known_logits() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.specs import vector
 from vit_edge.runtime import Bundle, Engine
 from vit_edge.runtime.tools.cli import main
 
@@ -102,10 +103,12 @@ def test_features_are_printed_as_they_are(
     engine = Engine.load(bundle_source, "fp32", "onnxruntime")
     expected = engine(digit_frames[:3])
     manifest = Bundle.open(bundle_source).manifest
-    manifest = replace(manifest, labels=None, spec=replace(manifest.spec, output_name="features"))
+    manifest = replace(manifest, labels=None)
     session = engine._session
     assert session is not None
-    monkeypatch.setattr(Engine, "load", lambda *arguments: Engine(session, manifest, engine.info))
+    other = Engine(session, manifest, engine.info)
+    other.outputs, other.output = (vector("features", 10),), "features"
+    monkeypatch.setattr(Engine, "load", lambda *arguments: other)
     monkeypatch.setattr(session, "close", lambda: None)
     status, out, _ = run(capsys, bundle_source, digits, "--json")
     assert status == 0

@@ -93,9 +93,9 @@ def test_golden_samples_are_checked_at_the_first_load_only(
     checks: list[int | None] = []
     original = vit_edge.runtime.deployment.run_golden
 
-    def counted(infer, golden, count):  # type: ignore[no-untyped-def]
+    def counted(infer, golden, outputs, count):  # type: ignore[no-untyped-def]
         checks.append(count)
-        return original(infer, golden, count)
+        return original(infer, golden, outputs, count)
 
     monkeypatch.setattr(vit_edge.runtime.deployment, "run_golden", counted)
     for _ in range(2):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ...errors import ClosedError, EngineError, engine_error, first_line
 from ...manifest import EngineSpec
+from ...outputs import pack
 from ..base import Frames, give_back_freed
 from ..threads import Pool, stream_in_thread
 from .graph import as_convolutions, find_linears
@@ -81,7 +82,7 @@ class OpenVinoSession:
 
 
 class Runner(Protocol):
-    """Runs images, uint8 `[n, height, width, channels]` -> float32 `[n, outputs]`. Thread-safe."""
+    """Runs images, uint8 `[n, height, width, channels]` -> float32 `[n, width]`. Thread-safe."""
 
     def run(self, images: Images) -> Scores: ...
 
@@ -131,7 +132,7 @@ class _Together:
     """Runs all images of a call in one request; a request serves one thread at a time."""
 
     def __init__(self, library: Any, compiled: Any, spec: EngineSpec) -> None:
-        self._tensor, self._output = library.Tensor, spec.output_name
+        self._tensor, self._outputs = library.Tensor, spec.output_names
         count = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self._requests = Pool([compiled.create_infer_request() for _ in range(count)])
 
@@ -140,8 +141,7 @@ class _Together:
             request.set_input_tensor(self._tensor(images, shared_memory=True))
             request.start_async()
             request.wait()
-            scores: Scores = request.get_tensor(self._output).data.copy()
-        return scores
+            return pack([request.get_tensor(name).data.copy() for name in self._outputs])
 
     def close(self) -> None:
         self._requests.close(lambda request: None)
@@ -168,7 +168,7 @@ class _EachAlone:
         self._single = single
 
     def run(self, images: Images) -> Scores:
-        scores = np.empty((len(images), self._spec.outputs), np.float32)
+        scores = np.empty((len(images), self._spec.width), np.float32)
         rest = len(images) % self._streams
         side_by_side = len(images) - (rest if 2 * rest <= self._streams else 0)
         with self._requests.lend() as requests:
@@ -184,7 +184,8 @@ class _EachAlone:
         def take(index: int) -> None:
             request = waiting.pop(index)
             request.wait()
-            scores[index] = request.get_tensor(self._spec.output_name).data[0]
+            names = self._spec.output_names
+            scores[index] = pack([request.get_tensor(name).data for name in names])[0]
 
         try:
             for index in range(len(images)):

@@ -153,9 +153,10 @@ class Buffers:
         self._made: list[cuda.PinnedArray | cuda.DeviceBuffer] = []
         try:
             self.host_in = self._pinned((spec.max_batch, *spec.image_shape), np.uint8)
-            self.host_out = self._pinned((spec.max_batch, spec.outputs), np.float32)
+            sizes = [(spec.max_batch, output.size) for output in spec.outputs]
+            self.host_out = [self._pinned(size, np.float32) for size in sizes]
             self.device_in = self._on_device(self.host_in.array.nbytes)
-            self.device_out = self._on_device(self.host_out.array.nbytes)
+            self.device_out = [self._on_device(out.array.nbytes) for out in self.host_out]
         except BaseException:
             self.close()
             raise
@@ -243,7 +244,8 @@ class Contexts:
             stream.copy_to_device(buffers.device_in, buffers.host_in.array[:count])
         if not context.execute_async_v3(stream.handle):
             raise EngineError("execute_async_v3 failed")
-        stream.copy_to_host(buffers.host_out.array[:count], buffers.device_out)
+        for host, device in zip(buffers.host_out, buffers.device_out, strict=True):
+            stream.copy_to_host(host.array[:count], device)
 
     def _capture(self, bound: _Bound, binding: Binding, stream: cuda.Stream) -> None:
         try:
@@ -255,13 +257,14 @@ class Contexts:
 
     def _bind(self, binding: Binding) -> _Bound:
         context, spec = self._unbound(), self._spec
-        output = self._buffers.device_out.address
+        places = [(spec.input_name, binding.address)]
+        places += zip(spec.output_names, (o.address for o in self._buffers.device_out), strict=True)
         try:
             if not context.set_input_shape(spec.input_name, binding.shape):
                 raise EngineError(
                     f"shape {binding.shape} is outside the engine's profile {spec.batch}"
                 )
-            for name, address in ((spec.input_name, binding.address), (spec.output_name, output)):
+            for name, address in places:
                 if not context.set_tensor_address(name, address):
                     raise EngineError(f"the address of {name!r} was refused")
         except BaseException:

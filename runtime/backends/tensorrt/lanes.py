@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ...device_array import DeviceArray
 from ...errors import ClosedError, EngineError, InputError, engine_error
 from ...manifest import EngineSpec
+from ...outputs import pack
 from .. import cuda
 from ..base import Frames
 from .contexts import Binding, Buffers, ContextFactory, Contexts
@@ -138,7 +139,7 @@ class Lane:
         return Binding(images.shape, buffers.device_in.address, from_host=False)
 
     def collect(self) -> NDArray[np.float32]:
-        """Waits for the batch in flight; returns float32 `[n, outputs]`, the caller's own.
+        """Waits for the batch in flight; returns float32 `[n, width]`, the caller's own.
 
         Raises:
             EngineError: if CUDA reports that its work failed.
@@ -147,8 +148,8 @@ class Lane:
             with cuda.on_device(self._device):
                 self._stream.synchronize()
             count = 0 if self._images is None else len(self._images)
-            scores: NDArray[np.float32] = self._buffers.host_out.array[:count].copy()
-            return scores
+            outputs = [out.array[:count] for out in self._buffers.host_out]
+            return outputs[0].copy() if len(outputs) == 1 else pack(outputs)
         finally:
             self._images = None
 

@@ -129,7 +129,8 @@ class TensorRTSession:
 
 
 def _check_types(library: Library, engine: trt.ICudaEngine, spec: EngineSpec) -> None:
-    expected = {spec.input_name: library.DataType.UINT8, spec.output_name: library.DataType.FLOAT}
+    expected = dict.fromkeys(spec.output_names, library.DataType.FLOAT)
+    expected[spec.input_name] = library.DataType.UINT8
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     types = {name: engine.get_tensor_dtype(name) for name in names}
     if types != expected:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ...bundle import Bundle
 from ...files import write_whole
 from ...schema import encode
-from ..check import OK, cell
+from ..check import OK, cell, print_outputs
 from ..display import print_table, say
 from ..measure.statistics import Estimate
 from ..report import MissingExtraError, draw_report
@@ -76,6 +76,7 @@ def _show(comparison: Comparison) -> None:
     names = [HEADINGS.get(column, column.replace("_", " ")) for column in COLUMNS]
     cells = [_cells(row, COLUMNS) for row in comparison.rows]
     print_table(f"{comparison.name} on {comparison.machine.cpu}", names, cells)
+    print_outputs(comparison.rows)
     for row in comparison.rows:
         if row.status != OK:
             print(f"{row.precision} on {row.backend}, {row.status}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from math import isfinite
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,8 @@ class ComparedRow(Row):
         images_per_s_interval: Images per second (low, high).
         speedup: How many times as fast as fp32 on the same backend.
         to_fastest: How many times the latency of the fastest that is right, at this batch size.
-        rms_error: Of the golden samples here, relative; None if it is not finite.
+        rms_error: Of the golden samples here, relative, the largest of the outputs; None if it is
+            not finite.
         device_ms: Median on the device alone; None where the backend cannot tell.
         cores: CPU cores that were busy meanwhile, on average.
         group: Engines with the same number were measured in the same rounds.
@@ -152,16 +154,20 @@ def compare_rows(measured: Sequence[Measured]) -> Iterator[ComparedRow]:
     """A row for each measurement."""
     for m in measured:
         if m.series is None or m.batch is None:
-            yield ComparedRow(**asdict(m.row))
+            yield ComparedRow(**_fields(m.row))
         else:
             yield _row(m, m.series, m.batch, measured)
+
+
+def _fields(row: Row) -> dict[str, Any]:
+    return {one.name: getattr(row, one.name) for one in fields(Row)}
 
 
 def _row(m: Measured, series: Series, batch: int, measured: Sequence[Measured]) -> ComparedRow:
     p50, p90, p99 = percentiles(series, (50, 90, 99))
     rate = throughput(series, batch)
     reference, fastest = _reference(m, measured), _fastest(batch, measured)
-    known = asdict(m.row) | {
+    known = _fields(m.row) | {
         "batch": batch,
         "p50_ms": p50.value,
         "p90_ms": p90.value,

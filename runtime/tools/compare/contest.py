@@ -39,7 +39,7 @@ class Measured:
     Attributes:
         candidate: Which engine.
         row: Its accuracy here, and its status.
-        rms_error: Of the golden samples.
+        rms_error: Of the golden samples, the largest of the outputs.
         batch: Images in a call; None where nothing was measured.
         series: Milliseconds of the calls, end to end: host memory to scores in host memory.
         device_ms: Median time on the device alone, where the session can tell.
@@ -141,7 +141,8 @@ def _measure(
             continue
         series = contest.series[o.candidate]
         device = _device_time(o, spec, frames)
-        row, error_here = checked_row(o, deployment), o.metrics.rms_error
+        row = checked_row(o, deployment)
+        error_here = max(one.rms_error for one in o.metrics.values())
         found.append(Measured(o.candidate, row, error_here, batch, series, device, group))
     return found
 

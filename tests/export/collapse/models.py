@@ -15,7 +15,8 @@ from vit_edge.export.graph_edit import array
 from vit_edge.export.measure import predict
 from vit_edge.export.onnx_export import export_onnx
 from vit_edge.export.passes import optimise
-from vit_edge.export.reference import compute_reference
+from vit_edge.export.reference import compute_reference, vit_oracle
+from vit_edge.runtime.outputs import spread
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.runtime.tools.images import ImageSet
 from vit_edge.vit.config import BlockOptions, EmbeddingOptions, ReadoutOptions, ViTConfig
@@ -64,13 +65,18 @@ class Built:
     images: ImageSet
     reference: NDArray[np.float32]
 
+    @property
+    def scale(self) -> float:
+        return spread(self.reference)
+
 
 def build(model: VisionTransformer, preprocess: Preprocess, images: int) -> Built:
     data = digits if preprocess.channels == 1 else samples
     graph = export_onnx(model, preprocess, "logits")
     optimise(graph)
     evaluation = data("evaluation", preprocess).subset(range(images))
-    reference = compute_reference(model, preprocess, evaluation, lambda done, total: None)
+    oracle = vit_oracle(model, preprocess)
+    reference = compute_reference(oracle, evaluation, lambda done, total: None)
     calibration = data("calibration", preprocess).subset(range(32))
     return Built(model, preprocess, graph, calibration, evaluation, reference)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 
+from tests.specs import compare_logits
 from vit_edge.calibration.observers import DEFAULT_METHOD
 from vit_edge.export.collapse import Fault, find_export_faults, find_faults
 from vit_edge.export.collapse.fault import EXPORT, STRUCTURE
 from vit_edge.export.measure import predict
 from vit_edge.export.simulate import simulate, sixteen_bit_types
-from vit_edge.runtime.metrics import compare_logits
 
 from .faults import AFTER_LOWERING, CASES, GELU, INTO_EXPORT, Case
 from .models import Built
@@ -39,8 +39,10 @@ def method_of(case: Case) -> str:
 
 def check(case: Case, broken: ir.Model, built: Built) -> tuple[Fault, ...]:
     if case.check == EXPORT:
-        return find_export_faults(broken, built.images, built.reference)
-    return find_faults(broken, built.fp32, built.images, built.reference, limits_of(case.graph))
+        return find_export_faults(broken, built.images, built.reference, built.scale)
+    return find_faults(
+        broken, built.fp32, built.images, built.reference, built.scale, limits_of(case.graph)
+    )
 
 
 def harm(graph: ir.Model, built: Built) -> float:
@@ -69,5 +71,5 @@ def test_a_range_that_clips_a_centred_activation_is_named(workshop: Workshop) ->
     built, broken = workshop.built("average"), workshop.sound("average", "int8").clone()
     activation_scale(broken, GELU.format(1), 1 / 8)
     limits = limits_of("int8")
-    found = find_faults(broken, built.fp32, built.images, built.reference, limits)
+    found = find_faults(broken, built.fp32, built.images, built.reference, built.scale, limits)
     assert any("clipped: a range that is too small" in fault.what for fault in found)

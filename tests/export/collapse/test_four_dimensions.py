@@ -14,6 +14,7 @@ from vit_edge.export.measure import predict
 from vit_edge.export.passes import optimise
 from vit_edge.export.passes.linears import find_linears
 from vit_edge.export.precision import PRECISIONS
+from vit_edge.runtime.outputs import spread
 from vit_edge.runtime.tools.images import ImageSet
 
 from ...calibrate import calibrate
@@ -53,8 +54,8 @@ def test_a_first_block_of_four_dimensions(photographs: ImageSet, tmp_path: Path)
     optimise(fp32)
     reference = predict(fp32, images)
     lowered = PRECISIONS["int8"].lower(fp32, calibrate(fp32, images, "search"))["cpu"]
-    assert find_faults(lowered, fp32, images, reference, limits) == ()
+    assert find_faults(lowered, fp32, images, reference, spread(reference), limits) == ()
     for linear in find_linears(fp32.graph):
         broken = lowered.clone()
         weight_scale(broken, linear.name, lambda scales: 1.2 * scales)
-        assert find_faults(broken, fp32, images, reference, limits), linear.name
+        assert find_faults(broken, fp32, images, reference, spread(reference), limits), linear.name

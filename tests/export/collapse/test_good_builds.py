@@ -26,7 +26,9 @@ OBSERVED = [(name, method) for name in ("digits", *CONFIGS) for method in METHOD
 def faults(name: str, graph: str, workshop: Workshop, method: str = "search") -> list[str]:
     built = workshop.built(name)
     lowered = workshop.sound(name, graph, method)
-    found = find_faults(lowered, built.fp32, built.images, built.reference, limits_of(graph))
+    found = find_faults(
+        lowered, built.fp32, built.images, built.reference, built.scale, limits_of(graph)
+    )
     return [str(fault) for fault in found]
 
 
@@ -43,7 +45,7 @@ def test_no_false_alarm_whatever_the_observer(name: str, method: str, workshop: 
 @pytest.mark.parametrize("name", ["digits", "large", *CONFIGS])
 def test_no_false_alarm_of_the_export(name: str, workshop: Workshop) -> None:
     built = workshop.built(name)
-    assert find_export_faults(built.fp32, built.images, built.reference) == ()
+    assert find_export_faults(built.fp32, built.images, built.reference, built.scale) == ()
 
 
 @pytest.mark.parametrize("name", ["digits, outliers", "CLIP, outliers"])

@@ -20,6 +20,7 @@ from vit_edge.export.graph_edit import array
 from vit_edge.export.measure import predict
 from vit_edge.export.passes import optimise
 from vit_edge.export.precision import PRECISIONS, Graphs
+from vit_edge.runtime.outputs import spread
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.runtime.tools.images import ImageSet
 from vit_edge.vit.datasets import samples
@@ -72,7 +73,8 @@ def lowered(fp32: ir.Model, images: ImageSet) -> dict[str, Graphs]:
 
 def faults(broken: ir.Model, fp32: ir.Model, images: ImageSet, name: str) -> tuple[Fault, ...]:
     few = images.subset(range(16))
-    return find_faults(broken, fp32, few, predict(fp32, few), limits_of(name))
+    expected = predict(fp32, few)
+    return find_faults(broken, fp32, few, expected, spread(expected), limits_of(name))
 
 
 @pytest.mark.parametrize(

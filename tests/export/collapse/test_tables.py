@@ -5,11 +5,11 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 
+from tests.specs import compare_logits
 from vit_edge.export.collapse import Fault, find_faults
 from vit_edge.export.collapse.fault import LOCAL
 from vit_edge.export.measure import predict
 from vit_edge.export.precision.int8 import INT8
-from vit_edge.runtime.metrics import compare_logits
 
 from .edit import change_input
 from .models import Built
@@ -25,7 +25,9 @@ def checked(lowered: ir.Model, sound: ir.Model, built: Built) -> list[Fault]:
         for g in (lowered, sound)
     ]
     assert errors[0] >= HARM * errors[1], errors
-    faults = find_faults(lowered, built.fp32, built.images, built.reference, INT8().limits)
+    faults = find_faults(
+        lowered, built.fp32, built.images, built.reference, built.scale, INT8().limits
+    )
     return [fault for fault in faults if fault.check == LOCAL]
 
 
@@ -72,5 +74,7 @@ def test_table_from_before_fine_tuning(name: str, workshop: Workshop) -> None:
 @pytest.mark.parametrize("graph", ["fp16", "int8", "int8.gpu", "bf16"])
 def test_graph_of_older_weights(graph: str, workshop: Workshop) -> None:
     built, older = workshop.built("plain"), workshop.sound("plain, 1", graph)
-    faults = find_faults(older, built.fp32, built.images, built.reference, limits_of(graph))
+    faults = find_faults(
+        older, built.fp32, built.images, built.reference, built.scale, limits_of(graph)
+    )
     assert len([fault for fault in faults if fault.check == LOCAL]) > 10

@@ -94,7 +94,7 @@ def _rebuilt(path: Path) -> tuple[ir.Model, ir.Model]:
     optimise(model)
     assert require_same(original, model, source.preprocess) < 1e-5
     images = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    expected = run_original(Runner(original), original, images, source.preprocess)
+    (expected,) = run_original(Runner(original), original, images, source.preprocess)
     assert relative_error(run(model, images), expected) < 1e-5
     return original, model
 

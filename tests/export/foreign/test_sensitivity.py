@@ -19,7 +19,7 @@ from vit_edge.export.passes import optimise
 from vit_edge.export.quantise.layers import apply_fallback, find_layers
 from vit_edge.export.sensitivity import growing_graph, measure_sensitivity
 from vit_edge.runtime.errors import EngineError
-from vit_edge.runtime.metrics import image_centred
+from vit_edge.runtime.outputs import image_centred
 from vit_edge.runtime.tools.images import ImageSet
 
 from ...calibrate import calibrate

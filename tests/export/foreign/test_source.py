@@ -14,6 +14,7 @@ from vit_edge.export.foreign.rebuild import rebuild, require_same, require_vit
 from vit_edge.export.foreign.source import find_foreign_source, prepare, prepare_again
 from vit_edge.export.plan import ExportRequest, make_plan
 from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.outputs import OutputSpec
 from vit_edge.runtime.tools.cli import main
 from vit_edge.vit.hints import ModelHints
 from vit_edge.vit.vision_transformer import VisionTransformer
@@ -68,21 +69,50 @@ def test_a_plain_file_is_taken(file: Path) -> None:
     assert source.facts["sha256"] == source.weights_key
 
 
-def test_an_embedding_is_exported_as_features(file: Path) -> None:
-    source = find_foreign_source(save(file), output="features")
-    assert (source.output, source.outputs, source.classes) == ("features", 5, 0)
-    model = prepare(file)
-    rebuild(model, source.preprocess, source.output)
-    assert model.graph.outputs[0].name == "features"
+@pytest.mark.parametrize("asked", [{"features": None}, {"y": "embedding"}])
+def test_the_kind_of_an_output_is_given(file: Path, asked: dict[str, str | None]) -> None:
+    source = find_foreign_source(save(file), outputs=asked)
+    assert (source.outputs, source.classes) == ((OutputSpec("y", "embedding", (5,)),), 0)
+    assert any("(given)" in note for note in source.notes)
+
+
+def test_all_outputs_are_exported_with_their_kinds(file: Path) -> None:
+    body = (
+        "t=ReduceMean<keepdims=0>(x,axes) logits=MatMul(t,w) pooler_output=Identity(t) "
+        "p=Softmax(logits) depth=Relu(x) score=ReduceMax<keepdims=0>(t,last)"
+    )
+    outputs = (
+        "float[batch,5] logits, float[batch,3] pooler_output, float[batch,5] p, "
+        "float[batch,3,4,4] depth, float[batch] score"
+    )
+    path = save(file, body=body, outputs=outputs, constants=f"{CONSTANTS}, int64[1] last={{1}}")
+    kinds = {o.name: o.kind for o in find_foreign_source(path).outputs}
+    assert kinds == {
+        "logits": "logits",
+        "pooler_output": "embedding",
+        "p": "probabilities",
+        "depth": "map",
+        "score": "value",
+    }
+    rebuilt = prepare(path)
+    rebuild(rebuilt, find_foreign_source(path).preprocess)
+    assert [output.name for output in rebuilt.graph.outputs] == list(kinds)
+    assert require_same(prepare(path), rebuilt, find_foreign_source(path).preprocess) < 1e-6
 
 
 def test_outputs_that_are_left_out_are_said(file: Path) -> None:
+    body = "t=ReduceMean<keepdims=0>(x,axes) logits=MatMul(t,w) best=ArgMax(logits)"
+    outputs = "float[batch,5] logits, int64[1,5] best"
+    source = find_foreign_source(save(file, body=body, outputs=outputs))
+    assert [output.name for output in source.outputs] == ["logits"]
+    (note,) = [note for note in source.notes if note.startswith("left out")]
+    assert "best [1, 5]: it is of the type int64" in note
     body = "t=ReduceMean<keepdims=0>(x,axes) logits=MatMul(t,w) pooled=Identity(t)"
     outputs = "float[batch,5] logits, float[batch,3] pooled"
-    request = ExportRequest(onnx=save(file, body=body, outputs=outputs), out=file.parent / "out")
-    (note,) = [note for note in make_plan(request).notes if note.startswith("left out")]
-    assert "pooled [1, 3]; logits is exported" in note
-    assert find_foreign_source(save(file)).notes == ()
+    path = save(file, body=body, outputs=outputs)
+    source = find_foreign_source(path, outputs={"pooled": None})
+    assert [output.name for output in source.outputs] == ["pooled"]
+    assert "logits [1, 5]: --output does not name it" in source.notes[-1]
 
 
 @pytest.mark.parametrize(
@@ -96,11 +126,7 @@ def test_outputs_that_are_left_out_are_said(file: Path) -> None:
         ({"inputs": "float[batch,3] x", "body": "y=MatMul(x,w)"}, "of four dimensions"),
         (
             {"body": "y=ReduceMean<keepdims=0>(x,zero)", "outputs": "float[3,4,4] y"},
-            "gives y [3, 4, 4]",
-        ),
-        (
-            {"body": f"{HEAD} z=Add(y,one)", "outputs": f"{OUT}, float[batch,5] z"},
-            "gives y [1, 5], z [1, 5]",
+            "y [3, 4, 4]: its first axis is not that of the images",
         ),
         (
             {"body": "t=ReduceMean<keepdims=0>(x,axes) y=vendor.FusedMatMul(t,w)",
@@ -210,7 +236,7 @@ def test_weights_that_are_cut_short_are_refused(external: Path) -> None:
         ("facts", ModelHints(std=(0.0, 0.0, 0.0)), "--mean and --std"),
         ("facts", ModelHints(n_heads=3, img_size=(64, 64)), "--image-size, --heads: fixed"),
         ("facts", ModelHints(labels=("cat", "dog")), "--labels has 2 names"),
-        ("output", "tokens", "unknown output 'tokens'"),
+        ("outputs", {"tokens": None}, "--output tokens: the model puts out y"),
     ],
 )
 def test_options_that_do_not_go_with_a_file_are_refused(

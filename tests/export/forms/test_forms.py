@@ -13,6 +13,7 @@ import torch
 
 from tests.export import graphs
 from tests.export.graphs import count
+from tests.specs import engine_spec
 from vit_edge.calibration.collect import Calibration
 from vit_edge.calibration.onnx_file import to_bytes
 from vit_edge.export.engines import same_outputs
@@ -38,7 +39,7 @@ from vit_edge.vit.vision_transformer import VisionTransformer
 RTX = BACKENDS["tensorrt-rtx"]
 PROBLEM = RTX.build_problem()
 needs_rtx = pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))
-SPEC = EngineSpec("images", "logits", (32, 32, 3), 10, (8, 8, 8))
+SPEC = engine_spec("images", "logits", (32, 32, 3), 10, (8, 8, 8))
 CHOICES = [(form, choice) for form, choices in FORMS.items() for choice in choices]
 
 
@@ -291,7 +292,7 @@ class TestKernels:
         model = VisionTransformer.from_config(replace(variant.config, depth=2)).eval()
         graph = export_onnx(model, variant.preprocess, "logits")
         optimise(graph)
-        spec = EngineSpec("images", "logits", variant.preprocess.shape, 1000, (1, 8, 8))
+        spec = engine_spec("images", "logits", variant.preprocess.shape, 1000, (1, 8, 8))
         waits = [
             build(graph, {**DEFAULT, "streams": choice}, spec).summary().waits
             for choice in FORMS["streams"]

@@ -8,12 +8,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from tests.specs import engine_spec
 from vit_edge.calibration.collect import Calibration
 from vit_edge.export.precision import find_precision
 from vit_edge.export.quantise.qdq import BLOCKS_OPSET
 from vit_edge.export.simulate import simulate
 from vit_edge.runtime.backends import BACKENDS, BuildOptions
-from vit_edge.runtime.manifest import EngineSpec
 from vit_edge.vit.variants import Variant
 
 from ..graphs import count, relative_error, run
@@ -84,5 +84,5 @@ def test_engines_are_built_of_them(
 ) -> None:
     graph = ir.to_proto(find_precision(name).lower(optimised, calibration)["gpu"])
     outputs = variant.config.num_classes
-    spec = EngineSpec("images", "logits", variant.preprocess.shape, outputs, (1, 2, 4))
+    spec = engine_spec("images", "logits", variant.preprocess.shape, outputs, (1, 2, 4))
     assert len(RTX.compile(graph.SerializeToString(), spec, BuildOptions()).engine) > 100_000

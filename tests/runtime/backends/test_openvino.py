@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests.specs import engine_spec
 from vit_edge.runtime import BackendError, EngineError, ResourceError
 from vit_edge.runtime.backends import BACKENDS, openvino
 from vit_edge.runtime.bundle import Bundle
-from vit_edge.runtime.manifest import EngineSpec
 
 OPENVINO = BACKENDS["openvino"]
 
@@ -82,7 +82,7 @@ def test_an_input_of_another_form_is_refused(shape: list[int] | None) -> None:
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    spec = EngineSpec("images", "logits", (2, 2, 1), 3, (1, 1, 4))
+    spec = engine_spec("images", "logits", (2, 2, 1), 3, (1, 1, 4))
     with pytest.raises(EngineError, match="refuses the graph: "):
         OPENVINO.open(model.SerializeToString(), spec)
 
@@ -110,7 +110,7 @@ def test_weights_beside_the_graph_are_found(tmp_path: Path) -> None:
         model, path, save_as_external_data=True, location="w.bin", size_threshold=0,
         convert_attribute=False,
     )  # fmt: skip
-    spec = EngineSpec("images", "logits", (2, 2, 1), 3, (1, 1, 4))
+    spec = engine_spec("images", "logits", (2, 2, 1), 3, (1, 1, 4))
     external = {"w.bin": memoryview((tmp_path / "w.bin").read_bytes())}
     session = OPENVINO.open(path.read_bytes(), spec, external)
     images = np.array([[1, 2, 3, 4]], np.uint8).reshape(1, 2, 2, 1)
@@ -135,7 +135,7 @@ def test_without_the_library_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "openvino", None)
     assert "pip install 'vit-edge[openvino]'" in (OPENVINO.run_problem() or "")
     with pytest.raises(BackendError, match="pip install"):
-        OPENVINO.open(b"", EngineSpec("images", "logits", (2, 2, 1), 3, (1, 1, 4)))
+        OPENVINO.open(b"", engine_spec("images", "logits", (2, 2, 1), 3, (1, 1, 4)))
 
 
 def test_an_interrupt_after_engines_were_closed_is_still_one(bundle_source: Path) -> None:

@@ -219,7 +219,7 @@ from vit_edge.runtime.backends import BACKENDS
 from vit_edge.runtime.errors import EngineError
 from vit_edge.runtime.manifest import EngineSpec
 try:
-    BACKENDS["tensorrt-lean"].open(b"x", EngineSpec("i", "o", (8, 8, 1), 10, (1, 1, 1)))
+    BACKENDS["tensorrt-lean"].open(b"x", engine_spec("i", "o", (8, 8, 1), 10, (1, 1, 1)))
 except EngineError as error:
     print(error)
 """

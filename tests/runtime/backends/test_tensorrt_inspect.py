@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from tests.runtime.tools.plan.inspected import TEN
+from tests.specs import engine_spec
 from vit_edge.runtime.backends.tensorrt.inspect import inspect_engine
-from vit_edge.runtime.manifest import EngineSpec
 
 from .api import differences, recordings
 
-SPEC = EngineSpec("images", "logits", (8, 8, 1), 10, (1, 2, 4))
+SPEC = engine_spec("images", "logits", (8, 8, 1), 10, (1, 2, 4))
 
 
 class Context:

@@ -8,10 +8,10 @@ import threading
 import numpy as np
 import pytest
 
+from tests.specs import engine_spec
 from vit_edge.runtime.backends import cuda
 from vit_edge.runtime.backends.tensorrt import contexts
 from vit_edge.runtime.errors import ClosedError, EngineError, ResourceError
-from vit_edge.runtime.manifest import EngineSpec
 
 from .emulation import tensorrt as emulated
 from .rig import Rig
@@ -172,12 +172,12 @@ class TestErrors:
         rig.open().close()
 
     def test_wrong_tensors_are_refused(self, rig: Rig) -> None:
-        other = EngineSpec("pixels", "logits", SPEC.image_shape, 5, SPEC.batch)
+        other = engine_spec("pixels", "logits", SPEC.image_shape, 5, SPEC.batch)
         with pytest.raises(EngineError, match="its tensors are"):
             rig.open(spec=other)
 
     def test_a_batch_outside_the_engines_profile_is_refused(self, rig: Rig) -> None:
-        wide = EngineSpec("images", "logits", SPEC.image_shape, 5, (1, 9, 9))
+        wide = engine_spec("images", "logits", SPEC.image_shape, 5, (1, 9, 9))
         session = rig.open(spec=wide)
         for size in (9, 10):
             with pytest.raises(EngineError, match="outside the engine's profile"):

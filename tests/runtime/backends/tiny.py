@@ -7,10 +7,10 @@ from functools import cache
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from vit_edge.runtime.manifest import EngineSpec
+from tests.specs import engine_spec
 
 MAX_BATCH = 8
-SPEC = EngineSpec("images", "logits", (4, 4, 3), 5, (1, 4, MAX_BATCH))
+SPEC = engine_spec("images", "logits", (4, 4, 3), 5, (1, 4, MAX_BATCH))
 _WEIGHTS = np.random.default_rng(0).integers(-9, 9, (48, 5)).astype(np.float32)
 
 

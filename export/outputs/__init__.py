@@ -1,0 +1,15 @@
+"""Outputs of a model during an export: which there are, their kinds, and one vector of them all."""
+
+from .join import join_outputs, join_values
+from .kinds import FoundOutput, choose_outputs, parse_outputs, safe_name
+from .scale import find_scales
+
+__all__ = [
+    "FoundOutput",
+    "choose_outputs",
+    "find_scales",
+    "join_outputs",
+    "join_values",
+    "parse_outputs",
+    "safe_name",
+]
