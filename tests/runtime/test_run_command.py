@@ -106,9 +106,13 @@ def test_features_are_printed_as_they_are(
     manifest = replace(manifest, labels=None)
     session = engine._session
     assert session is not None
-    other = Engine(session, manifest, engine.info)
-    other.outputs, other.output = (vector("features", 10),), "features"
-    monkeypatch.setattr(Engine, "load", lambda *arguments: other)
+
+    def load(*arguments: object) -> Engine:
+        other = Engine(session, manifest, engine.info)
+        other.outputs, other.output = (vector("features", 10),), "features"
+        return other
+
+    monkeypatch.setattr(Engine, "load", load)
     monkeypatch.setattr(session, "close", lambda: None)
     status, out, _ = run(capsys, bundle_source, digits, "--json")
     assert status == 0

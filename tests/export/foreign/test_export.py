@@ -53,8 +53,9 @@ def test_a_foreign_file_becomes_a_bundle(
     bundle.verify()
     manifest = bundle.manifest
     assert list(manifest.precisions) == ["fp16", "fp32", "int8"]
-    assert manifest.precisions["fp32"].graphs["cpu"].accuracy["scores"].logit_error < 1e-5
-    assert (manifest.precisions["fp32"].graphs["cpu"].accuracy["scores"].reference_top1 or 0) > 0.97
+    (accuracy,) = manifest.precisions["fp32"].graphs["cpu"].accuracy.values()
+    assert accuracy.logit_error < 1e-5
+    assert (accuracy.reference_top1 or 0) > 0.97
     assert manifest.provenance["weights"] == "my digits.onnx"
     assert manifest.model["source"] == "ONNX file"
     assert manifest.model["producer"].startswith("pytorch")
