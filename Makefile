@@ -8,6 +8,8 @@ READY  := $(VENV)/.ready
 GPU    := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 EXTRAS := export,hub,dev,openvino,tensorrt-rtx,$(if $(GPU),onnxruntime-gpu$(comma)tensorrt,onnxruntime)
 comma  := ,
+# One process for each core, 8 at most: more wait for each other's first bundle.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 # Options of `make export`, `check`, `compare` and `bench`: see the README.
 MODEL      ?=
@@ -60,10 +62,10 @@ example: $(READY) ## classify a digit, draw its patches and attention rollout
 	$(BIN)/python -m vit_edge.vit.example_usage
 
 test: $(READY) ## run the tests (no GPU needed)
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 slow: $(READY) ## run the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 docs: $(READY) ## build the documentation into build/site
 	$(BIN)/pip install -q -c requirements/constraints.txt -e ".[docs]"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from filelock import FileLock
 
 from vit_edge.calibration.collect import Calibration
 from vit_edge.calibration.observers import DEFAULT_METHOD
@@ -23,7 +25,7 @@ from vit_edge.export.plan import ExportRequest
 from vit_edge.export.precision import PRECISIONS
 from vit_edge.export.progress import Display
 from vit_edge.runtime.tools.images import ImageSet
-from vit_edge.vit.checkpoints import encode_checkpoint
+from vit_edge.vit.checkpoints import build_model, encode_checkpoint, read_checkpoint
 from vit_edge.vit.datasets import digits, samples
 from vit_edge.vit.training.digits import train_digits
 from vit_edge.vit.variants import Variant, find_variant
@@ -33,12 +35,15 @@ from .calibrate import calibrate
 from .effort import ONE_CALL
 
 MODEL = "vit_test_patch8_32"
+Once = Callable[[str, Callable[[Path], None]], Path]
 DEFAULT_CASES = {
     "test_fault_is_found_where_it_is": ("plain", "digits"),
     "test_no_false_alarm": ("plain", "digits"),
     "test_no_false_alarm_whatever_the_observer": ("digits",),
     "test_no_false_alarm_of_the_export": ("plain", "digits"),
     "test_plain_min_max_collapses_on_outliers": ("digits, outliers",),
+    "test_a_fault_of_the_values_is_found_there": ("scale", "half a smoothing"),
+    "test_constants_that_grow_with_the_batch": ("torchscript-17-dynamic",),
     "test_table_of_another_model": ("digits, outliers", "digits"),
     "test_table_from_before_fine_tuning": ("plain", "digits"),
     "test_graph_of_older_weights": ("int8",),
@@ -55,6 +60,12 @@ DEFAULT_CASES = {
     "test_loading_needs_little_more_than_the_model": (".safetensors",),
 }
 """Cases that the default run takes of these tests, by how their ids begin; the others are slow."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leaves each of several workers one thread: those of one would wait for those of another."""
+    if config.getoption("numprocesses", None):
+        os.environ["OMP_NUM_THREADS"] = "1"  # of the workers, which start later
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -79,6 +90,24 @@ def _own_device_cache(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -
     home = next(_homes)
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
     monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Fills a folder by its name, in one of the workers: the others wait for it and read it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def fill(name: str, build: Callable[[Path], None]) -> Path:
+        folder = shared / name
+        with FileLock(f"{folder}.lock"):
+            if not (finished := shared / f"{name}.finished").exists():
+                folder.mkdir(exist_ok=True)
+                build(folder)
+                finished.touch()
+        return folder
+
+    return fill
 
 
 @pytest.fixture
@@ -141,27 +170,32 @@ def table(calibration: Calibration) -> CalibrationTable:
 
 
 @pytest.fixture(scope="session")
-def digits_model() -> VisionTransformer:
+def digits_weights(once: Once) -> Path:
     """The default model, trained as users train it."""
-    return train_digits(0, lambda done, total: None)
+
+    def train(folder: Path) -> None:
+        model = train_digits(0, lambda done, total: None)
+        (folder / "digits.safetensors").write_bytes(encode_checkpoint(model))
+
+    return once("weights", train) / "digits.safetensors"
 
 
 @pytest.fixture(scope="session")
-def digits_weights(
-    tmp_path_factory: pytest.TempPathFactory, digits_model: VisionTransformer
-) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "digits.safetensors"
-    path.write_bytes(encode_checkpoint(digits_model))
-    return path
+def digits_model(digits_weights: Path) -> VisionTransformer:
+    tensors = read_checkpoint(digits_weights).tensors
+    return build_model(find_variant("vit_digits").config, tensors, digits_weights.name)
 
 
 @pytest.fixture(scope="session")
-def bundle_source(tmp_path_factory: pytest.TempPathFactory, digits_weights: Path) -> Path:
+def bundle_source(once: Once, digits_weights: Path) -> Path:
     """A bundle of the digits model: every precision, every engine that can be built here."""
-    out = tmp_path_factory.mktemp("bundle") / "digits"
-    request = ExportRequest(weights=str(digits_weights), out=out, max_batch=4, timing=ONE_CALL)
-    assert export_bundle(request, Display()).good
-    return out
+
+    def export(folder: Path) -> None:
+        out = folder / "digits"
+        request = ExportRequest(weights=str(digits_weights), out=out, max_batch=4, timing=ONE_CALL)
+        assert export_bundle(request, Display()).good
+
+    return once("bundle", export) / "digits"
 
 
 @pytest.fixture
