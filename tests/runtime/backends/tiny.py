@@ -5,9 +5,12 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.specs import engine_spec
+from vit_edge.runtime.manifest import EngineSpec
+from vit_edge.runtime.outputs import OutputSpec
 
 MAX_BATCH = 8
 SPEC = engine_spec("images", "logits", (4, 4, 3), 5, (1, 4, MAX_BATCH))
@@ -41,3 +44,35 @@ def tiny_frames(count: int, seed: int = 1) -> np.ndarray:
 def tiny_scores(frames: np.ndarray) -> np.ndarray:
     """What the graph gives, by numpy."""
     return frames.reshape(len(frames), -1).astype(np.float32) @ _WEIGHTS
+
+
+SEVERAL = EngineSpec(
+    "images",
+    (
+        OutputSpec("logits", "logits", (5,)),
+        OutputSpec("depth", "map", (4, 4)),
+        OutputSpec("score", "value", ()),
+    ),
+    (4, 4, 3),
+    (1, 4, MAX_BATCH),
+)
+
+
+@cache
+def graph_of_several() -> bytes:
+    """The same with two more outputs: red, float32 `[batch, 4, 4]`, and its sum `[batch]`."""
+    model = onnx.load_from_string(tiny_graph())
+    graph = model.graph
+    graph.initializer.append(numpy_helper.from_array(np.array(0), "first"))
+    graph.initializer.append(numpy_helper.from_array(np.array([1, 2]), "sides"))
+    graph.node.append(helper.make_node("Gather", ["pixels", "first"], ["depth"], axis=3))
+    graph.node.append(helper.make_node("ReduceSum", ["depth", "sides"], ["score"], keepdims=0))
+    for name, shape in (("depth", ["batch", 4, 4]), ("score", ["batch"])):
+        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    return model.SerializeToString()
+
+
+def values_of_several(frames: np.ndarray) -> dict[str, np.ndarray]:
+    """What that graph gives, by numpy."""
+    red = frames[..., 0].astype(np.float32)
+    return {"logits": tiny_scores(frames), "depth": red, "score": red.sum(axis=(1, 2))}

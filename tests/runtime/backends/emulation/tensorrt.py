@@ -93,20 +93,21 @@ class Runtime:
 class Engine:
     """ICudaEngine."""
 
-    num_io_tensors = 2
     device_memory_size_v2 = WORKING_MEMORY
 
     def __init__(self, runtime: Runtime, blob: bytes) -> None:
         self.runtime, self.library = runtime, runtime.library
         self.session = computation(blob)
+        self.outputs = tuple(output.name for output in self.session.get_outputs())
+        self.num_io_tensors = 1 + len(self.outputs)
         self.key = f"{self.library.__version__}:{hash(blob)}"
 
     def get_tensor_name(self, index: int) -> str:
-        return ("images", "logits")[index]
+        return ("images", *self.outputs)[index]
 
     def get_tensor_dtype(self, name: str) -> Any:
         kinds = self.library.DataType
-        return {"images": kinds.UINT8, "logits": kinds.FLOAT}[name]
+        return kinds.UINT8 if name == "images" else kinds.FLOAT
 
     def create_runtime_config(self) -> Checked:
         return self.library.show("IRuntimeConfig", RuntimeConfig(self.library))
@@ -225,14 +226,15 @@ class Context:
             if self.version != version:
                 self.machine.note("a context was changed under work or a graph of it")
             self._check_memory()
-            source, target = addresses["images"], addresses["logits"]
+            source, names = addresses["images"], self.engine.outputs
             size = int(np.prod(shape))
             if not self.machine.require(source, size, ("device", "managed"), "input"):
                 return
             frames = np.frombuffer((ctypes.c_uint8 * size).from_address(source), dtype=np.uint8)
-            scores = self.engine.session.run(["logits"], {"images": frames.reshape(shape)})[0]
-            if self.machine.require(target, scores.nbytes, ("device",), "output"):
-                ctypes.memmove(target, scores.ctypes.data, scores.nbytes)
+            results = self.engine.session.run(names, {"images": frames.reshape(shape)})
+            for name, values in zip(names, results, strict=True):
+                if self.machine.require(addresses[name], values.nbytes, ("device",), name):
+                    ctypes.memmove(addresses[name], values.ctypes.data, values.nbytes)
             if self.config is not None and self.config.kernels is not None:
                 self.config.kernels.shapes.add(str(shape[0]))
 
