@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
 from pathlib import Path
 
 from vit_edge.runtime.errors import InputError, VitEdgeError
 from vit_edge.runtime.preprocess import CROP_MODES, INTERPOLATIONS
-from vit_edge.vit.config import ACTIVATIONS
+from vit_edge.vit.config import ACTIVATIONS, POOLS
 from vit_edge.vit.hints import ModelHints
+from vit_edge.vit.labels import Labels, read_labels
 
 
 def attach(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -108,13 +108,22 @@ def _add_facts(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--heads", type=int, metavar="N", help="attention heads")
     group.add_argument("--norm-eps", type=float, metavar="E", help="epsilon of the LayerNorms")
     group.add_argument("--activation", metavar="A", help=", ".join(ACTIVATIONS))
+    group.add_argument("--pool", metavar="P", help=", ".join(POOLS))
+    group.add_argument(
+        "--checkpoint-key",
+        metavar="K",
+        help="of several weights or heads in the file, the one to take, as state_dict_ema",
+    )
     group.add_argument("--mean", type=parse_numbers, metavar="M,M,M", help="on the 0-1 scale")
     group.add_argument("--std", type=parse_numbers, metavar="S,S,S", help="on the 0-1 scale")
     group.add_argument("--interpolation", metavar="I", help=", ".join(INTERPOLATIONS))
     group.add_argument("--crop", type=float, metavar="C", help="central share of the picture, 0-1")
     group.add_argument("--crop-mode", metavar="M", help=", ".join(CROP_MODES))
     group.add_argument(
-        "--labels", type=Path, metavar="FILE", help="class names: a line for each, or a JSON list"
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="class names: a line for each, or JSON: a list, {index: name}, {folder: index}",
     )
 
 
@@ -134,34 +143,28 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[-1])
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
-    """Class names from a text file, a line each, or a JSON list. Raises InputError."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        names = json.loads(text) if path.suffix == ".json" else text.rstrip().split("\n")
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"--labels {path} cannot be read ({error})") from None
-    if not isinstance(names, list) or not all(isinstance(n, str) and n.strip() for n in names):
-        raise InputError(f"--labels {path} is not a list of names without gaps")
-    return tuple(name.strip() for name in names)
-
-
 def _facts(arguments: argparse.Namespace) -> ModelHints:
     if arguments.activation not in (None, *ACTIVATIONS):
         raise InputError(
             f"unknown activation {arguments.activation!r}: choose from {', '.join(ACTIVATIONS)}"
         )
+    if arguments.pool not in (None, *POOLS):
+        raise InputError(f"unknown pool {arguments.pool!r}: choose from {', '.join(POOLS)}")
+    labels = read_labels(arguments.labels) if arguments.labels else Labels(None)
     return ModelHints(
         img_size=arguments.image_size,
         n_heads=arguments.heads,
         norm_eps=arguments.norm_eps,
         mlp=arguments.activation,
+        pool=arguments.pool,
         mean=arguments.mean,
         std=arguments.std,
         interpolation=arguments.interpolation,
         crop=arguments.crop,
         crop_mode=arguments.crop_mode,
-        labels=read_labels(arguments.labels) if arguments.labels else None,
+        labels=labels.names,
+        folders=labels.folders or None,
+        checkpoint_key=arguments.checkpoint_key,
     )
 
 

@@ -53,6 +53,7 @@ class ModelSource:
         antialias: How positions are resampled.
         weights: In words: "trained here", "random" or the file's name.
         weights_key: Identifies the weights, for the cache.
+        checkpoint_key: Of several weights in the file, those to take.
         labels: Names of the classes, where the source knows them.
         inferred: ModelHints read from the checkpoint, in words.
         assumed: ModelHints that nothing said, taken from conventions or a variant.
@@ -71,6 +72,7 @@ class ModelSource:
     labels: tuple[str, ...] | None
     inferred: str
     assumed: tuple[str, ...]
+    checkpoint_key: str | None = None
 
     @property
     def random(self) -> bool:
@@ -180,7 +182,7 @@ def _from_file(
     fields: dict[str, Any],
     hints: ModelHints,
 ) -> ModelSource:
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, hints.checkpoint_key)
     named = find_variant(name) if name is not None else None
     read = find_architecture(checkpoint, hints.or_else(_facts_in(fields)), named)
     if name is not None:
@@ -209,7 +211,8 @@ def _from_file(
         native=read.native,
         antialias=read.hints.antialias is not False,
         weights=argument if argument.startswith(("hf:", "timm:")) else checkpoint.source,
-        weights_key=checkpoint_sha256(path),
+        weights_key=f"{checkpoint_sha256(path)} {hints.checkpoint_key or ''}".strip(),
+        checkpoint_key=hints.checkpoint_key,
         labels=read.hints.labels,
         inferred=_describe(checkpoint, read.inferred),
         assumed=(*read.assumed, *assumed),
@@ -259,9 +262,7 @@ def _apply_fields(default: ViTConfig, fields: dict[str, Any], path: Path | None)
 
 
 def _describe(checkpoint: Checkpoint, architecture: str) -> str:
-    left_out = len(checkpoint.left_out)
-    extra = f"; left out: {left_out} tensors, as {checkpoint.left_out[0]}" if left_out else ""
-    return f"{checkpoint.naming} checkpoint: {architecture}{extra}"
+    return "; ".join([f"{checkpoint.naming} checkpoint: {architecture}", *checkpoint.notes])
 
 
 def _slug(name: str) -> str:
@@ -278,7 +279,7 @@ def _data(variant: Variant | None, preprocess: Preprocess) -> str:
 def make_weights(source: ModelSource, seed: int, update: Update) -> bytes:
     """The weights as safetensors: read, trained or random."""
     if source.file is not None:
-        checkpoint = read_checkpoint(source.file)
+        checkpoint = read_checkpoint(source.file, source.checkpoint_key)
         weights = (checkpoint.tensors, checkpoint.source, source.native, source.antialias)
         return encode_checkpoint(build_model(source.config, *weights))
     if source.weights == _TRAINED:

@@ -22,6 +22,8 @@ class ModelHints:
         antialias: True if the source resamples position embeddings with antialiasing.
         mean, std, interpolation, crop, crop_mode: See `runtime.preprocess.Preprocess`.
         labels: Names of the classes.
+        folders: Pairs of the name of a folder of images and the index of its class.
+        checkpoint_key: Of several weights in a file, those to take: see `read_checkpoint`.
     """
 
     img_size: tuple[int, int] | None = None
@@ -37,6 +39,8 @@ class ModelHints:
     crop: float | None = None
     crop_mode: str | None = None
     labels: tuple[str, ...] | None = None
+    folders: tuple[tuple[str, int], ...] | None = None
+    checkpoint_key: str | None = None
 
     def or_else(self, other: ModelHints) -> ModelHints:
         """Returns these hints, completed by those of `other`."""
@@ -57,13 +61,14 @@ ASSUMABLE = (
     "n_heads",
     "norm_eps",
     "mlp",
+    "pool",
     "mean",
     "std",
     "interpolation",
     "crop",
     "crop_mode",
 )
-"""Hints that are reported to the user when they are assumptions."""
+"""Hints whose origin is reported to the user."""
 
 
 @dataclass(frozen=True)
@@ -75,20 +80,30 @@ class HintSource:
     assumption: bool
 
 
-def resolve(sources: list[HintSource]) -> tuple[ModelHints, tuple[str, ...]]:
-    """Takes each hint from the first source that knows it; returns the assumptions in words too."""
+@dataclass(frozen=True)
+class Resolved:
+    """Hints, and in words those that are assumptions and those that are not, with their origin."""
+
+    hints: ModelHints
+    assumed: tuple[str, ...]
+    stated: tuple[str, ...]
+
+
+def resolve(sources: list[HintSource]) -> Resolved:
+    """Takes each hint from the first source that knows it."""
     values: dict[str, object] = {}
-    assumed = []
+    assumed, stated = list[str](), list[str]()
     for field in dataclasses.fields(ModelHints):
         for source in sources:
             value = getattr(source.hints, field.name)
             if value is None:
                 continue
             values[field.name] = value
-            if source.assumption and field.name in ASSUMABLE:
-                assumed.append(f"{field.name} {format_value(value)} ({source.name})")
+            if field.name in ASSUMABLE:
+                words = assumed if source.assumption else stated
+                words.append(f"{field.name} {format_value(value)} ({source.name})")
             break
-    return ModelHints(**values), tuple(assumed)  # type: ignore[arg-type]
+    return Resolved(ModelHints(**values), tuple(assumed), tuple(stated))  # type: ignore[arg-type]
 
 
 def format_value(value: object) -> str:

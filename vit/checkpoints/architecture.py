@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vit_edge.runtime.errors import InputError
@@ -13,6 +13,9 @@ from vit_edge.vit.variants import VARIANTS, Variant
 
 from .checkpoint import Checkpoint
 
+AMBIGUOUS_POOL = "timm"
+"""Naming in which models with and without a class token pool alike: elsewhere a class token that is
+there is the pool."""
 Shapes = Mapping[str, tuple[int, ...]]
 _NEEDED = (
     "patch_embed.proj.weight",
@@ -31,7 +34,7 @@ class Architecture:
         native: Rows and columns of patches that the checkpoint's positions are for.
         hints: All other hints, found by the same rules.
         variant: Name of the variant of this size, or None.
-        inferred: The shapes' part, in words.
+        inferred: The shapes' part, and what was given or read, in words.
         assumed: The assumptions, in words.
     """
 
@@ -60,7 +63,9 @@ def find_architecture(
             f"{', '.join(missing)} (in this project's names)"
         )
     same_size = next((n for n, v in VARIANTS.items() if _size(shapes) == _size_of(v.config)), None)
-    hints, assumed = resolve(_hint_sources(checkpoint, shapes, user, named, same_size))
+    resolved = resolve(_hint_sources(checkpoint, shapes, user, named, same_size))
+    hints = resolved.hints
+    _require_whole_patches(user, shapes)
     try:
         config, native = _complete(checkpoint, shapes, hints)
     except InputError:
@@ -69,7 +74,42 @@ def find_architecture(
         raise InputError(
             f"{checkpoint.source} has shapes that make no ViT ({error}): is it whole, and a ViT?"
         ) from None
-    return Architecture(config, native, hints, same_size, _describe(config), assumed)
+    stated = f"; {', '.join(resolved.stated)}" if resolved.stated else ""
+    return Architecture(
+        config,
+        native,
+        hints,
+        same_size,
+        _describe(config, native, hints) + stated,
+        (*resolved.assumed, *_assumed_pool(checkpoint, config, hints), *checkpoint.assumed),
+    )
+
+
+def _require_whole_patches(user: ModelHints, shapes: Shapes) -> None:
+    """Raises InputError if patches do not tile the image size that the user asks for."""
+    patch = (*shapes["patch_embed.proj.weight"], 0, 0, 0)[2]
+    size = user.img_size
+    if size is None or not patch or not any(edge % patch for edge in size):
+        return
+    below, above = ([max(1, edge // patch + more) * patch for edge in size] for more in (0, 1))
+    raise InputError(
+        f"an image size of {_size_text(size)} is no multiple of the model's patches of {patch} "
+        f"pixels: give --image-size {_size_text(below)} or {_size_text(above)}"
+    )
+
+
+def _size_text(size: Sequence[int]) -> str:
+    return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
+
+
+def _assumed_pool(checkpoint: Checkpoint, config: ViTConfig, hints: ModelHints) -> tuple[str, ...]:
+    """Returns the pool in words where the same tensors may be of a model with another one: timm's
+    global_pool="avg" without fc_norm leaves no trace.
+    """
+    pool = config.readout.pool
+    if hints.pool is not None or checkpoint.naming != AMBIGUOUS_POOL or pool != "class_token":
+        return ()
+    return (f"pool {pool} (usual for timm; the tensors fit mean as well: --pool mean)",)
 
 
 def _hint_sources(
@@ -89,6 +129,9 @@ def _hint_sources(
     ]
     if named is not None:
         sources.append(HintSource("as MODEL", named.hints, True))
+    arch = checkpoint.arch
+    if arch is not None and _size(shapes)[:3] == _size_of(VARIANTS[arch].config)[:3]:
+        sources.append(HintSource(f"as {arch}, which the file names", VARIANTS[arch].hints, True))
     sources.append(HintSource(f"usual for {checkpoint.naming}", checkpoint.conventions, True))
     if same_size is not None:
         sources.append(HintSource(f"as {same_size}", VARIANTS[same_size].hints, True))
@@ -236,14 +279,16 @@ def _native_grid(
     )
 
 
-def _describe(config: ViTConfig) -> str:
+def _describe(config: ViTConfig, native: tuple[int, int], hints: ModelHints) -> str:
     """Puts the shapes into words."""
+    square = native[0] == native[1] and hints.native_size is None and hints.img_size is None
     sizes = [
         f"width {config.embed_dim}",
         f"depth {config.depth}",
         f"patches of {config.patch_size}",
         f"MLP of {config.mlp_dim}",
         f"{config.num_classes} classes" if config.num_classes else "no head",
+        f"positions of {native[0]}x{native[1]} patches{', read as a square' if square else ''}",
         f"pool {config.readout.pool}",
     ]
     options = {
@@ -255,8 +300,7 @@ def _describe(config: ViTConfig) -> str:
         "LayerScale": config.block.layer_scale,
         "SwiGLU": config.block.mlp == "swiglu",
         "QK norm": config.block.qk_norm,
-        f"representation of {config.readout.representation_size}": (
-            config.readout.representation_size
-        ),
+        f"representation of {config.readout.representation_size}, "
+        f"{config.readout.representation}": (config.readout.representation_size),
     }
     return ", ".join([*sizes, *(text for text, present in options.items() if present)])

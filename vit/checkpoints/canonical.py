@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -10,41 +12,47 @@ from torch import Tensor
 from vit_edge.runtime.errors import InputError
 
 from .checkpoint import Checkpoint, RawCheckpoint
-from .names import NAMINGS, Naming
+from .choice import Choice, choose, is_copy, nearest
+from .heads import find_head
+from .lora import merge_adapters
 from .names.base import PART
 
 OWN = "vit-edge"
 """Naming of this project's own files: timm's, with the rest in the header."""
-_SHOWN = 10
+_BESIDE = re.compile(r"(head|head_dist|pre_logits\.fc)\.(weight|bias)")
+"""Tensors of the model that may lie beside its prefix, as transformers' classifier does."""
+_FOREIGN = re.compile(
+    r"(?:criterion|\w*loss(?:es|_fn)?|optimizers?|(?:lr_)?schedulers?|n_averaged|mixup|"
+    r"\w*metrics?|decoder\w*|mask_token|num_batches_tracked)(?:\..*)?"
+)
+"""Tensors of a training, and of decoders that pre-training throws away (MAE)."""
+_SHOWN = 4
 
 
-def to_canonical(raw: RawCheckpoint) -> Checkpoint:
-    """Renames, joins and reshapes; `raw.tensors` is emptied on the way.
+def to_canonical(raw: RawCheckpoint, key: str | None = None) -> Checkpoint:
+    """Chooses the copy named `key`, or the one that is usual; renames, joins and reshapes.
+    `raw.tensors` is emptied on the way.
 
     Raises:
-        InputError: if the names are no known source's, two tensors claim one name, or a tensor is
-            not of dense floating-point numbers.
+        InputError: if the names are no known source's, two tensors claim one name, a tensor is not
+            of dense floating-point numbers, or nothing is called `key`.
     """
-    naming = find_naming(raw)
+    merged = merge_adapters(raw)
+    choice = choose(raw, key)
+    naming = choice.naming
     hints = raw.hints.or_else(naming.read_hints(raw.tensors))
-    tensors, parts = dict[str, Tensor](), defaultdict[str, dict[str, Tensor]](dict)
-    left_out = []
-    for old in list(raw.tensors):
-        tensor, name = raw.tensors.pop(old), naming.translate(old)
-        if name is None:
-            left_out.append(old)
-            continue
-        _require_numbers(old, tensor, raw.source)
-        base, mark, part = name.partition(PART)
-        target = parts[base] if mark else tensors
-        key = part if mark else name
-        if key in target:
-            raise InputError(f"{raw.source}: {old} is there twice, under two prefixes")
-        target[key] = naming.convert(old, tensor)
-    for base in list(parts):
-        tensors[base] = _join(base, parts.pop(base), raw.source)
+    renamed = _rename(raw, choice)
+    tensors, notes = renamed.tensors, [*_about_copies(choice), *merged]
+    head_key = None if key is None or is_copy(key, choice) else key
+    head = find_head(tensors, renamed.beside, raw.source, head_key)
+    tensors.update(head.tensors)
+    left_out = [*renamed.left_out, *(name for name in renamed.beside if name not in head.used)]
+    assumed = list(head.assumed)
     if raw.config is None:
-        _finish(tensors, raw.source)
+        assumed += _finish(tensors, raw.source)
+    unsaid = [name for name in left_out if not _is_of_rival(name, choice)]
+    if unsaid:
+        notes.append(f"left out: {_counted(unsaid, choice.prefix)}")
     return Checkpoint(
         raw.source,
         OWN if raw.config is not None else naming.name,
@@ -53,25 +61,95 @@ def to_canonical(raw: RawCheckpoint) -> Checkpoint:
         hints,
         naming.conventions(tensors),
         tuple(left_out),
+        (*notes, *head.notes),
+        tuple(assumed),
+        raw.arch,
     )
 
 
-def find_naming(raw: RawCheckpoint) -> Naming:
-    """Returns the naming that the checkpoint uses. Raises InputError if it is unknown."""
-    names = list(raw.tensors)
-    for naming in NAMINGS.values():
-        if naming.recognises(names):
-            return naming
-    raise InputError(
-        f"{raw.source} does not look like a ViT of {', '.join(NAMINGS)}: no patch embedding is "
-        f"among its {len(names)} tensors ({listed(sorted(names))})"
-    )
+@dataclass
+class _Renamed:
+    """Tensors under the model's names; those beside it under their own, without its prefix."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    beside: dict[str, Tensor] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
 
 
-def listed(items: list[str]) -> str:
-    """Joins the first ten, and counts the rest."""
-    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return ", ".join(items[:_SHOWN]) + more
+def _rename(raw: RawCheckpoint, choice: Choice) -> _Renamed:
+    naming, renamed = choice.naming, _Renamed()
+    parts = defaultdict[str, dict[str, Tensor]](dict)
+    for old in list(raw.tensors):
+        tensor = raw.tensors.pop(old)
+        name = _translate(old, choice)
+        if name is None:
+            short = old[len(nearest(old, choice.prefix)) :]
+            foreign = _is_of_another(old, choice) or not tensor.is_floating_point()
+            if foreign or short in renamed.beside:
+                renamed.left_out.append(old)
+            else:
+                renamed.beside[short] = tensor
+            continue
+        if not name:
+            renamed.left_out.append(old)
+            continue
+        _require_numbers(old, tensor, raw.source)
+        base, mark, part = name.partition(PART)
+        target = parts[base] if mark else renamed.tensors
+        slot = part if mark else name
+        if slot in target:
+            raise InputError(f"{raw.source}: {old} is there twice, under two prefixes")
+        target[slot] = naming.convert(old, tensor)
+    for base in list(parts):
+        renamed.tensors[base] = _join(base, parts.pop(base), raw.source)
+    return renamed
+
+
+def _translate(name: str, choice: Choice) -> str | None:
+    """Returns the model's name; "" for a tensor that is no part of it, None for one beside it."""
+    naming = choice.naming
+    if name.startswith(choice.prefix):
+        short = name[len(choice.prefix) :]
+        return "" if _FOREIGN.fullmatch(short) else naming.translate(short) or ""
+    short = name[len(nearest(name, choice.prefix)) :]
+    if _is_of_another(name, choice):
+        return None
+    new = naming.translate(short)
+    if new is None:
+        return ""
+    return new if new != short and _BESIDE.fullmatch(new) else None
+
+
+def _is_of_another(name: str, choice: Choice) -> bool:
+    """Tells whether a tensor belongs to a copy that was not chosen, or to a training."""
+    own = nearest(name, choice.prefix)
+    return _is_of_rival(name, choice) or bool(_FOREIGN.fullmatch(name[len(own) :]))
+
+
+def _is_of_rival(name: str, choice: Choice) -> bool:
+    """Tells whether a tensor stands nearer to a copy that was not chosen."""
+    own = len(nearest(name, choice.prefix))
+    return any(len(nearest(name, other)) > own for other in choice.others)
+
+
+def _about_copies(choice: Choice) -> list[str]:
+    if not choice.rivals:
+        return []
+    return [
+        f"weights of {choice.key} are taken; {', '.join(choice.rivals)} "
+        f"{'is' if len(choice.rivals) == 1 else 'are'} there too "
+        f"(--checkpoint-key {choice.rivals[0]})"
+    ]
+
+
+def _counted(names: list[str], prefix: str) -> str:
+    """Counts tensors by the module that they are of."""
+    short = [name[len(nearest(name, prefix)) :] for name in names]
+    groups = Counter(name.partition(".")[0].partition("/")[0] for name in short)
+    listed = [f"{group} ({count})" for group, count in groups.most_common(_SHOWN)]
+    rest = sum(groups.values()) - sum(count for _, count in groups.most_common(_SHOWN))
+    more = f" and {rest} more" if rest else ""
+    return f"{len(names)} tensor{'s' if len(names) > 1 else ''}, of {', '.join(listed)}{more}"
 
 
 def _require_numbers(name: str, tensor: Tensor, source: str) -> None:
@@ -97,16 +175,20 @@ def _join(base: str, parts: dict[str, Tensor], source: str) -> Tensor:
         raise InputError(f"{source}: the parts of {base} have shapes {shapes}") from None
 
 
-def _finish(tensors: dict[str, Tensor], source: str) -> None:
-    """Repairs tensors that some sources store in another shape, leave out, or split in two."""
+def _finish(tensors: dict[str, Tensor], source: str) -> list[str]:
+    """Repairs tensors that some sources store in another shape, leave out, or split in two; returns
+    what it assumes.
+    """
     for name, rank in (("cls_token", 3), ("dist_token", 3), ("reg_token", 3), ("pos_embed", 3)):
         while name in tensors and tensors[name].ndim < rank:
             tensors[name] = tensors[name][None]
     _fill_missing_biases(tensors)
+    assumed = []
     if "norm_pre.weight" in tensors and "pre_logits.fc.weight" not in tensors:
-        _call_projection(tensors)
+        assumed += _call_projection(tensors)
     if "head_dist.weight" in tensors:
         _merge_heads(tensors, source)
+    return assumed
 
 
 def _fill_missing_biases(tensors: dict[str, Tensor]) -> None:
@@ -116,11 +198,14 @@ def _fill_missing_biases(tensors: dict[str, Tensor]) -> None:
             tensors[f"{layer}.bias"] = weight.new_zeros(weight.shape[:1])
 
 
-def _call_projection(tensors: dict[str, Tensor]) -> None:
+def _call_projection(tensors: dict[str, Tensor]) -> list[str]:
     """Renames CLIP's projection, which timm calls a head, without bias."""
-    if "head.bias" in tensors and not tensors["head.bias"].any():
-        for kind in ("weight", "bias"):
-            tensors[f"pre_logits.fc.{kind}"] = tensors.pop(f"head.{kind}")
+    if "head.bias" not in tensors or tensors["head.bias"].any():
+        return []
+    for kind in ("weight", "bias"):
+        tensors[f"pre_logits.fc.{kind}"] = tensors.pop(f"head.{kind}")
+    width = tensors["pre_logits.fc.weight"].shape[0]
+    return [f"head is CLIP's projection to {width} features (it has no bias), not a classifier"]
 
 
 def _merge_heads(tensors: dict[str, Tensor], source: str) -> None:

@@ -13,10 +13,11 @@ from vit_edge.vit.hints import ModelHints
 from vit_edge.vit.variants import VARIANTS
 
 from .checkpoint import RawCheckpoint
-from .formats import read_pickle, read_safetensors
+from .formats import read_safetensors
+from .pickles import read_pickle
 from .processor import read_processor
 
-CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+CONFIG, PROCESSOR, ADAPTER = "config.json", "preprocessor_config.json", "adapter_config.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _CLIP = ("clip", "clip_vision_model")
 _MODEL_TYPES = ("vit", "deit", "dinov2", "dinov2_with_registers", *_CLIP)
@@ -38,6 +39,13 @@ def read_folder(path: Path) -> RawCheckpoint:
     Raises:
         InputError: if a file is missing or damaged, or the model type is not supported.
     """
+    adapter = read_json(path / ADAPTER) if (path / ADAPTER).is_file() else None
+    if adapter is not None and not (path / CONFIG).is_file():
+        base = str(adapter.get("base_model_name_or_path"))[:200]
+        raise InputError(
+            f"{path} holds the adapter of a model and not the model ({base}): load both with PEFT, "
+            "merge them (model.merge_and_unload()) and save_pretrained the result"
+        )
     config = read_json(path / CONFIG)
     try:
         hints = timm_hints(config) if "architecture" in config else transformers_hints(path, config)
@@ -45,7 +53,7 @@ def read_folder(path: Path) -> RawCheckpoint:
         raise
     except (ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{path / CONFIG} cannot be used: {str(error)[:200]}") from None
-    return RawCheckpoint(path.resolve().name, _read_weights(path), hints=hints)
+    return RawCheckpoint(path.resolve().name, _read_weights(path), hints=hints, options=adapter)
 
 
 def read_json(path: Path) -> dict[str, Any]:

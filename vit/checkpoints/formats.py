@@ -1,10 +1,8 @@
-"""The file formats: tensors by name, nothing executed."""
+"""The file formats but PyTorch's own (see `pickles`): tensors by name, nothing executed."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import pickle
 import zipfile
 import zlib
 from pathlib import Path
@@ -29,7 +27,6 @@ CONFIG_KEY, LABELS_KEY, PREPROCESS_KEY = (
     "vit_edge.labels",
     "vit_edge.preprocess",
 )
-_WRAPPERS = ("state_dict", "model", "teacher", "state_dict_ema")
 
 
 def read_safetensors(path: Path) -> RawCheckpoint:
@@ -69,33 +66,6 @@ def _read_metadata(metadata: dict[str, str]) -> tuple[ViTConfig | None, ModelHin
         labels = decode(tuple[str, ...], json.loads(metadata[LABELS_KEY]), "labels")
         hints = ModelHints(**{**vars(hints), "labels": labels})
     return config, hints
-
-
-def read_pickle(path: Path) -> RawCheckpoint:
-    """Reads a `.pth` of tensors.
-
-    Source: `torch.load(weights_only=True)`, which refuses anything but tensors.
-    """
-    try:
-        # Many a training saves its options along; a Namespace is plain data.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            value: Any = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
-    except pickle.UnpicklingError:
-        raise InputError(
-            f"{path} is refused: it is damaged, or holds more than tensors, and loading that could "
-            "execute code. Save the state_dict alone, or convert it to safetensors"
-        ) from None
-    except Exception as error:  # damaged bytes make the unpickler raise nearly anything
-        raise InputError(f"{path} is not a whole PyTorch file ({first_line(error)})") from None
-    for key in _WRAPPERS:
-        value = value.get(key, value) if isinstance(value, dict) else value
-    if not isinstance(value, dict) or not all(
-        isinstance(name, str) and isinstance(v, Tensor) for name, v in value.items()
-    ):
-        raise InputError(f"{path} holds no state_dict of tensors")
-    return RawCheckpoint(path.name, dict(value))
 
 
 def read_npz(path: Path) -> RawCheckpoint:

@@ -15,7 +15,7 @@ from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.vit.config import ViTConfig
 from vit_edge.vit.vision_transformer import VisionTransformer
 
-from .canonical import listed
+from .choice import listed
 from .formats import CONFIG_KEY, LABELS_KEY, PREPROCESS_KEY
 from .positions import fit_positions
 

@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
+
+from vit_edge.vit.checkpoints import read_checkpoint
 
 from ... import oracles
 from .parity import SIZES, difference, load, save, shake, to_big_vision, to_jax
@@ -191,3 +194,51 @@ def test_big_vision(tmp_path: Path) -> None:
     shake(oracle)
     oracle.load_pretrained(str(path))
     assert difference(load(path), oracle, 224, 224) < TOLERANCE
+
+
+def openai_state(width: int, patch: int, features: int) -> dict[str, torch.Tensor]:
+    """Random weights under the names of OpenAI's CLIP: the image tower, and a text tower's."""
+    torch.manual_seed(1)
+    names = {
+        "class_embedding": (width,),
+        "positional_embedding": ((224 // patch) ** 2 + 1, width),
+        "proj": (width, features),
+        "conv1.weight": (width, 3, patch, patch),
+    }
+    names |= {f"ln_{n}.{k}": (width,) for n in ("pre", "post") for k in ("weight", "bias")}
+    for block in (f"transformer.resblocks.{i}." for i in range(DEPTH)):
+        for name, shape in {
+            "attn.in_proj_": (3 * width, width),
+            "attn.out_proj.": (width, width),
+            "mlp.c_fc.": (4 * width, width),
+            "mlp.c_proj.": (width, 4 * width),
+        }.items():
+            names |= {f"{block}{name}weight": shape, f"{block}{name}bias": shape[:1]}
+        names |= {f"{block}ln_{n}.{k}": (width,) for n in "12" for k in ("weight", "bias")}
+    state = {f"visual.{name}": 0.05 * torch.randn(shape) for name, shape in names.items()}
+    text = "transformer.resblocks.0.attn.in_proj_weight"
+    rest = {text: torch.ones(9, 3), "logit_scale": torch.ones(()), "ln_final.bias": torch.ones(3)}
+    return {**state, **rest}
+
+
+@pytest.mark.parametrize("kind", ["openai", "half", "open_clip", "wrapped"])
+def test_openai_and_open_clip(kind: str, tmp_path: Path) -> None:
+    """Compares with timm, which reads the same names. OpenAI's GELU is by sigmoid."""
+    timm, state = oracles.timm(), openai_state(192, 32, 64)
+    exact = kind in ("open_clip", "wrapped")
+    oracle = timm.create_model(
+        f"vit_base_patch32_clip{'' if exact else '_quickgelu'}_224",
+        embed_dim=192, num_heads=3, depth=DEPTH, num_classes=64,
+    ).eval()  # fmt: skip
+    if kind == "half":
+        state = {name: tensor.half() for name, tensor in state.items()}
+    filtered = timm.models.vision_transformer.checkpoint_filter_fn(dict(state), oracle)
+    oracle.load_state_dict({name: tensor.float() for name, tensor in filtered.items()})
+    path = tmp_path / "clip.pt"
+    if kind == "openai":
+        state["input_resolution"] = torch.tensor(224)
+    if kind == "wrapped":
+        state = {f"module.{name}": tensor for name, tensor in state.items()}
+    torch.save({"state_dict": state, "epoch": 1} if kind == "wrapped" else state, path)
+    assert difference(load(path, n_heads=3), oracle, 224, 224) < TOLERANCE
+    assert "ln_final" in " ".join(read_checkpoint(path).notes)

@@ -38,7 +38,6 @@ def _conventions(tensors: Mapping[str, Tensor]) -> ModelHints:
 HUGGING_FACE_NAMES = Naming(
     name="Hugging Face",
     mark=r"embeddings\.patch_embeddings\.projection\.weight",
-    prefixes=("vit.", "deit.", "dinov2.", "dinov2_with_registers."),
     rules=(
         (r"embeddings\.cls_token", "cls_token"),
         (r"embeddings\.distillation_token", "dist_token"),
@@ -72,7 +71,6 @@ HUGGING_FACE_NAMES = Naming(
 CLIP_NAMES = Naming(
     name="Hugging Face CLIP",
     mark=r"embeddings\.class_embedding",
-    prefixes=("clip.vision_model.", "vision_model."),
     rules=(
         (r"embeddings\.class_embedding", "cls_token"),
         (r"embeddings\.position_embedding\.weight", "pos_embed"),
@@ -86,7 +84,7 @@ CLIP_NAMES = Naming(
         (r"visual_projection\.weight", "pre_logits.fc.weight"),
         (rf"classifier\.{_WB}", r"head.\1"),
     ),
-    ignored=(r"embeddings\.position_ids", r"text_model\..*", r"text_projection\..*", "logit_scale"),
+    ignored=(r"embeddings\.position_ids",),
     conventions=lambda tensors: image_hints(CLIP, "bicubic", 1.0, "center_floor").or_else(
         ModelHints(norm_eps=1e-5, mlp="quick_gelu", antialias=False)
     ),

@@ -56,8 +56,7 @@ def _norm(pattern: str, target: str) -> tuple[tuple[str, str], ...]:
 
 JAX_NAMES = Naming(
     name="JAX",
-    mark=r"(^|/)embedding/kernel",
-    prefixes=("opt/target/", "params/img/", "params/", "target/"),
+    mark=r"embedding/kernel",
     rules=(
         (r"cls", "cls_token"),
         (r"(?:Transformer/posembed_input/)?pos_embedding", "pos_embed"),
@@ -76,7 +75,7 @@ JAX_NAMES = Naming(
         *_linear(r"pre_logits", "pre_logits.fc"),
         *_linear(r"head", "head"),
     ),
-    ignored=(r"opt/state/.*", r"state/.*", r"step", r"params/txt/.*", r"params/[tb]"),
+    ignored=(r"opt/.*", r"state/.*", r"step"),
     convert=_convert,
     read_hints=_read_hints,
     # flax.linen.gelu approximates by tanh by default, and the original leaves it at that.
