@@ -9,6 +9,7 @@ import numpy as np
 
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.runtime.tools.classes import match_folders, order_classes
 from vit_edge.runtime.tools.images import ImageSet, load_path, sample, split
 from vit_edge.vit.datasets import DATASETS
 
@@ -17,12 +18,17 @@ from vit_edge.vit.datasets import DATASETS
 class ExportData:
     """Calibration and evaluation images; evaluation labels are the model's class indices.
 
-    `class_names` are the model's, where they are known.
+    Attributes:
+        class_names: The model's, where they are known.
+        folders: Class folders of the evaluation images, and the class index of each.
+        notes: How folders became classes, in words.
     """
 
     calibration: ImageSet
     evaluation: ImageSet
     class_names: tuple[str, ...] | None
+    folders: tuple[tuple[str, int], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def find_data(
@@ -34,12 +40,13 @@ def find_data(
     labels: tuple[str, ...] | None,
     calibration_size: int,
     seed: int,
+    folders: tuple[tuple[str, int], ...] | None = None,
 ) -> ExportData:
     """Loads both sets. One source named for both, or for one only, is split between them.
 
     Of a model of 0 classes labels are not indices: they say which images belong together, by which
     its embeddings can be judged. `labels` are the names of the model's classes, where its source
-    knows them.
+    knows them; `folders` are pairs of a folder and its class index, where the user gives them.
 
     Raises:
         InputError: if a source is missing, empty, unreadable or does not fit the model.
@@ -56,40 +63,37 @@ def find_data(
         first, second = split(first, calibration_size, seed)
     else:
         second = load_path(Path(evaluation), preprocess)
+    first = sample(first, calibration_size, seed)
     if classes == 0:
-        second, names = replace(second, class_names=None), None
-    else:
-        second, names = _label_with_classes(second, classes, labels)
-    return ExportData(sample(first, calibration_size, seed), second, names)
+        return ExportData(first, replace(second, class_names=None), None)
+    if second.labels is None:
+        return ExportData(first, second, labels)
+    if second.class_names is None:
+        _require_labels(second, classes)
+        return ExportData(first, second, labels)
+    match = match_folders(
+        second.source,
+        second.class_names,
+        labels,
+        classes,
+        None if folders is None else dict(folders),
+    )
+    indices = np.array(match.indices, dtype=np.int64)
+    pairs = tuple(zip(second.class_names, match.indices, strict=True))
+    names = labels
+    if match.assumed and labels is None:
+        names = order_classes(second.class_names)
+    second = replace(second, labels=indices[second.labels], class_names=names)
+    note = f"class folders of {second.source}: {match.how}"
+    note += " (assumed: the model does not name its classes)" if match.assumed else ""
+    return ExportData(first, second, names, pairs, (note,))
 
 
-def _label_with_classes(
-    images: ImageSet, classes: int, known: tuple[str, ...] | None
-) -> tuple[ImageSet, tuple[str, ...] | None]:
-    """Gives the labels the model's class indices.
-
-    Folders named by numbers are indices, those named as the model's classes are these, others are
-    in sorted order.
-    """
-    if images.labels is None:
-        return images, known
-    names = images.class_names
-    if names is not None and all(name.isdecimal() for name in names):
-        indices = np.array([int(name) for name in names], dtype=np.int64)
-        images, names = replace(images, labels=indices[images.labels]), known
-    elif names is not None and known is not None and set(names) <= set(known):
-        indices = np.array([known.index(name) for name in names], dtype=np.int64)
-        images, names = replace(images, labels=indices[images.labels]), known
-    elif names is not None and len(names) != classes:
-        raise InputError(
-            f"{images.source} has {len(names)} class folders, the model {classes} classes: give "
-            "a folder for each "
-            "class, or name the folders by class index or as the model's classes"
-        )
+def _require_labels(images: ImageSet, classes: int) -> None:
+    """Raises InputError for labels that are no class indices."""
     assert images.labels is not None
     if images.labels.min() < 0 or images.labels.max() >= classes:
         raise InputError(
             f"{images.source} has labels from {images.labels.min()} to {images.labels.max()}, the "
             f"model's {classes} classes are 0 to {classes - 1}"
         )
-    return images, names or known

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from vit_edge.runtime.errors import EngineError, InputError
+from vit_edge.runtime.outputs import LOGITS, PROBABILITIES, unpack
 
 from .accuracy import find_problem
 from .assemble import (
@@ -23,6 +24,7 @@ from .assemble import (
 )
 from .baseline import Baseline, make_baseline, read_passes
 from .cache import Hashed, StageCache, open_cache
+from .class_order import better_order
 from .engines import EngineBuilder
 from .forms import DEFAULT
 from .measure import LatencyHere
@@ -61,6 +63,9 @@ def export_bundle(request: ExportRequest, display: Display) -> Report:
     with open_cache(plan.out.parent / ".stages" / plan.out.name, display) as cache:
         recover(plan.out)
         baseline = make_baseline(plan, cache)
+        if remark := _remark_on_classes(plan, baseline):
+            display.note(remark)
+            plan = replace(plan, notes=(*plan.notes, remark))
         results = [_PrecisionRoad(name, plan, baseline, cache).run() for name in plan.precisions]
         report = make_report(plan, results, read_passes(baseline.graph))
         if report.good:
@@ -77,6 +82,19 @@ def export_bundle(request: ExportRequest, display: Display) -> Report:
         state = "the new bundle was written" if report.good else "the old bundle is untouched"
         raise InputError(f"the report could not be written ({error}); {state}") from None
     return report
+
+
+def _remark_on_classes(plan: Plan, baseline: Baseline) -> str | None:
+    """Says if the folders of the evaluation images fit the model better in another order."""
+    labels = plan.data.evaluation.labels
+    if labels is None or not plan.data.folders or plan.source.random:
+        return None
+    reference = baseline.reference.load()
+    first = reference.outputs[0]
+    if first.kind not in (LOGITS, PROBABILITIES):
+        return None
+    values = unpack(reference.values, reference.outputs)[first.name]
+    return better_order(values, labels, plan.data.folders)
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,7 @@ def make_plan(request: ExportRequest) -> Plan:
         source.labels,
         request.calibration_size,
         request.seed,
+        request.facts.folders,
     )
     return Plan(
         source=source,
@@ -149,7 +150,7 @@ def make_plan(request: ExportRequest) -> Plan:
         seed=request.seed,
         effort=request.effort,
         timing=request.timing,
-        notes=(*_describe(source, data), *notes),
+        notes=(*_describe(source, data), *data.notes, *notes),
     )
 
 

@@ -124,7 +124,9 @@ def find_source(
         source = replace(source, config=replace(source.config, num_classes=0))
     if source.labels is not None and len(source.labels) != source.config.num_classes:
         _require_no_labels(source, hints)
-        source = replace(source, labels=None)
+        dropped = f"its {len(source.labels)} class names are left out: there are "
+        dropped += f"{source.config.num_classes} classes"
+        source = replace(source, labels=None, inferred=f"{source.inferred}; {dropped}")
     return replace(source, output=LOGITS if source.config.num_classes else FEATURES)
 
 
@@ -210,8 +212,8 @@ def _from_file(
         file=path,
         native=read.native,
         antialias=read.hints.antialias is not False,
-        weights=argument if argument.startswith(("hf:", "timm:")) else checkpoint.source,
-        weights_key=f"{checkpoint_sha256(path)} {hints.checkpoint_key or ''}".strip(),
+        weights=_weights(argument, checkpoint, hints.checkpoint_key),
+        weights_key=checkpoint_sha256(path),
         checkpoint_key=hints.checkpoint_key,
         labels=read.hints.labels,
         inferred=_describe(checkpoint, read.inferred),
@@ -259,6 +261,12 @@ def _apply_fields(default: ViTConfig, fields: dict[str, Any], path: Path | None)
         return config_from_fields(default, fields)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not a configuration ({error})") from None
+
+
+def _weights(argument: str, checkpoint: Checkpoint, key: str | None) -> str:
+    """Names the weights, and of several in the file those that are asked for."""
+    name = argument if argument.startswith(("hf:", "timm:")) else checkpoint.source
+    return name if key is None else f"{name} ({key})"
 
 
 def _describe(checkpoint: Checkpoint, architecture: str) -> str:

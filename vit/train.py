@@ -30,7 +30,10 @@ from .training.recipe import RECIPES
 from .training.run import TrainRequest, train_folder
 from .variants import VARIANTS, find_variant
 
-_ONLY_WITH_DATA = ("eval", "weights", "epochs", "batch", "learning_rate", "image_size", "augment")
+_ONLY_WITH_DATA = (
+    "eval", "weights", "checkpoint_key", "epochs", "batch", "learning_rate", "image_size",
+    "augment",
+)  # fmt: skip
 _DEFAULT_AUGMENTATION = "photographs"
 
 
@@ -47,6 +50,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--data", type=Path, metavar="DIR", help="training images (default: digits)")
     add("--eval", type=Path, metavar="DIR", help="validation images (default: a fifth of --data)")
     add("--weights", metavar="W", help="fine-tune this checkpoint (kinds: see vit-edge export)")
+    add(
+        "--checkpoint-key", metavar="K", help="of several weights in W, those to take, as model_ema"
+    )
     rates = f"{scratch.learning_rate:g}, or {tune.learning_rate:g} with --weights"
     add("--epochs", type=int, help=f"default: {scratch.epochs}, or {tune.epochs} with --weights")
     add("--batch", type=int, help=f"default: {scratch.batch}")
@@ -103,6 +109,7 @@ def run(arguments: argparse.Namespace) -> None:
         recipe=replace(recipe, **{k: v for k, v in changes.items() if v is not None}),
         seed=arguments.seed,
         out=arguments.out or Path(f"build/{name}.safetensors"),
+        checkpoint_key=arguments.checkpoint_key,
     )
     train_folder(request)
 

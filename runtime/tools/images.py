@@ -14,8 +14,23 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, first_line
 from ..preprocess import Preprocess
+from .classes import order_classes
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+OTHER_IMAGES = (
+    ".avif",
+    ".dng",
+    ".exr",
+    ".heic",
+    ".heif",
+    ".jp2",
+    ".jxl",
+    ".nef",
+    ".cr2",
+    ".svg",
+    ".tga",
+)
+"""Suffixes of images that are not read here."""
 
 
 @dataclass(frozen=True)
@@ -99,28 +114,43 @@ def sample(images: ImageSet, count: int, seed: int) -> ImageSet:
 
 @dataclass(frozen=True)
 class FolderListing:
-    """Image files in order; where folders are classes, labels int64 `[len(files)]` and names."""
+    """Image files in order; where folders are classes, labels int64 `[len(files)]` and names.
+
+    `passed_over` are files that are no images.
+    """
 
     files: tuple[Path, ...]
     labels: NDArray[np.int64] | None
     class_names: tuple[str, ...] | None
+    passed_over: tuple[Path, ...]
+
+    @property
+    def remark(self) -> str:
+        """Counts the files that are passed over, in words; "" where there is none."""
+        count = len(self.passed_over)
+        if not count:
+            return ""
+        more = "" if count == 1 else f" and {count - 1} more"
+        return f"{self.passed_over[0].name}{more} passed over, which are no images"
 
 
 def list_folder(path: Path) -> FolderListing:
-    """A folder of images, or of one folder of images per class; no image is opened.
+    """Lists a folder of images, or of one folder of images per class; no image is opened.
 
-    Hidden files are passed over; any other file that is not an image is an error, because a folder
-    that is not what its user thinks it is makes a calibration that is not what they think it is.
+    Classes are in the order of `order_classes`. Hidden files are passed over; other files that are
+    no images are too, and are listed.
 
     Raises:
-        InputError: if the folder is empty, mixed, or holds other files.
+        InputError: if there are no images, or images beside class folders, or ones of a kind that
+            is not read here.
     """
     entries = sorted(e for e in path.iterdir() if not e.name.startswith("."))
-    classes = [e for e in entries if e.is_dir()]
-    if classes and len(classes) != len(entries):
-        file = next(e for e in entries if not e.is_dir())
+    folders = {e.name: e for e in entries if e.is_dir()}
+    classes = [folders[name] for name in order_classes(folders)]
+    outside, others = _image_files(path)
+    if classes and outside:
         raise InputError(
-            f"{path} holds class folders and files ({file.name}): keep one or the other"
+            f"{path} holds class folders and images ({outside[0].name}): keep one or the other"
         )
     deeper = [
         inner for c in classes for inner in c.iterdir() if inner.is_dir() and inner.name[0] != "."
@@ -129,16 +159,18 @@ def list_folder(path: Path) -> FolderListing:
         raise InputError(
             f"{deeper[0]} is a folder inside a class folder: images lie one level deep"
         )
-    labelled = [(f, k) for k, c in enumerate(classes) for f in _image_files(c)] or [
-        (f, -1) for f in _image_files(path)
-    ]
+    labelled = [(file, -1) for file in outside]
+    for index, folder in enumerate(classes):
+        inside, more = _image_files(folder)
+        labelled += [(file, index) for file in inside]
+        others += more
     if not labelled:
         raise InputError(f"{path} holds no images ({', '.join(EXTENSIONS)})")
     files = tuple(file for file, _ in labelled)
     if not classes:
-        return FolderListing(files, None, None)
+        return FolderListing(files, None, None, tuple(others))
     labels = np.array([k for _, k in labelled], dtype=np.int64)
-    return FolderListing(files, labels, tuple(c.name for c in classes))
+    return FolderListing(files, labels, tuple(c.name for c in classes), tuple(others))
 
 
 def load_folder(path: Path, preprocess: Preprocess) -> ImageSet:
@@ -152,21 +184,27 @@ def load_folder(path: Path, preprocess: Preprocess) -> ImageSet:
     origin = hashlib.sha256(repr((preprocess, stats)).encode()).hexdigest()
     read = lambda i: preprocess.read(listing.files[i])  # noqa: E731 (a closure over two names)
     indices = tuple(range(len(listing.files)))
+    remark = f" ({listing.remark})" if listing.remark else ""
     return ImageSet(
-        f"folder {path.name}", origin, read, indices, listing.labels, listing.class_names
+        f"folder {path.name}{remark}", origin, read, indices, listing.labels, listing.class_names
     )
 
 
-def _image_files(folder: Path) -> list[Path]:
+def _image_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Returns the images in a folder, and the other files. Raises InputError for images of a kind
+    that is not read here, which would be missed.
+    """
     files = sorted(f for f in folder.iterdir() if not f.name.startswith(".") and not f.is_dir())
+    images = [f for f in files if f.suffix.lower() in EXTENSIONS]
     # is_file: a pipe would hang, and a link to nothing is no image.
-    others = [f for f in files if f.suffix.lower() not in EXTENSIONS or not f.is_file()]
-    if others:
+    unread = [f for f in files if f.suffix.lower() in OTHER_IMAGES]
+    unread += [f for f in images if not f.is_file()]
+    if unread:
         raise InputError(
-            f"{others[0]} is not an image, nor are {len(others) - 1} other files in {folder}: "
-            f"keep only {', '.join(EXTENSIONS)} there"
+            f"{unread[0]} is not an image that is read here, nor are {len(unread) - 1} others in "
+            f"{folder}: convert them to one of {', '.join(EXTENSIONS)}, or take them away"
         )
-    return files
+    return images, [f for f in files if f.suffix.lower() not in EXTENSIONS]
 
 
 _DAMAGE = (

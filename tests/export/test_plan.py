@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -196,10 +197,27 @@ class TestData:
         data = self.find(str(tmp_path))
         assert set(data.evaluation.label_list() or []) == {3, 7}
 
+    def test_known_names_decide_and_an_order_that_nothing_states_is_assumed(
+        self, tmp_path: Path
+    ) -> None:
+        for name in ("a_square", "b_circle"):
+            for index in range(2):
+                self.save(tmp_path / name / f"{index}.png")
+        find = partial(find_data, "samples", str(tmp_path), "samples", self.preprocess, 2)
+        with pytest.raises(InputError, match=r"a_square, b_circle.*circle, square.*--labels"):
+            find(("circle", "square"), 4, 0)
+        data = find(("circle", "square"), 4, 0, (("a_square", 1), ("b_circle", 0)))
+        assert data.evaluation.label_list() == [1, 1, 0, 0]
+        assert data.class_names == ("circle", "square")
+        assert data.notes[0].endswith("as --labels maps them")
+        data = find(None, 4, 0)
+        assert data.class_names == ("a_square", "b_circle")
+        assert "in the order of their names (assumed" in data.notes[0]
+
     def test_too_few_class_folders_are_refused(self, tmp_path: Path) -> None:
         for index in range(4):
             self.save(tmp_path / "cat" / f"{index}.png")
-        with pytest.raises(InputError, match="1 class folders, the model 10 classes"):
+        with pytest.raises(InputError, match=r"1 class folders \(cat\), the model 10 classes"):
             self.find(str(tmp_path))
 
     def test_empty_folder_is_refused(self, tmp_path: Path) -> None:
@@ -212,20 +230,33 @@ class TestData:
         with pytest.raises(InputError, match="one level deep"):
             self.find(str(tmp_path), classes=1)
 
-    def test_a_file_that_is_no_image_is_named(self, tmp_path: Path) -> None:
-        self.save(tmp_path / "a.png")
+    def test_files_that_are_no_images_are_passed_over_and_counted(self, tmp_path: Path) -> None:
+        for name in ("cat", "dog"):
+            self.save(tmp_path / name / "a.png")
+            (tmp_path / name / "Thumbs.db").touch()
         (tmp_path / "notes.txt").write_text("hello")
-        with pytest.raises(InputError, match=r"notes\.txt is not an image"):
+        data = self.find(str(tmp_path), classes=2)
+        assert len(data.evaluation) == 1
+        remark = "notes.txt and 2 more passed over, which are no images"
+        assert data.evaluation.source == f"folder {tmp_path.name} ({remark})"
+
+    @pytest.mark.parametrize("name", ["photo.heic", "photo.AVIF"])
+    def test_images_of_another_kind_are_not_missed_in_silence(
+        self, name: str, tmp_path: Path
+    ) -> None:
+        self.save(tmp_path / "a.png")
+        (tmp_path / name).touch()
+        with pytest.raises(InputError, match=rf"{name} is not an image that is read here"):
             self.find(str(tmp_path))
 
     def test_a_pipe_or_a_link_to_nothing_is_named(self, tmp_path: Path) -> None:
         self.save(tmp_path / "a.png")
         (tmp_path / "b.png").symlink_to(tmp_path / "nowhere.png")
-        with pytest.raises(InputError, match=r"b\.png is not an image"):
+        with pytest.raises(InputError, match=r"b\.png is not an image that is read"):
             self.find(str(tmp_path))
         (tmp_path / "b.png").unlink()
         os.mkfifo(tmp_path / "b.png")
-        with pytest.raises(InputError, match=r"b\.png is not an image"):
+        with pytest.raises(InputError, match=r"b\.png is not an image that is read"):
             self.find(str(tmp_path))
 
     def test_an_image_that_cannot_be_read_is_named(self, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from PIL import Image
 from tests.pairs import all_pairs
 from tests.vit.images import write_classes
 from vit_edge.runtime.errors import InputError
+from vit_edge.vit.checkpoints import encode_checkpoint
 from vit_edge.vit.training.augment import AUGMENTATIONS, Mixture, mix
 from vit_edge.vit.training.files import replace_file
 from vit_edge.vit.training.folder import check_classes, find_files, hold_back, match_classes
 from vit_edge.vit.training.loader import load_batches
 from vit_edge.vit.training.loop import evaluate, mixed_loss
 from vit_edge.vit.training.recipe import RECIPES, ema_decay_at, learning_rate_at, parameter_groups
+from vit_edge.vit.training.start import find_start, starting_model
 from vit_edge.vit.variants import find_variant
 from vit_edge.vit.vision_transformer import VisionTransformer
 
@@ -201,3 +204,19 @@ def test_file_is_replaced_whole_or_stays(tmp_path: Path) -> None:
         write_and_fail(path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_head_of_the_same_names_is_kept_in_the_order_of_the_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    model = VisionTransformer.from_config(replace(VARIANT.config, num_classes=3))
+    weights = tmp_path / "named.safetensors"
+    weights.write_bytes(encode_checkpoint(model, VARIANT.preprocess, ("cat", "dog", "emu")))
+    start = find_start(None, str(weights), None)
+    kept = starting_model(start, ("dog", "emu", "cat"), 0)
+    torch.testing.assert_close(kept.head.weight, model.head.weight[[1, 2, 0]])
+    assert "new one" not in capsys.readouterr().err
+    for others in (("ant", "dog", "emu"), ("cat", "dog")):
+        assert not starting_model(start, others, 0).head.weight.any()
+        assert "of other classes: a new one takes its place" in capsys.readouterr().err

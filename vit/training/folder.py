@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.tools.display import say
 from vit_edge.runtime.tools.images import list_folder
 
 HELD_BACK = 0.2
@@ -25,7 +26,7 @@ class LabelledFiles:
 
     Attributes:
         labels: int64 `[len(files)]`, indices into `class_names`.
-        class_names: The class folders' names, sorted.
+        class_names: The class folders' names, in the order of `order_classes`.
     """
 
     folder: Path
@@ -47,14 +48,16 @@ class LabelledFiles:
 
 
 def find_files(folder: Path) -> LabelledFiles:
-    """Lists a folder of class folders.
+    """Lists a folder of class folders, and says which files are passed over.
 
     Raises:
-        InputError: if the folder is missing, holds anything else, or no class folders.
+        InputError: if the folder is missing, mixed, or holds no class folders.
     """
     if not folder.is_dir():
         raise InputError(f"there is no image folder at {folder}")
     listing = list_folder(folder)
+    if listing.remark:
+        say(f"{folder}: {listing.remark}")
     if listing.labels is None or listing.class_names is None:
         raise InputError(f"{folder} has no class folders: training needs <class>/<image>")
     return LabelledFiles(folder, listing.files, listing.labels, listing.class_names)

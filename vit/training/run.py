@@ -39,6 +39,7 @@ class TrainRequest:
         evaluation: Validation images; None holds back a share of `data`.
         weights: A checkpoint to start from, as `vit.checkpoints.locate` takes it; None starts from
             scratch.
+        checkpoint_key: Of several weights in that file, those to take.
         image_size: Height and width of the input; None takes the variant's.
         augmentation: A row of `AUGMENTATIONS`.
     """
@@ -52,6 +53,7 @@ class TrainRequest:
     recipe: Recipe
     seed: int
     out: Path
+    checkpoint_key: str | None = None
 
     @property
     def title(self) -> str:
@@ -76,7 +78,7 @@ def train_folder(request: TrainRequest) -> None:
     """
     if request.out.suffix != ".safetensors":
         raise InputError(f"--out {request.out}: give a name that ends with .safetensors")
-    start = find_start(request.model, request.weights, request.image_size)
+    start = find_start(request.model, request.weights, request.image_size, request.checkpoint_key)
     preprocess = start.preprocess
     training, validation = _find_images(request)
     model = starting_model(start, training.class_names, request.seed)
@@ -116,6 +118,9 @@ def _settings(request: TrainRequest, config: ViTConfig, task: Task) -> Settings:
     """Lists everything that the outcome depends on."""
     names = {"learning_rate": "--learning-rate", "epochs": "--epochs", "batch": "--batch"}
     weights = "none" if request.weights is None else _describe_weights(request.weights)
+    more = {} if request.checkpoint_key is None else {"--checkpoint-key": request.checkpoint_key}
+    if (class_names := task.training.class_names) != tuple(sorted(class_names)):
+        more["order of classes"] = ", ".join(class_names)
     return {
         "MODEL": request.model or "as --weights",
         "--image-size": str(config.img_size),
@@ -128,6 +133,7 @@ def _settings(request: TrainRequest, config: ViTConfig, task: Task) -> Settings:
         "augmentation": str(task.augmentation),
         "architecture": json.dumps(asdict(config)),
         "preprocessing": json.dumps(asdict(task.preprocess)),
+        **more,
     }
 
 

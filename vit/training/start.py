@@ -8,6 +8,7 @@ import torch
 
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.runtime.tools.display import say
 
 from ..checkpoints import (
     Checkpoint,
@@ -38,8 +39,11 @@ class Start:
     antialias: bool | None = None
 
 
-def find_start(model: str | None, weights: str | None, image_size: int | None) -> Start:
-    """Finds the variant named `model`, or the checkpoint `weights`, at the requested size.
+def find_start(
+    model: str | None, weights: str | None, image_size: int | None, key: str | None = None
+) -> Start:
+    """Finds the variant named `model`, or the checkpoint `weights`, at the requested size; of
+    several weights in the file those called `key`.
 
     Raises:
         InputError: if the checkpoint cannot be read or is no `model`, or the size does not fit.
@@ -53,18 +57,20 @@ def find_start(model: str | None, weights: str | None, image_size: int | None) -
         except ValueError as error:
             raise InputError(f"--image-size {image_size}: {error}") from None
         return Start(config, find_preprocess(user, variant.hints, config)[0])
-    checkpoint = read_checkpoint(locate(weights))
+    checkpoint = read_checkpoint(locate(weights), key)
     architecture = find_architecture(checkpoint, user, variant)
     config, hints = architecture.config, architecture.hints
     if model is not None:
         require_variant(model, config, weights)
-    preprocess, _ = find_preprocess(user, hints, config)
+    preprocess, assumed = find_preprocess(user, hints, config)
+    for line in (*checkpoint.notes, *(f"assumed: {a}" for a in (*architecture.assumed, *assumed))):
+        say(line)
     return Start(config, preprocess, checkpoint, architecture.native, hints.antialias)
 
 
 def starting_model(start: Start, labels: tuple[str, ...], seed: int) -> VisionTransformer:
     """Builds a model for these classes. A checkpoint's head stays if it is for as many classes and
-    not for others by name; a new one is zero.
+    not for others by name, its rows in the order of `labels`; a new one is zero, and that is said.
 
     Raises:
         InputError: if the checkpoint's tensors do not fit.
@@ -75,7 +81,14 @@ def starting_model(start: Start, labels: tuple[str, ...], seed: int) -> VisionTr
     if checkpoint is None:
         return VisionTransformer.from_config(config)
     tensors = dict(checkpoint.tensors)
-    if start.config.num_classes != len(labels) or checkpoint.hints.labels not in (None, labels):
+    named = checkpoint.hints.labels
+    if start.config.num_classes == len(labels) and named is not None and {*named} == {*labels}:
+        rows = [named.index(label) for label in labels]
+        for part in ("head.weight", "head.bias"):
+            tensors[part] = tensors[part][rows]
+    elif start.config.num_classes != len(labels) or named is not None:
+        if start.config.num_classes:
+            say(f"the head of {checkpoint.source} is of other classes: a new one takes its place")
         # The original code fine-tunes from a zero head: no image is misled by a random one.
         tensors["head.weight"] = torch.zeros(len(labels), config.feature_dim)
         tensors["head.bias"] = torch.zeros(len(labels))
