@@ -78,8 +78,11 @@ def _add_commands(parsers: Parsers[argparse.ArgumentParser]) -> None:
         parser.add_argument(
             "--public-key", type=Path, metavar="FILE", help="demand a signature of this key"
         )
-    for parser in (check, compare, inspect, estimate, run):
+    for parser in (check, compare, inspect, estimate):
         parser.add_argument("--json", action="store_true", help="print one JSON object")
+    run.add_argument(
+        "--json", action="store_true", help="print a JSON object a line: images, then the engine"
+    )
 
 
 def _add(

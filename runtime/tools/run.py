@@ -1,4 +1,4 @@
-"""The command `vit-edge run`: pictures, folders, videos and cameras to answers."""
+"""The command `vit-edge run`: pictures, folders, videos, cameras and streams to answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..engine import Engine
 from ..errors import InputError
 from .display import say
 from .show import Shown, draw_maps, show_outputs
-from .sources import Picture, Sampling, is_camera, read_pictures, score
+from .sources import Picture, Sampling, Unreadable, read_each, score_each
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "sources",
         nargs="+",
         metavar="PATH",
-        help="a picture, a folder of pictures, a video, or a camera's index, as 0",
+        help="a picture, a folder of pictures, a video, a camera's index, as 0, an address, as "
+        "rtsp://HOST/PATH, or - for standard input",
     )
     parser.add_argument("--precision", metavar="P")
     parser.add_argument("--backend", metavar="B")
@@ -42,35 +43,39 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_run(arguments: argparse.Namespace) -> int:
-    """Prints each picture's outputs: classes, labels, numbers, and where its maps are drawn."""
+    """Prints each picture's outputs as they come: classes, labels, numbers, and where its maps are
+    drawn. Goes on after what cannot be read: the exit status is 1 then, and 2 if nothing could be.
+    """
     sampling, k = Sampling(arguments.every, arguments.frames), arguments.top
     if k < 1:
         raise InputError(f"--top {k}: ask for at least one class")
-    cameras = [source for source in arguments.sources if is_camera(source)]
-    if arguments.json and cameras and sampling.frames is None:
-        raise InputError(
-            f"--json prints at the end, and camera {cameras[0]} has none: add --frames"
-        )
+    count, failed = 0, 0
     with Engine.load(
         arguments.bundle, arguments.precision, arguments.backend, arguments.public_key
     ) as engine:
-        scored = score(engine, _pictures(arguments.sources, engine, sampling))
-
-        def describe(picture: Picture, outputs: Any) -> Shown:
+        info = engine.info
+        if not arguments.json:
+            say(f"{info.precision} on {info.backend} {info.version}: {info.why}")
+        for item, outputs in score_each(engine, _items(arguments.sources, engine, sampling)):
+            if isinstance(item, Unreadable):
+                failed += 1
+                _print_failure(item, arguments.json)
+                continue
+            count += 1
             maps: dict[str, Path] = {}
             if arguments.maps is not None:
-                maps = draw_maps(engine, outputs, _stem(picture), arguments.maps)
-            return show_outputs(engine, outputs, k, maps)
-
-        if arguments.json:
-            rows = [_row(picture, describe(picture, outputs)) for picture, outputs in scored]
-            print(json.dumps({"rows": rows, "engine": dataclasses.asdict(engine.info)}, indent=2))
-            return 0
-        info = engine.info
-        say(f"{info.precision} on {info.backend} {info.version}: {info.why}")
-        for picture, outputs in scored:
-            print(f"{picture.name}: {describe(picture, outputs).words}", flush=True)
-    return 0
+                maps = draw_maps(engine, outputs, _stem(item), arguments.maps)
+            shown = show_outputs(engine, outputs, k, maps)
+            line = (
+                json.dumps(_row(item, shown)) if arguments.json else f"{item.name}: {shown.words}"
+            )
+            print(line, flush=True)
+    if arguments.json:
+        end = {"images": count, "failed": failed, "engine": dataclasses.asdict(info)}
+        print(json.dumps(end))
+    if failed and count:
+        say(f"{failed} of {count + failed} could not be read, see above")
+    return 0 if not failed else 1 if count else InputError.exit_code
 
 
 def _stem(picture: Picture) -> str:
@@ -79,9 +84,17 @@ def _stem(picture: Picture) -> str:
     return name if picture.frame is None else f"{name}.{picture.frame:06}"
 
 
-def _pictures(sources: list[str], engine: Engine, sampling: Sampling) -> Iterator[Picture]:
+def _items(
+    sources: list[str], engine: Engine, sampling: Sampling
+) -> Iterator[Picture | Unreadable]:
     for source in sources:
-        yield from read_pictures(source, engine.preprocess, sampling)
+        yield from read_each(source, engine.preprocess, sampling)
+
+
+def _print_failure(failure: Unreadable, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"image": failure.source, "error": str(failure.error)}), flush=True)
+    say(f"vit-edge: {failure.error}")
 
 
 def _row(picture: Picture, shown: Shown) -> dict[str, Any]:

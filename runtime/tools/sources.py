@@ -1,10 +1,12 @@
-"""Pictures from wherever a user points: files, folders, videos, cameras."""
+"""Pictures from wherever a user points: files, folders, videos, cameras, addresses."""
 
 from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -16,13 +18,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import BackendError, InputError
 from ..preprocess import Preprocess
 from .images import EXTENSIONS
-from .video import VIDEO_EXTENSIONS, read_video, source_name
+from .video import VIDEO_EXTENSIONS, is_address, read_video, source_name
 
 if TYPE_CHECKING:
     from ..engine import Engine
+
+STANDARD_INPUT = "-"
 
 _log = logging.getLogger("vit_edge.runtime")
 
@@ -44,6 +48,19 @@ class Picture:
     @property
     def name(self) -> str:
         return self.source if self.frame is None else f"{self.source}, frame {self.frame}"
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A picture, or the rest of a video, that could not be read.
+
+    Attributes:
+        source: As of a `Picture`.
+        error: What is wrong, and what to do.
+    """
+
+    source: str
+    error: InputError
 
 
 @dataclass(frozen=True)
@@ -71,7 +88,8 @@ def read_pictures(
 
     Args:
         source: A picture file; a folder, whose picture files are taken in order of their names,
-            those in its folders too; a video file; or a camera's index, as "0".
+            those in its folders too; a video file; a camera's index, as "0"; the address of a
+            stream, as "rtsp://host/path"; or "-", for a picture or a video on standard input.
         preprocess: What makes them the engine's input.
         sampling: Which frames of a video.
 
@@ -79,25 +97,73 @@ def read_pictures(
         InputError: if there is none, or one cannot be read.
         BackendError: if Pillow or OpenCV is needed and not installed.
     """
-    path = Path(source)
-    if path.is_dir():
-        for file in find_pictures(path):
-            yield Picture(str(file), None, preprocess.read(file))
-    elif is_camera(source):
-        yield from _read_frames(int(os.fspath(source)), preprocess, sampling)
-    elif path.suffix.lower() in VIDEO_EXTENSIONS:
-        yield from _read_frames(path, preprocess, sampling)
-    else:
-        yield Picture(str(path), None, preprocess.read(path))
+    for item in read_each(source, preprocess, sampling):
+        if isinstance(item, Unreadable):
+            raise item.error
+        yield item
+
+
+def read_each(
+    source: str | os.PathLike[str], preprocess: Preprocess, sampling: Sampling = ALL
+) -> Iterator[Picture | Unreadable]:
+    """Yields the same, and goes on after what cannot be read.
+
+    Raises:
+        BackendError: as `read_pictures`.
+    """
+    path, name = Path(source), os.fspath(source)
+    try:
+        if name == STANDARD_INPUT:
+            yield from _read_standard_input(preprocess, sampling)
+        elif path.is_dir():
+            for file in find_pictures(path):
+                yield _read_file(file, preprocess)
+        elif is_camera(source):
+            yield from _read_frames(int(name), preprocess, sampling)
+        elif is_address(name):
+            yield from _read_frames(name, preprocess, sampling)
+        elif path.suffix.lower() in VIDEO_EXTENSIONS:
+            yield from _read_frames(path, preprocess, sampling)
+        else:
+            yield _read_file(path, preprocess)
+    except InputError as error:
+        yield Unreadable(source_name(source), error)
+
+
+def _read_file(path: Path, preprocess: Preprocess) -> Picture | Unreadable:
+    try:
+        return Picture(str(path), None, preprocess.read(path))
+    except InputError as error:
+        return Unreadable(str(path), error)
 
 
 def _read_frames(
-    source: Path | int, preprocess: Preprocess, sampling: Sampling
+    source: str | Path | int, preprocess: Preprocess, sampling: Sampling
 ) -> Iterator[Picture]:
     with closing(read_video(source)) as video:
         chosen = islice(enumerate(video), 0, None, sampling.every)
         for index, frame in islice(chosen, sampling.frames):
             yield Picture(source_name(source), index, preprocess(frame, color="RGB"))
+
+
+def _read_standard_input(preprocess: Preprocess, sampling: Sampling) -> Iterator[Picture]:
+    """Yields a picture, or a video's frames, whose decoders need a file."""
+    with tempfile.NamedTemporaryFile(prefix="vit-edge-") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.flush()
+        path = Path(file.name)
+        item = _read_file(path, preprocess)
+        if isinstance(item, Picture):
+            yield Picture(STANDARD_INPUT, None, item.pixels)
+            return
+        try:
+            for picture in _read_frames(path, preprocess, sampling):
+                yield Picture(STANDARD_INPUT, picture.frame, picture.pixels)
+        except (InputError, BackendError):
+            size = path.stat().st_size
+            raise InputError(
+                f"standard input ({size} bytes) is neither a readable image nor a video"
+            ) from None
 
 
 def is_camera(source: str | os.PathLike[str]) -> bool:
@@ -135,12 +201,26 @@ def score(
     """Yields each picture with the engine's outputs `[outputs]`, in order: the next picture is read
     while the engine computes.
     """
-    waiting: deque[Picture] = deque()
+    for item, outputs in score_each(engine, pictures):
+        if isinstance(item, Picture) and outputs is not None:
+            yield item, outputs
+
+
+def score_each(
+    engine: Engine, items: Iterable[Picture | Unreadable]
+) -> Iterator[tuple[Picture | Unreadable, NDArray[np.float32] | None]]:
+    """Yields the same, and what could not be read, without outputs, in its place."""
+    waiting: deque[Picture | Unreadable] = deque()
 
     def frames() -> Iterator[NDArray[np.uint8]]:
-        for picture in pictures:
-            waiting.append(picture)
-            yield picture.pixels
+        for item in items:
+            waiting.append(item)
+            if isinstance(item, Picture):
+                yield item.pixels
 
     for outputs in engine.stream(frames()):
-        yield waiting.popleft(), outputs
+        while isinstance(item := waiting.popleft(), Unreadable):
+            yield item, None
+        yield item, outputs
+    for item in waiting:
+        yield item, None

@@ -1,9 +1,10 @@
-"""Frames of video files and cameras, by OpenCV."""
+"""Frames of video files, cameras and streams on the network, by OpenCV."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -20,24 +21,31 @@ _COUNT_SLACK = 2
 
 _MAX_CAMERA = 999
 
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_LIVE = ("rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "udp")
+"""Streams that have no end of their own."""
+_TIMEOUT_MS = 10_000
+
 _log = logging.getLogger("vit_edge.runtime")
 
 
 def read_video(source: str | os.PathLike[str] | int) -> Generator[NDArray[np.uint8], None, None]:
-    """Yields the frames of a video file, or of a camera for as long as it gives some.
+    """Yields the frames of a video file, or of a camera or a stream for as long as it gives some.
 
     One frame is decoded at a time, turned as the file's rotation says. The file or camera is
     released at the end, or when the generator is closed. A file that ends early is warned of in the
     log, with counts.
 
     Args:
-        source: A file's path, or a camera's index: 0 is the first.
+        source: A file's path; a camera's index, 0 is the first; or an address that OpenCV's FFmpeg
+            reads, as "rtsp://user:password@host/path", which waits 10 s for the other side.
 
     Yields:
         uint8 `[height, width, 3]`, RGB, each in memory of its own.
 
     Raises:
-        InputError: if there is no such file or camera, no frame can be decoded, or a camera stops.
+        InputError: if there is no such file, camera or stream, no frame can be decoded, or a camera
+            or a live stream stops.
         BackendError: if OpenCV is not installed.
     """
     cv2, name = _load_library(), source_name(source)
@@ -55,7 +63,7 @@ def read_video(source: str | os.PathLike[str] | int) -> Generator[NDArray[np.uin
         raise InputError(f"OpenCV fails at frame {count} of {name}: {first_line(error)}") from None
     finally:
         capture.release()
-    if isinstance(source, int):
+    if isinstance(source, int) or (is_address(source) and _scheme(source) in _LIVE):
         raise InputError(f"{name} stopped after {count} frames: is it still connected?")
     if not count:
         raise InputError(f"{name} holds no frame that OpenCV can decode: is it a whole video file?")
@@ -64,8 +72,20 @@ def read_video(source: str | os.PathLike[str] | int) -> Generator[NDArray[np.uin
 
 
 def source_name(source: str | os.PathLike[str] | int) -> str:
-    """A video's source in words."""
-    return f"camera {source}" if isinstance(source, int) else os.fspath(source)
+    """Returns a video's source in words; passwords in addresses are left out."""
+    if isinstance(source, int):
+        return f"camera {source}"
+    name = os.fspath(source)
+    return re.sub(r"(://)[^/@]*@", r"\1", name) if is_address(name) else name
+
+
+def is_address(source: str | os.PathLike[str]) -> bool:
+    """Tells whether `source` is an address, as "rtsp://host/path"."""
+    return bool(_ADDRESS.match(os.fspath(source)))
+
+
+def _scheme(address: str | os.PathLike[str]) -> str:
+    return os.fspath(address).partition("://")[0].lower()
 
 
 def _load_library() -> Any:
@@ -83,6 +103,11 @@ def _open(cv2: Any, source: str | os.PathLike[str] | int, name: str) -> Any:
             raise InputError(f"there is no {name}: the first is 0")
         capture = cv2.VideoCapture(source)
         remedy = "is it connected, free, and may this user read it?"
+    elif is_address(source):
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS]
+        limits += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
+        capture = cv2.VideoCapture(os.fspath(source), cv2.CAP_FFMPEG, limits)
+        remedy = "is the address right, and does the other side answer?"
     else:
         # OpenCV would take any other string for an address, a pipeline or a numbered sequence.
         if not Path(source).is_file():

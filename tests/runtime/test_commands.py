@@ -74,7 +74,7 @@ def test_run_names_the_five_likeliest_classes(
         picture.save(tmp_path / f"{index}.png")
     images = [tmp_path / "0.png", tmp_path / "1.png"]
     status, out, _ = run(capsys, "run", bundle_source, *images, "--json", "--precision", "fp32")
-    rows = json.loads(out)["rows"]
+    rows = [json.loads(line) for line in out.splitlines()[:-1]]
     assert status == 0
     assert [len(row["top5"]) for row in rows] == [5, 5]
     name, probability = rows[0]["top5"][0]

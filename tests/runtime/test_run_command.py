@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,20 +60,20 @@ def test_json_rows_are_named_after_k(
     clip = write_video(tmp_path / "clip.mp4", 3)
     arguments = (bundle_source, digits / "0.png", clip, "--frames", "2", "--top", k, "--json")
     status, out, _ = run(capsys, *arguments)
-    printed = json.loads(out)
+    *rows, end = map(json.loads, out.splitlines())
     assert status == 0
-    assert [row.get("frame") for row in printed["rows"]] == [None, 0, 1]
-    best = printed["rows"][0][f"top{k}"]
+    assert [row.get("frame") for row in rows] == [None, 0, 1]
+    best = rows[0][f"top{k}"]
     assert len(best) == min(k, 10)
     assert best[0][0] == "6"
     assert sum(p for _, p in best) <= 1 + 1e-9
-    assert printed["engine"]["backend"]
+    assert end["engine"]["backend"]
+    assert (end["images"], end["failed"]) == (3, 0)
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("0", "--json"), "camera 0 has none: add --frames"),
         (("x.png", "--top", "0"), "--top 0"),
         (("x.png", "--every", "0"), "every is 0"),
         (("clip.mp4",), "there is no video file at clip.mp4"),
@@ -116,7 +118,7 @@ def test_features_are_printed_as_they_are(
     monkeypatch.setattr(session, "close", lambda: None)
     status, out, _ = run(capsys, bundle_source, digits, "--json")
     assert status == 0
-    rows = json.loads(out)["rows"]
+    rows = [json.loads(line) for line in out.splitlines()[:-1]]
     assert [row.keys() for row in rows] == [{"image", "features"}] * 3
     np.testing.assert_allclose([row["features"] for row in rows], expected, atol=1e-4)
     status, out, _ = run(capsys, bundle_source, digits / "0.png")
@@ -124,10 +126,58 @@ def test_features_are_printed_as_they_are(
     assert f"10 features of norm {np.linalg.norm(expected[0]):.4f}: " in out
 
 
-def test_a_damaged_picture_ends_json_without_half_an_object(
+def test_what_cannot_be_read_is_reported_in_its_place_and_the_rest_goes_on(
     bundle_source: Path, digits: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (digits / "1.png").write_bytes(b"damaged")
-    status, out, err = run(capsys, bundle_source, digits, "--json")
-    assert (status, out) == (2, "")
+    (digits / "Thumbs.db").touch()
+    sources = (digits, digits / "none.png", digits / "0.png")
+    status, out, err = run(capsys, bundle_source, *sources, "--json")
+    assert status == 1
+    *rows, end = map(json.loads, out.splitlines())
+    names = [(Path(row["image"]).name, "error" in row) for row in rows]
+    assert names == [
+        ("0.png", False), ("1.png", True), ("2.png", False), ("none.png", True), ("0.png", False),
+    ]  # fmt: skip
+    assert (end["images"], end["failed"]) == (3, 2)
     assert "1.png is not a readable image" in err
+    assert "2 of 5 could not be read" in err
+    status, out, err = run(capsys, bundle_source, *sources)
+    assert status == 1
+    assert len(out.splitlines()) == 3
+    assert "there is no image at" in err
+
+
+def test_where_nothing_can_be_read_the_exit_status_is_that_of_bad_input(
+    bundle_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"damaged")
+    status, out, _ = run(capsys, bundle_source, tmp_path, "--json")
+    assert status == 2
+    assert [row.get("error") is None for row in map(json.loads, out.splitlines())] == [
+        False, False, True,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["image", "video", "text"])
+def test_a_dash_reads_standard_input(
+    kind: str,
+    bundle_source: Path,
+    digits: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    files = {"image": digits / "0.png", "video": write_video(tmp_path / "clip.mp4", 3)}
+    content = files[kind].read_bytes() if kind in files else b"hello"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    status, out, err = run(capsys, bundle_source, "-", "--frames", "2")
+    lines = out.splitlines()
+    if kind == "text":
+        assert status == 2
+        assert "standard input (5 bytes) is neither a readable image nor a video" in err
+    elif kind == "video":
+        assert [line.partition(":")[0] for line in lines] == ["-, frame 0", "-, frame 1"]
+    else:
+        assert lines[0].startswith("-: 6 ")

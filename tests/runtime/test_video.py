@@ -3,6 +3,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -124,10 +127,27 @@ def test_a_video_without_frames_is_named(
     assert notes == ["released"]
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:9/a.mp4", "videotestsrc ! appsink"])
-def test_no_address_and_no_pipeline_is_opened(address: str) -> None:
+def test_no_pipeline_is_opened() -> None:
     with pytest.raises(InputError, match="there is no video file at"):
-        next(read_video(address))
+        next(read_video("videotestsrc ! appsink"))
+
+
+def test_an_address_is_read_by_the_video_reader(clip: Path) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(clip.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        frames = list(read_video(f"http://127.0.0.1:{server.server_port}/{clip.name}"))
+        server.shutdown()
+    assert len(frames) == 20
+
+
+def test_an_address_that_does_not_answer_is_named_without_its_password() -> None:
+    for address in ("rtsp://me:secret@127.0.0.1:9/cam", "http://me:secret@127.0.0.1:9/a.mp4"):
+        with pytest.raises(
+            InputError, match=r"cannot open \w+://127\.0\.0\.1:9/.*answer"
+        ) as refused:
+            next(read_video(address))
+        assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize(("camera", "named"), [(-1, "the first is 0"), (997, "is it connected")])
