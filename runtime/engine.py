@@ -151,9 +151,11 @@ class Engine:
             without the first axis.
 
         Raises:
-            InputError, ClosedError, EngineError: as above; what `frames` itself raises.
+            InputError, ClosedError, EngineError: as above; what `frames` itself raises, once all
+                that it yielded before is answered.
         """
         session = self._opened()
+        failures = list[Exception]()
         counts: deque[tuple[int, ...]] = deque()  # of the images in each part of an item
 
         def parts() -> Iterator[Frames]:
@@ -164,7 +166,7 @@ class Engine:
                 counts.append(() if single else tuple(piece.count for piece in pieces))
                 yield from (piece.images for piece in pieces)
 
-        answers = session.stream(parts())
+        answers = session.stream(_until_failure(parts(), failures))
         for first in answers:
             expected = counts.popleft()
             if not expected:
@@ -173,6 +175,8 @@ class Engine:
             rest = [next(answers)[:count] for count in expected[1:]]
             packed = first[: expected[0]]
             yield self._named(np.concatenate([packed, *rest]) if rest else packed)
+        if failures:
+            raise failures[0]
 
     def _named(self, packed: NDArray[np.float32]) -> Any:
         views = unpack(packed, self.outputs)
@@ -213,3 +217,13 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _until_failure(items: Iterable[Frames], failures: list[Exception]) -> Iterator[Frames]:
+    """Yields items until their source raises, which is noted: a backend that saw the error would
+    drop the answers that are under way.
+    """
+    try:
+        yield from items
+    except Exception as error:
+        failures.append(error)
