@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -195,21 +195,19 @@ def find_pictures(folder: Path) -> list[Path]:
     return images
 
 
-def score(
-    engine: Engine, pictures: Iterable[Picture]
-) -> Iterator[tuple[Picture, NDArray[np.float32]]]:
-    """Yields each picture with the engine's outputs `[outputs]`, in order: the next picture is read
-    while the engine computes.
+def score(engine: Engine, pictures: Iterable[Picture]) -> Iterator[tuple[Picture, Any]]:
+    """Yields each picture with the engine's outputs of it, in order: the next picture is read while
+    the engine computes.
     """
     for item, outputs in score_each(engine, pictures):
-        if isinstance(item, Picture) and outputs is not None:
+        if isinstance(item, Picture):
             yield item, outputs
 
 
 def score_each(
     engine: Engine, items: Iterable[Picture | Unreadable]
-) -> Iterator[tuple[Picture | Unreadable, NDArray[np.float32] | None]]:
-    """Yields the same, and what could not be read, without outputs, in its place."""
+) -> Iterator[tuple[Picture | Unreadable, Any]]:
+    """Yields the same, and what could not be read, with None, in its place."""
     waiting: deque[Picture | Unreadable] = deque()
 
     def frames() -> Iterator[NDArray[np.uint8]]:
