@@ -93,8 +93,17 @@ class QuantisationResult:
 
 @dataclass(frozen=True)
 class PrecisionResult:
-    """A precision as far as it came: `problem` says why it is not good, None if it is; `fallback`
-    are the layers that had to stay in higher precision, None if there are none.
+    """A precision as far as it came.
+
+    Attributes:
+        name: The precision.
+        graphs: By kind of backend.
+        problem: Why it is not good; None if it is.
+        quantisation: Of a quantised precision.
+        fallback: The layers that had to stay in higher precision; None if there are none.
+        latency: On this machine.
+        engines: Those that were built.
+        evidence: Why the images cannot carry the verdict; "" if they can.
     """
 
     name: str
@@ -104,6 +113,7 @@ class PrecisionResult:
     fallback: Fallback | None = None
     latency: LatencyHere | None = None
     engines: tuple[EngineResult, ...] = ()
+    evidence: str = ""
 
 
 def assemble(
@@ -172,7 +182,7 @@ def _entry(result: PrecisionResult, files: dict[str, Path]) -> PrecisionEntry:
         )
     fallback = result.fallback
     layers, reason = (fallback.layers, fallback.reason) if fallback else ((), "")
-    return PrecisionEntry(graphs, tuple(engines), layers, reason)
+    return PrecisionEntry(graphs, tuple(engines), layers, reason, result.evidence)
 
 
 def _provenance(plan: Plan, table: CalibrationTable) -> dict[str, str]:

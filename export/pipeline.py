@@ -9,6 +9,7 @@ How a stage does its work is in the module that it calls.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from vit_edge.runtime.errors import EngineError, InputError
@@ -26,6 +27,7 @@ from .baseline import Baseline, make_baseline, read_passes
 from .cache import Hashed, StageCache, open_cache
 from .class_order import better_order
 from .engines import EngineBuilder
+from .evidence import find_weakness, remarks_on_calibration, remarks_on_reference
 from .forms import DEFAULT
 from .measure import LatencyHere
 from .package import recover, write_bundle
@@ -63,7 +65,7 @@ def export_bundle(request: ExportRequest, display: Display) -> Report:
     with open_cache(plan.out.parent / ".stages" / plan.out.name, display) as cache:
         recover(plan.out)
         baseline = make_baseline(plan, cache)
-        if remark := _remark_on_classes(plan, baseline):
+        for remark in _remarks(plan, baseline):
             display.note(remark)
             plan = replace(plan, notes=(*plan.notes, remark))
         results = [_PrecisionRoad(name, plan, baseline, cache).run() for name in plan.precisions]
@@ -82,6 +84,16 @@ def export_bundle(request: ExportRequest, display: Display) -> Report:
         state = "the new bundle was written" if report.good else "the old bundle is untouched"
         raise InputError(f"the report could not be written ({error}); {state}") from None
     return report
+
+
+def _remarks(plan: Plan, baseline: Baseline) -> Iterator[str]:
+    """Says what the images cannot tell, or tell of another order of the classes."""
+    yield from remarks_on_calibration(plan.data.calibration)
+    if not plan.source.random:
+        yield from remarks_on_reference(baseline.reference.load())
+    remark = _remark_on_classes(plan, baseline)
+    if remark is not None:
+        yield remark
 
 
 def _remark_on_classes(plan: Plan, baseline: Baseline) -> str | None:
@@ -173,7 +185,9 @@ class _PrecisionRoad:
             )
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
             problem = f"{faults[0]}{more}" if faults else None
-        return PrecisionResult(self.name, graphs, problem)
+        weakness = [find_weakness(p.accuracy, outputs, budget, random) for p in proofs.values()]
+        evidence = next((words for words in weakness if words), "")
+        return PrecisionResult(self.name, graphs, problem, evidence="" if problem else evidence)
 
     def _measure_latency(self, graph: GraphResult) -> LatencyHere | None:
         plan, images = self.plan, self.baseline.reference.images

@@ -5,13 +5,14 @@ All bad input that shows without decoding every picture is found here, before an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vit_edge.calibration.observers import DEFAULT_METHOD, require_method
 from vit_edge.runtime.backends import BACKENDS, BuildOptions, find_backend
-from vit_edge.runtime.errors import BackendError, InputError
+from vit_edge.runtime.bundle import Bundle
+from vit_edge.runtime.errors import BackendError, BundleError, InputError
 from vit_edge.runtime.manifest import EngineSpec
 from vit_edge.runtime.metrics import QUICK, TimingBudget
 from vit_edge.vit.hints import ModelHints
@@ -26,11 +27,11 @@ from .sources import ModelSource, find_source
 
 FAST, DEFAULT_EFFORT = "fast", "default"
 EFFORTS = (FAST, DEFAULT_EFFORT)
-MAX_BATCH, _BATCH_BYTES = 32, 256 << 20
-"""Largest batch of the engines by default, and the most that its outputs may take."""
 """Fast builds each engine once, in the form that is best for most; by default several equivalent
 forms of the graph are tried, and built again for estimates of latency.
 """
+MAX_BATCH, _BATCH_BYTES = 32, 256 << 20
+"""Largest batch of the engines by default, and the most that its outputs may take."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,21 @@ def _find_targets(asked: tuple[str, ...] | None) -> tuple[tuple[Target, ...], li
         options = BuildOptions(compute_capabilities=target.compute_capabilities)
         find_backend(target.backend).built_for(options)  # refuses GPUs that it does not know
     return tuple(t for t in targets if find_backend(t.backend).needs_engine), []
+
+
+def _say_what_goes(out: Path, precisions: Sequence[str]) -> list[str]:
+    """Names the precisions of the bundle in `out` that the new one will not have."""
+    try:
+        present = Bundle.open(out).manifest.precisions
+    except BundleError:  # there is none, or it is damaged and goes whole
+        return []
+    gone = [name for name in present if name not in precisions]
+    if not gone:
+        return []
+    return [
+        f"{out} has {', '.join(gone)} too, which this export leaves out: name them with "
+        "--precision to keep them, or choose another --out"
+    ]
 
 
 def _describe(source: ModelSource | ForeignSource, data: ExportData) -> list[str]:

@@ -39,6 +39,7 @@ from .search import count_layers
 
 MARKDOWN = "report.md"
 SHIPPED, HELD_BACK, MISSED = "shipped", "held back", "MISSED"
+WEAK = " on weak evidence"
 COLUMNS = (
     "precision", "for", "output", "top-1", "drop", "agreement", "cosine", "error", "size",
     "p50 here", "status",
@@ -77,6 +78,7 @@ class Report:
     rows: tuple[tuple[str, ...], ...]
     more: tuple[tuple[str, ...], ...]
     problems: tuple[str, ...]
+    weaknesses: tuple[str, ...]
     repairs: tuple[str, ...]
     explanations: dict[str, tuple[tuple[str, ...], ...]]
     engines: tuple[tuple[str, ...], ...]
@@ -100,6 +102,7 @@ def make_report(plan: Plan, results: list[PrecisionResult], passes: list[dict[st
         rows=tuple(row for result in results for row in _rows(result, good)),
         more=tuple(row for result in results for row in _more(result)),
         problems=tuple(f"{result.name}: {result.problem}" for result in results if result.problem),
+        weaknesses=tuple(f"{r.name}: {r.evidence}" for r in results if r.evidence),
         repairs=tuple(
             f"{result.name}: left {', '.join(result.fallback.layers)} in higher precision: "
             f"{result.fallback.reason}"
@@ -152,6 +155,8 @@ def _rows(result: PrecisionResult, good: bool) -> list[tuple[str, ...]]:
     for kind, graph in result.graphs.items():
         p50 = _latency(result.latency) if result.latency and kind == "cpu" else "-"
         status = MISSED if result.problem else SHIPPED if good else HELD_BACK
+        if result.evidence and good:
+            status += WEAK
         if result.fallback:
             status += f", {count_layers(result.fallback.layers)} in higher precision"
         if kind == "gpu":
@@ -192,6 +197,7 @@ def _numbers(result: PrecisionResult) -> dict[str, Any]:
     return {  # names that tools read: they stay
         "precision": result.name,
         "problem": result.problem,
+        "evidence": result.evidence,
         "raised": fallback
         and {
             "units": fallback.layers,
@@ -228,6 +234,8 @@ def show_report(report: Report) -> None:
     print_table(report.title, COLUMNS, report.rows)
     if report.engines:
         print_table("engines", ENGINE_COLUMNS, report.engines)
+    for weakness in report.weaknesses:
+        print(f"weak evidence  {weakness}")
     for repair in report.repairs:
         print(f"repaired  {repair}")
     for problem in report.problems:
@@ -273,6 +281,7 @@ def _picture(name: str) -> str:
 
 def _markdown(report: Report) -> str:
     lines = [*report.notes, *(f"repaired {repair}" for repair in report.repairs)]
+    lines += [f"weak evidence {weakness}" for weakness in report.weaknesses]
     lines += [f"MISSED {problem}" for problem in report.problems]
     passes = [(p["name"], str(p["nodes_before"]), str(p["nodes_after"])) for p in report.passes]
     parts = [

@@ -37,13 +37,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """The engine that runs, where, and why it was chosen."""
+    """The engine that runs, where, and why it was chosen.
+
+    `evidence` says why the export's images could not prove its accuracy; "" where they could.
+    """
 
     precision: str
     backend: str
     version: str
     device: str
     why: str
+    evidence: str = ""
 
 
 class Engine:
@@ -108,7 +112,12 @@ class Engine:
         chosen = open_best(deployment, deployment.candidates(precision, backend))
         used = chosen.candidate.backend
         info = EngineInfo(
-            chosen.candidate.precision, used.name, used.version(), used.device(), chosen.why
+            chosen.candidate.precision,
+            used.name,
+            used.version(),
+            used.device(),
+            chosen.why,
+            bundle.manifest.precisions[chosen.candidate.precision].evidence,
         )
         engine = cls(chosen.session, bundle.manifest, info)
         try:

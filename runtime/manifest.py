@@ -289,13 +289,15 @@ class PrecisionEntry:
     """`graphs` maps the kind of backend ("cpu", "gpu") to the graph that serves it.
 
     `raised` are the layers that a quantised precision leaves in 16 or 32 bits so that its budget
-    holds, `reason` says why in words; empty where all are quantised.
+    holds, `reason` says why in words; empty where all are quantised. `evidence` says why the
+    evaluation images cannot carry the verdict; "" where they can.
     """
 
     graphs: dict[str, Graph]
     engines: tuple[EngineEntry, ...]
     raised: tuple[str, ...]
     reason: str
+    evidence: str = ""
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,8 @@ def _show_precisions(bundle: Bundle) -> None:
     if plans:
         print_table("what their builder compiled", ("precision", "by", *PLAN_COLUMNS), plans)
     for name, entry in precisions.items():
+        if entry.evidence:
+            print(f"{name} was shipped on weak evidence: {entry.evidence}")
         if entry.raised:
             print(f"{name} leaves {', '.join(entry.raised)} in higher precision: {entry.reason}")
 

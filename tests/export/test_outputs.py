@@ -18,7 +18,7 @@ from vit_edge.export.metric import Metric, load_metric
 from vit_edge.export.outputs import find_scales, join_outputs, join_values, parse_outputs
 from vit_edge.export.outputs.scale import VARIED, varied_images
 from vit_edge.export.pipeline import export_bundle
-from vit_edge.export.plan import ExportRequest
+from vit_edge.export.plan import ExportRequest, make_plan
 from vit_edge.export.precision import PRECISIONS
 from vit_edge.export.progress import Display
 from vit_edge.export.report import Report
@@ -201,6 +201,26 @@ def test_commands_show_every_output(
     pixels = np.asarray(Image.open(drawn))
     assert pixels.shape == (WIDTH, WIDTH)
     assert (pixels.min(), pixels.max()) == (0, 255)
+
+
+def test_precisions_that_a_new_export_drops_are_said(file: Path, bundle: Path) -> None:
+    hints = ModelHints(mean=(0.5,) * 3, std=(0.5,) * 3)
+    plan = make_plan(ExportRequest(onnx=file, out=bundle, precisions=("fp32",), facts=hints))
+    (note,) = [note for note in plan.notes if "leaves out" in note]
+    assert "has fp16, int8 too" in note
+
+
+def test_few_images_are_weak_evidence(file: Path, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, WIDTH, WIDTH, 3), dtype=np.uint8)
+    data, out = tmp_path / "few.npz", tmp_path / "out"
+    np.savez(data, images=images)
+    report = export(file, out, "fp16", outputs={"logits": None}, evaluation=str(data))
+    assert report.good
+    assert report.rows[0][-1] == "shipped on weak evidence"
+    assert "agreement may be as low as" in report.weaknesses[0]
+    assert Bundle.open(out).manifest.precisions["fp16"].evidence in report.weaknesses[0]
+    with Engine.load(out) as engine:
+        assert "would do" in engine.info.evidence
 
 
 def test_a_broken_output_is_named(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
