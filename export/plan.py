@@ -151,7 +151,7 @@ def make_plan(request: ExportRequest) -> Plan:
         seed=request.seed,
         effort=request.effort,
         timing=request.timing,
-        notes=(*_describe(source, data), *data.notes, *notes),
+        notes=(*_describe(source, data), *data.notes, *notes, *_gone(out, request.precisions)),
     )
 
 
@@ -204,7 +204,7 @@ def _find_targets(asked: tuple[str, ...] | None) -> tuple[tuple[Target, ...], li
     return tuple(t for t in targets if find_backend(t.backend).needs_engine), []
 
 
-def _say_what_goes(out: Path, precisions: Sequence[str]) -> list[str]:
+def _gone(out: Path, precisions: Sequence[str]) -> list[str]:
     """Names the precisions of the bundle in `out` that the new one will not have."""
     try:
         present = Bundle.open(out).manifest.precisions
