@@ -240,6 +240,9 @@ class Graph:
             device that runs this graph.
         rank: Its place in the order in which a device tries precisions of which it has measured
             none, lowest first; None in bundles that do not say.
+        quantised: The share of the multiplications that it quantises, 0 to 1: "all" of them, and of
+            the kinds that it has ("Linears", "attention", "convolutions"); empty in bundles that
+            do not say.
     """
 
     file: str
@@ -247,6 +250,7 @@ class Graph:
     accuracy: dict[str, Accuracy]
     rms_tolerance: dict[str, float]
     rank: int | None = None
+    quantised: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         folder = self.file.rpartition("/")[0]
@@ -259,6 +263,8 @@ class Graph:
             raise ValueError(f"rank {self.rank} is not between 0 and {_MAX_RANK}")
         for accuracy in self.accuracy.values():
             _require_possible(accuracy)
+        if not all(0 <= share <= 1 for share in self.quantised.values()):
+            raise ValueError(f"quantised {self.quantised} is not made of shares")
 
 
 def _require_possible(a: Accuracy) -> None:
