@@ -29,17 +29,19 @@ from .measure import LatencyHere
 from .plan import Plan, Target
 from .precision import find_precision
 from .quantise.explanation import SiteExplanation
+from .quantise.work import Work
 from .search import Fallback, rank
 from .sensitivity import Sensitivity
 
 
 @dataclass(frozen=True)
 class GraphResult:
-    """ONNX file and the accuracy of each of its outputs."""
+    """ONNX file, the accuracy of each of its outputs, and the share of its work that is quantised."""
 
     file: Path
     accuracy: dict[str, Accuracy]
     rms_tolerance: dict[str, float]
+    work: Work = Work()
 
     @property
     def parts(self) -> tuple[Path, ...]:
@@ -160,7 +162,14 @@ def _entry(result: PrecisionResult, files: dict[str, Path]) -> PrecisionEntry:
         files.update(parts)
         name, *external = parts
         rank = getattr(find_precision(result.name).ranks, kind)
-        graphs[kind] = Graph(name, tuple(external), graph.accuracy, graph.rms_tolerance, rank)
+        graphs[kind] = Graph(
+            name,
+            tuple(external),
+            graph.accuracy,
+            graph.rms_tolerance,
+            rank,
+            graph.work.shares,
+        )
     engines = []
     for engine in result.engines:
         stem = f"engines/{result.name}.{engine.target}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -32,14 +34,14 @@ def rows_per_image(value: ir.Value) -> int:
     """The vectors along the last axis of `value` that one image has. A first axis of `4*batch`
     holds four windows of each image.
     """
-    rows = 1
-    for size in (value.shape or ())[:-1]:
-        rows *= size if isinstance(size, int) else _factor(str(size.value))
-    return rows
+    return prod(size_per_image(size) for size in (value.shape or ())[:-1])
 
 
-def _factor(symbol: str) -> int:
-    factor, star, _ = symbol.partition("*")
+def size_per_image(size: int | ir.SymbolicDim) -> int:
+    """A size of a shape for one image: that of `4*batch` is 4, that of `batch` 1."""
+    if isinstance(size, int):
+        return size
+    factor, star, _ = str(size.value).partition("*")
     return int(factor) if star and factor.isdecimal() else 1
 
 

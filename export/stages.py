@@ -6,7 +6,7 @@ import json
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -34,6 +34,7 @@ from .progress import Update
 from .quantise.explanation import SiteExplanation
 from .quantise.grid import Scheme
 from .quantise.layers import apply_fallback, find_layers
+from .quantise.work import Work, count_work
 from .search import count_layers
 from .sensitivity import Sensitivity, images_for, measure_sensitivity
 
@@ -95,10 +96,16 @@ class MeasureSensitivity(Stage[tuple[Sensitivity, ...]]):
 
 @dataclass(frozen=True)
 class LoweredGraph:
-    """ONNX file of a lowering, and `AS_IT_IS` or `SIMULATED`: how its outputs are measured."""
+    """ONNX file of a lowering.
+
+    Attributes:
+        how: `AS_IT_IS` or `SIMULATED`: how its outputs are measured.
+        work: Its multiplications, and those that it quantises.
+    """
 
     file: Path
     how: str
+    work: Work
 
 
 @dataclass(frozen=True)
@@ -121,12 +128,18 @@ class MakeLowering(Stage[dict[str, LoweredGraph]]):
             if id(graph) not in files:
                 name = f"{self.name}.{kind}.onnx" if files else f"{self.name}.onnx"
                 save_onnx(graph, folder / files.setdefault(id(graph), name))
-        entries = {k: [files[id(graph)], how_to_measure(graph)] for k, graph in graphs.items()}
+        entries = {
+            kind: [files[id(graph)], how_to_measure(graph), asdict(count_work(graph.graph))]
+            for kind, graph in graphs.items()
+        }
         (folder / "graphs.json").write_text(json.dumps(entries))
 
     def load(self, folder: Path) -> dict[str, LoweredGraph]:
         entries = json.loads((folder / "graphs.json").read_text())
-        return {kind: LoweredGraph(folder / file, how) for kind, (file, how) in entries.items()}
+        return {
+            kind: LoweredGraph(folder / file, how, decode(Work, work))
+            for kind, (file, how, work) in entries.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -177,7 +190,7 @@ class MeasureAccuracy(Stage[GraphResult]):
         proof = decode(Proof, json.loads((folder / "proof.json").read_text()))
         names = [output.name for output in self.reference.outputs()]
         accuracy = {name: proof.accuracy[name] for name in names}
-        return GraphResult(self.graph.file, accuracy, proof.rms_tolerance)
+        return GraphResult(self.graph.file, accuracy, proof.rms_tolerance, self.graph.work)
 
 
 @dataclass(frozen=True)

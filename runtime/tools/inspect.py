@@ -18,10 +18,11 @@ from .check import Row
 from .display import mebibytes, percent, print_table
 from .plan.engine_plan import EnginePlan, decode_plan, plan_of
 from .plan.layers import Layer
-from .plan.show import PLAN_COLUMNS, plan_cells, shortfall
+from .plan.show import PLAN_COLUMNS, plan_cells, shares, shortfall
 
 _GRAPH_COLUMNS = (
-    "precision", "for", "file", "output", "agreement", "cosine", "error", "measured on",
+    "precision", "for", "file", "output", "agreement", "cosine", "error", "quantised",
+    "measured on",
 )  # fmt: skip
 _COLUMNS = ("layer", "kind", "in", "out", "runs in")
 _LONGEST = 60
@@ -82,6 +83,7 @@ def _show_precisions(bundle: Bundle) -> None:
             percent(a.agreement),
             f"{a.cosine:.6f}",
             f"{a.rms_error:.2g}",
+            shares(g.quantised),
             a.measured_on,
         )
         for name, entry in precisions.items()
