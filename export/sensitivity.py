@@ -4,7 +4,8 @@ The graph that runs starts with one image. Behind each layer it grows by one ele
 the outputs of the image if that layer alone were quantised. Elements that a branch does not have
 yet are copies of the first, which stays exact. So everything before a layer is computed once, and
 the whole costs about half of running the model once for each layer. That is what is done for graphs
-that cannot grow so: those that fold windows or heads into the batch where two branches meet.
+that cannot grow so, or turn out to mix elements: where windows or heads are folded into the batch,
+some layers are measured both ways.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from vit_edge.runtime.outputs import image_centred
 from vit_edge.runtime.tools.images import ImageSet
 
 from .graph_copy import copy_between, find_value
-from .graph_edit import add_initializer, describe
+from .graph_edit import add_initializer, describe, size_per_image
 from .measure import iter_outputs, predict
-from .progress import Update
+from .progress import Update, ignore
 from .quantise.layers import Layer, apply_fallback
 
-MULTIPLICATIONS = 0.8e12
-"""Budget of the measurement; about 10 s on 2 CPU cores."""
+MULTIPLICATIONS = 0.1e12
+"""Budget of the measurement; a few seconds on 2 CPU cores, but for models of which two images take
+longer.
+"""
 FEWEST, MOST = 2, 64
 """Images. Large models have many tokens and outputs for errors to average over: for a ViT-B/16 two
 images put its 48 layers in the order that twelve do (rank correlation 0.96; 0.97 with four).
@@ -36,6 +39,10 @@ Outputs = NDArray[np.float32]
 """float32 `[1 + layers, images, outputs]`."""
 _EXACT = -1
 """The element that nothing changed."""
+_PROOF_IMAGES, _PROOF_ERROR = 2, 1e-4
+"""Images that layers are measured on both ways, and the error that they may differ by, relative to
+the range of the outputs.
+"""
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,7 @@ def measure_sensitivity(
     """
     try:
         outputs = _measure_together(exact, lowered, layers, images, update)
+        _require_apart(outputs, exact, lowered, layers, images)
     except EngineError:
         few = images.subset(range((len(images) + 1) // 2))
         outputs = _measure_one_by_one(exact, lowered, layers, few, update)
@@ -129,16 +137,39 @@ def _measure_together(
     return np.stack(parts, axis=1)
 
 
+def _require_apart(
+    outputs: Outputs,
+    exact: ir.Model,
+    lowered: ir.Model,
+    layers: Sequence[Layer],
+    images: ImageSet,
+) -> None:
+    """Raises EngineError if elements of the batch were mixed, as seen by a few layers and images.
+
+    They cannot be where each tensor has one row for each image.
+    """
+    if all(place == _Place(0, 1) for place in _places(exact.graph).values()):
+        return
+    few = images.subset(range(min(_PROOF_IMAGES, len(images))))
+    chosen = sorted({0, len(layers) // 2, len(layers) - 1})
+    alone = _measure_one_by_one(exact, lowered, layers, few, ignore, chosen)
+    together = outputs[[0, *(1 + number for number in chosen)], : len(few)]
+    spread = max(float(np.ptp(alone[0])), 1e-30)
+    if not np.allclose(together, alone, rtol=0, atol=_PROOF_ERROR * spread):
+        raise EngineError("elements of the batch are mixed")
+
+
 def _measure_one_by_one(
     exact: ir.Model,
     lowered: ir.Model,
     layers: Sequence[Layer],
     images: ImageSet,
     update: Update,
+    chosen: Sequence[int] | None = None,
 ) -> Outputs:
-    """The same numbers, from a graph for each layer."""
+    """The same numbers, from a graph for each layer; of those at the positions `chosen` alone."""
     parts = [predict(exact, images)]
-    for layer in layers:
+    for layer in layers if chosen is None else [layers[number] for number in chosen]:
         alone = lowered.clone()
         others = [other.name for other in layers if other is not layer]
         apply_fallback(exact, alone, layers, others)
@@ -152,12 +183,12 @@ def growing_graph(exact: ir.Model, lowered: ir.Model, layers: Sequence[Layer]) -
     quantised.
 
     Raises:
-        EngineError: if elements would have to be picked where no axis is that of the images.
+        EngineError: if elements would have to be picked where no axis holds the images.
     """
     grown = exact.clone()
     grown.opset_imports.update(lowered.opset_imports)
     writers = {name: number for number, layer in enumerate(layers) for name in layer.writes}
-    growth = _Growth(grown.graph, lowered.graph, _by_image(exact.graph))
+    growth = _Growth(grown.graph, lowered.graph, _places(exact.graph))
     for node in list(grown.graph):
         growth.align(node)
         for value in list(node.outputs):
@@ -170,25 +201,36 @@ def growing_graph(exact: ir.Model, lowered: ir.Model, layers: Sequence[Layer]) -
     return grown
 
 
-def _by_image(graph: ir.Graph) -> set[str]:
-    """The names of the tensors whose first axis is that of the images, one element for each."""
-    batch = (graph.inputs[0].shape or [None])[0]
-    values = (value for node in graph for value in node.outputs)
-    return {str(v.name) for v in values if v.shape and v.shape[0] == batch != 1}
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor has its images: along `axis`, `rows` one after the other for each."""
+
+    axis: int
+    rows: int
+
+
+def _places(graph: ir.Graph) -> dict[str, _Place]:
+    """The place of the images in each tensor that has one, by its name."""
+    places = {}
+    for value in (value for node in graph for value in node.outputs):
+        axes = [i for i, size in enumerate(value.shape or ()) if not isinstance(size, int)]
+        if len(axes) == 1 and value.shape is not None:
+            places[str(value.name)] = _Place(axes[0], size_per_image(value.shape[axes[0]]))
+    return places
 
 
 class _Growth:
     """Elements that the batch of each tensor has: numbers of layers, sorted, behind `_EXACT`."""
 
-    def __init__(self, graph: ir.Graph, lowered: ir.Graph, by_image: set[str]) -> None:
-        self._graph, self._lowered, self._by_image = graph, lowered, by_image
+    def __init__(self, graph: ir.Graph, lowered: ir.Graph, places: dict[str, _Place]) -> None:
+        self._graph, self._lowered, self._places = graph, lowered, places
         self._elements: dict[ir.Value, tuple[int, ...]] = {graph.inputs[0]: (_EXACT,)}
         self._copied: dict[int, dict[ir.Value, ir.Value]] = {}
 
     def align(self, node: ir.Node) -> None:
         """Gives the node inputs of the same elements, and its outputs them too."""
         for value in node.inputs:
-            if value is not None and value.name in self._by_image:  # as repeated class tokens
+            if value is not None and value.name in self._places:  # as repeated class tokens
                 self._elements.setdefault(value, (_EXACT,))
         inputs = [v for v in node.inputs if v is not None and v in self._elements]
         union = tuple(sorted({e for value in inputs for e in self._elements[value]}))
@@ -203,8 +245,8 @@ class _Growth:
         """Adds to `value` the element in which `layer` is quantised."""
         node, name = value.producer(), f"{value.name}@{layer.name}"
         assert node is not None
-        self._require_by_image(value)
-        concat = ir.node("Concat", [value, value], {"axis": 0}, name=f"{name}/Concat")
+        place = self._place(value)
+        concat = ir.node("Concat", [value, value], {"axis": place.axis}, name=f"{name}/Concat")
         self._graph.insert_after(node, concat)
         grown = describe(concat.outputs[0], concat.name, None, ir.DataType.FLOAT)
         reads = {
@@ -218,24 +260,28 @@ class _Growth:
         concat.replace_input_with(0, value)
         concat.replace_input_with(1, changed)
         self._elements[grown] = (*self._elements[value], number)
-        self._by_image.add(str(grown.name))
+        self._places[str(grown.name)] = place
 
     def _select(self, value: ir.Value, elements: tuple[int, ...], before: ir.Node) -> ir.Value:
         """`value` with the elements `elements`; copies of the exact one where it lacks one."""
         present = self._elements.get(value, ())
         if present == elements:
             return value
-        self._require_by_image(value)
+        place = self._place(value)
         if not present:
             raise EngineError(f"{value.name} does not depend on the images")
-        indices = [present.index(e) if e in present else 0 for e in elements]
+        chosen = [present.index(e) if e in present else 0 for e in elements]
+        indices = [e * place.rows + row for e in chosen for row in range(place.rows)]
         name = f"{value.name}@{before.name}"
         constant = add_initializer(self._graph, f"{name}/indices", np.array(indices, np.int64))
-        gather = ir.node("Gather", [value, constant], {"axis": 0}, name=f"{name}/Gather")
+        gather = ir.node("Gather", [value, constant], {"axis": place.axis}, name=f"{name}/Gather")
         self._graph.insert_before(before, gather)
         self._elements[gather.outputs[0]] = elements
+        self._places[gather.name or ""] = place
         return describe(gather.outputs[0], gather.name, None, ir.DataType.FLOAT)
 
-    def _require_by_image(self, value: ir.Value) -> None:
-        if value.name not in self._by_image:
-            raise EngineError(f"{value.name} has no axis of images alone")
+    def _place(self, value: ir.Value) -> _Place:
+        place = self._places.get(str(value.name))
+        if place is None:
+            raise EngineError(f"{value.name} has no axis of images")
+        return place

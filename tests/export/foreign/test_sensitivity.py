@@ -17,7 +17,11 @@ from vit_edge.export.foreign.source import find_foreign_source, prepare
 from vit_edge.export.measure import predict
 from vit_edge.export.passes import optimise
 from vit_edge.export.quantise.layers import apply_fallback, find_layers
-from vit_edge.export.sensitivity import growing_graph, measure_sensitivity
+from vit_edge.export.sensitivity import (
+    _measure_together,
+    _require_apart,
+    measure_sensitivity,
+)
 from vit_edge.runtime.errors import EngineError
 from vit_edge.runtime.outputs import image_centred
 from vit_edge.runtime.tools.images import ImageSet
@@ -72,6 +76,16 @@ class _Windows(_Model):
         return self.second(windows.reshape(-1, TOKENS, WIDTH))  # type: ignore[no-any-return]
 
 
+class _TurnedWindows(_Windows):
+    """The first windows of all images come first, then the second ones."""
+
+    def blocks(self, x: Tensor) -> Tensor:
+        shape = (-1, 4, TOKENS // 4, WIDTH)
+        windows = x.reshape(shape).transpose(0, 1).reshape(-1, TOKENS // 4, WIDTH)
+        mixed = self.first(windows).reshape(4, -1, TOKENS // 4, WIDTH).transpose(0, 1)
+        return self.second(mixed.reshape(-1, TOKENS, WIDTH))  # type: ignore[no-any-return]
+
+
 class _LateToken(_Model):
     """A class token is joined behind the first Linears."""
 
@@ -96,8 +110,8 @@ def _graph(model: nn.Module, path: Path) -> ir.Model:
 
 @pytest.mark.parametrize(
     ("model", "grows"),
-    [(_Model, True), (_Windows, False), (_LateToken, True)],
-    ids=["shared quantiser", "windows", "late class token"],
+    [(_Model, True), (_Windows, True), (_TurnedWindows, False), (_LateToken, True)],
+    ids=["shared quantiser", "windows", "windows before images", "late class token"],
 )
 def test_each_effect_is_that_of_the_layer_alone(
     model: Callable[[], nn.Module], grows: bool, photographs: ImageSet, tmp_path: Path
@@ -106,11 +120,12 @@ def test_each_effect_is_that_of_the_layer_alone(
     quantised = quantise("int8", graph, calibrate(graph, few, DEFAULT_METHOD))
     exact, lowered = quantised.exact, quantised.lowered
     layers = find_layers(exact.graph, lowered.graph)
+    together = _measure_together(exact, lowered, layers, few, lambda done, total: None)
     if grows:
-        growing_graph(exact, lowered, layers)
+        _require_apart(together, exact, lowered, layers, few)
     else:
-        with pytest.raises(EngineError):
-            growing_graph(exact, lowered, layers)
+        with pytest.raises(EngineError, match="mixed"):
+            _require_apart(together, exact, lowered, layers, few)
     measured = measure_sensitivity(exact, lowered, layers, few, lambda done, total: None)
     few = few if grows else few.subset(range(3))
     right = predict(exact, few)
