@@ -41,7 +41,8 @@ def collect(
 
     Args:
         model: The optimised fp32 graph, uint8 `[batch, height, width, channels]` in.
-        sites: Names of the tensors that will be quantised.
+        sites: Names of the tensors that will be quantised. Channels lie on the last axis, but on
+            the second one of what a convolution reads.
         images: Calibration images; their labels are not used.
         method: A key of `METHODS`, or `SEARCH`: ranges are searched later, on samples.
         origin: What the model is made of; part of the table.
@@ -55,7 +56,7 @@ def collect(
         raise InputError(f"{images.source} has no images to calibrate with")
     observed = model.clone()
     peaks = _observe_peaks(observed.graph)
-    _observe_sites(observed.graph, sites)
+    site_names = _observe_sites(observed.graph, sites)
     session = _open(observed)
     samplers = {site: SiteSampler(len(images)) for site in sites if method == SEARCH}
     observers: dict[str, Observer] = {
@@ -65,7 +66,7 @@ def collect(
     largest = dict.fromkeys(peaks, 0.0)
     done = 0
     for batch in images.batches(_BATCH):
-        values = session.run([*end_names, *sites], {observed.graph.inputs[0].name: batch})
+        values = session.run([*end_names, *site_names], {observed.graph.inputs[0].name: batch})
         ends = values[: len(end_names)]
         for name, least, most in zip(peaks, ends[::2], ends[1::2], strict=True):
             largest[name] = max(largest[name], -float(least), float(most))
@@ -113,12 +114,27 @@ def _add_output(graph: ir.Graph, value: ir.Value, name: str) -> None:
     graph.outputs.append(value)
 
 
-def _observe_sites(graph: ir.Graph, sites: Sequence[str]) -> None:
+def _observe_sites(graph: ir.Graph, sites: Sequence[str]) -> list[str]:
+    """Adds the tensors as outputs, channels last, and returns their names."""
     by_name = {v.name: v for node in graph for v in node.outputs}
     missing = [site for site in sites if site not in by_name]
     if missing:
         raise InputError(f"the graph has no tensors {missing[:5]}")
-    graph.outputs.extend(by_name[site] for site in sites)
+    values = [_channels_last(graph, by_name[site]) for site in sites]
+    graph.outputs.extend(values)
+    return [str(value.name) for value in values]
+
+
+def _channels_last(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    """The tensor, transposed where a convolution reads it."""
+    node, rank = value.producer(), len(value.shape or ())
+    if node is None or not any(user.op_type == "Conv" for user in value.consumers()):
+        return value
+    turn = ir.node("Transpose", [value], {"perm": [0, *range(2, rank), 1]})
+    graph.insert_after(node, turn)
+    result = turn.outputs[0]
+    result.name, result.dtype = f"{value.name}@channels last", ir.DataType.FLOAT
+    return result
 
 
 def _open(model: ir.Model) -> Any:

@@ -57,6 +57,8 @@ def find_fallback(
         None if the budget does not hold whatever falls back.
     """
     order = [s.layer for s in rank(sensitivities)]
+    if len(order) < 2:
+        return None
     most, fails, holds = len(order) - 1, 0, 0
     while holds == 0:
         if fails == most:

@@ -16,6 +16,7 @@ from vit_edge.export.graph_edit import array, describe, set_dtype
 
 SIXTEEN_BIT = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _EIGHT_BIT = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.FLOAT8E4M3FN)
+_PRODUCTS = ("MatMul", "Conv")
 
 
 def simulate(model: ir.Model) -> ir.Model:
@@ -62,9 +63,9 @@ def sixteen_bit_types(model: ir.Model) -> set[ir.DataType]:
 
 
 def _eight_bit_operands(node: ir.Node) -> tuple[ir.Value, ...]:
-    """Both operands of a matrix product of 8-bit numbers that nothing else reads."""
-    operands = tuple(value for value in node.inputs if value is not None)
-    if node.op_type != "MatMul" or not all(map(_is_eight_bit, operands)):
+    """Both operands of a product of 8-bit numbers that nothing else reads."""
+    operands = tuple(value for value in node.inputs[:2] if value is not None)
+    if node.op_type not in _PRODUCTS or not all(map(_is_eight_bit, operands)):
         return ()
     return operands
 
@@ -74,7 +75,7 @@ def _is_eight_bit(value: ir.Value) -> bool:
     if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
         return False
     users = {user.op_type for user in value.consumers()}
-    return node.inputs[0].dtype in _EIGHT_BIT and users == {"MatMul"}
+    return node.inputs[0].dtype in _EIGHT_BIT and users <= {*_PRODUCTS}
 
 
 def _round(graph: ir.Graph, node: ir.Node, value: ir.Value, dtype: ir.DataType) -> None:

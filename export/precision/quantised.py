@@ -16,6 +16,11 @@ from vit_edge.export.quantise.attention import (
     quantise_attention,
     scaling_of_values,
 )
+from vit_edge.export.quantise.convolutions import (
+    find_convolution_sites,
+    quantise_convolutions,
+    quantise_convolutions_by_table,
+)
 from vit_edge.export.quantise.explanation import SiteExplanation
 from vit_edge.export.quantise.grid import Floats, Scheme
 from vit_edge.export.quantise.linears import quantise, quantise_by_table, smooth_all
@@ -29,9 +34,10 @@ from .fp16 import FP16, to_fp16
 class QuantisedPrecision(Precision):
     """See `export.precision.base.Precision`.
 
-    Only the blocks' Linears carry Q/DQ: never the residual stream, whose outliers would destroy the
-    model. Patch embedding and head, a hundredth of the work, stay as they are. Around the Linears
-    is fp32 for CPUs and fp16 for GPUs; the numbers are the same in both.
+    Only the blocks' Linears and the convolutions of hybrid models carry Q/DQ: never the residual
+    stream, whose outliers would destroy the model. Patch embedding and head, a hundredth of the
+    work, stay as they are. Around the Q/DQ is fp32 for CPUs and fp16 for GPUs; the numbers are the
+    same in both.
 
     Attributes:
         scheme: The grids of the Linears and of attention.
@@ -43,7 +49,8 @@ class QuantisedPrecision(Precision):
 
     def observes(self, graph: ir.Graph) -> tuple[str, ...]:
         """See `export.precision.base.Precision`."""
-        sites = tuple(site.name for site in find_sites(graph))
+        convolutions = find_convolution_sites(graph, self.scheme)
+        sites = tuple(site.name for site in (*find_sites(graph), *convolutions))
         return sites if self.scheme.attention is None else (*sites, *attention_tensors(graph))
 
     def finish(self, lowered: ir.Model, table: CalibrationTable) -> Graphs:
@@ -100,7 +107,9 @@ def quantise_model(
         scaling |= balance_all(exact.graph, calibration, scheme.attention)
         scaling |= scaling_of_values(exact.graph, smoothed)
     lowered = exact.clone()
-    explanation = quantise(lowered.graph, calibration.samples, smoothed, scheme, second)
+    samples = calibration.samples
+    explanation = quantise(lowered.graph, samples, smoothed, scheme, second)
+    explanation += quantise_convolutions(lowered.graph, samples, scheme, ignore)
     if scheme.attention is not None:
         quantise_attention(lowered.graph, calibration, scaling, scheme.attention)
     return Quantised(exact, lowered, explanation)
@@ -109,6 +118,7 @@ def quantise_model(
 def _quantise_by_table(exact: ir.Model, calibration: Calibration, scheme: Scheme) -> Quantised:
     lowered = exact.clone()
     quantise_by_table(lowered.graph, calibration.table.amax, scheme)
+    quantise_convolutions_by_table(lowered.graph, calibration.table.amax, scheme)
     if scheme.attention is not None:
         quantise_attention(lowered.graph, calibration, {}, scheme.attention)
     return Quantised(exact, lowered, ())

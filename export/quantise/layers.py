@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -13,11 +14,12 @@ from vit_edge.export.graph_edit import array, rows_per_image
 
 from .attention import find_attentions
 from .sites import Site, find_sites
+from .work import few_bits, multiplications
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The Linears that share an input, or the products of one attention.
+    """The Linears or convolutions that share an input, or the products of one attention.
 
     Attributes:
         name: Of the modules, as `blocks.0.attn.qkv`.
@@ -34,16 +36,28 @@ class Layer:
 def find_layers(exact: ir.Graph, lowered: ir.Graph) -> tuple[Layer, ...]:
     """The layers of `exact` that are quantised in `lowered`, in graph order."""
     layers = [_linears(site) for site in find_sites(exact)]
+    layers += _convolutions(exact, lowered)
     softmaxes = {node.name: node for node in lowered if node.op_type == "Softmax"}
     for attention in find_attentions(exact):
         reader = next(iter(softmaxes[attention.softmax.name].outputs[0].consumers()))
         if reader.op_type == "QuantizeLinear":
             reads = tuple(str(value.name) for value in attention.operands)
             output = attention.mixed.outputs[0]
-            cost = sum(_products(node) for node in (attention.scores, attention.mixed))
+            cost = sum(multiplications(node) for node in (attention.scores, attention.mixed))
             layers.append(Layer(attention.name, reads, (str(output.name),), cost))
     place = {v.name: i for i, node in enumerate(exact) for v in node.outputs}
-    return tuple(sorted(layers, key=lambda layer: place[layer.writes[0]]))
+    return _named_apart(sorted(layers, key=lambda layer: place[layer.writes[0]]))
+
+
+def _named_apart(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """Numbers layers of one name, as those of a module that a model calls twice."""
+    seen = Counter[str]()
+    named = []
+    for layer in layers:
+        seen[layer.name] += 1
+        number = seen[layer.name]
+        named.append(layer if number == 1 else replace(layer, name=f"{layer.name} ({number})"))
+    return tuple(named)
 
 
 def _linears(site: Site) -> Layer:
@@ -54,15 +68,22 @@ def _linears(site: Site) -> Layer:
     return Layer(name, (site.name,), writes, cost)
 
 
-def _products(node: ir.Node) -> int:
-    """Multiplications of `[B, heads, N, K] x [B, heads, K, M]` for one image."""
-    product, (left, _) = node.outputs[0].shape, node.inputs
-    sizes = [*(product[1:] if product is not None else ())]
-    sizes += [left.shape[-1]] if left is not None and left.shape is not None else []
-    cost = 1
-    for size in sizes:
-        cost *= size if isinstance(size, int) else 1
-    return cost
+def _convolutions(exact: ir.Graph, lowered: ir.Graph) -> list[Layer]:
+    """The convolutions that share an input, those that read it quantised in `lowered`."""
+    quantised = {
+        str(node.outputs[0].name) for node in lowered if node.op_type == "Conv" and few_bits(node)
+    }
+    groups: dict[str, list[ir.Node]] = {}
+    for node in exact:
+        if node.op_type == "Conv" and node.outputs[0].name in quantised:
+            assert node.inputs[0] is not None
+            groups.setdefault(str(node.inputs[0].name), []).append(node)
+    layers = []
+    for read, nodes in groups.items():
+        names = [str(node.name).rpartition("/")[0] or str(node.name) for node in nodes]
+        writes = tuple(str(node.outputs[0].name) for node in nodes)
+        layers.append(Layer(" + ".join(names), (read,), writes, sum(map(multiplications, nodes))))
+    return layers
 
 
 def apply_fallback(
@@ -79,6 +100,7 @@ def apply_fallback(
             assert node is not None
             new = copy_between(original, reads, lowered.graph, node, "@exact")
             old.replace_all_uses_with(new)
+            old.name, new.name = f"{name}@replaced", name  # the next layer may read it
     RemoveUnusedNodesPass()(lowered)
     _restore_names(lowered.graph)
 

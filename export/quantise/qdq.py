@@ -57,6 +57,22 @@ def quantise_weight(
     )
 
 
+def dequantise_weight(
+    graph: ir.Graph, node: ir.Node, weight: ir.Value, numbers: Floats, scales: Floats, grid: Grid
+) -> None:
+    """Makes a convolution read `numbers` `[N, ...]` of `grid`, with a scale for each output."""
+    name = str(weight.name)
+    inputs = [
+        _add_numbers(graph, f"{name}@{grid.name}", numbers, grid),
+        add_initializer(graph, f"{name}/scale", scales),
+        _add_numbers(graph, f"{name}/zero_point", np.zeros(scales.shape, np.float32), grid),
+    ]
+    dequantise = ir.node("DequantizeLinear", inputs, {"axis": 0}, name=f"{name}/DequantizeLinear")
+    graph.insert_before(node, dequantise)
+    read = describe(dequantise.outputs[0], dequantise.name, weight.shape, ir.DataType.FLOAT)
+    replace_input(node, weight, read)
+
+
 def _blocks(graph: ir.Graph, size: int) -> dict[str, int]:
     graph.opset_imports[""] = max(graph.opset_imports[""], BLOCKS_OPSET)
     return {"axis": 0, "block_size": size}
