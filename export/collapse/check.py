@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from vit_edge.export.graph_edit import add_initializer, describe
 from vit_edge.export.measure import iter_outputs, predict
 from vit_edge.export.simulate import simulate, sixteen_bit_types
-from vit_edge.runtime.errors import EngineError
+from vit_edge.runtime.errors import EngineError, InputError
 from vit_edge.runtime.tools.images import ImageSet
 
+from .explained import lower_plainly
 from .fault import EXPORT, FINITE, OUTPUTS, STRUCTURE, Fault
 from .joined import join_teacher_forced
 from .judge import judge
-from .limits import EXPORT_ERROR, Limits
-from .moments import Observed, moments, observe
+from .limits import EXPORT_ERROR, Limits, widen
+from .moments import Moments, Observed, moments, observe
 from .probes import OUTPUT, Probe, find_probes
 from .structure import check_grids, check_layer_norms, check_quantised_stream, check_stream
 
@@ -111,31 +112,60 @@ def _check_numbers(
     overflow = first_not_finite(computable, observed, images)
     if overflow is not None:
         return [overflow]
-    return [
-        *_check_places(observed, len(images), limits),
-        *_check_outputs(observed.outputs, *reference, OUTPUTS, limits.outputs),
-    ]
+    values, scale = reference
+    faults = _check_places(observed, len(images), limits)
+    outputs = _check_outputs(observed.outputs, values, scale, OUTPUTS, limits.outputs)
+    if faults or outputs:
+        plain, limit = _observe_plain(lowered, fp32, images, probes), limits.outputs
+        if plain is not None:
+            limit = widen(limit, _error(plain.outputs, values, scale))
+        faults = _check_places(observed, len(images), limits, plain)
+        outputs = _check_outputs(observed.outputs, values, scale, OUTPUTS, limit)
+    return [*faults, *outputs]
 
 
-def _check_places(observed: Observed, images: int, limits: Limits) -> Sequence[Fault]:
-    faults = []
+def _check_places(
+    observed: Observed, images: int, limits: Limits, plain: Observed | None = None
+) -> Sequence[Fault]:
+    faults, explained = [], dict[str, Moments]()
+    if plain is not None:
+        for probe, sums in zip(plain.probes, plain.sums, strict=True):
+            explained[probe.name] = moments(probe, sums, images, limits.rounding)
     for probe, sums in zip(observed.probes, observed.sums, strict=True):
-        reads = observed.ranges.get(probe.reads)
-        faults.append(judge(probe, moments(probe, sums, images, limits.rounding), reads, limits))
+        reads, found = observed.ranges.get(probe.reads), explained.get(probe.name)
+        measured = moments(probe, sums, images, limits.rounding)
+        faults.append(judge(probe, measured, reads, limits, found))
     return [fault for fault in faults if fault is not None]
+
+
+def _observe_plain(
+    lowered: ir.Model, fp32: ir.Model, images: ImageSet, probes: Sequence[Probe]
+) -> Observed | None:
+    """What a plain lowering to the same types makes of the images; None where it overflows."""
+    try:
+        plain = lower_plainly(lowered, fp32, images)
+        observed = observe(join_teacher_forced(plain, fp32, probes), images)
+    except (EngineError, InputError):
+        return None
+    finite = all(np.isfinite(sums).all() for sums in observed.sums)
+    return observed if finite and np.isfinite(observed.outputs).all() else None
 
 
 def _check_outputs(
     values: Values, reference: Values, scale: float, check: str, limit: float
 ) -> Sequence[Fault]:
-    difference = values.astype(np.float64) - reference
-    error = float(np.sqrt((difference**2).mean())) / scale
+    error = _error(values, reference, scale)
     if error <= limit:
         return []
     what = f"RMS error against PyTorch is {error:.2g}, over the limit of {limit:.2g}"
     if check == EXPORT:
         what += ": the export itself is wrong, preprocessing or a layer"
     return [Fault(check, OUTPUT, OUTPUT, what)]
+
+
+def _error(values: Values, reference: Values, scale: float) -> float:
+    difference = values.astype(np.float64) - reference
+    return float(np.sqrt((difference**2).mean())) / scale
 
 
 def _does_not_run(error: EngineError) -> Fault:

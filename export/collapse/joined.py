@@ -118,7 +118,7 @@ class _Sums:
     ) -> None:
         """`stream` is what the probe's branch was added to."""
         shape = probe.value.shape or ir.Shape([])
-        axes = np.arange(len(shape) - 1, dtype=np.int64)
+        axes = np.delete(np.arange(len(shape), dtype=np.int64), probe.axis)
         over = add_initializer(self._graph, f"watch/{self._count}/axes", axes)
         error = self._node("Sub", seen, expected)
         branch = expected if stream is None else self._node("Sub", expected, stream)
@@ -134,7 +134,9 @@ class _Sums:
         rows = ir.node("Concat", [self._as_row(part) for part in parts], {"axis": 0})
         self._graph.append(rows)
         name = f"watch:{self._count}"
-        result = describe(rows.outputs[0], name, ir.Shape([6, shape[-1]]), ir.DataType.FLOAT)
+        result = describe(
+            rows.outputs[0], name, ir.Shape([6, shape[probe.axis]]), ir.DataType.FLOAT
+        )
         self._graph.outputs.append(result)
         self._count += 1
 

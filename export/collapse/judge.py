@@ -5,12 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from .fault import LOCAL, Fault
-from .limits import CLIPPING, FAR_BEYOND, LITTLE_USED, MANY_CLIPPED, Limits, SegmentLimits
+from .limits import CLIPPING, FAR_BEYOND, LITTLE_USED, MANY_CLIPPED, Limits, SegmentLimits, widen
 from .moments import Moments, Range
-from .probes import BRANCH, EMBEDDING, OUTPUT, Probe
+from .probes import LINEAR, Probe
 
 
-def judge(probe: Probe, moments: Moments, reads: Range | None, limits: Limits) -> Fault | None:
+def judge(
+    probe: Probe,
+    moments: Moments,
+    reads: Range | None,
+    limits: Limits,
+    plain: Moments | None = None,
+) -> Fault | None:
     """The fault of a segment that is further from fp32 than its type explains, or None.
 
     Args:
@@ -18,10 +24,13 @@ def judge(probe: Probe, moments: Moments, reads: Range | None, limits: Limits) -
         moments: Its moments; finite.
         reads: What the quantiser before its last Linear saw, where there is one.
         limits: Of the precision.
+        plain: The moments of the plain lowering of the same model, where they are known.
     """
-    allowed = _allowed(probe, reads, limits)
-    if probe.kind in (EMBEDDING, OUTPUT):
-        what = _over("relative error", moments.relative_error(), limits.exact)
+    allowed, exact = _allowed(probe, reads, limits), limits.exact
+    if plain is not None:
+        allowed, exact = allowed.widened(_measures(plain)), widen(exact, plain.relative_error())
+    if probe.exact:
+        what = _over("relative error", moments.relative_error(), exact)
     else:
         what = _inexact(moments, allowed)
     if what is None:
@@ -30,12 +39,23 @@ def judge(probe: Probe, moments: Moments, reads: Range | None, limits: Limits) -
 
 
 def _allowed(probe: Probe, reads: Range | None, limits: Limits) -> SegmentLimits:
-    allowed = limits.branch if probe.kind == BRANCH else limits.linear
+    allowed = limits.linear if probe.kind == LINEAR else limits.branch
     if probe.tokens == 1:
         allowed = allowed.times(limits.one_token)
-    if probe.kind == BRANCH and reads is not None and reads.largest > FAR_BEYOND:
+    if probe.kind != LINEAR and reads is not None and reads.largest > FAR_BEYOND:
         allowed = allowed.times(CLIPPING)
     return allowed
+
+
+def _measures(moments: Moments) -> SegmentLimits:
+    """The measures that limits are on."""
+    return SegmentLimits(
+        error=moments.relative_error(),
+        channel=float(moments.channel_errors().max()),
+        gain=abs(moments.gain() - 1),
+        channel_gain=float(_off(moments).max()),
+        shift=moments.shift(),
+    )
 
 
 def _inexact(moments: Moments, allowed: SegmentLimits) -> str | None:

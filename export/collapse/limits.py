@@ -1,8 +1,9 @@
 """Limits of how far a lowering may be from the graph that it stands for.
 
 Limits are on the error of one segment of the graph, not on what has accumulated, so that they
-depend on the number format and little on the model. `docs/collapse.md` has what was measured on
-both sides of each.
+depend on the number format and little on the model. What they do depend on it is measured where a
+limit is missed, see `export.collapse.explained`. `docs/collapse.md` has what was measured on both
+sides of each.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ class SegmentLimits:
     def times(self, factor: float) -> SegmentLimits:
         return SegmentLimits(*(factor * getattr(self, field.name) for field in fields(self)))
 
+    def widened(self, explained: SegmentLimits) -> SegmentLimits:
+        """Each limit as far as the format explains it in a model, see `widen`."""
+        names = [field.name for field in fields(self)]
+        return SegmentLimits(*(widen(getattr(self, n), getattr(explained, n)) for n in names))
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -62,6 +68,17 @@ class Limits:
     def rounding(self) -> float:
         """The part of the stream that counts as signal: its rounding alone breaks no limit."""
         return self.stream / self.branch.error
+
+
+ROOM, MOST = 1.5, 4.0
+"""A lowering may err so many times as much as the plain one of its model, but no more than so many
+times what models of other architectures need.
+"""
+
+
+def widen(limit: float, explained: float) -> float:
+    """The limit for a model in which the plain lowering to the same types errs by `explained`."""
+    return min(max(limit, ROOM * explained), MOST * limit)
 
 
 EXPORT_ERROR = 1e-3

@@ -11,18 +11,21 @@ compared; V by itself is compared once the scales are taken back, as the reader'
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from vit_edge.export.graph_edit import array, rows_per_image
+from vit_edge.export.graph_edit import array, size_per_image
 from vit_edge.export.passes.linears import Linear, as_linear, find_linears
+from vit_edge.export.quantise.convolutions import made_of_pixels
 from vit_edge.export.quantise.sites import LinearSource, find_scalable, find_sites
 
 EMBEDDING, BRANCH, LINEAR, OUTPUT = "embedding", "branch", "linear", "output"
+_CHANNELS_SECOND = ("Conv", "BatchNormalization", "GlobalAveragePool")
 QUIET_ROW = 0.25
 """Rows of a weight smaller than this, relative to all, are lost in the rounding of 4 bits."""
 
@@ -34,11 +37,13 @@ class Probe:
     Attributes:
         value: `[batch, ..., channels]`.
         kind: `EMBEDDING` or `BRANCH`: in the residual stream, which is cut there; `LINEAR`: what a
-            Linear inside a branch gives; `OUTPUT`: of the graph.
+            Linear or a convolution inside a branch gives; `OUTPUT`: of the graph.
         module: The branch or Linear, as `blocks.0.attn`.
         incoming: Of a `BRANCH`, the stream that it is added to.
         reads: Name of the tensor that the last Linear before it reads; "": none.
         fixed: bool `[channels]`, those that are compared; None: all of them.
+        axis: Of the channels: the last one, but the second of a convolution's tensors.
+        exact: True if nothing that is quantised lies between the cut before it and the probe.
         reader: The Linear whose rows tell what smoothing scaled the channels by; None: nothing did.
     """
 
@@ -49,6 +54,8 @@ class Probe:
     reads: str = ""
     fixed: NDArray[np.bool_] | None = None
     reader: Linear | None = None
+    axis: int = -1
+    exact: bool = False
 
     @property
     def name(self) -> str:
@@ -56,8 +63,10 @@ class Probe:
 
     @property
     def tokens(self) -> int:
-        """Rows that one image has."""
-        return rows_per_image(self.value)
+        """Rows of channels that one image has."""
+        sizes = list(self.value.shape or [1])
+        del sizes[self.axis]
+        return prod(map(size_per_image, sizes))
 
     @property
     def cut(self) -> bool:
@@ -66,23 +75,37 @@ class Probe:
 
 def find_probes(graph: ir.Graph) -> list[Probe]:
     """The probes in graph order; without a residual Add only Linears and the output."""
-    probes: list[Probe] = []
+    probes, cuts = list[Probe](), set[ir.Value]()
     linears = {linear.output: linear for linear in find_linears(graph)}
-    scalable = _scalable_columns(graph)
+    scalable, raw = _scalable_columns(graph), made_of_pixels(graph)
     for node in graph:
         value, incoming = node.outputs[0], _incoming(node)
         if incoming is not None:
-            if not any(probe.cut for probe in probes):
-                probes.insert(0, _first_cut(unsliced(incoming)))
+            start = unsliced(incoming)
+            if start not in cuts:
+                first = _stream_start(start, cuts, raw)
+                probes.insert(len(probes) if cuts else 0, first)
+                cuts.add(start)
             probes.append(_branch(node, incoming, linears))
+            cuts.add(value)
         elif value in linears and not _ends_branch(value):
             probe = _inside_branch(linears[value], scalable.get(linears[value].node, []))
             if probe is not None:
                 probes.append(probe)
+        elif node.op_type == "Conv" and node.inputs[0] not in raw and not _ends_branch(value):
+            probes.append(_convolution(node))
     output = graph.outputs[0]
     if all(probe.value is not output for probe in probes):
-        probes.append(Probe(output, OUTPUT, OUTPUT))
+        probes.append(Probe(output, OUTPUT, OUTPUT, exact=_is_exact(output, cuts, raw)))
     return probes
+
+
+def _is_exact(value: ir.Value, cuts: Collection[ir.Value], raw: Collection[ir.Value]) -> bool:
+    """True if no Linear lies between the cuts and `value`, and no convolution but of the image."""
+    return not any(
+        as_linear(node) is not None or (node.op_type == "Conv" and node.inputs[0] not in raw)
+        for node in ancestors(value, cuts)
+    )
 
 
 def unsliced(value: ir.Value) -> ir.Value:
@@ -94,8 +117,8 @@ def unsliced(value: ir.Value) -> ir.Value:
     return value
 
 
-def ancestors(value: ir.Value) -> Iterator[ir.Node]:
-    """The nodes that `value` depends on, each once."""
+def ancestors(value: ir.Value, cuts: Collection[ir.Value] = ()) -> Iterator[ir.Node]:
+    """The nodes that `value` depends on, each once, up to those that make `cuts`."""
     seen: set[ir.Node] = set()
     waiting = [value.producer()]
     while waiting:
@@ -103,13 +126,15 @@ def ancestors(value: ir.Value) -> Iterator[ir.Node]:
         if node is not None and node not in seen:
             seen.add(node)
             yield node
-            waiting.extend(v.producer() for v in node.inputs if v is not None)
+            waiting.extend(v.producer() for v in node.inputs if v is not None and v not in cuts)
 
 
 def _incoming(node: ir.Node) -> ir.Value | None:
     """The stream's side of a residual Add: of its two inputs the one that the other depends on."""
     sides = [v for v in node.inputs if v is not None and v.producer() is not None]
-    if node.op_type != "Add" or len(sides) != 2 or any(len(v.shape or ()) != 3 for v in sides):
+    if node.op_type != "Add" or len(sides) != 2 or any(len(v.shape or ()) < 3 for v in sides):
+        return None
+    if sides[0].shape != sides[1].shape:
         return None
     for stream, branch in (sides, sides[::-1]):
         source = unsliced(stream).producer()
@@ -118,12 +143,24 @@ def _incoming(node: ir.Node) -> ir.Value | None:
     return None
 
 
-def _first_cut(value: ir.Value) -> Probe:
-    """The probe where the stream begins. Behind Linears, as where the first block adds tensors of
-    four dimensions, it is not exact; these Linears have probes of their own.
+def _stream_start(value: ir.Value, cuts: Collection[ir.Value], raw: Collection[ir.Value]) -> Probe:
+    """The probe where the stream begins, or begins anew, as behind a downsampling. Behind Linears,
+    or convolutions beyond that of the patches, it is not exact.
     """
-    exact = all(as_linear(node) is None for node in ancestors(value))
-    return Probe(value, EMBEDDING if exact else BRANCH, EMBEDDING)
+    node = value.producer()
+    module = EMBEDDING if not cuts or node is None else str(node.name).rpartition("/")[0]
+    exact = _is_exact(value, cuts, raw)
+    kind = EMBEDDING if exact else BRANCH
+    return Probe(value, kind, module, axis=_channel_axis(value), exact=exact)
+
+
+def _channel_axis(value: ir.Value) -> int:
+    """1 for a tensor `[B, C, H, W]` of convolutions, -1 for others."""
+    node = value.producer()
+    sources = [] if node is None else [v.producer() for v in node.inputs if v is not None]
+    users = [node, *sources, *value.consumers()]
+    near = any(user is not None and user.op_type in _CHANNELS_SECOND for user in users)
+    return 1 if near and len(value.shape or ()) > 3 else -1
 
 
 def _ends_branch(value: ir.Value) -> bool:
@@ -135,7 +172,9 @@ def _branch(add: ir.Node, incoming: ir.Value, linears: dict[ir.Value, Linear]) -
     ends = [linears[v] for v in add.inputs if v is not None and v in linears]
     module = ends[0].name.rpartition(".")[0] if ends else ""
     reads = str(ends[0].activation.name) if ends else ""
-    return Probe(add.outputs[0], BRANCH, module or str(add.name), incoming, reads)
+    value = add.outputs[0]
+    axis = _channel_axis(value)
+    return Probe(value, BRANCH, module or str(add.name), incoming, reads, axis=axis)
 
 
 def _inside_branch(linear: Linear, scalable: Sequence[_Scalable]) -> Probe | None:
@@ -152,6 +191,13 @@ def _inside_branch(linear: Linear, scalable: Sequence[_Scalable]) -> Probe | Non
         return None
     reads = str(linear.activation.name)
     return Probe(linear.output, LINEAR, linear.name, reads=reads, fixed=fixed, reader=reader)
+
+
+def _convolution(node: ir.Node) -> Probe:
+    """The probe of a convolution, which smoothing leaves alone."""
+    name, reads = str(node.name), node.inputs[0]
+    module = name.rpartition("/")[0] or name
+    return Probe(node.outputs[0], LINEAR, module, reads=str(reads and reads.name), axis=1)
 
 
 def _tells_scales(reader: Linear) -> NDArray[np.bool_]:

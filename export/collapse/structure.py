@@ -42,11 +42,12 @@ def check_quantised_stream(
 ) -> Iterator[Fault]:
     """Finds Q/DQ on the residual stream, whose outliers no 8-bit grid holds."""
     stream = {probe.name: probe.module for probe in probes if probe.cut}
-    read_by_linears = {str(linear.activation.name) for linear in find_linears(fp32)}
+    read = {str(linear.activation.name) for linear in find_linears(fp32)}
+    read |= {str(n.inputs[0].name) for n in fp32 if n.op_type == "Conv" and n.inputs[0] is not None}
     for node in lowered:
         if node.op_type == "QuantizeLinear":
             source = str(_origin(node.inputs[0]).name).partition("@")[0]
-            if source in stream and source not in read_by_linears:
+            if source in stream and source not in read:
                 yield _quantised_stream(stream[source], source)
         name = str(node.outputs[0].name)
         if name in stream and node.op_type == "Add":

@@ -1,0 +1,106 @@
+"""A plain lowering of the same model to the same types: the errors that a number format explains.
+
+What a format loses depends on the model: on how long its sums are, how far its activations go and
+how much of them cancels. So a segment over its limit is compared with what the plainest lowering of
+the fp32 graph makes of it, whose ranges come from the images of the check: outliers are smoothed,
+each range is that of the least error, each weight goes to the nearest, nothing is corrected. It
+shares no number with the lowering that is checked, and so none of its faults.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from vit_edge.calibration.collect import collect
+from vit_edge.calibration.observers import SEARCH
+from vit_edge.calibration.table import Origin
+from vit_edge.export.precision.cast import cast_to
+from vit_edge.export.progress import ignore
+from vit_edge.export.quantise.attention import (
+    attention_tensors,
+    quantise_attention,
+    scaling_of_values,
+)
+from vit_edge.export.quantise.convolutions import (
+    find_convolution_sites,
+    quantise_convolutions_by_table,
+)
+from vit_edge.export.quantise.grid import GRIDS, Floats, Grid, Scheme, best_range
+from vit_edge.export.quantise.linears import Smoothed, quantise_by_table, smooth_all
+from vit_edge.export.quantise.sites import find_sites
+from vit_edge.export.simulate import SIXTEEN_BIT, simulate, sixteen_bit_types
+from vit_edge.runtime.tools.images import ImageSet
+
+_NOBODY = Origin("", "")
+
+
+def lower_plainly(lowered: ir.Model, fp32: ir.Model, images: ImageSet) -> ir.Model:
+    """Lowers `fp32` to the types of `lowered`; fp32 numerics, 16 bits simulated."""
+    plain, scheme = fp32.clone(), _scheme(lowered.graph)
+    if scheme is not None:
+        _quantise(plain, scheme, images)
+        plain.opset_imports.update(lowered.opset_imports)
+    for dtype in sixteen_bit_types(lowered):
+        wide = {node.name for node in lowered.graph if not _is_narrow(node)}
+        cast_to(plain.graph, dtype, lambda node: node.name in wide)  # noqa: B023 (called at once)
+        plain = simulate(plain)
+    return plain
+
+
+def _is_narrow(node: ir.Node) -> bool:
+    return any(value.dtype in SIXTEEN_BIT for value in node.outputs)
+
+
+def _scheme(graph: ir.Graph) -> Scheme | None:
+    """The grids that a lowered graph has; None without any."""
+    weights = [n for n in graph if n.op_type == "DequantizeLinear" and _is_weight(n)]
+    quantisers = [n for n in graph if n.op_type == "QuantizeLinear"]
+    if not weights:
+        return None
+    first = weights[0]
+    assert first.inputs[0] is not None
+    softmaxes = [n for n in quantisers if _is_softmax(n.inputs[0])]
+    grids = [GRIDS[dtype] for n in quantisers[:1] if (dtype := n.outputs[0].dtype) is not None]
+    grid = grids[0] if grids else None
+    dtype = first.inputs[0].dtype
+    assert dtype is not None
+    block = first.attributes.get_int("block_size", 0) or None
+    return Scheme(GRIDS[dtype], grid, block, grid if softmaxes else None)
+
+
+def _is_weight(node: ir.Node) -> bool:
+    return node.inputs[0] is not None and node.inputs[0].is_initializer()
+
+
+def _is_softmax(value: ir.Value | None) -> bool:
+    node = value.producer() if value is not None else None
+    while node is not None and node.op_type == "Cast" and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node is not None and node.op_type == "Softmax"
+
+
+def _quantise(model: ir.Model, scheme: Scheme, images: ImageSet) -> None:
+    """Quantises every site in place."""
+    graph = model.graph
+    sites, convolutions = find_sites(graph), find_convolution_sites(graph, scheme)
+    names = [site.name for site in (*sites, *convolutions)]
+    names += [] if scheme.attention is None else attention_tensors(graph)
+    smoothed: dict[str, Smoothed] = {}
+    observed = collect(model, tuple(dict.fromkeys(names)), images, SEARCH, _NOBODY, ignore)
+    if scheme.activations is not None:
+        smoothed = smooth_all(graph, observed.samples, scheme, ignore)
+        rows = {name: samples.rows for name, samples in observed.samples.items()}
+        rows.update({name: site.rows for name, site in smoothed.items()})
+        ranges = {name: _range(values, scheme.activations) for name, values in rows.items()}
+        quantise_by_table(graph, ranges, scheme)
+        quantise_convolutions_by_table(graph, ranges, scheme)
+    else:
+        quantise_by_table(graph, {}, scheme)
+    if scheme.attention is not None:
+        scaling = scaling_of_values(graph, smoothed) if smoothed else {}
+        quantise_attention(graph, observed, scaling, scheme.attention)
+
+
+def _range(rows: Floats, grid: Grid) -> float:
+    return float(best_range(np.ascontiguousarray(rows), np.ones(rows.shape[1], np.float32), grid))
