@@ -8,7 +8,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from vit_edge.runtime.tools.plan.show import (
     estimate_cells,
     estimate_rows,
     plan_cells,
+    shares,
     shortfall,
 )
 
@@ -41,8 +42,8 @@ MARKDOWN = "report.md"
 SHIPPED, HELD_BACK, MISSED = "shipped", "held back", "MISSED"
 WEAK = " on weak evidence"
 COLUMNS = (
-    "precision", "for", "output", "top-1", "drop", "agreement", "cosine", "error", "size",
-    "p50 here", "status",
+    "precision", "for", "output", "top-1", "drop", "agreement", "cosine", "error", "quantised",
+    "size", "p50 here", "status",
 )  # fmt: skip
 MORE_COLUMNS = (
     "precision",
@@ -52,8 +53,11 @@ MORE_COLUMNS = (
     "paired 95 % of drop",
     "worst error",
     "your metric",
+    "quantised work",
     "measured on",
 )
+HALF = 0.5
+"""Share of its work that a quantised precision has to quantise to be called by its name alone."""
 ENGINE_COLUMNS = ("precision", "target", "size", "Linear work in", "fused", "a block", "status")
 ENGINE_ROWS = ("precision", "target", "version", "form", *PLAN_COLUMNS, "memory of the build")
 
@@ -98,7 +102,7 @@ def make_report(plan: Plan, results: list[PrecisionResult], passes: list[dict[st
     return Report(
         title=f"{plan.source.name}: {'shipped to' if good else 'NOT shipped to'} {plan.out}",
         out=str(plan.out),
-        notes=plan.notes,
+        notes=(*plan.notes, *_left_out(passes)),
         rows=tuple(row for result in results for row in _rows(result, good)),
         more=tuple(row for result in results for row in _more(result)),
         problems=tuple(f"{result.name}: {result.problem}" for result in results if result.problem),
@@ -118,6 +122,15 @@ def make_report(plan: Plan, results: list[PrecisionResult], passes: list[dict[st
         oracle=plan.source.oracle,
         results=tuple(_numbers(result) for result in results),
         good=good,
+    )
+
+
+def _left_out(passes: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """A line for each pass that does not fit the model."""
+    return tuple(
+        f"left out: to {p['name']}, which does not fit this model ({p['left_out']})"
+        for p in passes
+        if p.get("left_out")
     )
 
 
@@ -161,13 +174,16 @@ def _rows(result: PrecisionResult, good: bool) -> list[tuple[str, ...]]:
             status += f", {count_layers(result.fallback.layers)} in higher precision"
         if kind == "gpu":
             status += _not_as_asked(result)
-        about = (mebibytes(graph.size), p50, status)
+        if result.quantisation is not None and graph.work.share < HALF:
+            status += f", {result.name} in part: {100 * graph.work.share:.0f} % of the work"
+        share = f"{100 * graph.work.share:.0f} %" if result.quantisation is not None else "-"
+        about = (share, mebibytes(graph.size), p50, status)
         for output, a in graph.accuracy.items():
             drop = "-" if a.drop is None else f"{a.drop:+.2f}"
             numbers = (percent(a.top1), drop, percent(a.agreement), f"{a.cosine:.6f}")
             error = f"{a.rms_error:.2g}"
             rows.append((result.name, kind, output, *numbers, error, *about))
-            about = ("", "", "")  # of the whole graph: once
+            about = ("",) * len(about)  # of the whole graph: once
     return rows
 
 
@@ -184,11 +200,12 @@ def _latency(latency: LatencyHere) -> str:
 def _more(result: PrecisionResult) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for kind, graph in result.graphs.items():
+        work = shares(graph.work.shares)
         for output, a in graph.accuracy.items():
             interval = "-" if a.drop is None else f"{a.drop_low:+.2f} to {a.drop_high:+.2f}"
             numbers = (percent(a.reference_top1), interval, f"{a.logit_error:.1e}")
             own = "-" if a.metric is None else f"{a.metric:.5g} ({a.reference_metric:.5g})"
-            rows.append((result.name, kind, output, *numbers, own, a.measured_on))
+            rows.append((result.name, kind, output, *numbers, own, work, a.measured_on))
     return rows
 
 
@@ -211,6 +228,7 @@ def _numbers(result: PrecisionResult) -> dict[str, Any]:
         "explanation": [asdict(site) for site in q.explanation] if q else [],
         "latency": asdict(result.latency) if result.latency else None,
         "graphs": {kind: _accuracies(graph) for kind, graph in result.graphs.items()},
+        "quantised": {kind: graph.work.shares for kind, graph in result.graphs.items()},
         "engines": [
             {
                 "target": str(e.target),
@@ -292,7 +310,8 @@ def _markdown(report: Report) -> str:
         "percentage points of top-1, its interval is paired. The error is the root mean square of "
         "the difference, relative to what tells images apart; the worst error is that of a single "
         "value, relative to the range of the reference's. Your metric is followed by the "
-        "reference's.",
+        "reference's. Quantised is the share of the model's multiplications: of Linears, of "
+        "attention's products, of convolutions.",
         _table(MORE_COLUMNS, report.more),
         "## Engines",
         *_engines(report),

@@ -46,6 +46,8 @@ def make_batch_dynamic(model: ir.Model) -> None:
             _make_concat_dynamic(graph, node, shapes)
         elif node.op_type == "Resize":
             _make_resize_dynamic(graph, node, shapes)
+        elif node.op_type == "Expand":
+            _make_expand_dynamic(graph, node, shapes)
         try:
             inferred = _infer(model, node, shapes)
         except InputError:
@@ -83,15 +85,25 @@ def _make_reshape_dynamic(graph: ir.Graph, node: ir.Node, shapes: Shapes) -> Non
         return
     before = sizes(source)[:axis]
     places = [i for i in range(len(target)) if prod(target[:i]) == prod(before)]
-    if not places:
-        raise InputError(f"{node.name} mixes images; {_ADVICE}")
     same = axis in places and target[axis] == sizes(source)[axis]
-    place = node.outputs[0].meta.get(BATCH_AXIS, axis if same else places[0])
-    if place not in places:
+    place = node.outputs[0].meta.get(BATCH_AXIS, axis if same else next(iter(places), None))
+    if place is None:
         raise InputError(f"{node.name} mixes images; {_ADVICE}")
     shape = np.array([-1 if i == place else n for i, n in enumerate(target)], dtype=np.int64)
     node.replace_input_with(1, add_initializer(graph, free_name(graph, "shape"), shape))
     node.attributes.pop("allowzero", None)
+
+
+def _make_expand_dynamic(graph: ir.Graph, node: ir.Node, shapes: Shapes) -> None:
+    """The batch's axis, which is there already, is left as it is: 1."""
+    source, target = node.inputs[0], sizes(node.outputs[0])
+    axis = _axis(sizes(source), shapes[source]) if source in shapes and source else None
+    if axis is None:
+        return
+    place = axis + len(target) - len(sizes(source))
+    if target[place] == sizes(source)[axis]:
+        shape = np.array([1 if i == place else n for i, n in enumerate(target)], dtype=np.int64)
+        node.replace_input_with(1, add_initializer(graph, free_name(graph, "shape"), shape))
 
 
 def _make_concat_dynamic(graph: ir.Graph, node: ir.Node, shapes: Shapes) -> None:

@@ -18,11 +18,12 @@ from .scales import FoldAttentionScale, FoldLayerScale
 
 @dataclass(frozen=True)
 class PassReport:
-    """Number of nodes before and after a pass."""
+    """Number of nodes before and after a pass; why it was left out, "" if it was not."""
 
     name: str
     nodes_before: int
     nodes_after: int
+    left_out: str = ""
 
 
 CLEAN_UP = ir.passes.Sequential(
