@@ -1,0 +1,2 @@
+def write_table(path, records):
+    pass
