@@ -126,15 +126,28 @@ def _make_concat_dynamic(graph: ir.Graph, node: ir.Node, shapes: Shapes) -> None
 
 
 def _make_resize_dynamic(graph: ir.Graph, node: ir.Node, shapes: Shapes) -> None:
-    """Sizes of all axes, of which the batch's is 1, follow the batch."""
+    """Sizes of all axes, of which the batch's is 1, become factors, which hold for any batch."""
     source = node.inputs[0]
     if len(node.inputs) <= _SIZES or source is None or source not in shapes:
         return
-    target, axis = node.inputs[_SIZES], _axis(sizes(source), shapes[source])
-    if target is None or target.const_value is None or axis is None or "axes" in node.attributes:
+    target, before = node.inputs[_SIZES], sizes(source)
+    if target is None or target.const_value is None or "axes" in node.attributes:
         return
-    shape = tuple(target.const_value.numpy().tolist())
-    node.replace_input_with(_SIZES, _repeated_shape(graph, node, shape, axis))
+    factors = [
+        _factor(old, new) for old, new in zip(before, target.const_value.numpy(), strict=True)
+    ]
+    constant = add_initializer(graph, free_name(graph, "factors"), np.array(factors, np.float32))
+    node.resize_inputs(_SIZES)
+    node.replace_input_with(_SIZES - 1, constant)
+    node.attributes.pop("keep_aspect_ratio_policy", None)
+
+
+def _factor(old: int, new: int) -> np.float32:
+    """The factor that makes `new` of `old`, rounded down as runtimes do."""
+    factor = np.float32(new / old)
+    while int(np.float32(old) * factor) < new:
+        factor = np.nextafter(factor, np.float32(np.inf))
+    return factor
 
 
 def _make_constants_dynamic(graph: ir.Graph, node: ir.Node, shapes: Shapes) -> bool:

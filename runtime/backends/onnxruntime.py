@@ -156,7 +156,7 @@ def _open(blob: bytes, options: Any, provider: str) -> Any:
 
 def _options(external: ExternalData) -> Any:
     options = load_library().SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised, and said once
     _keep_to_allowed_cores(options)
     _add_external_weights(options, external)
     return options

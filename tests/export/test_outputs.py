@@ -115,7 +115,7 @@ class Several(nn.Module):
         tokens = self.norm(tokens)
         pooled = tokens.mean(1)
         grid = tokens.transpose(1, 2).reshape(-1, tokens.shape[2], 4, 4)
-        depth = nn.functional.interpolate(self.depth(grid), scale_factor=8, mode="bilinear")
+        depth = nn.functional.interpolate(self.depth(grid), size=(WIDTH, WIDTH), mode="bilinear")
         return self.head(pooled), pooled, depth
 
 
