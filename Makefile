@@ -21,7 +21,8 @@ TARGETS    ?=
 BATCHES    ?= 1 8
 OUT        ?=
 QUICK      ?=
-BUNDLE     ?= $(or $(OUT),build/$(or $(MODEL),vit_digits))
+# The bundle of timm:NAME is build/NAME, dots and the like as underscores.
+BUNDLE     ?= $(or $(OUT),build/$(or $(subst .,_,$(notdir $(subst :,/,$(MODEL)))),vit_digits))
 
 ARGUMENTS = $(MODEL) $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(ONNX),--onnx "$(ONNX)") \
 	$(if $(DATA),--calib "$(DATA)" --eval "$(DATA)") $(if $(OUT),--out "$(OUT)") \

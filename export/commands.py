@@ -17,17 +17,18 @@ def attach(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     """Adds `export` to the command line; an entry point of the group `vit_edge.commands`."""
     parser = parsers.add_parser(
         "export",
-        help="turn a PyTorch ViT into a bundle of proven engines",
-        description="Turn a PyTorch ViT into a bundle of proven engines. Exit status: 0 every "
-        "precision met its budget; "
-        "1 one did not, and the bundle that was there stays; 2 bad input.",
+        help="turn a vision transformer into a bundle of proven engines",
+        description="Turn a vision transformer into a bundle of proven engines. Exit status: 0 "
+        "every precision met its budget; 1 one did not, and the bundle that was there stays; 2 bad "
+        "input.",
     )
     parser.set_defaults(run=run_export)
     parser.add_argument(
         "model",
         nargs="?",
         metavar="MODEL",
-        help="a named variant (default: vit_digits, trained here)",
+        help="timm:NAME, torchvision:NAME, hf:ID, a folder of save_pretrained, FILE.py:FUNCTION "
+        "that returns a module, or a named variant (default: vit_digits, trained here)",
     )
     parser.add_argument(
         "--onnx", type=Path, metavar="FILE", help="an fp32 ViT that another exporter wrote"
@@ -35,8 +36,9 @@ def attach(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument(
         "--weights",
         metavar="W",
-        help="checkpoint of timm, torchvision, Hugging Face, the original JAX code or this "
-        "project: a file, a folder, hf:REPOSITORY or timm:NAME",
+        help="MODEL's weights: a .safetensors or .pth file, or random; without MODEL a plain ViT's "
+        "checkpoint of timm, torchvision, Hugging Face, the original JAX code or this project: a "
+        "file, a folder, hf:REPOSITORY or timm:NAME",
     )
     parser.add_argument(
         "--calib", metavar="DATA", help="calibration images: a folder, an .npz, digits or samples"

@@ -32,8 +32,8 @@ class ExportData:
 
 
 def find_data(
-    calibration: str | None,
-    evaluation: str | None,
+    calibration: str | ImageSet | None,
+    evaluation: str | ImageSet | None,
     default: str,
     preprocess: Preprocess,
     classes: int,
@@ -53,16 +53,11 @@ def find_data(
     """
     calibration = calibration or evaluation or default
     evaluation = evaluation or calibration
-    if calibration in DATASETS:
-        first = DATASETS[calibration]("calibration", preprocess)
-    else:
-        first = load_path(Path(calibration), preprocess)
-    if evaluation in DATASETS:
-        second = DATASETS[evaluation]("evaluation", preprocess)
-    elif Path(evaluation).resolve() == Path(calibration).resolve():
+    first = _load(calibration, "calibration", preprocess)
+    if _same_source(calibration, evaluation):
         first, second = split(first, calibration_size, seed)
     else:
-        second = load_path(Path(evaluation), preprocess)
+        second = _load(evaluation, "evaluation", preprocess)
     first = sample(first, calibration_size, seed)
     if classes == 0:
         return ExportData(first, replace(second, class_names=None), None)
@@ -87,6 +82,28 @@ def find_data(
     note = f"class folders of {second.source}: {match.how}"
     note += " (assumed: the model does not name its classes)" if match.assumed else ""
     return ExportData(first, second, names, pairs, (note,))
+
+
+def _load(data: str | ImageSet, part: str, preprocess: Preprocess) -> ImageSet:
+    if not isinstance(data, ImageSet):
+        known = DATASETS.get(data)
+        return load_path(Path(data), preprocess) if known is None else known(part, preprocess)
+    shape = data.read(data.indices[0]).shape
+    if shape != preprocess.shape:
+        raise InputError(
+            f"{data.source} are {list(shape)}, the model takes {list(preprocess.shape)} (height, "
+            "width, channels): give them in that size, or a folder of image files"
+        )
+    return data
+
+
+def _same_source(one: str | ImageSet, other: str | ImageSet) -> bool:
+    """Tells whether both are one set of images without parts of its own."""
+    if isinstance(one, ImageSet) or isinstance(other, ImageSet):
+        return (
+            isinstance(one, ImageSet) and isinstance(other, ImageSet) and one.origin == other.origin
+        )
+    return other not in DATASETS and Path(one).resolve() == Path(other).resolve()
 
 
 def _require_labels(images: ImageSet, classes: int) -> None:

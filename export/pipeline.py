@@ -51,6 +51,13 @@ from .stages import (
 
 
 def export_bundle(request: ExportRequest, display: Display) -> Report:
+    """Makes the bundle that `request` asks for, and returns the report, as `export_and_measure`."""
+    return export_and_measure(request, display)[0]
+
+
+def export_and_measure(
+    request: ExportRequest, display: Display
+) -> tuple[Report, list[PrecisionResult]]:
     """Makes the bundle that `request` asks for.
 
     The report is always written; the bundle only if every precision met its budget.
@@ -83,7 +90,7 @@ def export_bundle(request: ExportRequest, display: Display) -> Report:
     except OSError as error:
         state = "the new bundle was written" if report.good else "the old bundle is untouched"
         raise InputError(f"the report could not be written ({error}); {state}") from None
-    return report
+    return report, results
 
 
 def _remarks(plan: Plan, baseline: Baseline) -> Iterator[str]:

@@ -15,15 +15,16 @@ from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.errors import BackendError, BundleError, InputError
 from vit_edge.runtime.manifest import EngineSpec
 from vit_edge.runtime.metrics import QUICK, TimingBudget
+from vit_edge.runtime.tools.images import ImageSet
 from vit_edge.vit.hints import ModelHints
 
 from .data import ExportData, find_data
-from .foreign.source import ForeignSource, find_foreign_source
+from .doors import find_source
+from .doors.source import Source
 from .metric import Metric, load_metric
 from .onnx_export import INPUT_NAME
 from .package import require_replaceable
 from .precision import DEFAULT_PRECISIONS, find_precision
-from .sources import ModelSource, find_source
 
 FAST, DEFAULT_EFFORT = "fast", "default"
 EFFORTS = (FAST, DEFAULT_EFFORT)
@@ -38,21 +39,23 @@ MAX_BATCH, _BATCH_BYTES = 32, 256 << 20
 class ExportRequest:
     """The options of `vit-edge export`; None is the default that depends on the others.
 
-    `facts` is what the user says of the model beside its weights; `outputs` are those to export,
+    `model` is a name or a `torch.nn.Module`, `name` the bundle's own name. `facts` is what the user
+    says of the model beside its weights; `outputs` are those to export,
     with their kinds where they are said, all if there is none; `metric` is a measure of the user's
     own, or `FILE.py:FUNCTION`; `timing` is how long the latency on this machine is measured: the
     command line leaves it alone.
     """
 
-    model: str | None = None
+    model: object | None = None
+    name: str | None = None
     onnx: Path | None = None
     weights: str | None = None
     config: Path | None = None
     facts: ModelHints = ModelHints()
     outputs: Mapping[str, str | None] = field(default_factory=dict)
     metric: str | Metric | None = None
-    calibration: str | None = None
-    evaluation: str | None = None
+    calibration: str | ImageSet | None = None
+    evaluation: str | ImageSet | None = None
     precisions: tuple[str, ...] = DEFAULT_PRECISIONS
     targets: tuple[str, ...] | None = None
     out: Path | None = None
@@ -85,7 +88,7 @@ class Plan:
     `notes` are for the user to read before the work starts.
     """
 
-    source: ModelSource | ForeignSource
+    source: Source
     data: ExportData
     precisions: tuple[str, ...]
     targets: tuple[Target, ...]
@@ -122,7 +125,7 @@ def make_plan(request: ExportRequest) -> Plan:
     metric = load_metric(request.metric) if isinstance(request.metric, str) else request.metric
     if request.max_drop is not None and not 0 <= request.max_drop <= 100:
         raise InputError(f"--max-drop {request.max_drop}: give percentage points between 0 and 100")
-    source = _find_source(request)
+    source = find_source(request)
     out = request.out or Path("build") / source.name
     require_replaceable(out)
     targets, notes = _find_targets(request.targets)
@@ -155,19 +158,7 @@ def make_plan(request: ExportRequest) -> Plan:
     )
 
 
-def _find_source(request: ExportRequest) -> ModelSource | ForeignSource:
-    if request.onnx is None:
-        return find_source(
-            request.model, request.weights, request.config, request.facts, request.outputs
-        )
-    beside = {"MODEL": request.model, "--weights": request.weights, "--config": request.config}
-    named = [name for name, value in beside.items() if value is not None]
-    if named:
-        raise InputError(f"--onnx brings its own model: leave out {', '.join(named)}")
-    return find_foreign_source(request.onnx, request.facts, request.outputs)
-
-
-def _spec(source: ModelSource | ForeignSource, asked: int | None) -> EngineSpec:
+def _spec(source: Source, asked: int | None) -> EngineSpec:
     """Inputs and outputs of the engines. Those of large outputs take smaller batches, because an
     engine keeps memory for the largest.
     """
@@ -219,7 +210,7 @@ def _gone(out: Path, precisions: Sequence[str]) -> list[str]:
     ]
 
 
-def _describe(source: ModelSource | ForeignSource, data: ExportData) -> list[str]:
+def _describe(source: Source, data: ExportData) -> list[str]:
     weights = (
         "random weights: its classes mean nothing"
         if source.random
@@ -232,6 +223,5 @@ def _describe(source: ModelSource | ForeignSource, data: ExportData) -> list[str
     ]
     if source.inferred:
         lines.append(source.inferred)
-    if isinstance(source, ForeignSource):
-        lines += source.notes
+    lines += source.notes
     return lines + ([f"assumed: {'; '.join(source.assumed)}"] if source.assumed else [])

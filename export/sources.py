@@ -33,11 +33,14 @@ from vit_edge.vit.training.digits import DEFAULT_MODEL, train_digits
 from vit_edge.vit.variants import VARIANTS, Variant, find_variant
 from vit_edge.vit.vision_transformer import VisionTransformer
 
+from .cache import Hashed, Stage
+from .doors import RANDOM
+from .doors.own import TRAINED, ExportGraph, MakeWeights, PyTorchReference
+from .doors.source import Images
 from .progress import Update
 
 KINDS = {LOGITS: LOGITS, FEATURES: EMBEDDING}
 """Outputs of our own models by name, and their kinds."""
-_TRAINED, _RANDOM = "trained here", "random"
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class ModelSource:
 
     @property
     def random(self) -> bool:
-        return self.weights == _RANDOM
+        return self.weights == RANDOM
 
     @property
     def classes(self) -> int:
@@ -97,6 +100,35 @@ class ModelSource:
         """Name of the reference that everything is measured against."""
         return "PyTorch"
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
+    def make_weights(self, seed: int, update: Update) -> bytes:
+        """The weights as safetensors: read, trained or random."""
+        if self.file is not None:
+            checkpoint = read_checkpoint(self.file, self.checkpoint_key)
+            weights = (checkpoint.tensors, checkpoint.source, self.native, self.antialias)
+            return encode_checkpoint(build_model(self.config, *weights))
+        if self.weights == TRAINED:
+            model = train_digits(seed, update)
+            if self.output == FEATURES:
+                return encode_checkpoint(build_model(self.config, model.state_dict(), self.name))
+            return encode_checkpoint(model)
+        torch.manual_seed(seed)
+        return encode_checkpoint(VisionTransformer.from_config(self.config))
+
+    def original_stage(self, seed: int) -> Stage[Path]:
+        key = (self.weights_key, self.checkpoint_key)
+        digest = (self.config, self.weights, key, self.antialias)
+        return MakeWeights(Hashed(self, digest), seed)
+
+    def graph_stage(self, original: Path) -> Stage[Path]:
+        return ExportGraph(original, self.preprocess, self.outputs)
+
+    def reference_stage(self, original: Path, images: Images, seed: int) -> Stage[Path]:
+        return PyTorchReference(original, self.preprocess, self.outputs, images, seed)
+
 
 def find_source(
     name: str | None,
@@ -107,14 +139,18 @@ def find_source(
 ) -> ModelSource:
     """Resolves what the user asked for; weights are read once, to check that they fit.
 
-    `outputs` is empty or names one of `KINDS`, with that kind where it says one.
+    `weights` is a checkpoint, or `RANDOM`; None: as is usual for the variant. `outputs` is empty or
+    names one of `KINDS`, with that kind where it says one.
 
     Raises:
         InputError: for an unknown model, or a file that is missing, damaged or of another shape.
     """
     output = _require_one(outputs)
     fields = {} if config is None else _read_fields(config)
-    if weights is not None:
+    if weights == RANDOM:
+        source = _from_variant(name or DEFAULT_MODEL, config, fields, hints)
+        source = replace(source, weights=RANDOM)
+    elif weights is not None:
         source = _from_file(name, locate(weights), weights, config, fields, hints)
     else:
         source = _from_variant(name or DEFAULT_MODEL, config, fields, hints)
@@ -168,7 +204,7 @@ def _from_variant(
         file=None,
         native=architecture.grid,
         antialias=True,
-        weights=_TRAINED if default else _RANDOM,
+        weights=TRAINED if default else RANDOM,
         weights_key="",
         labels=hints.labels,
         inferred="",
@@ -282,25 +318,3 @@ def _data(variant: Variant | None, preprocess: Preprocess) -> str:
     if variant is not None and variant.preprocess.shape == preprocess.shape:
         return variant.data
     return "samples"
-
-
-def make_weights(source: ModelSource, seed: int, update: Update) -> bytes:
-    """The weights as safetensors: read, trained or random."""
-    if source.file is not None:
-        checkpoint = read_checkpoint(source.file, source.checkpoint_key)
-        weights = (checkpoint.tensors, checkpoint.source, source.native, source.antialias)
-        return encode_checkpoint(build_model(source.config, *weights))
-    if source.weights == _TRAINED:
-        model = train_digits(seed, update)
-        if source.output == FEATURES:
-            return encode_checkpoint(build_model(source.config, model.state_dict(), source.name))
-        return encode_checkpoint(model)
-    torch.manual_seed(seed)
-    return encode_checkpoint(VisionTransformer.from_config(source.config))
-
-
-def load_model(path: Path) -> VisionTransformer:
-    """A model from a file that `make_weights` made."""
-    checkpoint = read_checkpoint(path)
-    assert checkpoint.config is not None
-    return build_model(checkpoint.config, checkpoint.tensors, path.name)

@@ -20,9 +20,10 @@ from vit_edge.runtime.schema import decode, decode_all, encode, encode_all
 
 from .accuracy import Proof, assess, golden_tolerances
 from .assemble import EngineResult, GraphResult
-from .baseline import CalibratedGraph, Images, SavedReference
+from .baseline import CalibratedGraph, SavedReference
 from .cache import Hashed, Stage
 from .collapse import Fault, Limits, find_faults
+from .doors.source import Images
 from .engines import EngineBuilder, FoundForm, same_outputs
 from .forms import DEFAULT, GraphForm, write_in
 from .measure import LatencyHere, how_to_measure, measure_here, measure_outputs

@@ -11,19 +11,24 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from vit_edge.export.cache import Hashed, Stage
+from vit_edge.export.doors.source import Images
 from vit_edge.export.outputs import FoundOutput, choose_outputs, safe_name
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.manifest import FEATURES
 from vit_edge.runtime.outputs import EMBEDDING, LOGITS, OutputSpec
 from vit_edge.runtime.preprocess import Preprocess
-from vit_edge.vit.hints import ModelHints
+from vit_edge.vit.hints import ModelHints, format_value
 
+from .normalisation import ask_for_normalisation, read_own_normalisation
 from .read import digest, load_onnx, require_supported
 from .session import Runner
+from .stages import CopyOnnxFile, OnnxReference, RebuildGraph
 
-_HALF, _CROP, _INTERPOLATION, _CROP_MODE = 0.5, 0.9, "bicubic", "center"
+USUAL = ModelHints(interpolation="bicubic", crop=0.9, crop_mode="center")
 """Values of timm's augreg weights: assumed where none is given."""
-_SAID = ("mean", "std", "interpolation", "crop", "crop_mode")
+SAID = ("mean", "std", "interpolation", "crop", "crop_mode")
+"""Hints about preprocessing, by their names in `Preprocess`."""
 _CHANNELS = (1, 3)
 _MOST_DIMENSIONS = 4
 _ALL: Mapping[str, str | None] = {}
@@ -63,11 +68,37 @@ class ForeignSource:
         """Of the output that gives each image a class; 0 where none does."""
         return next((o.shape[0] for o in self.outputs if o.classifies), 0)
 
+    def read_again(self) -> ir.Model:
+        """Repeats `prepare` for the file.
+
+        Raises:
+            InputError: if it was changed since.
+        """
+        model = prepare(self.file, {output.name: output.kind for output in self.outputs})
+        if digest(self.file) != self.weights_key:
+            raise InputError(f"{self.file} was changed while it was being exported: start again")
+        return model
+
+    def original_stage(self, seed: int) -> Stage[Path]:
+        return CopyOnnxFile(Hashed(self, (self.weights_key, self.outputs)))
+
+    def graph_stage(self, original: Path) -> Stage[Path]:
+        return RebuildGraph(original, self.preprocess, self.outputs)
+
+    def reference_stage(self, original: Path, images: Images, seed: int) -> Stage[Path]:
+        return OnnxReference(original, self.preprocess, self.outputs, images, seed)
+
 
 def find_foreign_source(
-    path: Path, hints: ModelHints = _NOTHING, outputs: Mapping[str, str | None] = _ALL
+    path: Path,
+    hints: ModelHints = _NOTHING,
+    outputs: Mapping[str, str | None] = _ALL,
+    usual: ModelHints = USUAL,
 ) -> ForeignSource:
     """Reads the file, and runs it once to see what it gives.
+
+    `usual` is assumed, and said, where neither `hints` nor the file know; one mean or deviation is
+    for every channel.
 
     Raises:
         InputError: if it cannot be used, saying why and what to do.
@@ -76,7 +107,8 @@ def find_foreign_source(
     read, key = _read(path, outputs), digest(path)
     model, chosen = read.model, tuple(one.spec for one in read.outputs)
     _require_labels_fit(hints.labels, chosen)
-    assumed: list[str] = []
+    assumed, notes = list[str](), list[str]()
+    preprocess = _preprocess(model.graph.inputs[0], hints, usual, assumed, notes)
     facts = {
         "source": "ONNX file",
         "producer": f"{model.producer_name or '-'} {model.producer_version or ''}".strip(),
@@ -86,7 +118,7 @@ def find_foreign_source(
     return ForeignSource(
         name=re.sub(r"[^A-Za-z0-9_-]+", "_", path.stem).strip("_") or "model",
         file=path,
-        preprocess=_preprocess(model.graph.inputs[0], hints, assumed),
+        preprocess=preprocess,
         weights=path.name,
         weights_key=key,
         labels=hints.labels,
@@ -96,7 +128,7 @@ def find_foreign_source(
             **facts,
             **{f"output.{o.spec.name}": f"{o.spec.kind}, {o.origin}" for o in read.outputs},
         },
-        notes=(*_describe_outputs(read.outputs), *read.left_out),
+        notes=(*notes, *_describe_outputs(read.outputs), *read.left_out),
     )
 
 
@@ -129,18 +161,6 @@ def _require_possible(hints: ModelHints) -> None:
     wrong = [name for name, value in inside.items() if value is not None]
     if wrong:
         raise InputError(f"{', '.join(wrong)}: fixed in an ONNX file, leave it out with --onnx")
-
-
-def prepare_again(source: ForeignSource) -> ir.Model:
-    """Repeats `prepare` for the source.
-
-    Raises:
-        InputError: if the file was changed since.
-    """
-    model = prepare(source.file, {output.name: output.kind for output in source.outputs})
-    if digest(source.file) != source.weights_key:
-        raise InputError(f"{source.file} was changed while it was being exported: start again")
-    return model
 
 
 def prepare(path: Path, outputs: Mapping[str, str | None] = _ALL) -> ir.Model:
@@ -259,27 +279,54 @@ def _require_image(path: Path, graph: ir.Graph) -> ir.Value:
     return image
 
 
-def _preprocess(image: ir.Value, hints: ModelHints, assumed: list[str]) -> Preprocess:
+def _preprocess(
+    image: ir.Value,
+    hints: ModelHints,
+    usual: ModelHints,
+    assumed: list[str],
+    notes: list[str],
+) -> Preprocess:
     shape = [int(size) for size in list(image.shape or ())[1:]]  # type: ignore[arg-type]
-    if image.dtype == ir.DataType.UINT8:
-        if hints.mean or hints.std:
-            raise InputError("the file takes raw pixels: --mean and --std have nowhere to go")
-        height, width, channels = shape
-        known = replace(hints, mean=(0.0,) * channels, std=(1.0,) * channels)
-    else:
-        (channels, height, width), known = shape, hints
-    usual = ModelHints(
-        mean=(_HALF,) * channels,
-        std=(_HALF,) * channels,
-        interpolation=_INTERPOLATION,
-        crop=_CROP,
-        crop_mode=_CROP_MODE,
-    )
-    for name in _SAID:
-        if getattr(known, name) is None:
-            assumed.append(f"{name.replace('_', ' ')} {getattr(usual, name)}")
-    fields = {name: getattr(known.or_else(usual), name) for name in _SAID}
+    raw = image.dtype == ir.DataType.UINT8
+    height, width, channels = shape if raw else (*shape[1:], shape[0])
+    known = hints.or_else(_read_normalisation(image, hints, channels, notes))
+    if usual.mean is not None and usual.std is not None:
+        usual = replace(usual, mean=usual.mean * channels, std=usual.std * channels)
+    missing = [n for n in ("mean", "std") if getattr(known.or_else(usual), n) is None]
+    if missing:
+        raise ask_for_normalisation(missing)
+    for name, value in vars(usual).items():
+        if value is not None and getattr(known, name) is None:
+            assumed.append(f"{name.replace('_', ' ')} {format_value(value)}")
+    fields = {name: getattr(known.or_else(usual), name) for name in SAID}
     try:
         return Preprocess(height, width, channels, **fields)
     except ValueError as error:
         raise InputError(f"--mean and --std, --crop or --interpolation: {error}") from None
+
+
+def _read_normalisation(
+    image: ir.Value, hints: ModelHints, channels: int, notes: list[str]
+) -> ModelHints:
+    """The mean and deviation of a graph that normalises its images itself: those of its input.
+
+    Raises:
+        InputError: if the user gives others.
+    """
+    if image.dtype == ir.DataType.UINT8:
+        if hints.mean or hints.std:
+            raise InputError("the file takes raw pixels: --mean and --std have nowhere to go")
+        return ModelHints(mean=(0.0,) * channels, std=(1.0,) * channels)
+    own = read_own_normalisation(image)
+    if own is None:
+        return ModelHints()
+    mean, std = (0.0,) * channels, own.input_std(channels)
+    said = hints.mean or mean, hints.std or std
+    if not all(map(np.allclose, said, (mean, std))):
+        raise InputError(
+            f"the model normalises its images itself ({own}, read from its graph), and --mean "
+            f"{format_value(said[0])} --std {format_value(said[1])} would do it twice: leave them "
+            "out"
+        )
+    notes.append(f"the model normalises its images itself: {own}, read from its graph")
+    return ModelHints(mean=mean, std=std)

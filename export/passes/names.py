@@ -10,7 +10,8 @@ from collections import Counter
 import onnx_ir as ir
 
 SCOPES = "pkg.torch.onnx.name_scopes"
-_WRAPPER = "vit"
+WRAPPER = "vit"
+"""Attribute of a wrapper for export that holds the model: no part of names."""
 _NO_MODULE = "_empty_nn_module_stack"
 
 
@@ -51,12 +52,12 @@ def _scope(node: ir.Node, before: str) -> str:
     return (
         ""
         if innermost.startswith(_NO_MODULE)
-        else innermost.removeprefix(_WRAPPER).removeprefix(".")
+        else innermost.removeprefix(WRAPPER).removeprefix(".")
     )
 
 
 def _rename_initializer(graph: ir.Graph, value: ir.Value) -> None:
-    name = str(value.name).removeprefix(f"{_WRAPPER}.")
+    name = str(value.name).removeprefix(f"{WRAPPER}.")
     consumers = [use.node for use in value.uses()]
     if (
         name.startswith("val_")

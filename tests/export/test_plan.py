@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 from functools import partial
 from pathlib import Path
@@ -90,6 +91,23 @@ def test_a_timm_file_brings_its_architecture(model: VisionTransformer, tmp_path:
     assert source.config == model.config
     assert any(line.startswith("n_heads 2") for line in source.assumed)
     assert any(line.startswith("mean") for line in source.assumed)
+
+
+def test_normalisation_that_only_the_size_tells_is_asked_for_with_images(
+    model: VisionTransformer, tmp_path: Path
+) -> None:
+    path, images = tmp_path / "timm.safetensors", tmp_path / "images.npz"
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
+    np.savez(images, images=np.zeros((4, 32, 32, 3), np.uint8))
+    request = ExportRequest(
+        weights=str(path), calibration=str(images), targets=("onnxruntime",), out=tmp_path / "out"
+    )
+    with pytest.raises(InputError, match=r"give --mean and --std .*Or name the MODEL"):
+        make_plan(request)
+    facts = ModelHints(mean=(0.5,) * 3, std=(0.5,) * 3)
+    for known in ({"model": MODEL}, {"facts": facts}):
+        plan = make_plan(dataclasses.replace(request, **known))  # type: ignore[arg-type]
+        assert plan.source.preprocess.mean == (0.5, 0.5, 0.5)
 
 
 def test_weights_of_another_variant_are_refused(model: VisionTransformer, tmp_path: Path) -> None:

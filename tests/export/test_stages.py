@@ -14,6 +14,7 @@ import pytest
 from tests.specs import engine_spec
 from vit_edge.export.cache import Hashed, Stage, StageCache
 from vit_edge.export.collapse import Limits
+from vit_edge.export.doors import module, own
 from vit_edge.export.pipeline import export_bundle
 from vit_edge.export.precision import PRECISIONS, Precision, QuantisedPrecision
 from vit_edge.export.progress import Display
@@ -23,7 +24,7 @@ from vit_edge.runtime.outputs import OutputSpec
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.vit.variants import find_variant
 
-_ = export_bundle  # importing the pipeline imports every stage
+_ = export_bundle, module, own  # importing the pipeline and the doors imports every stage
 SPECS = [engine_spec("images", "logits", (32, 32, 3), outputs, (1, 2, 4)) for outputs in (7, 8)]
 SIZES = [dataclasses.replace(find_variant("vit_digits").preprocess, width=n) for n in (32, 48)]
 

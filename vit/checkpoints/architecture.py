@@ -25,6 +25,12 @@ _NEEDED = (
     "blocks.0.mlp.fc2.weight",
 )
 
+OTHER_DOORS = (
+    "give the model that it is of: timm:NAME, torchvision:NAME or FILE.py:FUNCTION with --weights "
+    "FILE, hf:FOLDER for a folder of save_pretrained, or --onnx FILE"
+)
+"""Advice on a checkpoint that our ViT does not know, for messages."""
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -59,8 +65,8 @@ def find_architecture(
     missing = [name for name in _NEEDED if name not in shapes]
     if missing:
         raise InputError(
-            f"{checkpoint.source} is no whole ViT of {checkpoint.naming}: it has no "
-            f"{', '.join(missing)} (in this project's names)"
+            f"{checkpoint.source} is no plain ViT of {checkpoint.naming}: it has no "
+            f"{', '.join(missing)} (in this project's names). If it is whole, {OTHER_DOORS}"
         )
     same_size = next((n for n, v in VARIANTS.items() if _size(shapes) == _size_of(v.config)), None)
     resolved = resolve(_hint_sources(checkpoint, shapes, user, named, same_size))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vit_edge.runtime.errors import InputError
 
+from .architecture import OTHER_DOORS
 from .checkpoint import RawCheckpoint
 from .names import NAMINGS, Naming
 
@@ -86,15 +87,15 @@ def choose(raw: RawCheckpoint, key: str | None) -> Choice:
         names = sorted(raw.tensors)
         raise InputError(
             f"{raw.source} does not look like a ViT of {', '.join(NAMINGS)}: no patch embedding is "
-            f"among its {len(names)} tensors ({listed(names)})"
+            f"among its {len(names)} tensors ({listed(names)}). If it is whole, {OTHER_DOORS}"
         )
-    named = [copy for copy in copies if key is not None and _matches(copy.prefix, key)]
+    named = [copy for copy in copies if key is not None and matches(copy.prefix, key)]
     if len(named) > 1:
         exact = [copy for copy in named if copy.key == key]
         named = exact if len(exact) == 1 else named
-    ranked = sorted(named or copies, key=lambda copy: _rank(copy.prefix))
-    if len(ranked) > 1 and _rank(ranked[0].prefix) == _rank(ranked[1].prefix):
-        equal = [copy.key for copy in ranked if _rank(copy.prefix) == _rank(ranked[0].prefix)]
+    ranked = sorted(named or copies, key=lambda copy: rank(copy.prefix))
+    if len(ranked) > 1 and rank(ranked[0].prefix) == rank(ranked[1].prefix):
+        equal = [copy.key for copy in ranked if rank(copy.prefix) == rank(ranked[0].prefix)]
         raise InputError(
             f"{raw.source} holds {len(copies)} models ({', '.join(equal)}), and none is usually "
             f"preferred: choose one with --checkpoint-key, as --checkpoint-key {equal[0]}"
@@ -116,7 +117,7 @@ def key_of(prefix: str) -> str:
 
 def is_copy(key: str, choice: Choice) -> bool:
     """Tells whether `key` names the chosen copy."""
-    return _matches(choice.prefix, key)
+    return matches(choice.prefix, key)
 
 
 def nearest(name: str, prefix: str) -> str:
@@ -145,20 +146,21 @@ def _is_optimisers(prefix: str) -> bool:
     return any(part in _OPTIMISERS for part in parts) and "target" not in parts
 
 
-def _matches(prefix: str, key: str) -> bool:
+def matches(prefix: str, key: str) -> bool:
     """Tells whether the components of `key` follow each other in `prefix`."""
     parts, asked = _parts(prefix), _parts(key)
     starts = range(len(parts) - len(asked) + 1)
     return bool(asked) and any(parts[i : i + len(asked)] == asked for i in starts)
 
 
-def _rank(prefix: str) -> tuple[int, int]:
+def rank(prefix: str) -> tuple[int, int]:
+    """Returns the place of a copy in the order of preference, lowest first."""
     parts = _parts(prefix)
     words = {word for part in parts for word in part.split("_")}
     plain = _PREFERENCE.index(())
-    rank = next((i for i, known in enumerate(_PREFERENCE) if words & {*known}), plain)
+    preference = next((i for i, known in enumerate(_PREFERENCE) if words & {*known}), plain)
     order = next((i for i, name in enumerate(_PLAIN) if name in parts), len(_PLAIN))
-    return rank, order
+    return preference, order
 
 
 def _without_twins(copies: Iterable[Choice], tensors: dict[str, Tensor]) -> list[Choice]:

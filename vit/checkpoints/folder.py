@@ -99,7 +99,8 @@ def transformers_hints(path: Path, config: dict[str, Any]) -> ModelHints:
     kind = config.get("model_type")
     if kind not in _MODEL_TYPES:
         raise InputError(
-            f"{path / CONFIG} is of model type {kind!r}: supported are {', '.join(_MODEL_TYPES)}"
+            f"{path / CONFIG} is of model type {kind!r}, which is no plain ViT "
+            f"({', '.join(_MODEL_TYPES)}): give the folder as MODEL, hf:{path}"
         )
     if kind == "clip":
         config = {**config, **_object(config.get("vision_config"))}

@@ -15,6 +15,7 @@ from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.vit.config import ViTConfig
 from vit_edge.vit.vision_transformer import VisionTransformer
 
+from .architecture import OTHER_DOORS
 from .choice import listed
 from .formats import CONFIG_KEY, LABELS_KEY, PREPROCESS_KEY
 from .positions import fit_positions
@@ -97,10 +98,10 @@ def _explain(source: str, missing: list[str], unexpected: list[str], misshapen: 
     )
     if misshapen:
         remedy = "name the MODEL that it is of, or give its sizes in --config"
-    elif missing:
+    elif missing and not unexpected:
         remedy = "the file is incomplete: download or save it again"
     else:
-        remedy = "these layers are not supported here: export the model to ONNX and use --onnx"
+        remedy = f"It is no plain ViT: {OTHER_DOORS}"
     return f"{source} does not fit the model: {mismatches}. {remedy}"
 
 

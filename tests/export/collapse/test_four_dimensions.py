@@ -19,7 +19,7 @@ from vit_edge.runtime.tools.images import ImageSet
 
 from ...calibrate import calibrate
 from ...vit.checkpoints.parity import shake
-from ..foreign.files import OLD_17_DYNAMIC, write
+from ..foreign.files import FACTS, OLD_17_DYNAMIC, write
 from .quantiser_faults import weight_scale
 from .workshop import limits_of
 
@@ -50,7 +50,7 @@ def test_a_first_block_of_four_dimensions(photographs: ImageSet, tmp_path: Path)
     torch.manual_seed(0)
     path = write(shake(_Model()), tmp_path / "model.onnx", OLD_17_DYNAMIC, (3, 32, 32))
     fp32, images, limits = prepare(path), photographs.subset(range(8)), limits_of("int8")
-    rebuild(fp32, find_foreign_source(path).preprocess)
+    rebuild(fp32, find_foreign_source(path, FACTS).preprocess)
     optimise(fp32)
     reference = predict(fp32, images)
     lowered = PRECISIONS["int8"].lower(fp32, calibrate(fp32, images, "search"))["cpu"]

@@ -28,7 +28,7 @@ from vit_edge.vit.hints import HALF
 
 from ...calibrate import calibrate
 from ...vit.checkpoints.parity import shake
-from ..foreign.files import OLD_14, Output, write
+from ..foreign.files import FACTS, OLD_14, Output, write
 from .edit import change_bias, node_of, weight_dequantiser
 from .quantiser_faults import integers, weight_column_scale, weight_scale, weight_zero_point
 from .workshop import limits_of
@@ -55,7 +55,7 @@ def fp32(tmp_path_factory: pytest.TempPathFactory) -> ir.Model:
             parameter.data[:, :2].div_(OUTLIERS / 4)
     path = write(model, tmp_path_factory.mktemp("vit") / "vit.onnx", OLD_14, (3, 32, 32))
     graph = prepare(path)
-    rebuild(graph, find_foreign_source(path).preprocess)
+    rebuild(graph, find_foreign_source(path, FACTS).preprocess)
     optimise(graph)
     return graph
 

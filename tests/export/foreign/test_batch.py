@@ -13,7 +13,7 @@ from vit_edge.export.foreign.source import find_foreign_source, prepare
 from vit_edge.runtime.errors import InputError
 
 from ...vit.checkpoints.parity import shake
-from .files import NEW_20_DYNAMIC, OLD_17_DYNAMIC, Exporter, write
+from .files import FACTS, NEW_20_DYNAMIC, OLD_17_DYNAMIC, Exporter, write
 
 WIDTH, HEADS, WINDOWS, TOKENS = 32, 4, 4, 16
 
@@ -77,7 +77,7 @@ class _First(_Tokens):
 
 def _rebuild(path: Path) -> float:
     """The error of the rebuilt file at batches of 1 and 3."""
-    graph, preprocess = prepare(path), find_foreign_source(path).preprocess
+    graph, preprocess = prepare(path), find_foreign_source(path, FACTS).preprocess
     rebuild(graph, preprocess)
     return require_same(prepare(path), graph, preprocess)
 

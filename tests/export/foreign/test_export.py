@@ -72,7 +72,8 @@ def test_a_foreign_file_becomes_a_bundle(
 
 
 def test_a_wrong_rewrite_is_not_let_through(file: Path) -> None:
-    source, original, model = find_foreign_source(file), prepare(file), prepare(file)
+    facts = request(file, file).facts
+    source, original, model = find_foreign_source(file, facts), prepare(file), prepare(file)
     rebuild(model, source.preprocess)
     bias = next(v for n, v in model.graph.initializers.items() if n.endswith("fc1.bias"))
     bias.const_value = ir.tensor(array(bias) + 0.01, name=bias.name)

@@ -22,6 +22,7 @@ from vit_edge.vit.vision_transformer import VisionTransformer
 from ...vit.checkpoints.parity import shake
 from ..graphs import count, relative_error, run
 from .files import (
+    FACTS,
     NEW_18,
     NEW_20_DYNAMIC,
     NEW_23_DYNAMIC,
@@ -89,7 +90,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 
 def _rebuilt(path: Path) -> tuple[ir.Model, ir.Model]:
     """The file as it is, and as it is exported."""
-    source, original, model = find_foreign_source(path), prepare(path), prepare(path)
+    source, original, model = find_foreign_source(path, FACTS), prepare(path), prepare(path)
     rebuild(model, source.preprocess)
     optimise(model)
     assert require_same(original, model, source.preprocess) < 1e-5

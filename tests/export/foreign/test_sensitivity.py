@@ -29,7 +29,7 @@ from vit_edge.runtime.tools.images import ImageSet
 from ...calibrate import calibrate
 from ...vit.checkpoints.parity import shake
 from ..graphs import quantise
-from .files import OLD_17_DYNAMIC, write
+from .files import FACTS, OLD_17_DYNAMIC, write
 
 WIDTH, TOKENS = 32, 16
 
@@ -101,7 +101,7 @@ class _LateToken(_Model):
 def _graph(model: nn.Module, path: Path) -> ir.Model:
     torch.manual_seed(0)
     write(shake(model), path, OLD_17_DYNAMIC, (3, 32, 32))
-    graph, preprocess = prepare(path), find_foreign_source(path).preprocess
+    graph, preprocess = prepare(path), find_foreign_source(path, FACTS).preprocess
     rebuild(graph, preprocess)
     optimise(graph)
     require_same(prepare(path), graph, preprocess)

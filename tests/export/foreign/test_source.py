@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from vit_edge.export.foreign.rebuild import rebuild, require_same, require_vit
-from vit_edge.export.foreign.source import find_foreign_source, prepare, prepare_again
+from vit_edge.export.foreign.source import find_foreign_source, prepare
 from vit_edge.export.plan import ExportRequest, make_plan
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.outputs import OutputSpec
@@ -20,7 +21,7 @@ from vit_edge.vit.hints import ModelHints
 from vit_edge.vit.vision_transformer import VisionTransformer
 
 from ..graphs import count
-from .files import NEW_20_DYNAMIC, OLD_14, write
+from .files import FACTS, NEW_20_DYNAMIC, OLD_14, write
 
 IMAGE, OUT = "float[batch,3,4,4] x", "float[batch,5] y"
 HEAD = "t=ReduceMean<keepdims=0>(x,axes) y=MatMul(t,w)"
@@ -50,7 +51,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def _use(path: Path) -> None:
-    source = find_foreign_source(path)
+    source = find_foreign_source(path, FACTS)
     rebuild(prepare(path), source.preprocess)
 
 
@@ -62,16 +63,16 @@ def refusal(path: Path) -> str:
 
 
 def test_a_plain_file_is_taken(file: Path) -> None:
-    source = find_foreign_source(save(file))
+    source = find_foreign_source(save(file), FACTS)
     assert (source.classes, source.preprocess.shape, source.name) == (5, (4, 4, 3), "model")
-    assert "mean (0.5, 0.5, 0.5)" in source.assumed
+    assert source.assumed == ("interpolation bicubic", "crop 0.9", "crop mode center")
     assert source.facts["opset"] == "20"
     assert source.facts["sha256"] == source.weights_key
 
 
 @pytest.mark.parametrize("asked", [{"features": None}, {"y": "embedding"}])
 def test_the_kind_of_an_output_is_given(file: Path, asked: dict[str, str | None]) -> None:
-    source = find_foreign_source(save(file), outputs=asked)
+    source = find_foreign_source(save(file), FACTS, asked)
     assert (source.outputs, source.classes) == ((OutputSpec("y", "embedding", (5,)),), 0)
     assert any("(given)" in note for note in source.notes)
 
@@ -86,7 +87,7 @@ def test_all_outputs_are_exported_with_their_kinds(file: Path) -> None:
         "float[batch,3,4,4] depth, float[batch] score"
     )
     path = save(file, body=body, outputs=outputs, constants=f"{CONSTANTS}, int64[1] last={{1}}")
-    kinds = {o.name: o.kind for o in find_foreign_source(path).outputs}
+    kinds = {o.name: o.kind for o in find_foreign_source(path, FACTS).outputs}
     assert kinds == {
         "logits": "logits",
         "pooler_output": "embedding",
@@ -95,22 +96,22 @@ def test_all_outputs_are_exported_with_their_kinds(file: Path) -> None:
         "score": "value",
     }
     rebuilt = prepare(path)
-    rebuild(rebuilt, find_foreign_source(path).preprocess)
+    rebuild(rebuilt, find_foreign_source(path, FACTS).preprocess)
     assert [output.name for output in rebuilt.graph.outputs] == list(kinds)
-    assert require_same(prepare(path), rebuilt, find_foreign_source(path).preprocess) < 1e-6
+    assert require_same(prepare(path), rebuilt, find_foreign_source(path, FACTS).preprocess) < 1e-5
 
 
 def test_outputs_that_are_left_out_are_said(file: Path) -> None:
     body = "t=ReduceMean<keepdims=0>(x,axes) logits=MatMul(t,w) best=ArgMax(logits)"
     outputs = "float[batch,5] logits, int64[1,5] best"
-    source = find_foreign_source(save(file, body=body, outputs=outputs))
+    source = find_foreign_source(save(file, body=body, outputs=outputs), FACTS)
     assert [output.name for output in source.outputs] == ["logits"]
     (note,) = [note for note in source.notes if note.startswith("left out")]
     assert "best [1, 5]: it is of the type int64" in note
     body = "t=ReduceMean<keepdims=0>(x,axes) logits=MatMul(t,w) pooled=Identity(t)"
     outputs = "float[batch,5] logits, float[batch,3] pooled"
     path = save(file, body=body, outputs=outputs)
-    source = find_foreign_source(path, outputs={"pooled": None})
+    source = find_foreign_source(path, FACTS, {"pooled": None})
     assert [output.name for output in source.outputs] == ["pooled"]
     assert "logits [1, 5]: --output does not name it" in source.notes[-1]
 
@@ -159,14 +160,14 @@ def test_branches_on_the_image_are_refused(file: Path) -> None:
 def test_a_file_that_mixes_images_is_refused(file: Path) -> None:
     """Softmax over the batch is 1 for one image, and something else for three."""
     save(file, "t=ReduceMean<keepdims=0>(x,axes) s=MatMul(t,w) p=Softmax<axis=0>(s) y=Mul(p,s)")
-    source, model = find_foreign_source(file), prepare(file)
+    source, model = find_foreign_source(file, FACTS), prepare(file)
     rebuild(model, source.preprocess)
     with pytest.raises(InputError, match="cannot be rewritten"):
         require_same(prepare(file), model, source.preprocess)
 
 
 def test_a_model_without_linears_is_no_vit(file: Path) -> None:
-    source, model = find_foreign_source(save(file)), prepare(file)
+    source, model = find_foreign_source(save(file), FACTS), prepare(file)
     rebuild(model, source.preprocess)
     with pytest.raises(InputError, match="a ViT-like model"):
         require_vit(model)
@@ -196,14 +197,14 @@ def external(model: VisionTransformer, tmp_path: Path) -> Path:
 
 
 def test_weights_beside_the_file_are_read_and_hashed(external: Path) -> None:
-    source = find_foreign_source(external)
+    source = find_foreign_source(external, FACTS)
     weights = external.parent / "weights.bin"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    assert find_foreign_source(external).weights_key != source.weights_key
+    assert find_foreign_source(external, FACTS).weights_key != source.weights_key
     with pytest.raises(InputError, match="changed while"):
-        prepare_again(source)
+        source.read_again()
 
 
 @pytest.mark.parametrize("where", ["../weights.bin", "{outside}/weights.bin", "link", "missing"])
@@ -232,8 +233,8 @@ def test_weights_that_are_cut_short_are_refused(external: Path) -> None:
         ("model", "vit_tiny_patch16_224", "MODEL"),
         ("weights", "w", "--weights"),
         ("config", Path("c"), "--config"),
-        ("facts", ModelHints(mean=(0.5,)), "--mean and --std"),
-        ("facts", ModelHints(std=(0.0, 0.0, 0.0)), "--mean and --std"),
+        ("facts", ModelHints(mean=(0.5,), std=(0.5,)), "--mean and --std, --crop"),
+        ("facts", replace(FACTS, std=(0.0, 0.0, 0.0)), "--mean and --std, --crop"),
         ("facts", ModelHints(n_heads=3, img_size=(64, 64)), "--image-size, --heads: fixed"),
         ("facts", ModelHints(labels=("cat", "dog")), "--labels has 2 names"),
         ("outputs", {"tokens": None}, "--output tokens: the model puts out y"),
@@ -242,7 +243,7 @@ def test_weights_that_are_cut_short_are_refused(external: Path) -> None:
 def test_options_that_do_not_go_with_a_file_are_refused(
     option: str, value: object, named: str, file: Path, tmp_path: Path
 ) -> None:
-    options = {"onnx": save(file), "out": tmp_path / "out", option: value}
+    options = {"onnx": save(file), "facts": FACTS, "out": tmp_path / "out", option: value}
     with pytest.raises(InputError) as caught:
         make_plan(ExportRequest(**options))  # type: ignore[arg-type]
     assert named in str(caught.value)
@@ -285,6 +286,62 @@ def test_normalisation_is_folded_only_where_nothing_is_padded(padding: int, file
     assert require_same(prepare(file), model, source.preprocess) < 1e-5
 
 
+NORMALISED = "{} t=ReduceMean<keepdims=0>(n,axes) y=MatMul(t,w)"
+PER_CHANNEL = (
+    "float[1,3,1,1] mean={0.4,0.5,0.6}, float[3,1,1] std={0.2,0.25,0.5}, "
+    "float[1,3,1,1] inverse={5.0,4.0,2.0}, float[1,3,1,1] shift={-2.0,-2.0,-1.2}, "
+    "float bytes={255}, float[1] half={127.5}, float two={2}, float wide={2.18}, "
+    "float minus={-2}, float[1,3,4,4] picture={" + ",".join(["0.5"] * 48) + "}"
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "own"),
+    [
+        ("c=Sub(x,mean) n=Div(c,std)", "mean 0.4,0.5,0.6, std 0.2,0.25,0.5 on the 0-1 scale"),
+        ("i=Identity(x) c=Mul(i,inverse) n=Add(c,shift)", "std 0.2,0.25,0.5 on the 0-1 scale"),
+        ("c=Mul(x,two) n=Sub(c,one)", "mean 0.5, std 0.5 on the 0-1 scale"),
+        ("n=Div(x,bytes)", "mean 0, std 255 on the 0-255 scale"),
+        ("b=Div(x,bytes) c=Sub(b,mean) n=Div(c,std)", "mean 102,127.5,153, std 51,63.75,127.5 on"),
+        ("c=Div(x,half) n=Sub(c,one)", "mean 127.5, std 127.5 on the 0-255 scale"),
+        ("n=Mul(x,one)", None),  # does nothing
+        ("n=Mul(x,minus)", None),  # turns the image into its negative
+        ("n=Div(x,wide)", None),  # from one normalisation to another
+        ("n=Sub(x,picture)", None),  # another number for every pixel
+        ("n=Div(one,x)", None),
+        ("n=Relu(x)", None),
+        ("c=Sub(x,mean) n=Add(c,x)", None),  # pixels go another way too
+    ],
+)
+def test_a_file_that_normalises_itself_is_recognised(
+    body: str, own: str | None, file: Path
+) -> None:
+    save(file, NORMALISED.format(body), constants=f"{CONSTANTS}, {PER_CHANNEL}")
+    if own is None:
+        with pytest.raises(InputError, match="nothing says how the model's images are normalised"):
+            find_foreign_source(file)
+        return
+    source = find_foreign_source(file)
+    note = source.notes[0]
+    assert note.startswith("the model normalises its images itself: mean")
+    assert own in note
+    top = 255 if "0-255" in note else 1
+    assert (source.preprocess.mean, source.preprocess.std) == ((0, 0, 0), (1 / top,) * 3)
+    model = prepare(file)
+    rebuild(model, source.preprocess)
+    assert require_same(prepare(file), model, source.preprocess) < 1e-5
+    with pytest.raises(InputError, match=r"itself \(mean .* and --mean 0.5,0.5,0.5 --std 0.5,0.5,"):
+        find_foreign_source(file, FACTS)
+
+
+def test_normalisation_is_asked_for_with_images_and_said_where_there_are_none(file: Path) -> None:
+    options = {"onnx": save(file), "out": file.parent / "out"}
+    plan = make_plan(ExportRequest(**options))  # type: ignore[arg-type]
+    assert any("assumed: mean 0.5,0.5,0.5; std 0.5,0.5,0.5" in note for note in plan.notes)
+    with pytest.raises(InputError, match=r"give --mean and --std .* ImageNet's: --mean 0.485,"):
+        make_plan(ExportRequest(calibration=str(file.parent), **options))  # type: ignore[arg-type]
+
+
 def test_newer_files_say_who_wrote_them(model: VisionTransformer, file: Path) -> None:
-    source = find_foreign_source(write(model, file, NEW_20_DYNAMIC, (3, 32, 32)))
+    source = find_foreign_source(write(model, file, NEW_20_DYNAMIC, (3, 32, 32)), FACTS)
     assert source.facts["producer"].startswith("pytorch")

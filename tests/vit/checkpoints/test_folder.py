@@ -92,7 +92,7 @@ def test_processors(folder: Path, changes: dict[str, Any], expected: dict[str, A
         ("config.json", "{", r"config\.json is not readable JSON"),
         ("config.json", "[]", r"config\.json is not a JSON object"),
         ("config.json", "[" * 100_000, r"config\.json is not readable JSON"),
-        ("config.json", '{"model_type": "swin"}', "model type 'swin': supported are vit"),
+        ("config.json", '{"model_type": "swin"}', "model type 'swin', which is no plain ViT"),
         ("config.json", '{"model_type": "vit", "hidden_act": "relu"}', "activation 'relu'"),
         ("config.json", '{"model_type": "vit", "num_attention_heads": "2"}', "'2', not a whole"),
         ("config.json", '{"model_type": "vit", "num_attention_heads": 3}', "embed_dim 32 is not"),

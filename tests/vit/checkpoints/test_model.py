@@ -55,7 +55,7 @@ def test_layers_that_no_vit_here_has_lead_to_the_onnx_road(model: VisionTransfor
     tensors = {**model.state_dict(), "attn_pool.q.weight": torch.zeros(1)}
     message = refusal(model, tensors)
     assert "1 unexpected (attn_pool.q.weight)" in message
-    assert "export the model to ONNX and use --onnx" in message
+    assert "no plain ViT: give the model that it is of: timm:NAME" in message
 
 
 def test_half_precision_weights_become_fp32(model: VisionTransformer) -> None:
