@@ -50,3 +50,9 @@ class Tiny(nn.Module):
         tokens = self.patches(images).flatten(2).transpose(1, 2) + self.positions
         tokens = self.norm(self.block(tokens))
         return self.answer(tokens, self.head(self.drop(tokens.mean(1))))
+
+
+def to_map(tokens: Tensor) -> Tensor:
+    """A map `[B, SIDE, SIDE]` of the tokens, as a decoder gives it."""
+    grid = tokens[..., 0].reshape(-1, 1, SIDE // 8, SIDE // 8)
+    return nn.functional.interpolate(grid, size=(SIDE, SIDE), mode="bilinear")[:, 0]

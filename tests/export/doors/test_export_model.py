@@ -17,7 +17,7 @@ from vit_edge.export.plan import ExportRequest, make_plan
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.vit.hints import ModelHints
 
-from .models import CLASSES, MEAN, SIDE, STD, Tiny
+from .models import CLASSES, MEAN, SIDE, STD, Tiny, to_map
 
 FACTS = ModelHints(img_size=(SIDE, SIDE), mean=MEAN, std=STD)
 PREPROCESS = {"mean": MEAN, "std": STD}
@@ -73,6 +73,38 @@ def test_a_module_becomes_a_bundle_that_answers_as_it_does(
     module.head.bias.data[0] += 1
     export_model(module, tmp_path / "out", calibration=images(), **options)
     assert "PyTorch reference: unchanged" not in capsys.readouterr().err
+
+
+def test_outputs_of_several_kinds_are_proven_each_by_its_own_measure(tmp_path: Path) -> None:
+    def answer(tokens: Tensor, logits: Tensor) -> Any:
+        return logits, to_map(tokens), tokens.mean(1), (tokens, tokens)
+
+    module = Tiny(answer)
+    report = export_model(
+        module,
+        tmp_path / "out",
+        calibration=images(),
+        precisions=["fp32", "int8"],
+        targets=[],
+        preprocess=PREPROCESS,
+        outputs={"output_0": "logits", "output_1": None},
+        metric=lambda outputs, labels: float(outputs["output_0"].shape[1]),
+    )
+    assert report.shipped
+    expected = answers(module, images(8))
+    for name, precision in report.precisions.items():
+        accuracy = precision.accuracy["cpu"]
+        assert list(accuracy) == ["output_0", "output_1"]
+        with Engine.load(report.path, name) as engine:
+            given = engine(images(8))
+        assert isinstance(given, dict)
+        for output, value in zip(given.values(), expected, strict=False):
+            error = np.abs(output - value.numpy()).max() / np.ptp(value.numpy())
+            assert error < (1e-5 if name == "fp32" else 0.1)
+    kinds = {output.name: output.kind for output in Bundle.open(report.path).manifest.spec.outputs}
+    assert kinds == {"output_0": "logits", "output_1": "map"}
+    assert any("output_3: a tuple" in note for note in report.notes)
+    assert any("output_2: --output does not name it" in note for note in report.notes)
 
 
 def source(module: nn.Module, **request: Any) -> ModuleSource:

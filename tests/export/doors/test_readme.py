@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from .models import SIDE, Tiny
+from .models import SIDE, Tiny, to_map
 
 ROOT = Path(__file__).parents[3]
 
@@ -26,10 +26,15 @@ def test_the_readmes_module_becomes_an_engine(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     images = np.random.default_rng(0).integers(0, 256, (160, SIDE, SIDE, 3), dtype=np.uint8)
-    names = {"model": Tiny(), "images": images, "labels": np.zeros(160, np.int64)}
+    model = Tiny(lambda tokens, logits: {"logits": logits, "depth": to_map(tokens), "all": tokens})
+    names = {"model": model, "images": images, "labels": np.zeros(160, np.int64)}
     fast = _example().replace("preprocess=", 'precisions=["fp32"], targets=[], preprocess=')
     exec(compile(fast, "README.md", "exec"), names)
-    assert names["scores"].shape == (8, 5)  # type: ignore[attr-defined]
+    answers = names["answers"]
+    assert {name: value.shape for name, value in answers.items()} == {  # type: ignore[attr-defined]
+        "logits": (8, 5),
+        "depth": (8, SIDE, SIDE),
+    }
     assert capsys.readouterr().out.startswith("{}\n")
 
 
