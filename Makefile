@@ -16,6 +16,8 @@ MODEL      ?=
 WEIGHTS    ?=
 ONNX       ?=
 DATA       ?=
+MEAN       ?=
+STD        ?=
 PRECISIONS ?=
 TARGETS    ?=
 BATCHES    ?= 1 8
@@ -25,6 +27,7 @@ QUICK      ?=
 BUNDLE     ?= $(or $(OUT),build/$(or $(subst .,_,$(notdir $(subst :,/,$(MODEL)))),vit_digits))
 
 ARGUMENTS = $(MODEL) $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(ONNX),--onnx "$(ONNX)") \
+	$(if $(MEAN),--mean "$(MEAN)") $(if $(STD),--std "$(STD)") \
 	$(if $(DATA),--calib "$(DATA)" --eval "$(DATA)") $(if $(OUT),--out "$(OUT)") \
 	$(foreach p,$(PRECISIONS),--precision $(p)) $(foreach t,$(TARGETS),--target $(t))
 
@@ -33,7 +36,7 @@ ARGUMENTS = $(MODEL) $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(ONNX),--onnx
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
-	@echo "  variables: MODEL WEIGHTS ONNX DATA PRECISIONS TARGETS OUT BATCHES QUICK PYTHON TORCH_INDEX"
+	@echo "  variables: MODEL WEIGHTS ONNX DATA MEAN STD PRECISIONS TARGETS OUT BATCHES QUICK PYTHON TORCH_INDEX"
 
 setup: $(READY) ## install everything into .venv
 

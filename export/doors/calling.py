@@ -102,6 +102,11 @@ def copy_module(module: nn.Module) -> nn.Module:
         inner = getattr(module, wrapper, None)
         if type(module).__name__ in _WRAPPERS and isinstance(inner, nn.Module):
             module = inner
+    if isinstance(module, torch.jit.ScriptModule):
+        raise InputError(
+            "the module is TorchScript: give the Python module that it was made of, or write it to "
+            "ONNX by torch.onnx.export(..., dynamo=False) and use --onnx"
+        )
     memo: dict[int, Any] = {}
     try:
         for part in module.modules():
@@ -117,7 +122,7 @@ def copy_module(module: nn.Module) -> nn.Module:
             f"the module cannot be copied ({type(error).__name__}: {first_line(error)}), and it "
             "shall stay as it is: give one without locks, files and the like in its attributes"
         ) from None
-    return clone.eval().requires_grad_(False)
+    return clone.eval()
 
 
 _WRAPPERS = ("OptimizedModule", "DataParallel", "DistributedDataParallel")
@@ -216,7 +221,8 @@ def _run(call: ImageCall, images: Tensor) -> Named:
     except Exception as error:  # the module is the user's: it may raise anything
         raise InputError(
             f"the model fails on float32 images {list(images.shape)} "
-            f"({type(error).__name__}: {first_line(error)}): give the size that it takes"
+            f"({type(error).__name__}: {first_line(error)}): it has to take one batch of "
+            "normalised images, of the size that you give"
         ) from error
 
 

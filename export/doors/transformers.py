@@ -70,6 +70,11 @@ def load(request: ExportRequest) -> LoadedModule:
 
 def _read_config(library: Any, folder: Path) -> Any:
     fields = read_json(folder / "config.json")
+    if "architecture" in fields:
+        name, weights = fields["architecture"], folder / "model.safetensors"
+        raise InputError(
+            f"{folder} is of timm, not of transformers: give timm:{name} --weights {weights}"
+        )
     if "auto_map" in fields:
         raise InputError(
             f"{folder} needs Python code of its own (auto_map), which is not run: build the module "

@@ -97,6 +97,14 @@ def test_export_without_its_extra_says_how_to_get_it() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_export_model_is_there_where_its_extra_is() -> None:
+    done = isolated("from vit_edge import export_model")
+    assert done.returncode == 1
+    assert "`export_model` needs torch: pip install 'vit-edge[export,onnxruntime]'" in done.stderr
+    code = "import sys, vit_edge\nfrom vit_edge import *\nprint('torch' in sys.modules)"
+    assert isolated(code).stdout.strip() == "False"
+
+
 def test_a_later_load_imports_the_chosen_backend_alone(bundle_source: Path) -> None:
     code = (
         "from vit_edge.runtime import Engine\n"

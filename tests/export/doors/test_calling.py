@@ -98,6 +98,8 @@ def test_modules_that_cannot_be_copied_are_refused() -> None:
     locked.lock = threading.Lock()  # type: ignore[assignment]
     with pytest.raises(InputError, match="cannot be copied"):
         copy_module(locked)
+    with pytest.raises(InputError, match="the module is TorchScript"):
+        copy_module(torch.jit.trace(nn.Linear(3, 3), torch.zeros(1, 3)))  # type: ignore[no-untyped-call]
     with pytest.raises(InputError, match="weights without values"):
         copy_module(nn.LazyLinear(3))
     with pytest.raises(InputError, match="weights without values"):

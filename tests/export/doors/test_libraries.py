@@ -119,9 +119,7 @@ def test_of_several_copies_in_a_file_one_is_taken(tmp_path: Path) -> None:
     asked = timm.load(_request(TIMM, tmp_path / "w.pth", checkpoint_key="state_dict"))
     assert _same(asked.module, one)
     torch.save({"a": one.state_dict(), "b": other.state_dict()}, tmp_path / "w.pth")
-    with pytest.raises(
-        InputError, match=r"several copies of the model \(a, b\): choose one with"
-    ):
+    with pytest.raises(InputError, match=r"several copies of the model \(a, b\): choose one with"):
         timm.load(_request(TIMM, tmp_path / "w.pth"))
 
 
@@ -259,10 +257,13 @@ def test_of_two_towers_the_one_for_images_is_taken(tmp_path: Path) -> None:
     assert "left out:" in loaded.notes[0]
 
 
-def test_a_folder_that_needs_its_own_code_is_refused(saved: Path) -> None:
+def test_folders_of_others_than_transformers_are_refused(saved: Path) -> None:
     config = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "m.M"}}))
     with pytest.raises(InputError, match="Python code of its own"):
+        transformers.load(_request(f"hf:{saved}"))
+    (saved / "config.json").write_text('{"architecture": "eva02_tiny_patch14_224"}')
+    with pytest.raises(InputError, match="of timm, not of transformers: give timm:eva02_tiny_pat"):
         transformers.load(_request(f"hf:{saved}"))
 
 
