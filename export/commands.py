@@ -8,13 +8,17 @@ from pathlib import Path
 
 from vit_edge.runtime.errors import InputError, VitEdgeError
 from vit_edge.runtime.preprocess import CROP_MODES, INTERPOLATIONS
+from vit_edge.vit.command import attach as attach_train
 from vit_edge.vit.config import ACTIVATIONS, POOLS
 from vit_edge.vit.hints import ModelHints
 from vit_edge.vit.labels import Labels, read_labels
 
 
 def attach(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds `export` to the command line; an entry point of the group `vit_edge.commands`."""
+    """Adds `export` and `train` to the command line; an entry point of the group
+    `vit_edge.commands`.
+    """
+    attach_train(parsers)
     parser = parsers.add_parser(
         "export",
         help="turn a vision transformer into a bundle of proven engines",

@@ -1,8 +1,10 @@
 """Trains or fine-tunes a model on a folder `<class>/<image>`, or the default model on digits.
 
-    python -m vit_edge.vit.train                                       # scikit-learn's digits, 20 s
-    python -m vit_edge.vit.train vit_tiny_patch16_224 --data flowers   # from scratch
-    python -m vit_edge.vit.train vit_base_patch16_224 --data flowers --weights base.safetensors
+    vit-edge train                                       # scikit-learn's digits, 20 s
+    vit-edge train vit_tiny_patch16_224 --data flowers   # from scratch
+    vit-edge train vit_base_patch16_224 --data flowers --weights base.safetensors
+
+It is `python -m vit_edge.vit.train` too.
 
 Without --eval a fifth of every class is held back for validation. An interrupted training resumes
 when the same command is given again, with the same outcome. Beside the weights lies a plot of
@@ -22,6 +24,7 @@ from vit_edge.runtime.tools.command_line import run_program
 from vit_edge.runtime.tools.display import percent, say
 
 from .checkpoints import encode_checkpoint
+from .command import DEFAULT_AUGMENTATION, add_train_arguments
 from .datasets import digits
 from .training.augment import AUGMENTATIONS
 from .training.digits import DEFAULT_MODEL, DIGITS, top1, train_digits
@@ -34,38 +37,16 @@ _ONLY_WITH_DATA = (
     "eval", "weights", "checkpoint_key", "epochs", "batch", "learning_rate", "image_size",
     "augment",
 )  # fmt: skip
-_DEFAULT_AUGMENTATION = "photographs"
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Makes the command line of the training."""
-    scratch, tune = RECIPES["from scratch"], RECIPES["fine-tune"]
     parser = argparse.ArgumentParser(
         prog="python -m vit_edge.vit.train",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
-    add("model", nargs="?", metavar="MODEL", help=f"one of {', '.join(VARIANTS)}")
-    add("--data", type=Path, metavar="DIR", help="training images (default: digits)")
-    add("--eval", type=Path, metavar="DIR", help="validation images (default: a fifth of --data)")
-    add("--weights", metavar="W", help="fine-tune this checkpoint (kinds: see vit-edge export)")
-    add(
-        "--checkpoint-key", metavar="K", help="of several weights in W, those to take, as model_ema"
-    )
-    rates = f"{scratch.learning_rate:g}, or {tune.learning_rate:g} with --weights"
-    add("--epochs", type=int, help=f"default: {scratch.epochs}, or {tune.epochs} with --weights")
-    add("--batch", type=int, help=f"default: {scratch.batch}")
-    add("--learning-rate", type=float, help=f"default: {rates}")
-    add("--image-size", type=int, metavar="PIXELS", help="default: the model's")
-    add(
-        "--augment",
-        choices=AUGMENTATIONS,
-        help=f"changes of training images (default: {_DEFAULT_AUGMENTATION}; symbols: no "
-        "mirror images, no tight crops)",
-    )
-    add("--seed", type=int, default=0, help="default: 0")
-    add("--out", type=Path, metavar="FILE", help="default: build/MODEL[_FOLDER].safetensors")
+    add_train_arguments(parser)
     return parser
 
 
@@ -89,6 +70,10 @@ def run(arguments: argparse.Namespace) -> None:
     """Runs the command line's request. Raises InputError if its options contradict each other."""
     if arguments.seed < 0:
         raise InputError(f"--seed is {arguments.seed}, it must not be negative")
+    if arguments.augment not in (None, *AUGMENTATIONS):
+        raise InputError(
+            f"unknown --augment {arguments.augment!r}: choose from {', '.join(AUGMENTATIONS)}"
+        )
     if arguments.data is None:
         _run_digits(arguments)
         return
@@ -105,7 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
         evaluation=arguments.eval,
         weights=arguments.weights,
         image_size=arguments.image_size,
-        augmentation=arguments.augment or _DEFAULT_AUGMENTATION,
+        augmentation=arguments.augment or DEFAULT_AUGMENTATION,
         recipe=replace(recipe, **{k: v for k, v in changes.items() if v is not None}),
         seed=arguments.seed,
         out=arguments.out or Path(f"build/{name}.safetensors"),
@@ -127,7 +112,7 @@ def _run_digits(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 good, 2 bad input, 130 interrupted."""
-    return run_program("vit.train", lambda: run(build_parser().parse_args(argv)))
+    return run_program("vit-edge train", lambda: run(build_parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

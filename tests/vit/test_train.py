@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 from tests.vit.images import write_classes
 from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.runtime.tools.cli import main as command_line
 from vit_edge.vit.checkpoints import encode_checkpoint, read_checkpoint
 from vit_edge.vit.train import main
 from vit_edge.vit.variants import find_variant
@@ -265,3 +266,14 @@ def test_options_that_do_not_go_together_are_named(
 ) -> None:
     assert main(arguments) == 2
     assert named in capsys.readouterr().err
+
+
+def test_vit_edge_train_is_the_same_command(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a.safetensors"
+    options = ["train", MODEL, "--data", str(folder), "--out", str(out), "--batch", "8"]
+    assert command_line([*options, "--epochs", "1"]) == 0
+    assert read_checkpoint(out).hints.labels == ("blue", "red")
+    assert command_line([*options, "--augment", "mirrors"]) == 2
+    assert "choose from photographs, symbols, none" in capsys.readouterr().err

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from vit_edge.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     """Applies weight decay to matrices and kernels, but not to biases, norms, tokens and positions,
     which have no scale to be held down.
     """
-    decayed, exempt = list[nn.Parameter](), list[nn.Parameter]()
+    decayed: list[nn.Parameter] = []
+    exempt: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_exempt = parameter.ndim < 2 or name.endswith(("_token", "pos_embed"))
         (exempt if is_exempt else decayed).append(parameter)
