@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import pickletools
 import sys
 import zipfile
+from _compat_pickle import IMPORT_MAPPING
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +35,18 @@ _DATA_MODULES = (
 )  # fmt: skip
 """Modules of the standard library that trainings save values of; the others run programs, or open
 files, and no checkpoint needs them."""
+_BUILT_IN = (
+    "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object",
+    "range", "set", "slice", "str", "tuple",
+)  # fmt: skip
+_DATA_NAMES = (
+    "_codecs.encode",
+    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in _BUILT_IN),
+)
 _MODULE_PARTS = ("_parameters", "_buffers", "_modules")
 """Attributes in which a `torch.nn.Module` keeps its tensors and its modules."""
+_LEGACY_PICKLES = 4
+"""Of a file of PyTorch before 1.6: magic number, protocol, system, content; tensors follow."""
 
 
 class _Inert:
@@ -48,6 +61,13 @@ class _Inert:
         for part in state if isinstance(state, tuple) else (state,):
             if isinstance(part, dict):
                 self.__dict__.update({str(name): value for name, value in part.items()})
+
+
+class _InertMapping:
+    """Stands for a mapping of a class that is not imported; its items are kept."""
+
+    def __new__(cls, *arguments: Any, **options: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
+        return OrderedDict()
 
 
 def read_pickle(path: Path) -> RawCheckpoint:
@@ -102,26 +122,44 @@ def _refuse_programs(path: Path) -> None:
 
 def _load(path: Path, archive: bool) -> Any:
     """Loads with inert stand-ins; mappings are tried where objects do not do."""
-    names = get_unsafe_globals_in_checkpoint(str(path)) if archive else []
+    names = [name for name in _globals(path, archive) if name not in _DATA_NAMES]
     for name in names:
         module = name.partition(".")[0]
+        module = IMPORT_MAPPING.get(module, module)  # the names of Python 2, which pickles keep
         if module in sys.stdlib_module_names and module not in _DATA_MODULES:
             raise InputError(
                 f"{path} is refused: it names {name}, which could execute code. Save the "
                 "state_dict alone, or convert it to safetensors"
             )
+    names += _DATA_NAMES
+    mappings = [name for name in names if name == "collections.defaultdict"]
+    others = [name for name in names if not name.startswith("numpy.")]
     try:
-        return _load_with(path, archive, {name: type("Inert", (_Inert,), {}) for name in names})
+        return _load_with(path, archive, names, mappings)
     except pickle.UnpicklingError:
-        if not names:
-            raise
-        return _load_with(path, archive, dict.fromkeys(names, OrderedDict))
+        return _load_with(path, archive, names, others)
 
 
-def _load_with(path: Path, archive: bool, stand_ins: Mapping[str, type]) -> Any:
-    allowed: list[Any] = [(kind, name) for name, kind in stand_ins.items()]
+def _globals(path: Path, archive: bool) -> list[str]:
+    """Lists the names in a file that PyTorch does not know as data; nothing is loaded."""
+    if archive:
+        return list(get_unsafe_globals_in_checkpoint(str(path)))
+    names = set[str]()
+    with path.open("rb") as stream, suppress(ValueError, EOFError):  # damaged: said at loading
+        for _ in range(_LEGACY_PICKLES):
+            for operation, name, _ in pickletools.genops(stream):
+                if operation.name == "GLOBAL":
+                    names.add(str(name).replace(" ", "."))
+    return list(names)
+
+
+def _load_with(path: Path, archive: bool, names: list[str], mappings: list[str]) -> Any:
+    allowed: list[Any] = [
+        (type("Inert", (_InertMapping if name in mappings else _Inert,), {}), name)
+        for name in names
+    ]
     # Many a training saves its options along; a Namespace is plain data.
-    with torch.serialization.safe_globals([argparse.Namespace, *allowed]):
+    with torch.serialization.safe_globals([*allowed, argparse.Namespace]):
         return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
 
 
@@ -138,7 +176,7 @@ def _tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         yield from ((name, inner) for name, inner in value.items() if isinstance(name, str))
-    elif isinstance(value, _Inert):
+    if isinstance(value, _Inert | OrderedDict):
         for name, inner in vars(value).items():
             if name in _MODULE_PARTS:
                 yield from _children(inner)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import types
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -121,6 +125,34 @@ def test_any_wrapper(
     wrap: Callable[[State], object], state: State, model: VisionTransformer, tmp_path: Path
 ) -> None:
     require_same(read(wrap(state), tmp_path), model)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_any_object_beside_the_weights(
+    zipped: bool, state: State, model: VisionTransformer, tmp_path: Path
+) -> None:
+    """`zipped` is PyTorch's format since 1.6."""
+
+    def read(value: object) -> Checkpoint:
+        path = tmp_path / "a.pth"
+        torch.save(value, path, _use_new_zipfile_serialization=zipped)
+        return read_checkpoint(path)
+
+    trainer = torch.optim.AdamW(model.parameters())
+    objects = {
+        "metric": _Metric(0.5), "best": np.float64(0.5), "numbers": np.ones(3), "kinds": {1, 2},
+        "random": torch.get_rng_state(), "generator": np.random.get_state(), "type": torch.float16,
+        "optimizer": trainer, "schedule": torch.optim.lr_scheduler.ConstantLR(trainer),
+        "log": defaultdict(list, a=[1]), "function": np.mean, "size": torch.Size([1]),
+        "path": tmp_path,
+    }  # fmt: skip
+    require_same(read({"model": state, **objects}), model)
+    require_same(
+        read({"model": state, "options": _Options(a=_Options()), "best": np.int8(3)}), model
+    )
+    for program in (os.system, eval, subprocess.Popen, print):
+        with pytest.raises(InputError, match="refused"):
+            read({"model": state, "x": program})
 
 
 @pytest.mark.parametrize("name", ["last.ckpt", "best.pth.tar", "weights", "weights.model", "w.pkl"])
