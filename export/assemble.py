@@ -208,4 +208,5 @@ def _provenance(plan: Plan, table: CalibrationTable) -> dict[str, str]:
         "calibrated preprocessing sha256": observed.origin.preprocess,
         "calibrated graph sha256": observed.graph,
         "evaluation": f"{len(evaluation)} images of {evaluation.source}",
+        "classes": "; ".join(plan.data.notes) or "-",
     }

@@ -13,6 +13,7 @@ from vit_edge.export.class_order import better_order
 from vit_edge.export.pipeline import export_bundle
 from vit_edge.export.plan import ExportRequest
 from vit_edge.export.progress import Display
+from vit_edge.runtime.bundle import Bundle
 from vit_edge.vit.datasets import digits
 from vit_edge.vit.variants import find_variant
 
@@ -82,6 +83,8 @@ def test_an_export_says_it_in_its_report(
     )
     report = export_bundle(request, Display())
     assert any("the classes may be in another order" in note for note in report.notes)
+    manifest = Bundle.open(tmp_path / "out").manifest
+    assert "in the order of their names (assumed" in manifest.provenance["classes"]
     said = capsys.readouterr().err
     assert "in the order of their names (assumed" in said
     assert "a-digit is 9, b-digit is 8" in said

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from vit_edge.runtime.errors import InputError
@@ -168,8 +169,6 @@ def _without_twins(copies: Iterable[Choice], tensors: dict[str, Tensor]) -> list
     unique: dict[tuple[int, ...], Choice] = {}
     for copy in copies:
         own = [t for name, t in tensors.items() if name.startswith(copy.prefix)]
-        memory = [
-            t.data_ptr() for t in own if not t.is_meta and t.layout.__str__() == "torch.strided"
-        ]
+        memory = [t.data_ptr() for t in own if not t.is_meta and t.layout == torch.strided]
         unique.setdefault((*memory, id(copy) if not any(memory) else 0), copy)
     return list(unique.values())
