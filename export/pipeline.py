@@ -10,7 +10,7 @@ How a stage does its work is in the module that it calls.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from vit_edge.runtime.errors import EngineError, InputError
 from vit_edge.runtime.outputs import LOGITS, PROBABILITIES, unpack
@@ -32,7 +32,7 @@ from .forms import DEFAULT
 from .measure import LatencyHere
 from .package import recover, write_bundle
 from .plan import FAST, ExportRequest, Plan, Target, make_plan
-from .precision import Precision, QuantisedPrecision, find_precision
+from .precision import Budget, Precision, QuantisedPrecision, find_precision
 from .progress import Display
 from .report import Report, make_report, write_report
 from .search import find_fallback
@@ -118,12 +118,13 @@ def _remark_on_classes(plan: Plan, baseline: Baseline) -> str | None:
 
 @dataclass(frozen=True)
 class _PrecisionRoad:
-    """The stages of the precision `name`, in their order."""
+    """The stages of the precision `name`, in their order. `proofs` are those of its graphs."""
 
     name: str
     plan: Plan
     baseline: Baseline
     cache: StageCache
+    proofs: dict[LoweredGraph, GraphResult] = field(default_factory=dict)
 
     def run(self) -> PrecisionResult:
         """Lowers, proves, repairs where that is needed and possible, then builds: engines are made
@@ -155,46 +156,67 @@ class _PrecisionRoad:
         images, outputs = calibrated.inputs.images, self.baseline.reference.outputs()
         sensitivities = self.cache.run(MeasureSensitivity(scheme, pair, images, outputs))
 
-        def attempt(fallback: tuple[str, ...]) -> PrecisionResult:
-            lower = LowerQuantised(self.name, precision, calibrated, pair, fallback)
-            return self._prove(precision, self.cache.run(lower))
+        def lower(fallback: tuple[str, ...]) -> dict[str, LoweredGraph]:
+            return self.cache.run(LowerQuantised(self.name, precision, calibrated, pair, fallback))
 
-        result, fallback = attempt(()), None
+        result, fallback = self._prove(precision, lower(())), None
         if result.problem:
             fallback = find_fallback(
-                sensitivities, result.problem, lambda layers: attempt(layers).problem
+                sensitivities,
+                result.problem,
+                lambda layers: self._find_problem(precision, lower(layers)),
             )
-            result = attempt(fallback.layers if fallback else ())
+            if fallback:
+                result = self._prove(precision, lower(fallback.layers))
         quantisation = QuantisationResult(pair.read_explanation(), sensitivities)
         return replace(result, quantisation=quantisation, fallback=fallback)
 
     def _prove(self, precision: Precision, lowered: dict[str, LoweredGraph]) -> PrecisionResult:
-        """Measures the graphs of a lowering, each once, and checks those that meet the budget."""
-        reference, plan, budget = self.baseline.reference, self.plan, precision.budget
-        metric = None if plan.metric is None else Hashed(plan.metric, plan.metric.key)
-        proofs = {
-            graph: self.cache.run(MeasureAccuracy(graph, reference, metric))
-            for graph in dict.fromkeys(lowered.values())
-        }
-        if metric is None:  # else it is the metric's
-            budget = budget.with_max_drop(plan.max_drop)
-        outputs, random = reference.outputs(), plan.source.random
-        problems = [
-            find_problem(proof.accuracy, outputs, budget, random, plan.max_drop)
-            for proof in proofs.values()
-        ]
-        problem = next((problem for problem in problems if problem), None)
+        """Measures all graphs of a lowering, and judges them."""
+        proofs = {graph: self._measure(graph) for graph in dict.fromkeys(lowered.values())}
         graphs = {kind: proofs[graph] for kind, graph in lowered.items()}
-        if problem is None:
-            files = tuple(sorted(graph.file for graph in proofs))
-            faults = self.cache.run(
-                CheckForCollapse(self.name, files, self.baseline.graph, reference, precision.limits)
+        problem = self._find_problem(precision, lowered)
+        if problem is not None:
+            return PrecisionResult(self.name, graphs, problem)
+        outputs, random = self.baseline.reference.outputs(), self.plan.source.random
+        budget = self._budget(precision)
+        weaknesses = (find_weakness(p.accuracy, outputs, budget, random) for p in proofs.values())
+        evidence = next((words for words in weaknesses if words), "")
+        return PrecisionResult(self.name, graphs, None, evidence=evidence)
+
+    def _find_problem(self, precision: Precision, lowered: dict[str, LoweredGraph]) -> str | None:
+        """The first problem of the graphs of a lowering; those behind it are not measured."""
+        reference, plan = self.baseline.reference, self.plan
+        outputs, budget = reference.outputs(), self._budget(precision)
+        files = []
+        for graph in dict.fromkeys(lowered.values()):
+            proof = self._measure(graph)
+            problem = find_problem(
+                proof.accuracy, outputs, budget, plan.source.random, plan.max_drop
             )
-            more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-            problem = f"{faults[0]}{more}" if faults else None
-        weakness = [find_weakness(p.accuracy, outputs, budget, random) for p in proofs.values()]
-        evidence = next((words for words in weakness if words), "")
-        return PrecisionResult(self.name, graphs, problem, evidence="" if problem else evidence)
+            if problem is not None:
+                return problem
+            files.append(graph.file)
+        check = CheckForCollapse(
+            self.name, tuple(sorted(files)), self.baseline.graph, reference, precision.limits
+        )
+        faults = self.cache.run(check)
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        return f"{faults[0]}{more}" if faults else None
+
+    def _measure(self, graph: LoweredGraph) -> GraphResult:
+        if graph not in self.proofs:
+            metric = self.plan.metric
+            hashed = None if metric is None else Hashed(metric, metric.key)
+            stage = MeasureAccuracy(graph, self.baseline.reference, hashed)
+            self.proofs[graph] = self.cache.run(stage)
+        return self.proofs[graph]
+
+    def _budget(self, precision: Precision) -> Budget:
+        """The precision's; `--max-drop` is the metric's where there is one."""
+        if self.plan.metric is not None:
+            return precision.budget
+        return precision.budget.with_max_drop(self.plan.max_drop)
 
     def _measure_latency(self, graph: GraphResult) -> LatencyHere | None:
         plan, images = self.plan, self.baseline.reference.images
