@@ -36,7 +36,7 @@ from .sensitivity import Sensitivity
 
 @dataclass(frozen=True)
 class GraphResult:
-    """ONNX file, the accuracy of each of its outputs, and the share of its work that is quantised."""
+    """ONNX file, the accuracy of each output, and the share of its work that is quantised."""
 
     file: Path
     accuracy: dict[str, Accuracy]

@@ -14,15 +14,21 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tests import oracles
+
+from .pictures import draw_images
 
 DATA = Path(__file__).parent / "data"
 LIBRARIES = ("timm", "transformers", "torchvision")
 
 _DEVIATION, _SHAKE, _LAYER_SCALE = 1.4, 0.05, 0.3
+_FITTED = 16
+"""Images that batch normalisation is fitted to."""
 _LAYER_SCALES = re.compile(r"(^|[._])(gamma\w*|lambda\w*|layer_scale\w*|ls\d?|token_mixer_scale)\b")
 _POSITIONS = re.compile(r"position|pos_embed|rel_pos|relative|cls_token|freqs|logit_scale")
 
@@ -152,20 +158,18 @@ def fit_batch_norms(model: nn.Module, entry: Entry) -> None:
         norm.momentum = 1.0
         norm.train()
     if norms:
-        model(_coarse_noise(entry))
+        images = draw_images("calibration", _FITTED, entry.size)
+        model(torch.from_numpy(normalise(images, entry)))
     for norm in norms:
         norm.momentum = before[norm]
         norm.eval()
 
 
-def _coarse_noise(entry: Entry) -> Tensor:
-    """Noise of several grains, float32 `[8, 3, size, size]`, about as normalised images are."""
-    sums = torch.zeros((8, *entry.shape))
-    for grain in (1, 4, 16):
-        noise = torch.randn((8, 3, -(-entry.size // grain), -(-entry.size // grain)))
-        large = noise.repeat_interleave(grain, 2).repeat_interleave(grain, 3)
-        sums += large[:, :, : entry.size, : entry.size]
-    return sums / 3**0.5
+def normalise(images: NDArray[np.uint8], entry: Entry) -> NDArray[np.float32]:
+    """Returns images uint8 `[N, H, W, 3]` as the model takes them, float32 `[N, 3, H, W]`."""
+    mean, std = (np.array(v, np.float64).reshape(1, -1, 1, 1) for v in (entry.mean, entry.std))
+    pixels: NDArray[np.float32] = ((images.transpose(0, 3, 1, 2) / 255 - mean) / std).astype("f4")
+    return pixels
 
 
 def _is_norm(module: nn.Module) -> bool:

@@ -20,7 +20,7 @@ def write_images(folder: Path, size: int) -> tuple[Path, Path]:
         path = folder / f"{split}-{size}.npz"
         paths.append(path)
         if not path.exists():
-            np.savez_compressed(path, images=_draw(split, count, size))
+            np.savez_compressed(path, images=draw_images(split, count, size))
     return paths[0], paths[1]
 
 
@@ -31,7 +31,8 @@ def read_images(path: Path) -> NDArray[np.uint8]:
     return images
 
 
-def _draw(split: str, count: int, size: int) -> NDArray[np.uint8]:
+def draw_images(split: str, count: int, size: int) -> NDArray[np.uint8]:
+    """Draws images of a split, "calibration" or "evaluation", half of them crops."""
     half, rng = (0.5,) * 3, np.random.default_rng([len(split), size])
     photographs = samples(split, Preprocess(size, size, 3, 1.0, "bicubic", half, half))
     frames = [next(photographs.subset(range(count // 2)).batches(count))]

@@ -25,7 +25,7 @@ from vit_edge.runtime.errors import BackendError, InputError, VitEdgeError, firs
 from vit_edge.runtime.metrics import TimingBudget
 from vit_edge.vit.hints import ModelHints
 
-from .models import Entry, build
+from .models import Entry, build, normalise
 from .onnx_files import DYNAMO, OLDER, write_onnx
 from .pictures import read_images, write_images
 
@@ -35,7 +35,7 @@ TIME_LIMIT, NO_FILE = "time limit", "no file"
 exporter failed.
 """
 _ONE_CALL = TimingBudget(runs=1, seconds=0.0, most_runs=1)
-_BATCH = 8
+_BATCH, _FLAT = 8, 2
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,6 @@ def try_model(entry: Entry, door: str, settings: Settings, folder: Path) -> Reco
         out=out,
         calibration=str(calibration),
         evaluation=str(evaluation),
-        output="features",  # with random weights its classes mean nothing
         precisions=settings.precisions,
         targets=settings.targets or ("onnxruntime",),
         facts=ModelHints(mean=entry.mean, std=entry.std),
@@ -169,51 +168,48 @@ def _from_file(exporter: str) -> Door:
         entry: Entry, folder: Path, request: ExportRequest, display: Display
     ) -> tuple[Report, float | None]:
         path = folder / "onnx" / f"{entry.library}-{entry.name}-{exporter.replace(' ', '-')}.onnx"
-        error = _file(entry, exporter, path, Path(str(request.evaluation)))
-        return export_bundle(replace(request, onnx=path), display), error
+        facts = _file(entry, exporter, path, Path(str(request.evaluation)))
+        # With random weights classes and neighbours mean nothing: numbers are compared.
+        kinds = {name: "value" if rank == _FLAT else None for name, rank in facts["ranks"].items()}
+        return export_bundle(replace(request, onnx=path, outputs=kinds), display), facts["error"]
 
     return open_door
 
 
-def _file(entry: Entry, exporter: str, path: Path, evaluation: Path) -> float:
-    """Writes the ONNX file, once; returns its error against PyTorch."""
+def _file(entry: Entry, exporter: str, path: Path, evaluation: Path) -> dict[str, Any]:
+    """Writes the ONNX file, once; returns its error against PyTorch, and ranks of its outputs."""
     about = path.with_suffix(".json")
     if not about.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         model = build(entry)
         try:
             write_onnx(model, entry, exporter, path)
-            error = _error(path, model, normalise(read_images(evaluation), entry))
-            about.write_text(json.dumps({"error": error}))
+            images = normalise(read_images(evaluation), entry)
+            about.write_text(json.dumps(_compare(path, model, images)))
         except Exception as failure:  # exporters raise whatever they stumble over
             reason = f"{type(failure).__name__}: {first_line(failure)}"[:300]
             about.write_text(json.dumps({"failure": reason}))
     facts = json.loads(about.read_text())
     if "failure" in facts:
         raise _ExporterError(facts["failure"])
-    return float(facts["error"])
+    return facts  # type: ignore[no-any-return]
 
 
-def normalise(images: NDArray[np.uint8], entry: Entry) -> NDArray[np.float32]:
-    """Returns float32 `[N, 3, H, W]` as the model takes them."""
-    mean, std = (np.array(v, np.float64).reshape(1, -1, 1, 1) for v in (entry.mean, entry.std))
-    pixels: NDArray[np.float32] = ((images.transpose(0, 3, 1, 2) / 255 - mean) / std).astype("f4")
-    return pixels
-
-
-def _error(path: Path, model: nn.Module, images: NDArray[np.float32]) -> float:
-    """The worst difference over all outputs, relative to the range of each."""
+def _compare(path: Path, model: nn.Module, images: NDArray[np.float32]) -> dict[str, Any]:
+    """Returns the worst difference over all outputs, relative to the range of each, and ranks."""
     session = load_library().InferenceSession(str(path), providers=["CPUExecutionProvider"])
     name, worst = session.get_inputs()[0].name, 0.0
+    names, ranks = [output.name for output in session.get_outputs()], dict[str, int]()
     for start in range(0, len(images), _BATCH):
         batch = images[start : start + _BATCH]
         with torch.inference_mode():
             results = model(torch.from_numpy(batch))
         expected = results if isinstance(results, tuple) else (results,)
-        for ours, theirs in zip(session.run(None, {name: batch}), expected, strict=False):
-            wanted = theirs.numpy()
-            worst = max(worst, float(np.abs(ours - wanted).max() / max(np.ptp(wanted), 1e-30)))
-    return worst
+        results = session.run(None, {name: batch})
+        for output, ours, theirs in zip(names, results, expected, strict=True):
+            right, ranks[output] = theirs.numpy(), ours.ndim
+            worst = max(worst, float(np.abs(ours - right).max() / max(np.ptp(right), 1e-30)))
+    return {"error": worst, "ranks": ranks}
 
 
 DOORS: dict[str, Door] = {DYNAMO: _from_file(DYNAMO), OLDER: _from_file(OLDER)}

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from vit_edge.export.outputs.scale import varied_images
 from vit_edge.export.passes import PassReport, optimise
 from vit_edge.runtime.errors import InputError, first_line
 
@@ -18,6 +19,8 @@ MAX_ERROR = 1e-4
 """Of an output's range: ten times what rounding does in the deepest models, and a tenth of fp32's
 budget.
 """
+_COARSE, _CENTRE, _SPREAD = 2, 115.0, 60.0
+"""The first of the varied images that is coarse noise; about how pixels are normalised."""
 _TINY = 1e-30
 
 
@@ -64,12 +67,13 @@ def _apply(
 
 
 def _draw(model: ir.Model) -> NDArray[np.generic]:
-    """Random images, as the model takes them; two where their number is open."""
-    image, rng = model.graph.inputs[0], np.random.default_rng(0)
-    shape = [size if isinstance(size, int) else 2 for size in image.shape or ()]
+    """Noise of coarse grain, as the model takes images; two where their number is open."""
+    image = model.graph.inputs[0]
+    batch, *sizes = [size if isinstance(size, int) else 2 for size in image.shape or ()]
     if image.dtype == ir.DataType.UINT8:
-        return rng.integers(0, 256, shape, dtype=np.uint8)
-    return rng.uniform(-2, 2, shape).astype(np.float32)
+        return varied_images((sizes[0], sizes[1], sizes[2]), 0)[_COARSE : _COARSE + batch]
+    frames = varied_images((sizes[1], sizes[2], sizes[0]), 0)[_COARSE : _COARSE + batch]
+    return ((frames.transpose(0, 3, 1, 2) - _CENTRE) / _SPREAD).astype(np.float32)
 
 
 def _run(model: ir.Model, images: NDArray[np.generic]) -> list[NDArray[np.generic]]:

@@ -74,7 +74,8 @@ class ForeignSource:
         Raises:
             InputError: if it was changed since.
         """
-        model = prepare(self.file, {output.name: output.kind for output in self.outputs})
+        kinds = {output.name: output.kind for output in self.outputs}
+        model = prepare(self.file, kinds, (self.preprocess.height, self.preprocess.width))
         if digest(self.file) != self.weights_key:
             raise InputError(f"{self.file} was changed while it was being exported: start again")
         return model
@@ -104,7 +105,7 @@ def find_foreign_source(
         InputError: if it cannot be used, saying why and what to do.
     """
     _require_possible(hints)
-    read, key = _read(path, outputs), digest(path)
+    read, key = _read(path, outputs, hints.img_size), digest(path)
     model, chosen = read.model, tuple(one.spec for one in read.outputs)
     _require_labels_fit(hints.labels, chosen)
     assumed, notes = list[str](), list[str]()
@@ -153,7 +154,6 @@ def _require_labels_fit(labels: tuple[str, ...] | None, outputs: Sequence[Output
 def _require_possible(hints: ModelHints) -> None:
     """Refuses options of the architecture, which the file has inside."""
     inside = {
-        "--image-size": hints.img_size,
         "--heads": hints.n_heads,
         "--norm-eps": hints.norm_eps,
         "--activation": hints.mlp,
@@ -163,13 +163,18 @@ def _require_possible(hints: ModelHints) -> None:
         raise InputError(f"{', '.join(wrong)}: fixed in an ONNX file, leave it out with --onnx")
 
 
-def prepare(path: Path, outputs: Mapping[str, str | None] = _ALL) -> ir.Model:
-    """The file with one image in and its chosen outputs out; otherwise as it is.
+def prepare(
+    path: Path,
+    outputs: Mapping[str, str | None] = _ALL,
+    size: tuple[int, int] | None = None,
+) -> ir.Model:
+    """The file with one image in, of height and width `size` where it takes any, and its chosen
+    outputs out; otherwise as it is.
 
     Raises:
         InputError: if it cannot be used, saying why and what to do.
     """
-    return _read(path, outputs).model
+    return _read(path, outputs, size).model
 
 
 @dataclass(frozen=True)
@@ -181,11 +186,11 @@ class _Read:
     left_out: tuple[str, ...]
 
 
-def _read(path: Path, asked: Mapping[str, str | None]) -> _Read:
+def _read(path: Path, asked: Mapping[str, str | None], size: tuple[int, int] | None) -> _Read:
     model = load_onnx(path)
     require_supported(path, model)
     common.RemoveInitializersFromInputsPass()(model)
-    image = _require_image(path, model.graph)
+    image = _require_image(path, model.graph, size)
     shape = [1, *list(image.shape or ())[1:]]
     assert image.dtype is not None
     for value in model.graph.outputs:
@@ -249,8 +254,8 @@ def _usable(results: Mapping[str, object]) -> tuple[dict[str, tuple[int, ...]], 
     return usable, others
 
 
-def _require_image(path: Path, graph: ir.Graph) -> ir.Value:
-    """The one input: float32 `[B, C, H, W]` or uint8 `[B, H, W, C]`."""
+def _require_image(path: Path, graph: ir.Graph, size: tuple[int, int] | None) -> ir.Value:
+    """The one input: float32 `[B, C, H, W]` or uint8 `[B, H, W, C]`, of static sizes."""
     images = [v for v in graph.inputs if len(v.shape or ()) == 4]
     others = [str(v.name) for v in graph.inputs if v not in images[:1]]
     if not images or others:
@@ -263,11 +268,7 @@ def _require_image(path: Path, graph: ir.Graph) -> ir.Value:
     raw = image.dtype == ir.DataType.UINT8
     if not raw and image.dtype != ir.DataType.FLOAT:
         raise InputError(f"{path} takes images of type {image.dtype}: float32 or uint8 is wanted")
-    if not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise InputError(
-            f"{path} takes images of any size ({image.shape}): export it with a static height, "
-            "width and number of channels"
-        )
+    sizes = _fix_sizes(path, image, sizes, size)
     if sizes[2 if raw else 0] not in _CHANNELS:
         order = "uint8 [B, H, W, C]" if raw else "float32 [B, C, H, W]"
         raise InputError(f"{path} takes {image.shape}: {order} with 1 or 3 channels is wanted")
@@ -277,6 +278,46 @@ def _require_image(path: Path, graph: ir.Graph) -> ir.Value:
             "a batch of 1"
         )
     return image
+
+
+def _fix_sizes(
+    path: Path,
+    image: ir.Value,
+    sizes: Sequence[int | ir.SymbolicDim],
+    size: tuple[int, int] | None,
+) -> list[int]:
+    """Gives the image's open sizes those of `--image-size`, and as many channels as are read."""
+    height = 0 if image.dtype == ir.DataType.UINT8 else 1
+    channels = 2 if height == 0 else 0
+    fixed = [n if isinstance(n, int) and n > 0 else None for n in sizes]
+    known, shape = fixed[height : height + 2], list(fixed)
+    if None in known and size is None:
+        raise InputError(
+            f"{path} takes images of any size ({image.shape}): say with --image-size which one to "
+            "export it for"
+        )
+    if size is not None:
+        for place, (own, asked) in enumerate(zip(known, size, strict=True), height):
+            if own not in (None, asked):
+                raise InputError(
+                    f"{path} takes images of {' x '.join(str(n) for n in known)} pixels, "
+                    f"--image-size says {' x '.join(map(str, size))}: leave it out"
+                )
+            shape[place] = asked
+    if shape[channels] is None:
+        shape[channels] = _channels_read(image)
+    static = [int(n) for n in shape if n is not None]
+    image.shape = ir.Shape([(image.shape or [1])[0], *static])
+    return static
+
+
+def _channels_read(image: ir.Value) -> int:
+    """Those of the convolution that reads the image; 3 where another operator does."""
+    for node in image.consumers():
+        kernel = node.inputs[1] if node.op_type == "Conv" else None
+        if kernel is not None and kernel.shape is not None and isinstance(kernel.shape[1], int):
+            return kernel.shape[1] * node.attributes.get_int("group", 1)
+    return 3
 
 
 def _preprocess(

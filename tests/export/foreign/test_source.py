@@ -119,7 +119,7 @@ def test_outputs_that_are_left_out_are_said(file: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"inputs": "float[batch,3,height,4] x"}, "static height, width"),
+        ({"inputs": "float[batch,3,height,4] x"}, "say with --image-size"),
         ({"inputs": "float[7,3,4,4] x", "outputs": "float[7,5] y"}, "7 images at a time"),
         ({"inputs": "float[batch,4,4,3] x"}, "with 1 or 3 channels"),
         ({"inputs": "double[batch,3,4,4] x"}, "float32 or uint8 is wanted"),
@@ -169,7 +169,7 @@ def test_a_file_that_mixes_images_is_refused(file: Path) -> None:
 def test_a_model_without_linears_is_no_vit(file: Path) -> None:
     source, model = find_foreign_source(save(file), FACTS), prepare(file)
     rebuild(model, source.preprocess)
-    with pytest.raises(InputError, match="a ViT-like model"):
+    with pytest.raises(InputError, match="a vision transformer or a hybrid"):
         require_vit(model)
 
 
@@ -235,7 +235,8 @@ def test_weights_that_are_cut_short_are_refused(external: Path) -> None:
         ("config", Path("c"), "--config"),
         ("facts", ModelHints(mean=(0.5,), std=(0.5,)), "--mean and --std, --crop"),
         ("facts", replace(FACTS, std=(0.0, 0.0, 0.0)), "--mean and --std, --crop"),
-        ("facts", ModelHints(n_heads=3, img_size=(64, 64)), "--image-size, --heads: fixed"),
+        ("facts", ModelHints(n_heads=3, norm_eps=1e-6), "--heads, --norm-eps: fixed"),
+        ("facts", ModelHints(img_size=(64, 32)), "--image-size says 64 x 32: leave it out"),
         ("facts", ModelHints(labels=("cat", "dog")), "--labels has 2 names"),
         ("outputs", {"tokens": None}, "--output tokens: the model puts out y"),
     ],
@@ -345,3 +346,26 @@ def test_normalisation_is_asked_for_with_images_and_said_where_there_are_none(fi
 def test_newer_files_say_who_wrote_them(model: VisionTransformer, file: Path) -> None:
     source = find_foreign_source(write(model, file, NEW_20_DYNAMIC, (3, 32, 32)), FACTS)
     assert source.facts["producer"].startswith("pytorch")
+
+
+@pytest.mark.parametrize("image", ["float[b,c,h,w] x", "float[b,3,h,w] x", "float[b,3,h,4] x"])
+def test_open_sizes_are_those_of_the_option(image: str, file: Path) -> None:
+    save(file, inputs=image)
+    assert "say with --image-size" in refusal(file)
+    source = find_foreign_source(file, ModelHints(img_size=(6, 4)))
+    assert source.preprocess.shape == (6, 4, 3)
+    model = prepare_again(source)
+    rebuild(model, source.preprocess)
+    assert require_same(prepare_again(source), model, source.preprocess) < 1e-5
+
+
+def test_open_channels_are_those_of_the_first_convolution(file: Path) -> None:
+    body = "c=Conv(x,k) t=ReduceMean<keepdims=0>(c,axes) y=MatMul(t,w)"
+    constants = "int64[2] axes={2,3}, float[2,1,1,1] k={1,2}, float[2,5] w={1,2,3,4,5,6,7,8,9,1}"
+    save(file, body, "float[b,c,h,w] x", constants=constants)
+    hints = ModelHints(img_size=(4, 4), mean=(0.5,), std=(0.5,))
+    assert find_foreign_source(file, hints).preprocess.shape == (4, 4, 1)
+
+
+def test_the_size_of_a_file_may_be_said_again(file: Path) -> None:
+    assert find_foreign_source(save(file), ModelHints(img_size=(4, 4))).preprocess.height == 4
