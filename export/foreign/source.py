@@ -81,7 +81,8 @@ class ForeignSource:
         return model
 
     def original_stage(self, seed: int) -> Stage[Path]:
-        return CopyOnnxFile(Hashed(self, (self.weights_key, self.outputs)))
+        shape = self.preprocess.shape  # of a file of open sizes
+        return CopyOnnxFile(Hashed(self, (self.weights_key, self.outputs, shape)))
 
     def graph_stage(self, original: Path) -> Stage[Path]:
         return RebuildGraph(original, self.preprocess, self.outputs)
@@ -264,11 +265,11 @@ def _require_image(path: Path, graph: ir.Graph, size: tuple[int, int] | None) ->
             f"is wanted{', without ' + ', '.join(others) if images else ', of four dimensions'}"
         )
     (image,) = images
-    batch, *sizes = list(image.shape or ())
+    batch, *open_sizes = list(image.shape or ())
     raw = image.dtype == ir.DataType.UINT8
     if not raw and image.dtype != ir.DataType.FLOAT:
         raise InputError(f"{path} takes images of type {image.dtype}: float32 or uint8 is wanted")
-    sizes = _fix_sizes(path, image, sizes, size)
+    sizes = _fix_sizes(path, image, open_sizes, size)
     if sizes[2 if raw else 0] not in _CHANNELS:
         order = "uint8 [B, H, W, C]" if raw else "float32 [B, C, H, W]"
         raise InputError(f"{path} takes {image.shape}: {order} with 1 or 3 channels is wanted")

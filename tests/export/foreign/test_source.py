@@ -352,11 +352,11 @@ def test_newer_files_say_who_wrote_them(model: VisionTransformer, file: Path) ->
 def test_open_sizes_are_those_of_the_option(image: str, file: Path) -> None:
     save(file, inputs=image)
     assert "say with --image-size" in refusal(file)
-    source = find_foreign_source(file, ModelHints(img_size=(6, 4)))
+    source = find_foreign_source(file, replace(FACTS, img_size=(6, 4)))
     assert source.preprocess.shape == (6, 4, 3)
-    model = prepare_again(source)
+    model = source.read_again()
     rebuild(model, source.preprocess)
-    assert require_same(prepare_again(source), model, source.preprocess) < 1e-5
+    assert require_same(source.read_again(), model, source.preprocess) < 1e-5
 
 
 def test_open_channels_are_those_of_the_first_convolution(file: Path) -> None:
@@ -368,4 +368,4 @@ def test_open_channels_are_those_of_the_first_convolution(file: Path) -> None:
 
 
 def test_the_size_of_a_file_may_be_said_again(file: Path) -> None:
-    assert find_foreign_source(save(file), ModelHints(img_size=(4, 4))).preprocess.height == 4
+    assert find_foreign_source(save(file), replace(FACTS, img_size=(4, 4))).preprocess.height == 4
