@@ -73,6 +73,7 @@ def test_an_export_says_it_in_its_report(
             pixels = images.read(images.indices[position])[:, :, 0]
             Image.fromarray(pixels).save(folder / f"{position}.png")
     request = ExportRequest(
+        model="vit_digits",
         weights=str(digits_weights),
         calibration="digits",
         evaluation=str(tmp_path / "digits"),

@@ -15,7 +15,7 @@ from vit_edge.export.passes.linears import find_linears
 
 from ...vit.checkpoints.parity import shake
 from ..graphs import count
-from .files import NEW_20_DYNAMIC, OLD_17_DYNAMIC, Exporter, write
+from .files import FACTS, NEW_20_DYNAMIC, OLD_17_DYNAMIC, Exporter, write
 
 WIDTH, HEADS, TOKENS = 32, 4, 16
 
@@ -58,7 +58,7 @@ class _Assignment(_Model):
 def test_rewritten_for_any_batch(model: type[_Model], exporter: Exporter, tmp_path: Path) -> None:
     torch.manual_seed(0)
     path = write(shake(model()), tmp_path / "model.onnx", exporter, (3, 32, 32))
-    graph, preprocess = prepare(path), find_foreign_source(path).preprocess
+    graph, preprocess = prepare(path), find_foreign_source(path, FACTS).preprocess
     rebuild(graph, preprocess)
     assert require_same(prepare(path), graph, preprocess) < 1e-5
     assert not {"Einsum", "ScatterND", "ScatterElements"} & count(graph).keys()
@@ -72,7 +72,7 @@ def test_einsum_of_another_kind_stays(tmp_path: Path) -> None:
             return torch.einsum("bnk,bnk->bn", x, x)[..., None].expand(-1, -1, WIDTH)
 
     path = write(shake(_Diagonal()), tmp_path / "model.onnx", OLD_17_DYNAMIC, (3, 32, 32))
-    graph, preprocess = prepare(path), find_foreign_source(path).preprocess
+    graph, preprocess = prepare(path), find_foreign_source(path, FACTS).preprocess
     rebuild(graph, preprocess)
     assert isinstance(graph, ir.Model)
     assert require_same(prepare(path), graph, preprocess) < 1e-5
