@@ -69,7 +69,7 @@ class ImageCall(nn.Module):
         super().__init__()
         self.add_module(WRAPPER, module)
         self.names, self._keyword = names, _image_keyword(module)
-        self.eval()
+        self.eval()  # exporters put all back into the mode of the outermost module
 
     def call(self, images: Tensor) -> Any:
         """What the module returns."""

@@ -77,7 +77,6 @@ def export_module(call: ImageCall, shape: tuple[int, int, int]) -> Exported:
         try:
             with progress_bar("export to ONNX"), _quiet():
                 model = _export(call, shape, exporter)
-            call.eval()  # exporters switch modes, and not always back
             _compare(call, model, shape, exporter)
         except Exception as error:  # exporters raise whatever they stumble over
             reasons[str(exporter)] = _cause(error)

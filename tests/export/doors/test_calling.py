@@ -55,8 +55,9 @@ def test_what_is_no_output_is_refused() -> None:
         name_outputs("cat")
 
 
-def test_the_copy_shares_nothing_and_the_module_stays_as_it_was() -> None:
-    module = Tiny().train().to(torch.float64)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_copy_shares_nothing_and_the_module_stays_as_it_was(dtype: torch.dtype) -> None:
+    module = Tiny().train().to(dtype)
     module.block.eval()
     module.head.weight.requires_grad_(False)
     module.scaled = module.head.weight * 2  # type: ignore[assignment] # made by autograd
