@@ -6,7 +6,7 @@ import argparse
 import errno
 from pathlib import Path
 
-from vit_edge.runtime.errors import InputError, VitEdgeError
+from vit_edge.runtime.errors import InputError, VitEdgeError, install_command
 from vit_edge.runtime.preprocess import CROP_MODES, INTERPOLATIONS
 from vit_edge.vit.command import attach as attach_train
 from vit_edge.vit.config import ACTIVATIONS, POOLS
@@ -184,7 +184,7 @@ def run_export(arguments: argparse.Namespace) -> int:
         from .report import show_report
     except ModuleNotFoundError as error:
         raise VitEdgeError(
-            f"`export` needs {error.name}: pip install 'vit-edge[export,onnxruntime]'"
+            f"`export` needs {error.name}: {install_command('export,onnxruntime')}"
         ) from None
     options = {
         "model": arguments.model,

@@ -18,6 +18,31 @@ _SHORTAGE = re.compile(
 cuDNN status codes; ONNX Runtime's arena allocator; TensorRT, ErrorCode; `std::bad_alloc`.
 """
 
+CUDA_BINDINGS = "cuda-bindings>=12.8"
+LIBRARIES = {
+    "images": ("pillow>=11",),
+    "onnxruntime": ("onnxruntime>=1.20",),
+    "onnxruntime-gpu": ("onnxruntime-gpu>=1.21", CUDA_BINDINGS),
+    "openvino": ("openvino>=2025.2",),
+    "report": ("matplotlib>=3.9", "jinja2>=3.1"),
+    "signing": ("model-signing>=1.1", "pyopenssl>=24", "cryptography>=42"),
+    "tensorrt": ("tensorrt>=10.3", CUDA_BINDINGS),
+    "tensorrt-lean": ("tensorrt-lean>=10.3", CUDA_BINDINGS),
+    "tensorrt-rtx": ("tensorrt-rtx>=1.7", CUDA_BINDINGS),
+    "verification": ("cryptography>=42",),
+    "video": ("opencv-python-headless>=4.10", "pillow>=11"),
+}
+"""What the extras of that name install, for messages: vit-edge itself is in no registry."""
+
+
+def install_command(extra: str) -> str:
+    """Returns the command that installs what an extra brings, as it can be typed anywhere; of the
+    large ones, as it can be typed in a checkout.
+    """
+    if extra in LIBRARIES:
+        return f"pip install {' '.join(map(repr, LIBRARIES[extra]))}"
+    return f"pip install '.[{extra}]' in a checkout of vit-edge"
+
 
 class VitEdgeError(Exception):
     """Base of all vit-edge errors."""

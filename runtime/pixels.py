@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import BackendError, InputError, first_line
+from .errors import BackendError, InputError, first_line, install_command
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -128,7 +128,7 @@ def require_pillow(purpose: str) -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise BackendError(f"{purpose} needs Pillow: pip install 'vit-edge[images]'") from None
+        raise BackendError(f"{purpose} needs Pillow: {install_command('images')}") from None
     return Image
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import BackendError, InputError, RollbackError, SignatureError
+from .errors import BackendError, InputError, RollbackError, SignatureError, install_command
 from .files import Folder, locked, write_durably
 from .manifest import MANIFEST, MANIFEST_DIGEST, RELEASE, SIGNATURE, Manifest, digest_line
 from .schema import decode, encode, parse_json
@@ -144,7 +144,7 @@ def load_public_key(public_key: PublicKey) -> Any:
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
     except ImportError:
         raise BackendError(
-            "verifying signatures needs cryptography: pip install 'vit-edge[verification]'"
+            f"verifying signatures needs cryptography: {install_command('verification')}"
         ) from None
     named = "the public key" if isinstance(public_key, bytes) else os.fspath(public_key)
     try:

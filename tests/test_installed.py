@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import vit_edge
+from vit_edge.runtime.errors import LIBRARIES, install_command
 
 ROOT = Path(__file__).parents[1]
 OWN = ("runtime", "export", "calibration", "vit")
@@ -88,3 +89,15 @@ def test_a_wheel_holds_one_typed_package_that_runs_with_numpy_and_onnxruntime(
     typing = ("-m", "mypy", "--strict", "--cache-dir", tmp_path / "cache")
     done = run(Path(sys.executable), *typing, "--python-executable", python, app, where=app.parent)
     assert "Success" in done.stdout, done.stdout
+
+
+def test_what_messages_install_is_what_the_extras_need() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    for extra, libraries in LIBRARIES.items():
+        (needs,) = re.findall(rf"^{extra} = \[(.*)\]$", text, re.MULTILINE)
+        for nested in re.findall(r"vit-edge\[(\w+)\]", needs):
+            needs += re.findall(rf"^{nested} = \[(.*)\]$", text, re.MULTILINE)[0]
+        expected = {name for name in re.findall(r'"([^"]+)"', needs) if "vit-edge" not in name}
+        assert set(libraries) == expected, extra
+    assert install_command("openvino") == "pip install 'openvino>=2025.2'"
+    assert install_command("export") == "pip install '.[export]' in a checkout of vit-edge"

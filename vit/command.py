@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vit_edge.runtime.errors import VitEdgeError
+from vit_edge.runtime.errors import VitEdgeError, install_command
 
 from .training.recipe import RECIPES
 from .variants import VARIANTS
@@ -57,6 +57,6 @@ def run_train(arguments: argparse.Namespace) -> int:
     try:
         from .train import run
     except ModuleNotFoundError as error:
-        raise VitEdgeError(f"`train` needs {error.name}: pip install 'vit-edge[export]'") from None
+        raise VitEdgeError(f"`train` needs {error.name}: {install_command('export')}") from None
     run(arguments)
     return 0

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BackendError, EngineError, engine_error
+from ..errors import CUDA_BINDINGS, BackendError, EngineError, engine_error
 
 _log = logging.getLogger("vit_edge.cuda")
 
@@ -26,7 +26,9 @@ def _runtime() -> Any:
     try:
         from cuda.bindings import runtime
     except ImportError:
-        raise BackendError("cuda-bindings is not installed: pip install cuda-bindings") from None
+        raise BackendError(
+            f"cuda-bindings is not installed: pip install '{CUDA_BINDINGS}'"
+        ) from None
     return runtime
 
 

@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BackendError, ClosedError, EngineError, engine_error, first_line
+from ..errors import (
+    BackendError,
+    ClosedError,
+    EngineError,
+    engine_error,
+    first_line,
+    install_command,
+)
 from ..manifest import EngineSpec
 from ..outputs import pack
 from . import cuda
@@ -24,7 +31,7 @@ from .threads import stream_in_thread
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
-_MISSING = "ONNX Runtime is not installed: pip install 'vit-edge[onnxruntime]'"
+_MISSING = f"ONNX Runtime is not installed: {install_command('onnxruntime')}"
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ class OnnxRuntime(OnnxBackendMixin):
         if problem is None and row.name != CPU:
             available = load_library().get_available_providers()
             if row.name not in available:
-                return f"this ONNX Runtime has no {row.name}: pip install 'vit-edge[{row.extra}]'"
+                return f"this ONNX Runtime has no {row.name}: {install_command(row.extra)}"
         return problem
 
     def open(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vit_edge import __version__
 
-from ..errors import VitEdgeError
+from ..errors import VitEdgeError, install_command
 from .build import add_build_arguments, run_build
 from .check import run_check
 from .command_line import run_program
@@ -98,7 +98,7 @@ def _add(
 
 
 def _export_missing(arguments: argparse.Namespace) -> int:
-    raise VitEdgeError("`export` is not installed here: pip install 'vit-edge[export]'")
+    raise VitEdgeError(f"`export` is not installed here: {install_command('export')}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..answers import TopK
 from ..engine import Engine
-from ..errors import BackendError, InputError, first_line
+from ..errors import BackendError, InputError, first_line, install_command
 from ..outputs import (
     BOXES,
     EMBEDDING,
@@ -120,7 +120,7 @@ def draw_maps(engine: Engine, outputs: Any, stem: str, folder: Path) -> dict[str
     try:
         from PIL import Image
     except ImportError:
-        raise BackendError("maps are drawn by Pillow: pip install 'vit-edge[images]'") from None
+        raise BackendError(f"maps are drawn by Pillow: {install_command('images')}") from None
     files = {}
     for output in engine.outputs:
         if output.kind != MAP:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle import Bundle
-from ..errors import BackendError, InputError
+from ..errors import BackendError, InputError, install_command
 from ..files import write_whole
 from ..manifest import MANIFEST, MANIFEST_DIGEST, RELEASE, SIGNATURE
 from ..schema import encode
@@ -82,7 +82,7 @@ def _load_library() -> Any:
         import model_signing
     except ImportError as error:
         raise BackendError(
-            f"signing needs model-signing ({error}): pip install 'vit-edge[signing]'"
+            f"signing needs model-signing ({error}): {install_command('signing')}"
         ) from None
     return model_signing
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BackendError, InputError, first_line
+from ..errors import BackendError, InputError, first_line, install_command
 
 VIDEO_EXTENSIONS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 
@@ -92,7 +92,7 @@ def _load_library() -> Any:
     try:
         import cv2
     except ImportError:
-        raise BackendError("reading video needs OpenCV: pip install 'vit-edge[video]'") from None
+        raise BackendError(f"reading video needs OpenCV: {install_command('video')}") from None
     return cv2
 
 

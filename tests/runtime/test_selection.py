@@ -17,7 +17,7 @@ from vit_edge.runtime.backends.openvino import OpenVino
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.deployment import Candidate, Deployment
 from vit_edge.runtime.device_cache import DeviceCache
-from vit_edge.runtime.errors import engine_error
+from vit_edge.runtime.errors import engine_error, install_command
 from vit_edge.runtime.golden import SAMPLES_AT_LOAD
 
 
@@ -231,7 +231,7 @@ def test_without_any_backend_each_is_named_with_its_remedy(
     with pytest.raises(BackendError) as caught:
         Engine.load(bundle_source)
     for extra in ("onnxruntime", "openvino"):
-        assert f"pip install 'vit-edge[{extra}]'" in str(caught.value)
+        assert install_command(extra) in str(caught.value)
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from ...errors import BackendError, engine_error
+from ...errors import BackendError, engine_error, install_command
 from ...manifest import EngineSpec
 from ..base import NO_EXTERNAL_DATA, BlobStore, ExternalData, OnnxBackendMixin, written_out
 from ..cpu import cpu_name
 from ..installed import installed_version, is_installed
 from .session import OpenVinoSession, last_line, open_session
 
-_MISSING = "OpenVINO is not installed: pip install 'vit-edge[openvino]'"
+_MISSING = f"OpenVINO is not installed: {install_command('openvino')}"
 _QUANTISER = "FakeQuantize"
 """OpenVINO's operation for a QuantizeLinear."""
 _TELEMETRY = "openvino_telemetry"

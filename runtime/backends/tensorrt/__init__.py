@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from ...errors import BackendError, EngineError, InputError, engine_error
+from ...errors import BackendError, EngineError, InputError, engine_error, install_command
 from ...manifest import EngineEntry, EngineSpec
 from .. import cuda
 from ..base import NO_EXTERNAL_DATA, BlobStore, BuildOptions, Built, ExternalData
@@ -116,7 +116,7 @@ class TensorRT:
             return None
         return (
             f"{self.name} {here} is too old for what {self.builder_name} {built_by} builds: "
-            f"pip install -U 'vit-edge[{self.name}]'"
+            f"{install_command(self.name).replace('install', 'install -U')}"
         )
 
     def run_problem(self) -> str | None:
@@ -200,9 +200,7 @@ def _import(module_name: str, backend: str) -> FullLibrary:
     try:
         return cast("FullLibrary", importlib.import_module(module_name))
     except (ImportError, OSError):  # OSError: the bindings are there and their libraries are not
-        raise BackendError(
-            f"{module_name} is not installed: pip install 'vit-edge[{backend}]'"
-        ) from None
+        raise BackendError(f"{module_name} is not installed: {install_command(backend)}") from None
 
 
 def _builds_without_gpu(library: Library) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ...bundle import Bundle
+from ...errors import install_command
 from ...files import write_whole
 from ...schema import encode
 from ..check import OK, cell, print_outputs
@@ -114,8 +115,8 @@ def _write(comparison: Comparison, asked: str | None, bundle: Path) -> None:
         say(f"report: {write_reports(comparison, folder)}")
     except MissingExtraError:
         say(
-            f"report: {folder / JSON}; to draw it, here or elsewhere: pip install "
-            f"'vit-edge[report]', then vit-edge report {folder / JSON}"
+            f"report: {folder / JSON}; to draw it, here or elsewhere: "
+            f"{install_command('report')}, then vit-edge report {folder / JSON}"
         )
     except OSError as error:
         say(f"no report: {folder} cannot be written ({error.strerror}): choose another --report")

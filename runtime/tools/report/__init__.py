@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...errors import VitEdgeError
+from ...errors import VitEdgeError, install_command
 from ..compare.comparison import Comparison
 
 
@@ -26,7 +26,6 @@ def draw_report(comparisons: Sequence[Comparison]) -> str:
         from .page import draw_page
     except ImportError as error:
         raise MissingExtraError(
-            f"drawing a report needs matplotlib and jinja2 ({error}): "
-            "pip install 'vit-edge[report]'"
+            f"drawing a report needs matplotlib and jinja2 ({error}): {install_command('report')}"
         ) from None
     return draw_page(comparisons)

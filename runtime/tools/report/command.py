@@ -68,7 +68,7 @@ def _require_known(path: Path, report: Any) -> None:
     if type(version) is int and version > REPORT_VERSION:
         raise InputError(
             f"{path} was made by a newer version of vit-edge (report version {version}, known is "
-            f"{REPORT_VERSION}): pip install -U vit-edge"
+            f"{REPORT_VERSION}): use that version, or a newer one"
         )
     if type(version) is not int or version < 1:
         raise SchemaError(f"it has no report version from 1 to {REPORT_VERSION}")

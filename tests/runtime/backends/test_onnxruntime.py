@@ -57,7 +57,8 @@ class TestAnotherProvider:
     def test_what_is_missing_is_said_by_its_name(self, backend: OnnxRuntime) -> None:
         assert backend.device() == "an NPU"
         assert backend.run_problem() == (
-            "this ONNX Runtime has no NPUExecutionProvider: pip install 'vit-edge[npu]'"
+            "this ONNX Runtime has no NPUExecutionProvider: pip install '.[npu]' in a checkout of "
+            "vit-edge"
         )
 
     def test_the_cpu_never_stands_in_for_it(self, backend: OnnxRuntime) -> None:

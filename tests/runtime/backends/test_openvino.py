@@ -133,7 +133,7 @@ def test_nothing_is_reported_to_the_librarys_maker() -> None:
 
 def test_without_the_library_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    assert "pip install 'vit-edge[openvino]'" in (OPENVINO.run_problem() or "")
+    assert "pip install 'openvino>=2025.2'" in (OPENVINO.run_problem() or "")
     with pytest.raises(BackendError, match="pip install"):
         OPENVINO.open(b"", engine_spec("images", "logits", (2, 2, 1), 3, (1, 1, 4)))
 

@@ -60,7 +60,7 @@ class TestLean:
         monkeypatch.setitem(sys.modules, "tensorrt", None)
         problem = self.lean.build_problem()
         assert problem is not None
-        assert "pip install 'vit-edge[tensorrt]'" in problem
+        assert "pip install 'tensorrt>=10.3' 'cuda-bindings>=12.8'" in problem
         assert "it builds the engines of tensorrt-lean" in problem
 
     @pytest.mark.parametrize(
