@@ -24,6 +24,12 @@ from ..effort import ONE_CALL
 from ..vit.checkpoints.parity import to_jax
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Random weights are the same in whatever order and process the tests run."""
+    torch.manual_seed(0)
+
+
 def plan(weights: Path, **options: object) -> Plan:
     request = {"calibration": "samples", "out": weights.parent / "out", **options}
     return make_plan(ExportRequest(weights=str(weights), **request))  # type: ignore[arg-type]

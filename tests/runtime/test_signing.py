@@ -143,7 +143,7 @@ def test_without_the_library_the_remedy_is_said(
     bundle: Path, key: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "model_signing", None)
-    with pytest.raises(BackendError, match="pip install 'model-signing>=1.1'"):
+    with pytest.raises(BackendError, match=r"pip install 'model-signing>=1\.1'"):
         sign_bundle(bundle, key, 1)
 
 

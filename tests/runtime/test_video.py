@@ -168,5 +168,5 @@ def test_a_camera_that_stops_is_an_error(clip: Path, monkeypatch: pytest.MonkeyP
 
 def test_without_opencv_it_says_how_to_get_it(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(BackendError, match="pip install 'opencv-python-headless>=4.10'"):
+    with pytest.raises(BackendError, match=r"pip install 'opencv-python-headless>=4\.10'"):
         next(read_video(clip))
