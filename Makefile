@@ -32,7 +32,7 @@ ARGUMENTS = $(MODEL) $(if $(WEIGHTS),--weights "$(WEIGHTS)") $(if $(ONNX),--onnx
 	$(foreach p,$(PRECISIONS),--precision $(p)) $(foreach t,$(TARGETS),--target $(t))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup export check compare inspect example test slow docs test-gpu bench bench-gpu lint format clean
+.PHONY: help setup export check compare inspect zoo example test slow docs test-gpu bench bench-gpu lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ inspect: $(READY) ## print what the bundle holds
 bench: $(READY) ## compare speed with every peer, under 30 minutes (QUICK=1: under 5)
 	$(BIN)/python -m benchmarks.speed $(if $(QUICK),--quick,--markdown docs/performance-peers.md)
 	$(BIN)/python -m benchmarks.plans $(if $(QUICK),--quick,--markdown docs/tensorrt-plan.md)
+
+zoo: $(READY) ## export every model of the zoo by every door, write docs/models.md (hours)
+	$(BIN)/python -m benchmarks.zoo $(if $(QUICK),,--engines) --markdown docs/models.md
 
 example: $(READY) ## classify a digit, draw its patches and attention rollout
 	$(BIN)/python -m vit_edge.vit.example_usage

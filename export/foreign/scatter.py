@@ -42,9 +42,9 @@ def _write(node: ir.Node) -> bool:
         start, stop = box[axis]
         if (start, stop) == (0, shape[axis]):
             continue
-        frame = [*box[:axis], None, *[(0, size) for size in shape[axis + 1 :]]]
-        pieces = [_cut(node, data, [*frame[:axis], edge, *frame[axis + 1 :]])
-                  for edge in ((0, start), (stop, shape[axis]))]  # fmt: skip
+        before, behind = box[:axis], [(0, size) for size in shape[axis + 1 :]]
+        edges = ((0, start), (stop, shape[axis]))
+        pieces = [_cut(node, data, [*before, edge, *behind]) for edge in edges]
         parts = [pieces[0], result, pieces[1]]
         whole = tuple(
             stop - start if i < axis else size for i, (size, (start, stop)) in

@@ -85,21 +85,30 @@ def _is_default(node: ir.Node, name: str, version: int) -> bool:
 
 
 def _decompose(node: ir.Node) -> None:
-    """Attention that masks nothing, without cache or soft cap, as MatMul, Softmax, MatMul.
+    """Attention as MatMul, Softmax, MatMul, with what a mask or a relative position adds between.
 
     Source: ONNX Attention-23; its inputs are `[B, heads, N, size]` or `[B, N, heads size]`.
     """
     cached = any(value is not None for value in node.inputs[4:])
     causal, capped = (node.attributes.get(name) for name in ("is_causal", "softcap"))
-    if _masks(node) or cached or (causal and causal.value) or (capped and capped.value):
-        raise InputError("Attention with a mask, a cache or a soft cap is not what a ViT has")
+    if cached or (causal and causal.value) or (capped and capped.value):
+        raise InputError(
+            f"{node.name}: Attention with a cache, a causal mask or a soft cap is not what a "
+            "vision transformer has: export the model without it"
+        )
     q, k, v = (_split_heads(node, i) for i in range(3))
     shape, keys = sizes(q), sizes(k)
     if shape[1] != keys[1]:
-        raise InputError("Attention with fewer heads for keys than for queries is not supported")
+        raise InputError(
+            f"{node.name}: Attention with fewer heads for keys ({keys[1]}) than for queries "
+            f"({shape[1]}) is not supported: export the model with opset {OPSET}"
+        )
     transposed = insert(node, "Transpose", [k], [*keys[:2], keys[3], keys[2]], {"perm": _SWAP})
     square = (*shape[:3], keys[2])
     scores = insert(node, "MatMul", [_scaled(node, q), transposed], square)
+    added = _added(node)
+    if added is not None:
+        scores = insert(node, "Add", [scores, added], square)
     weights = insert(node, "Softmax", [scores], square, {"axis": -1})
     result = insert(node, "MatMul", [weights, v], (*shape[:3], sizes(v)[3]))
     if len(sizes(node.outputs[0])) == 3:
@@ -112,13 +121,26 @@ def _decompose(node: ir.Node) -> None:
     graph.remove(node, safe=True)
 
 
-def _masks(node: ir.Node) -> bool:
-    """True if the mask leaves anything out; exporters write one that does not."""
+def _added(node: ir.Node) -> ir.Value | None:
+    """What the mask adds to the scores; None where it leaves nothing out, as exporters write it."""
     value = node.inputs[3] if len(node.inputs) > 3 else None
-    data = constant(value)
+    data, graph = constant(value), node.graph
+    assert isinstance(graph, ir.Graph)
+    if value is None:
+        return None
+    if value.dtype != ir.DataType.BOOL:
+        return None if data is not None and bool((data == 0).all()) else value
+    if data is not None and bool(data.all()):
+        return None
+    numbers = (np.array(number, np.float32) for number in (0.0, _NEVER))
+    kept, left_out = (add_initializer(graph, free_name(graph, "mask"), n) for n in numbers)
     if data is None:
-        return value is not None
-    return not bool(data.all() if data.dtype == np.bool_ else (data == 0).all())
+        return insert(node, "Where", [value, kept, left_out], sizes(value))
+    mask = np.where(data, np.float32(0), np.float32(_NEVER))
+    added = add_initializer(graph, free_name(graph, "mask"), mask)
+    if BATCH_AXIS in value.meta:
+        added.meta[BATCH_AXIS] = value.meta[BATCH_AXIS]
+    return added
 
 
 def _split_heads(node: ir.Node, index: int) -> ir.Value:
@@ -145,3 +167,5 @@ def _scaled(node: ir.Node, queries: ir.Value) -> ir.Value:
 
 
 _SWAP = [0, 1, 3, 2]
+_NEVER = -1e4
+"""A score that no token has, and that 16 bits hold."""

@@ -19,7 +19,7 @@ class INT8(QuantisedPrecision):
     budget: Budget = EIGHT_BIT
     limits: Limits = Limits(
         exact=2e-3,
-        linear=SegmentLimits(6e-2, 2.5e-1, 1e-2, 1.2e-1, 2e-2),
+        linear=SegmentLimits(6e-2, 2.5e-1, 2e-2, 1.2e-1, 2e-2),
         branch=SegmentLimits(1.5e-1, 5e-1, 6e-2, 3.5e-1, 6e-2),
         one_token=2.5,
         outputs=2.5e-1,

@@ -119,13 +119,13 @@ def made_of_pixels(graph: ir.Graph) -> set[ir.Value]:
 
 
 def _pays(convolution: Convolution) -> bool:
-    channels, kernel = convolution.weight.shape or (), convolution.groups
-    outputs, inputs = (int(size) for size in channels[:2])  # type: ignore[arg-type]
-    if kernel == 1:
-        return min(array(convolution.weight)[0].size, outputs) >= MIN_SIZE
+    outputs, inputs = array(convolution.weight).shape[:2]
+    groups = convolution.groups
+    if groups == 1:
+        return min(int(array(convolution.weight)[0].size), outputs) >= MIN_SIZE
     if inputs == 1:
         return outputs >= MIN_SIZE
-    return inputs % _GROUP == 0 and (outputs // kernel) % _GROUP == 0
+    return inputs % _GROUP == 0 and (outputs // groups) % _GROUP == 0
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,8 @@ def _round(convolution: Convolution, rows: Floats, quantised: Floats, scheme: Sc
 def _means(convolution: Convolution, rows: Floats, weight: Floats) -> Floats:
     """The mean of each output channel, the borders left aside."""
     mean = rows.mean(axis=0, dtype=np.float64, keepdims=True).astype(np.float32)
-    return _products(convolution, mean, weight)[0]
+    products: Floats = _products(convolution, mean, weight)[0]
+    return products
 
 
 def _products(convolution: Convolution, rows: Floats, weight: Floats) -> Floats:

@@ -70,8 +70,8 @@ def multiplications(node: ir.Node) -> int:
         moved = left if node.op_type == "ConvTranspose" else result
         kernel = prod(size_per_image(size) for size in (right.shape or ())[1:])
         return kernel * prod(size_per_image(size) for size in moved.shape or ())
-    inner = 0 if node.op_type == "Gemm" and node.attributes.get_int("transA", 0) else -1
-    return cost * size_per_image(left.shape[inner]) if left.shape else 0
+    turned = node.op_type == "Gemm" and node.attributes.get_int("transA", 0) == 1
+    return cost * size_per_image(left.shape[0 if turned else -1]) if left.shape else 0
 
 
 def _kind(node: ir.Node) -> str | None:
