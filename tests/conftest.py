@@ -57,6 +57,13 @@ DEFAULT_CASES = {
     "test_plain": ("Ti/16", "B/32"),
     "test_vit": ("Ti/16", "B/32"),
     "test_jax": ("Ti/16",),
+    "test_every_model_ends_as_expected": (
+        "older exporter-cait_xxs24_224",
+        "older exporter-vit_b_16",
+    ),
+    "test_a_good_build_raises_no_alarm": ("cait_xxs24_224",),
+    "test_faults_are_found": ("cait_xxs24_224",),
+    "test_a_wrong_norm_in_16_bits_is_found": ("cait_xxs24_224",),
     "test_loading_needs_little_more_than_the_model": (".safetensors",),
 }
 """Cases that the default run takes of these tests, by how their ids begin; the others are slow."""

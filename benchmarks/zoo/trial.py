@@ -222,4 +222,5 @@ def encode(record: Record) -> str:
 
 def decode(line: str) -> Record:
     """Reads what `encode` wrote."""
-    return Record(**json.loads(line))
+    fields = json.loads(line)
+    return Record(**{**fields, "notes": tuple(fields["notes"])})
