@@ -14,9 +14,9 @@ from .trial import CRASHED, HELD_BACK, NO_FILE, REFUSED, SHIPPED, TIME_LIMIT, Re
 _ABOUT = """# Models that were tried
 
 `make zoo` exports every model of `benchmarks/zoo/data/`, shrunk to seconds and with random
-weights, in fp32, fp16 and int8, by each door: the ONNX files of PyTorch's two exporters. Outputs
-of one dimension are compared as numbers, to 5 % of what tells images apart; with random weights
-classes mean nothing. The table is as `make zoo` wrote it.
+weights, in fp32, fp16 and int8, by each door: the module itself, and the ONNX files of PyTorch's
+two exporters. Outputs of one dimension are compared as numbers, to 5 % of what tells images
+apart; with random weights classes mean nothing. The table is as `make zoo` wrote it.
 
 - *fp32 error*: the worst difference of the exported graph from PyTorch, relative to the range of
   the output.

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from vit_edge.export.doors.calling import name_outputs
 from vit_edge.export.pipeline import export_bundle
 from vit_edge.export.plan import FAST, ExportRequest
 from vit_edge.export.progress import Display, Update, ignore
@@ -36,6 +37,7 @@ exporter failed.
 """
 _ONE_CALL = TimingBudget(runs=1, seconds=0.0, most_runs=1)
 _BATCH, _FLAT = 8, 2
+MODULE = "module"
 
 
 @dataclass(frozen=True)
@@ -169,8 +171,7 @@ def _from_file(exporter: str) -> Door:
     ) -> tuple[Report, float | None]:
         path = folder / "onnx" / f"{entry.library}-{entry.name}-{exporter.replace(' ', '-')}.onnx"
         facts = _file(entry, exporter, path, Path(str(request.evaluation)))
-        # With random weights classes and neighbours mean nothing: numbers are compared.
-        kinds = {name: "value" if rank == _FLAT else None for name, rank in facts["ranks"].items()}
+        kinds = {name: _kind(rank) for name, rank in facts["ranks"].items()}
         return export_bundle(replace(request, onnx=path, outputs=kinds), display), facts["error"]
 
     return open_door
@@ -212,7 +213,28 @@ def _compare(path: Path, model: nn.Module, images: NDArray[np.float32]) -> dict[
     return {"error": worst, "ranks": ranks}
 
 
-DOORS: dict[str, Door] = {DYNAMO: _from_file(DYNAMO), OLDER: _from_file(OLDER)}
+def _from_memory(
+    entry: Entry, folder: Path, request: ExportRequest, display: Display
+) -> tuple[Report, float | None]:
+    """The module itself; its reference is PyTorch."""
+    model = build(entry)
+    with torch.inference_mode():
+        named = name_outputs(model(torch.zeros((2, *entry.shape)))).tensors
+    kinds = {name: _kind(value.ndim) for name, value in named.items()}
+    facts = replace(request.facts, img_size=(entry.size, entry.size))
+    return export_bundle(replace(request, model=model, facts=facts, outputs=kinds), display), None
+
+
+def _kind(rank: int) -> str | None:
+    """Numbers for what is flat: with random weights classes and neighbours mean nothing."""
+    return "value" if rank == _FLAT else None
+
+
+DOORS: dict[str, Door] = {
+    MODULE: _from_memory,
+    DYNAMO: _from_file(DYNAMO),
+    OLDER: _from_file(OLDER),
+}
 
 
 def encode(record: Record) -> str:
