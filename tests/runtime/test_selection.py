@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import vit_edge.runtime.deployment
-import vit_edge.runtime.selection
+import vit_edge.runtime.metrics
 from vit_edge.runtime import BackendError, Engine, EngineError, ResourceError, SelfCheckError
 from vit_edge.runtime.backends import BACKENDS
 from vit_edge.runtime.backends.onnxruntime import OnnxRuntime, OnnxRuntimeSession
@@ -37,9 +37,9 @@ def test_the_first_load_measures_what_can_run_and_later_ones_remember(
     bundle_source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[object] = []
-    original = vit_edge.runtime.selection.measure_latency
+    original = vit_edge.runtime.metrics.measure_latency
     monkeypatch.setattr(
-        vit_edge.runtime.selection,
+        vit_edge.runtime.metrics,
         "measure_latency",
         lambda *a: (measured.append(a), original(*a))[1],
     )
