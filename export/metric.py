@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import math
-import sys
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vit_edge.runtime.errors import InputError, first_line
+
+from .python_file import load_function
 
 Function = Callable[[Mapping[str, NDArray[np.float32]], NDArray[np.int64] | None], float]
 """Outputs `[N, *shape]` of all evaluation images by name, and labels int64 `[N]` or None, to a
@@ -40,6 +38,8 @@ class Metric:
         """Returns the measure of the outputs. Raises InputError if it fails, or is no number."""
         try:
             value = float(self.function(dict(outputs), labels))
+        except InputError:
+            raise
         except Exception as error:  # a user's code may raise anything
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise InputError(f"the metric {self.name} failed: {reason}") from error
@@ -60,9 +60,7 @@ def load_metric(argument: str) -> Metric:
         raise InputError(
             f"--metric {argument}: there is no file {file or argument}: give FILE.py:FUNCTION"
         )
-    function = getattr(_run(path, argument), name, None)
-    if not callable(function):
-        raise InputError(f"--metric {argument}: {path} has no function {name!r}")
+    function = load_function(path, name)
     key = hashlib.sha256(path.read_bytes() + name.encode()).hexdigest()
     return Metric(argument, key, function)
 
@@ -75,18 +73,3 @@ def metric_of(function: Function) -> Metric:
 def allowed_drop(max_drop: float | None, reference: float) -> float:
     """Returns how much lower than the reference's a metric may be."""
     return ALLOWED_SHARE * abs(reference) if max_drop is None else max_drop
-
-
-def _run(path: Path, argument: str) -> ModuleType:
-    name = f"_vit_edge_metric_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
-    spec: Any = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # a user's code may raise anything
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise InputError(f"--metric {argument}: {path} cannot be run: {reason}") from error
-    finally:
-        sys.modules.pop(name, None)
-    return module

@@ -272,7 +272,7 @@ def test_a_metric_that_falls_misses() -> None:
         ("{file}:nothing", "has no function 'nothing'"),
         ("{file}:number", "has no function 'number'"),
         ("{file}", "there is no file"),
-        ("{broken}:f", "cannot be run: ZeroDivisionError"),
+        ("{broken}:f", "failed .ZeroDivisionError"),
     ],
 )
 def test_metrics_that_cannot_be_loaded_are_named(text: str, named: str, tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_a_metric_that_fails_is_named(result: str, tmp_path: Path) -> None:
     script = tmp_path / "mine.py"
     script.write_text(f"from math import nan\ndef f(outputs, labels): return {result}\n")
     metric = load_metric(f"{script}:f")
-    with pytest.raises(InputError, match=r"the metric .*mine\.py:f"):
+    with pytest.raises(InputError, match=r"mine\.py:f"):
         metric({}, None)
 
 
