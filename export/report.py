@@ -177,7 +177,7 @@ def _rows(result: PrecisionResult, good: bool) -> list[tuple[str, ...]]:
         if result.quantisation is not None and graph.work.share < HALF:
             status += f", {result.name} in part: {100 * graph.work.share:.0f} % of the work"
         share = f"{100 * graph.work.share:.0f} %" if result.quantisation is not None else "-"
-        about = (share, mebibytes(graph.size), p50, status)
+        about: tuple[str, ...] = (share, mebibytes(graph.size), p50, status)
         for output, a in graph.accuracy.items():
             drop = "-" if a.drop is None else f"{a.drop:+.2f}"
             numbers = (percent(a.top1), drop, percent(a.agreement), f"{a.cosine:.6f}")

@@ -84,7 +84,7 @@ def _quantise(model: ir.Model, scheme: Scheme, images: ImageSet) -> None:
     """Quantises every site in place."""
     graph = model.graph
     sites, convolutions = find_sites(graph), find_convolution_sites(graph, scheme)
-    names = [site.name for site in (*sites, *convolutions)]
+    names = [*(site.name for site in sites), *(site.name for site in convolutions)]
     names += [] if scheme.attention is None else attention_tensors(graph)
     smoothed: dict[str, Smoothed] = {}
     observed = collect(model, tuple(dict.fromkeys(names)), images, SEARCH, _NOBODY, ignore)

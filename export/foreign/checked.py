@@ -85,7 +85,8 @@ def _error(
 ) -> float:
     """The largest difference of an output relative to its range."""
     worst = 0.0
-    for ours, theirs in zip(_run(model, images), expected, strict=True):
+    for one, other in zip(_run(model, images), expected, strict=True):
+        ours, theirs = one.astype(np.float64), other.astype(np.float64)
         if ours.shape != theirs.shape:
             raise InputError(f"an output becomes {list(ours.shape)}")
         scale = max(float(np.ptp(theirs)), _TINY)

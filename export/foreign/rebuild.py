@@ -155,9 +155,11 @@ def _explained(run: Runner, original: ir.Model, preprocess: Preprocess) -> float
     images = varied_images(preprocess.shape, 0)[_COARSE : _COARSE + 1]
     pixels = normalise(images, preprocess).numpy()
     shifted = pixels * (1 + _LAST_BIT * rng.choice((-1, 1), pixels.shape)).astype(np.float32)
-    ours, theirs = (next(iter(run(each).values())) for each in (pixels, shifted))
-    scale = max(float(np.ptp(ours)), 1e-30)
-    return min(_ROOM * float(np.abs(ours - theirs).max()) / scale, _MOST_EXPLAINED)
+    worst = 0.0
+    for one, other in zip(run(pixels).values(), run(shifted).values(), strict=True):
+        ours, theirs = one.astype(np.float64), other.astype(np.float64)
+        worst = max(worst, float(np.abs(ours - theirs).max()) / max(float(np.ptp(ours)), _TINY))
+    return min(_ROOM * worst, _MOST_EXPLAINED)
 
 
 def run_original(

@@ -50,7 +50,8 @@ class QuantisedPrecision(Precision):
     def observes(self, graph: ir.Graph) -> tuple[str, ...]:
         """See `export.precision.base.Precision`."""
         convolutions = find_convolution_sites(graph, self.scheme)
-        sites = tuple(site.name for site in (*find_sites(graph), *convolutions))
+        sites = tuple(site.name for site in find_sites(graph))
+        sites += tuple(site.name for site in convolutions)
         return sites if self.scheme.attention is None else (*sites, *attention_tensors(graph))
 
     def finish(self, lowered: ir.Model, table: CalibrationTable) -> Graphs:

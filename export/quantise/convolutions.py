@@ -119,13 +119,13 @@ def made_of_pixels(graph: ir.Graph) -> set[ir.Value]:
 
 
 def _pays(convolution: Convolution) -> bool:
-    outputs, inputs = array(convolution.weight).shape[:2]
-    groups = convolution.groups
+    weight, groups = array(convolution.weight), convolution.groups
+    outputs, inputs, taps = len(weight), weight.shape[1], int(weight[0, 0].size)
     if groups == 1:
-        return min(int(array(convolution.weight)[0].size), outputs) >= MIN_SIZE
+        return bool(min(inputs * taps, outputs) >= MIN_SIZE)
     if inputs == 1:
         return outputs >= MIN_SIZE
-    return inputs % _GROUP == 0 and (outputs // groups) % _GROUP == 0
+    return bool(inputs % _GROUP == 0 and (outputs // groups) % _GROUP == 0)
 
 
 @dataclass(frozen=True)

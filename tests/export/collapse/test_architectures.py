@@ -16,7 +16,7 @@ from benchmarks.zoo.pictures import draw_images
 from vit_edge.calibration.observers import DEFAULT_METHOD
 from vit_edge.export.collapse import Fault, find_faults
 from vit_edge.export.foreign.rebuild import rebuild
-from vit_edge.export.foreign.source import find_foreign_source, prepare_again
+from vit_edge.export.foreign.source import find_foreign_source
 from vit_edge.export.graph_edit import array
 from vit_edge.export.measure import predict
 from vit_edge.export.passes import optimise
@@ -70,7 +70,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def _graph(entry: Entry, path: Path) -> ir.Model:
     write_onnx(build(entry), entry, OLDER, path)
     source = find_foreign_source(path, ModelHints(mean=entry.mean, std=entry.std))
-    graph = prepare_again(source)
+    graph = source.read_again()
     rebuild(graph, source.preprocess)
     optimise(graph)
     return graph

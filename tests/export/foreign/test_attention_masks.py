@@ -13,7 +13,7 @@ from vit_edge.export.foreign.source import find_foreign_source, prepare
 
 from ...vit.checkpoints.parity import shake
 from ..graphs import count
-from .files import NEW_23_DYNAMIC, write
+from .files import FACTS, NEW_23_DYNAMIC, write
 
 WIDTH, HEADS, TOKENS = 32, 4, 16
 
@@ -42,7 +42,7 @@ def test_a_mask_is_added_to_the_scores(boolean: bool, tmp_path: Path) -> None:
         shake(_Masked(boolean=boolean)), tmp_path / "model.onnx", NEW_23_DYNAMIC, (3, 32, 32)
     )
     assert "Attention" in count(prepare(path))
-    graph, preprocess = prepare(path), find_foreign_source(path).preprocess
+    graph, preprocess = prepare(path), find_foreign_source(path, FACTS).preprocess
     rebuild(graph, preprocess)
     assert require_same(prepare(path), graph, preprocess) < 1e-5
     assert "Attention" not in count(graph)

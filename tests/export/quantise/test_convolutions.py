@@ -24,7 +24,7 @@ from vit_edge.runtime.tools.images import ImageSet
 
 from ...calibrate import calibrate
 from ...vit.checkpoints.parity import shake
-from ..foreign.files import OLD_17_DYNAMIC, write
+from ..foreign.files import FACTS, OLD_17_DYNAMIC, write
 from ..graphs import quantise
 
 WIDTH = 32
@@ -55,7 +55,7 @@ def fp32(tmp_path_factory: pytest.TempPathFactory) -> ir.Model:
     path = tmp_path_factory.mktemp("hybrid") / "model.onnx"
     write(shake(_Hybrid()), path, OLD_17_DYNAMIC, (3, 32, 32))
     graph = prepare(path)
-    rebuild(graph, find_foreign_source(path).preprocess)
+    rebuild(graph, find_foreign_source(path, FACTS).preprocess)
     optimise(graph)
     return graph
 
