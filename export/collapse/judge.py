@@ -42,7 +42,7 @@ def _allowed(probe: Probe, reads: Range | None, limits: Limits) -> SegmentLimits
     allowed = limits.linear if probe.kind == LINEAR else limits.branch
     if probe.tokens == 1:
         allowed = allowed.times(limits.one_token)
-    if probe.kind != LINEAR and reads is not None and reads.largest > FAR_BEYOND:
+    if reads is not None and reads.largest > FAR_BEYOND:
         allowed = allowed.times(CLIPPING)
     return allowed
 
