@@ -35,7 +35,7 @@ from .plan import FAST, ExportRequest, Plan, Target, make_plan
 from .precision import Budget, Precision, QuantisedPrecision, find_precision
 from .progress import Display
 from .report import Report, make_report, write_report
-from .search import find_fallback
+from .search import Problem, find_fallback
 from .stages import (
     BuildEngine,
     CheckForCollapse,
@@ -159,13 +159,13 @@ class _PrecisionRoad:
         def lower(fallback: tuple[str, ...]) -> dict[str, LoweredGraph]:
             return self.cache.run(LowerQuantised(self.name, precision, calibrated, pair, fallback))
 
+        def prove(fallback: tuple[str, ...]) -> Problem | None:
+            return self._find_problem(precision, lower(fallback))
+
         result, fallback = self._prove(precision, lower(())), None
-        if result.problem:
-            fallback = find_fallback(
-                sensitivities,
-                result.problem,
-                lambda layers: self._find_problem(precision, lower(layers)),
-            )
+        problem = prove(()) if result.problem else None
+        if problem is not None:
+            fallback = find_fallback(sensitivities, problem, prove)
             if fallback:
                 result = self._prove(precision, lower(fallback.layers))
         quantisation = QuantisationResult(pair.read_explanation(), sensitivities)
@@ -177,14 +177,16 @@ class _PrecisionRoad:
         graphs = {kind: proofs[graph] for kind, graph in lowered.items()}
         problem = self._find_problem(precision, lowered)
         if problem is not None:
-            return PrecisionResult(self.name, graphs, problem)
+            return PrecisionResult(self.name, graphs, problem.words)
         outputs, random = self.baseline.reference.outputs(), self.plan.source.random
         budget = self._budget(precision)
         weaknesses = (find_weakness(p.accuracy, outputs, budget, random) for p in proofs.values())
         evidence = next((words for words in weaknesses if words), "")
         return PrecisionResult(self.name, graphs, None, evidence=evidence)
 
-    def _find_problem(self, precision: Precision, lowered: dict[str, LoweredGraph]) -> str | None:
+    def _find_problem(
+        self, precision: Precision, lowered: dict[str, LoweredGraph]
+    ) -> Problem | None:
         """The first problem of the graphs of a lowering; those behind it are not measured."""
         reference, plan = self.baseline.reference, self.plan
         outputs, budget = reference.outputs(), self._budget(precision)
@@ -195,14 +197,16 @@ class _PrecisionRoad:
                 proof.accuracy, outputs, budget, plan.source.random, plan.max_drop
             )
             if problem is not None:
-                return problem
+                return Problem(problem)
             files.append(graph.file)
         check = CheckForCollapse(
             self.name, tuple(sorted(files)), self.baseline.graph, reference, precision.limits
         )
         faults = self.cache.run(check)
+        if not faults:
+            return None
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        return f"{faults[0]}{more}" if faults else None
+        return Problem(f"{faults[0]}{more}", tuple(fault.module for fault in faults))
 
     def _measure(self, graph: LoweredGraph) -> GraphResult:
         if graph not in self.proofs:

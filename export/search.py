@@ -1,4 +1,8 @@
-"""Finds the cheapest set of quantised layers to leave in higher precision until a budget holds."""
+"""Finds the cheapest set of quantised layers to leave in higher precision until a budget holds.
+
+A fault of the check for collapse names its module: the layers there fall back first. Where a budget
+is missed, or naming does not help, layers fall back in the order of their sensitivity.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,23 @@ from dataclasses import dataclass
 
 from .sensitivity import Sensitivity
 
-Prove = Callable[[tuple[str, ...]], str | None]
-"""The problem in words when the layers of these names fall back; None if the budget holds."""
+_ROUNDS = 5
+"""Times that layers are added by the faults that are left."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The reason why a precision is not good, in words, and the modules that faults name."""
+
+    words: str
+    modules: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.words
+
+
+Prove = Callable[[tuple[str, ...]], Problem | None]
+"""The problem when the layers of these names fall back; None if all holds."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +60,56 @@ def count_layers(layers: Sequence[str]) -> str:
 
 
 def find_fallback(
-    sensitivities: Sequence[Sensitivity], problem: str, prove: Prove
+    sensitivities: Sequence[Sensitivity], problem: Problem, prove: Prove
 ) -> Fallback | None:
-    """Finds the fewest layers, in the order of `rank`, that have to stay in higher precision.
+    """Finds few layers that have to stay in higher precision: those that faults name, or else the
+    fewest in the order of `rank`.
 
-    Their number is doubled until the budget holds, then bisected: `prove` is called about twice the
-    logarithm of the number of layers. At least one layer stays quantised.
+    Of the latter the number is doubled until the budget holds, then bisected: `prove` is called
+    about twice the logarithm of the number of layers. At least one layer stays quantised.
 
     Args:
         sensitivities: Of all layers, in graph order.
-        problem: The measure that misses the budget when all are quantised, in words.
+        problem: The problem when all are quantised.
         prove: Tries a set of layers.
 
     Returns:
-        None if the budget does not hold whatever falls back.
+        None if the problem stays whatever falls back.
     """
+    layers = _find_named(sensitivities, problem, prove) or _find_ranked(sensitivities, prove)
+    if layers is None:
+        return None
+    share = _quantised_share(layers, sensitivities)
+    return Fallback(layers, share, _reason(layers, sensitivities, problem.words))
+
+
+def _find_named(
+    sensitivities: Sequence[Sensitivity], problem: Problem, prove: Prove
+) -> tuple[str, ...] | None:
+    """Adds the layers that the faults name, as long as they name new ones."""
+    left: Problem | None = problem
+    chosen = list[str]()
+    for _ in range(_ROUNDS):
+        assert left is not None
+        new = [s.layer for s in sensitivities if s.layer not in chosen and _names(left, s.layer)]
+        if not new or len(chosen) + len(new) >= len(sensitivities):
+            return None
+        chosen += new
+        layers = _in_graph_order(chosen, sensitivities)
+        left = prove(layers)
+        if left is None:
+            return layers
+    return None
+
+
+def _names(problem: Problem, layer: str) -> bool:
+    """True if a module that is at fault is the layer, or holds it."""
+    parts = layer.split(" + ")
+    return any(p == m or p.startswith(f"{m}.") for m in problem.modules for p in parts)
+
+
+def _find_ranked(sensitivities: Sequence[Sensitivity], prove: Prove) -> tuple[str, ...] | None:
+    """The fewest layers in the order of `rank`."""
     order = [s.layer for s in rank(sensitivities)]
     if len(order) < 2:
         return None
@@ -74,9 +128,7 @@ def find_fallback(
             holds = middle
         else:
             fails = middle
-    layers = _in_graph_order(order[:holds], sensitivities)
-    share = _quantised_share(layers, sensitivities)
-    return Fallback(layers, share, _reason(layers, sensitivities, problem))
+    return _in_graph_order(order[:holds], sensitivities)
 
 
 def _in_graph_order(names: Sequence[str], sensitivities: Sequence[Sensitivity]) -> tuple[str, ...]:
