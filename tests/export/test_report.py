@@ -29,7 +29,7 @@ def engine(folder: Path, listing: str | None, form: dict[str, str] | None = None
 
 def status(folder: Path, found: EngineResult) -> list[str]:
     (folder / "int8.onnx").write_bytes(b"graph")
-    graph = GraphResult(folder / "int8.onnx", ACCURACY, 1e-3)
+    graph = GraphResult(folder / "int8.onnx", {"logits": ACCURACY}, {"logits": 1e-3})
     result = PrecisionResult("int8", {"cpu": graph, "gpu": graph}, None, engines=(found,))
     return [row[-1] for row in _rows(result, good=True)]
 

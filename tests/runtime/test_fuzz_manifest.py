@@ -120,8 +120,8 @@ def test_any_bytes_raise_nothing_else(junk: bytes) -> None:
     ids=["lists", "objects", "integer", "fraction", "exponent", "keys", "version", "escapes"],
 )
 def test_what_is_made_to_be_slow_is_refused_in_a_moment(hostile: bytes) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(BundleError) as caught:
         parse_manifest(hostile)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert len(str(caught.value)) < 400

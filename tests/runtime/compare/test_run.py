@@ -201,7 +201,7 @@ def test_the_device_remembers_what_was_measured(
 ) -> None:
     found = compare(bundle_source, precisions=())
     monkeypatch.setattr(
-        "vit_edge.runtime.selection.measure_latency", lambda *_: pytest.fail("measured")
+        "vit_edge.runtime.metrics.measure_latency", lambda *_: pytest.fail("measured")
     )
     fastest = min(found.rows, key=lambda row: row.p50_ms or 0)
     with Engine.load(bundle_source) as engine:
