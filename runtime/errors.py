@@ -20,6 +20,7 @@ cuDNN status codes; ONNX Runtime's arena allocator; TensorRT, ErrorCode; `std::b
 
 CUDA_BINDINGS = "cuda-bindings>=12.8"
 LIBRARIES = {
+    "hub": ("huggingface_hub>=0.30",),
     "images": ("pillow>=11",),
     "onnxruntime": ("onnxruntime>=1.20",),
     "onnxruntime-gpu": ("onnxruntime-gpu>=1.21", CUDA_BINDINGS),
@@ -29,6 +30,9 @@ LIBRARIES = {
     "tensorrt": ("tensorrt>=10.3", CUDA_BINDINGS),
     "tensorrt-lean": ("tensorrt-lean>=10.3", CUDA_BINDINGS),
     "tensorrt-rtx": ("tensorrt-rtx>=1.7", CUDA_BINDINGS),
+    "timm": ("timm>=1.0.20",),
+    "torchvision": ("torchvision>=0.28",),
+    "transformers": ("transformers>=5",),
     "verification": ("cryptography>=42",),
     "video": ("opencv-python-headless>=4.10", "pillow>=11"),
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vit_edge import runtime
 from vit_edge.runtime import *  # noqa: F403
+from vit_edge.runtime.errors import install_command
 
 if TYPE_CHECKING:
     from vit_edge.export.doors.api import export_model as export_model
@@ -25,7 +26,7 @@ def _load_export_model() -> Any:
         from vit_edge.export.doors.api import export_model
     except ModuleNotFoundError as error:
         raise ImportError(
-            f"`export_model` needs {error.name}: pip install 'vit-edge[export,onnxruntime]'"
+            f"`export_model` needs {error.name}: {install_command('export,onnxruntime')}"
         ) from None
     return export_model
 

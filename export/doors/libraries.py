@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from vit_edge.runtime.errors import InputError, first_line
+from vit_edge.runtime.errors import InputError, first_line, install_command
 
 
 def import_library(name: str, door: str) -> Any:
-    """Imports a library.
+    """Imports a library; the extra that installs it has the same name.
 
     Raises:
         InputError: if it is not installed, or does not load beside this PyTorch.
@@ -21,7 +21,7 @@ def import_library(name: str, door: str) -> Any:
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        raise InputError(f"{door} needs {error.name}: pip install {error.name}") from None
+        raise InputError(f"{door} needs {error.name}: {install_command(name)}") from None
     except Exception as error:  # torchvision built for another PyTorch fails with a RuntimeError
         raise InputError(
             f"{name} does not load here ({first_line(error)}): install the versions of {name}, "

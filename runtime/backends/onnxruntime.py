@@ -188,7 +188,10 @@ def _add_external_weights(options: Any, external: ExternalData) -> None:
         return
     add = getattr(options, "add_external_initializers_from_files_in_memory", None)
     if add is None:
-        raise BackendError("this ONNX Runtime is too old: pip install -U it")
+        raise BackendError(
+            "this ONNX Runtime is too old: pip install -U onnxruntime, or onnxruntime-gpu if it "
+            "is that one"
+        )
     add(list(external), list(external.values()), [len(content) for content in external.values()])
 
 

@@ -100,7 +100,10 @@ def test_export_without_its_extra_says_how_to_get_it() -> None:
 def test_export_model_is_there_where_its_extra_is() -> None:
     done = isolated("from vit_edge import export_model")
     assert done.returncode == 1
-    assert "`export_model` needs torch: pip install 'vit-edge[export,onnxruntime]'" in done.stderr
+    assert (
+        "`export_model` needs torch: pip install '.[export,onnxruntime]' in a checkout of vit-edge"
+        in done.stderr
+    )
     code = "import sys, vit_edge\nfrom vit_edge import *\nprint('torch' in sys.modules)"
     assert isolated(code).stdout.strip() == "False"
 

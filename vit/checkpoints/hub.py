@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from vit_edge.runtime.errors import InputError, first_line
+from vit_edge.runtime.errors import InputError, first_line, install_command
 
 PREFIXES = {"hf:": "", "timm:": "timm/"}
 """Prefixes of names, and what they stand for in front of a repository."""
@@ -37,7 +37,7 @@ def fetch(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ModuleNotFoundError:
-        raise InputError(f"{name} needs huggingface_hub: pip install huggingface_hub") from None
+        raise InputError(f"{name} needs huggingface_hub: {install_command('hub')}") from None
     try:
         for files in (_FILES, _PICKLES):
             folder = Path(

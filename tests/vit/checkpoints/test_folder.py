@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,13 @@ class TestHub:
 
     def test_what_is_not_cached_says_so_in_one_line(self) -> None:
         with pytest.raises(InputError, match="hf:google/none cannot be fetched"):
+            locate("hf:google/none")
+
+    def test_a_client_that_is_missing_is_named_with_what_installs_it(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+        with pytest.raises(InputError, match=r"pip install 'huggingface_hub>="):
             locate("hf:google/none")
 
     @pytest.mark.parametrize("name", ["hf:", "hf:only", "hf:../../etc", "timm:a/b/c", "timm:a b"])
