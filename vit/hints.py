@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .config import ViTConfig
+from .labels import overruled_labels
 
 
 @dataclass(frozen=True)
@@ -90,19 +91,26 @@ class Resolved:
 
 
 def resolve(sources: list[HintSource]) -> Resolved:
-    """Takes each hint from the first source that knows it."""
+    """Takes each hint from the first source that knows it, and says which statements of others it
+    overrules.
+    """
     values: dict[str, object] = {}
     assumed, stated = list[str](), list[str]()
-    for field in dataclasses.fields(ModelHints):
-        for source in sources:
-            value = getattr(source.hints, field.name)
-            if value is None:
-                continue
-            values[field.name] = value
-            if field.name in ASSUMABLE:
-                words = assumed if source.assumption else stated
-                words.append(f"{field.name} {format_value(value)} ({source.name})")
-            break
+    for name in (field.name for field in dataclasses.fields(ModelHints)):
+        known = [source for source in sources if getattr(source.hints, name) is not None]
+        if not known:
+            continue
+        source, *others = known
+        value = values[name] = getattr(source.hints, name)
+        overruled = [o for o in others if not o.assumption and getattr(o.hints, name) != value]
+        if name in ASSUMABLE:
+            words = f"{name} {format_value(value)} ({source.name}"
+            if overruled:
+                other = format_value(getattr(overruled[0].hints, name))
+                words += f"; {overruled[0].name}: {other}"
+            (assumed if source.assumption else stated).append(f"{words})")
+        elif name == "labels" and overruled:
+            stated.append(overruled_labels(value, overruled[0].hints.labels or (), "the file"))
     return Resolved(ModelHints(**values), tuple(assumed), tuple(stated))  # type: ignore[arg-type]
 
 

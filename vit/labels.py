@@ -59,6 +59,28 @@ def names_of(value: Any) -> tuple[str, ...] | None:
         return None
 
 
+def overruled_labels(names: Sequence[str], others: Sequence[str], origin: str) -> str:
+    """Says in words how the names that the user gives differ from those that `origin` has, which
+    they replace; "" where they are the same.
+    """
+    if len(names) != len(others):
+        return f"class names are the {len(names)} that are given; {origin} has {len(others)}"
+    pairs = enumerate(zip(names, others, strict=True))
+    differing = [k for k, (name, other) in pairs if name != other]
+    if not differing:
+        return ""
+    how = (
+        f"in another order than {origin} has them"
+        if sorted(names) == sorted(others)
+        else f"{len(differing)} of {len(names)} others than {origin} has"
+    )
+    first = differing[0]
+    return (
+        f"class names are those that are given, {how}: class {first} is {names[first]!r}, and "
+        f"{others[first]!r} there"
+    )
+
+
 def _from_lines(lines: Sequence[str]) -> Labels:
     stripped = [line.strip() for line in lines]
     gap = next((number for number, line in enumerate(stripped, 1) if not line), None)

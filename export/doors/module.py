@@ -24,6 +24,7 @@ from vit_edge.runtime.outputs import OutputSpec, pack
 from vit_edge.runtime.preprocess import MODES, Preprocess
 from vit_edge.runtime.tools.images import ImageSet
 from vit_edge.vit.hints import ModelHints
+from vit_edge.vit.labels import overruled_labels
 from vit_edge.vit.preprocessing import normalise
 
 from . import RANDOM
@@ -130,9 +131,11 @@ def find_module_source(loaded: LoadedModule, request: ExportRequest) -> ModuleSo
         foreign = find_foreign_source(path, inside, request.outputs)
     except InputError as error:
         raise InputError(str(error).replace(str(path), "the model")) from None
-    labels, label_notes = foreign.labels, tuple[str, ...]()
+    labels, label_notes, overruled = foreign.labels, tuple[str, ...](), ""
     if labels is None:
         labels, label_notes = _fit_labels(loaded, foreign.outputs)
+    elif loaded.hints.labels is not None:
+        overruled = overruled_labels(labels, loaded.hints.labels, loaded.hints_from or loaded.name)
     found = {n: v for n, v in foreign.facts.items() if n not in ("source", "producer", "sha256")}
     facts = {**loaded.facts, "exporter": exported.exporter, **found}
     said = (
@@ -145,6 +148,7 @@ def find_module_source(loaded: LoadedModule, request: ExportRequest) -> ModuleSo
             "name": request.name or slug(loaded.name),
             "weights": loaded.weights,
             "labels": labels,
+            "inferred": overruled,
             "facts": facts,
             "random": loaded.weights == RANDOM,
             "notes": (

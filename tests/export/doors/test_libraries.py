@@ -229,6 +229,14 @@ def test_a_saved_folder_brings_everything(saved: Path) -> None:
     assert not source.random
 
 
+def test_names_that_replace_those_of_the_folder_are_compared_with_them(saved: Path) -> None:
+    names = ("kind 1", "kind 0", *(f"kind {i}" for i in range(2, 6)))
+    source = find_source(_request(str(saved), labels=names))
+    assert source.labels == names
+    assert "another order" in source.inferred
+    assert "class 0 is 'kind 1', and 'kind 0' there" in source.inferred
+
+
 def test_a_saved_folder_takes_weights_of_a_file(saved: Path, tmp_path: Path) -> None:
     other = _dinov2()
     other.classifier.bias.data[:] = 3  # type: ignore[union-attr]

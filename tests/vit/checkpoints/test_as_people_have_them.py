@@ -334,6 +334,30 @@ def test_a_pool_that_leaves_no_trace_is_assumed(state: State, tmp_path: Path) ->
     assert "pool mean (given)" in given.inferred
 
 
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (("square", "circle"), "another order than the file has them: class 0 is 'square', and"),
+        (("circle", "cube"), "1 of 2 others than the file has: class 1 is 'cube', and 'square'"),
+        (("circle", "square"), ""),
+        (("a", "b", "c"), "class names are the 3 that are given; the file has 2"),
+        (None, ""),
+    ],
+)
+def test_what_the_user_gives_and_the_file_has_otherwise_is_said(
+    labels: tuple[str, ...] | None, words: str, state: State, tmp_path: Path
+) -> None:
+    value = {"state_dict": state, "class_to_idx": {"square": 1, "circle": 0}}
+    torch.save({**value, "args": argparse.Namespace(crop_pct=0.8)}, tmp_path / "x.pth")
+    checkpoint = read_checkpoint(tmp_path / "x.pth")
+    read = find_architecture(checkpoint, ModelHints(labels=labels, crop=0.9))
+    assert read.hints.labels == (labels or ("circle", "square"))
+    assert "crop 0.9 (given; file: 0.8)" in read.inferred
+    assert words in read.inferred
+    assert words or "class names" not in read.inferred
+    assert "crop 0.8 (given)" in find_architecture(checkpoint, ModelHints(crop=0.8)).inferred
+
+
 def test_what_a_training_saved_beside_its_weights_is_read(state: State, tmp_path: Path) -> None:
     options = argparse.Namespace(gp="avg", mean=[0.1, 0.2, 0.3], crop_pct=0.8, interpolation="")
     names = {"square": 1, "circle": 0}
