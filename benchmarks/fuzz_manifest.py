@@ -76,7 +76,7 @@ def good_manifests(raw: bytes) -> tuple[bytes, ...]:
     files = {graph["file"], "golden.npz", *(engine["file"] for engine in entry["engines"])}
     value["precisions"] = {name: entry}
     value["files"] = {path: value["files"][path] for path in files}
-    value["model"], value["tools"], value["provenance"] = {"a": "b"}, {}, {}
+    value["model"], value["tools"], value["provenance"] = {"a": "b", "c": 7}, {}, {"d": 0.5}
     return (raw, *[json.dumps(value, sort_keys=True).encode()] * 4)
 
 

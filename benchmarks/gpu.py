@@ -29,6 +29,7 @@ from vit_edge.export.progress import Display
 from vit_edge.runtime.backends import BACKENDS
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.errors import first_line
+from vit_edge.runtime.manifest import Fact
 from vit_edge.runtime.tools.display import print_table, say
 
 from .card import Card, find_gpu
@@ -72,7 +73,7 @@ class Result:
 
     card: str
     bundle: str
-    model: dict[str, str]
+    model: dict[str, Fact]
     versions: dict[str, str]
     states: tuple[dict[str, str], ...]
     rows: tuple[Row, ...]

@@ -16,7 +16,7 @@ from vit_edge.runtime.backends import BACKENDS
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.deployment import Deployment
 from vit_edge.runtime.engine import Engine
-from vit_edge.runtime.manifest import Manifest
+from vit_edge.runtime.manifest import Fact, Manifest
 from vit_edge.vit.config import BlockOptions, EmbeddingOptions, ReadoutOptions, ViTConfig
 from vit_edge.vit.vision_transformer import VisionTransformer
 
@@ -88,8 +88,8 @@ def pytorch(manifest: Manifest, card: Card, ways: Iterable[str]) -> list[Contend
 
 
 def config_of(manifest: Manifest) -> ViTConfig:
-    """Restores the architecture from the manifest's plain text."""
-    flat = {name: _value(text) for name, text in manifest.model.items()}
+    """Restores the architecture from the manifest's facts."""
+    flat = {name: _value(fact) for name, fact in manifest.model.items()}
     parts = {
         part: kind(**{f.name: flat[f"{part}.{f.name}"] for f in fields(kind)})
         for part, kind in _PARTS.items()
@@ -98,11 +98,12 @@ def config_of(manifest: Manifest) -> ViTConfig:
     return ViTConfig(**plain, **parts)  # type: ignore[arg-type]
 
 
-def _value(text: str) -> object:
+def _value(fact: Fact) -> object:
+    """Reads text as the value that it was written from, as older manifests have numbers too."""
     try:
-        return ast.literal_eval(text)
+        return ast.literal_eval(str(fact))
     except (ValueError, SyntaxError):
-        return text
+        return fact
 
 
 class _Classifier(nn.Module):

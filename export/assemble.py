@@ -15,11 +15,13 @@ from vit_edge.runtime.manifest import (
     SCHEMA_VERSION,
     Accuracy,
     EngineEntry,
+    Fact,
     FileEntry,
     Graph,
     Manifest,
     PlanSummary,
     PrecisionEntry,
+    is_fact,
 )
 from vit_edge.runtime.tools.plan.engine_plan import EnginePlan, decode_plan
 
@@ -143,15 +145,23 @@ def assemble(
     return manifest, files
 
 
-def _flat(fields: Mapping[str, object]) -> dict[str, str]:
-    """The model's configuration as text; options of a group as `group.option`."""
-    flat = {}
+def _flat(fields: Mapping[str, object]) -> dict[str, Fact]:
+    """The model's configuration; options of a group as `group.option`."""
+    flat = dict[str, Fact]()
     for name, value in fields.items():
         if isinstance(value, dict):
-            flat.update({f"{name}.{inner}": text for inner, text in _flat(value).items()})
+            flat.update({f"{name}.{inner}": fact for inner, fact in _flat(value).items()})
         else:
-            flat[name] = str(value)
+            flat[name] = _fact(value)
     return flat
+
+
+def _fact(value: object) -> Fact:
+    """Returns Python's numbers as they are where a manifest takes them, and all else as text."""
+    for kind in (bool, int, float):
+        if isinstance(value, kind) and is_fact(plain := kind(value)):
+            return plain
+    return str(value)
 
 
 def _entry(result: PrecisionResult, files: dict[str, Path]) -> PrecisionEntry:
@@ -194,14 +204,14 @@ def _entry(result: PrecisionResult, files: dict[str, Path]) -> PrecisionEntry:
     return PrecisionEntry(graphs, tuple(engines), layers, reason, result.evidence)
 
 
-def _provenance(plan: Plan, table: CalibrationTable) -> dict[str, str]:
+def _provenance(plan: Plan, table: CalibrationTable) -> dict[str, Fact]:
     evaluation, observed = plan.data.evaluation, table.provenance
     return {
         "weights": plan.source.weights,
         "weights sha256": plan.source.weights_key or "-",
         "inferred": plan.source.inferred or "-",
         "assumed": "; ".join(plan.source.assumed) or "-",
-        "seed": str(plan.seed),
+        "seed": _fact(plan.seed),
         "calibration": f"{observed.images} images of {observed.data_source}, {observed.method}",
         "calibration data sha256": observed.data,
         "calibrated weights sha256": observed.origin.weights,

@@ -21,9 +21,11 @@ from .outputs import (
 from .preprocess import Preprocess
 from .schema import SchemaError, decode, parse_json
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 OLDEST_SCHEMA = 3
-"""Version 4 added what is known of an engine's plan, version 5 named outputs of several kinds."""
+"""Version 4 added what is known of an engine's plan, version 5 named outputs of several kinds,
+version 6 has numbers in `model` and `provenance`, which were text.
+"""
 MANIFEST, MANIFEST_DIGEST = "manifest.json", "manifest.sha256"
 GOLDEN, CALIBRATION = "golden.npz", "calibration.json"
 SIGNATURE = "model.sig"
@@ -31,6 +33,9 @@ RELEASE = "release.json"
 """Beside the manifest of a signed bundle, and signed with it."""
 FEATURES = "features"
 """Name of the embedding that our own models without a head put out."""
+
+Fact = str | int | float | bool
+"""Value of what is recorded for people; numbers are below 2**63, on either side of 0."""
 
 _PATH = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _CAPABILITY = re.compile(r"[0-9]{1,3}\.[0-9]{1,2}")
@@ -41,6 +46,7 @@ _MAX_FILES, _MAX_PATH = 4096, 200
 _MAX_FILE_BYTES, _MAX_BUNDLE_BYTES = 1 << 38, 1 << 40
 _MAX_COUNT = 1 << 40
 _MAX_ERROR = 1e6
+_MAX_FACT = 1 << 63
 _ROUNDING = 1e-3
 _MAX_TOLERANCE = 10.0
 _MAX_RANK = 1000
@@ -310,7 +316,7 @@ class PrecisionEntry:
 class Manifest:
     """A bundle's contents.
 
-    `model`, `provenance` and `tools` are for people and `inspect`, as plain text.
+    `model`, `provenance` and `tools` are for people and `inspect`: text, numbers as numbers.
     """
 
     schema_version: int
@@ -319,13 +325,15 @@ class Manifest:
     preprocess: Preprocess
     labels: tuple[str, ...] | None
     precisions: dict[str, PrecisionEntry]
-    model: dict[str, str]
-    provenance: dict[str, str]
+    model: dict[str, Fact]
+    provenance: dict[str, Fact]
     tools: dict[str, str]
     files: dict[str, FileEntry]
 
     def __post_init__(self) -> None:
         _require_plain_files(self.files)
+        _require_facts(self.model)
+        _require_facts(self.provenance)
         graphs = [graph for p in self.precisions.values() for graph in p.graphs.values()]
         named = [file for graph in graphs for file in (graph.file, *graph.external)]
         engines = [engine for p in self.precisions.values() for engine in p.engines]
@@ -347,6 +355,19 @@ class Manifest:
         shape = (self.preprocess.height, self.preprocess.width, self.preprocess.channels)
         if shape != self.spec.image_shape:
             raise ValueError(f"preprocess makes {shape}, the engines take {self.spec.image_shape}")
+
+
+def _require_facts(facts: dict[str, Fact]) -> None:
+    for name, value in facts.items():
+        if not is_fact(value):
+            raise ValueError(f"{name[:60]!r} is {str(value)[:40]}, a number out of its range")
+
+
+def is_fact(value: object) -> bool:
+    """Tells whether a manifest takes the value among its facts as it is."""
+    if type(value) in (int, float):
+        return abs(value) < _MAX_FACT  # type: ignore[arg-type]  # a number; of NaN it is false
+    return type(value) in (str, bool)
 
 
 def _require_plain_files(files: dict[str, FileEntry]) -> None:

@@ -71,8 +71,8 @@ def decode(cls: type[T], value: Any, where: str = "") -> T:
     """Builds `cls` from parsed JSON.
 
     Args:
-        cls: A dataclass, `str`, `int`, `float`, `bool`, `tuple[X, ...]`, `dict[str, X]` or `X |
-            None`.
+        cls: A dataclass, `str`, `int`, `float`, `bool`, `tuple[X, ...]`, `dict[str, X]`, `X |
+            None`, or `X | Y` of those four plain types, of which each value keeps its own.
         value: What `json.loads` returned.
         where: Path of the field, for the message.
 
@@ -85,7 +85,7 @@ def decode(cls: type[T], value: Any, where: str = "") -> T:
 def _decode(kind: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        return None if value is None else _decode(arguments[0], value, where)
+        return _decode_union(arguments, value, where)
     if origin is tuple:
         _expect(isinstance(value, list), value, "a list", where)
         return tuple(_decode(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
@@ -102,6 +102,20 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         return _finite(value, where)
     _expect(type(value) is kind, value, f"of type {kind.__name__}", where)
     return _text(value, where, _MAX_TEXT) if kind is str else value
+
+
+def _decode_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+    """Of one type and None, or of several plain types: no number is read as another type's."""
+    if value is None and type(None) in kinds:
+        return None
+    others = [kind for kind in kinds if kind is not type(None)]
+    if len(others) == 1:
+        return _decode(others[0], value, where)
+    if not set(others) <= {str, int, float, bool}:
+        raise TypeError(f"{where}: a union of {kinds} has no one reading")
+    names = " or ".join(kind.__name__ for kind in others)
+    _expect(type(value) in others, value, f"of type {names}", where)
+    return _decode(type(value), value, where)
 
 
 @functools.cache

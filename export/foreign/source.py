@@ -111,10 +111,10 @@ def find_foreign_source(
     _require_labels_fit(hints.labels, chosen)
     assumed, notes = list[str](), list[str]()
     preprocess = _preprocess(model.graph.inputs[0], hints, usual, assumed, notes)
-    facts = {
+    facts: dict[str, object] = {
         "source": "ONNX file",
         "producer": f"{model.producer_name or '-'} {model.producer_version or ''}".strip(),
-        "opset": str(model.opset_imports.get("", 0)),
+        "opset": model.opset_imports.get("", 0),
         "sha256": key,
     }
     return ForeignSource(

@@ -67,7 +67,7 @@ def run_inspect(arguments: argparse.Namespace) -> int:
         ("made from", manifest.provenance),
         ("tools", manifest.tools),
     ):
-        print_table(title, ("", ""), sorted(pairs.items()))
+        print_table(title, ("", ""), [(name, str(pairs[name])) for name in sorted(pairs)])
     _show_precisions(bundle)
     return 0
 

@@ -57,8 +57,13 @@ def test_inspect_tells_how_the_bundle_was_made(
     assert status == 0
     for words in ("digits.safetensors", "128 images of scikit-learn digits", "simulated", "uint8"):
         assert words in out
+    assert {"64", "True", "1e-06"} <= set(out.replace("│", " ").split())
     status, out, _ = run(capsys, "inspect", bundle_source, "--json")
-    assert all(row.keys() == ROW_FIELDS for row in json.loads(out)["rows"])
+    printed = json.loads(out)
+    assert all(row.keys() == ROW_FIELDS for row in printed["rows"])
+    model = printed["manifest"]["model"]
+    assert (model["embed_dim"], model["qkv_bias"], model["block.norm_eps"]) == (64, True, 1e-6)
+    assert type(printed["manifest"]["provenance"]["seed"]) is int
 
 
 def test_run_names_the_five_likeliest_classes(

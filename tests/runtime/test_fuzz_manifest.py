@@ -18,6 +18,8 @@ from benchmarks.fuzz_manifest import ACCEPTED, fuzz_block, good_manifests, outco
 from vit_edge.runtime.errors import BundleError
 from vit_edge.runtime.manifest import MANIFEST, parse_manifest
 
+FACTS = ("model", "provenance")
+"""Parts of a manifest for people, of text and numbers."""
 MAY_BE_NEGATIVE = {"drop", "drop_low", "drop_high", "cosine", "mean"}
 
 
@@ -50,7 +52,9 @@ def test_every_huge_or_negative_number_is_refused(raw: bytes) -> None:
     for path in numbers:
         named = next(key for key in reversed(path) if isinstance(key, str))
         hostile: list[Any] = [10**15, -(10**15), 10**30, 10**400, 1e300, -1e300, float("nan")]
-        if named not in MAY_BE_NEGATIVE:
+        if path[0] in FACTS:
+            hostile = [2**63, -(2**63), 2.0**63, 10**400, 1e300, -1e300, float("nan")]
+        elif named not in MAY_BE_NEGATIVE:
             hostile += [-1, -0.5]
         for number in hostile:
             with pytest.raises(BundleError):
@@ -63,9 +67,32 @@ def test_every_wrong_type_is_refused(raw: bytes) -> None:
         wrong += [7] if isinstance(value, str) else ["7"]
         if isinstance(value, int):
             wrong.append(value + 0.0)
+        if path[0] in FACTS:
+            wrong = [[], {}, None, [value], {"a": value}]
         for other in wrong:
             with pytest.raises(BundleError):
                 parse_manifest(with_value(raw, path, other))
+
+
+def test_a_fact_of_one_part_hides_none_of_another(raw: bytes) -> None:
+    for hostile, harmless in (FACTS, FACTS[::-1]):
+        both = with_value(raw, (harmless, "same"), 7)
+        with pytest.raises(BundleError, match="'same' is 1e"):
+            parse_manifest(with_value(both, (hostile, "same"), 1e300))
+
+
+@pytest.mark.parametrize("part", FACTS)
+@pytest.mark.parametrize("value", ["192", "", 192, -3, 0, 0.5, 1e-6, 2.0, True, False])
+def test_facts_keep_their_value_and_type(raw: bytes, part: str, value: object) -> None:
+    facts = getattr(parse_manifest(with_value(raw, (part, "new"), value)), part)
+    assert facts["new"] == value
+    assert type(facts["new"]) is type(value)
+
+
+def test_text_among_facts_is_printable_text(raw: bytes) -> None:
+    for hostile in ("a\x1b[2J", "a\nb", "x" * (1 << 17)):
+        with pytest.raises(BundleError):
+            parse_manifest(with_value(raw, ("model", "new"), hostile))
 
 
 def test_every_doubled_key_is_refused(raw: bytes) -> None:

@@ -66,7 +66,7 @@ def test_a_plain_file_is_taken(file: Path) -> None:
     source = find_foreign_source(save(file), FACTS)
     assert (source.classes, source.preprocess.shape, source.name) == (5, (4, 4, 3), "model")
     assert source.assumed == ("interpolation bicubic", "crop 0.9", "crop mode center")
-    assert source.facts["opset"] == "20"
+    assert source.facts["opset"] == 20
     assert source.facts["sha256"] == source.weights_key
 
 
