@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from vit_edge.runtime.tools.display import progress_bar
+from vit_edge.runtime.tools.display import progress_bar, say
 
 Update = Callable[[int, int], None]
 """Called with steps done and steps in all."""
@@ -26,10 +25,10 @@ class Display:
         start = time.perf_counter()
         with progress_bar(name) as update:
             yield update
-        print(f"{name}: {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
+        say(f"{name}: {time.perf_counter() - start:.1f} s")
 
     def cached(self, name: str) -> None:
-        print(f"{name}: unchanged", file=sys.stderr, flush=True)
+        say(f"{name}: unchanged")
 
     def note(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        say(text)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_edge.runtime.schema import encode
-from vit_edge.runtime.tools.display import mebibytes, percent, print_table
+from vit_edge.runtime.tools.display import mebibytes, percent, print_table, say
 from vit_edge.runtime.tools.plan.devices import PORTABLE
 from vit_edge.runtime.tools.plan.show import (
     ESTIMATE_COLUMNS,
@@ -261,9 +261,9 @@ def show_report(report: Report) -> None:
     print(f"report: {report_folder(Path(report.out)) / MARKDOWN}")
     if report.good:
         command, bundle = _command(), shlex.quote(report.out)
-        print(f"next:   {command} compare {bundle}   # latency and accuracy of all that runs here")
-        print(f"        {command} inspect {bundle}   # contents; `check` tests it on a device")
-        print(f"        vit_edge.Engine.load({report.out!r}) in an application")
+        say(f"next:   {command} compare {bundle}   # latency and accuracy of all that runs here")
+        say(f"        {command} inspect {bundle}   # contents; `check` tests it on a device")
+        say(f"        vit_edge.Engine.load({report.out!r}) in an application")
 
 
 def _command() -> str:

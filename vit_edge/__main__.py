@@ -1,4 +1,5 @@
 """`python -m vit_edge`: the command line `vit-edge`."""
+# PYTHON_ARGCOMPLETE_OK
 
 import sys
 

@@ -3,12 +3,15 @@
 Each command is a module with the function that runs it and, where it has options of its own, one
 that adds them. None imports PyTorch; `export` attaches as a plugin.
 """
+# PYTHON_ARGCOMPLETE_OK
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from .build import add_build_arguments, run_build
 from .check import run_check
 from .command_line import run_program
 from .compare.command import add_compare_arguments, run_compare
+from .display import quiet
 from .estimate import add_estimate_arguments, run_estimate
 from .inspect import add_inspect_arguments, run_inspect
 from .report.command import add_report_arguments, run_report
@@ -31,6 +35,8 @@ PLUGINS = "vit_edge.commands"
 
 The runtime itself imports no other package.
 """
+_WITH_NEWS = {"build", "check", "compare", "export", "report", "run", "train"}
+"""Commands that take long enough to say how they are getting on."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -46,6 +52,10 @@ def build_parser() -> argparse.ArgumentParser:
         missing = parsers.add_parser("export", help="make a bundle (not installed)", add_help=False)
         missing.set_defaults(run=_export_missing)
     _add_commands(parsers)
+    for name in _WITH_NEWS & parsers.choices.keys():
+        parsers.choices[name].add_argument(
+            "-q", "--quiet", action="store_true", help="print results and errors alone"
+        )
     return parser
 
 
@@ -101,6 +111,17 @@ def _export_missing(arguments: argparse.Namespace) -> int:
     raise VitEdgeError(f"`export` is not installed here: {install_command('export')}")
 
 
+def _complete(parser: argparse.ArgumentParser) -> None:
+    """Answers a shell that asks how the line may go on, and ends the process; does nothing where
+    the extra `completion` is not installed.
+    """
+    try:
+        import argcomplete
+    except ImportError:
+        return
+    argcomplete.autocomplete(parser)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status: 0 good, 1 a budget or check missed, 2 bad input
     or usage.
@@ -111,7 +132,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:
+        _complete(parser)
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.run is not _export_missing:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    return int(arguments.run(arguments))
+    with quiet() if getattr(arguments, "quiet", False) else nullcontext():
+        return int(arguments.run(arguments))

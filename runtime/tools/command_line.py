@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 from ..errors import InputError, VitEdgeError, first_line
-from .display import say
+from .display import complain
 
 CLOSED_PIPE = 141
 """Exit status of a program whose reader went away, as shells give it (128 + SIGPIPE)."""
@@ -34,20 +34,20 @@ def run_program(name: str, run: Callable[[], int | None]) -> int:
 def _report(name: str, error: Exception | KeyboardInterrupt) -> int:
     """Says in a line what went wrong; returns the exit status."""
     if isinstance(error, VitEdgeError):
-        say(f"{name}: {error}")
+        complain(f"{name}: {error}")
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
-        say(f"{name}: {error if error.args else 'interrupted'}")
+        complain(f"{name}: {error if error.args else 'interrupted'}")
         return INTERRUPTED
     if isinstance(error, BrokenPipeError):  # the reader of our output went away
         _drop_output()
         return CLOSED_PIPE
     if isinstance(error, MemoryError):
-        say(f"{name}: out of memory: try a smaller batch")
+        complain(f"{name}: out of memory: try a smaller batch")
         return InputError.exit_code
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         _drop_output()
-        say(f"{name}: no space left ({error.filename or 'standard output'})")
+        complain(f"{name}: no space left ({error.filename or 'standard output'})")
         return InputError.exit_code
     return _unexpected(name, error)
 
@@ -62,5 +62,5 @@ def _unexpected(name: str, error: Exception) -> int:
     if os.environ.get(DEBUG):
         raise error
     what = f"{type(error).__name__}: {first_line(error)}"
-    say(f"{name}: unexpected {what}; this is a bug: run again with {DEBUG}=1 and report it")
+    complain(f"{name}: unexpected {what}; this is a bug: run again with {DEBUG}=1 and report it")
     return BUG

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 _PIPED_WIDTH = 160
+_quiet = ContextVar("quiet", default=False)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -47,7 +50,7 @@ def progress_bar(name: str) -> Iterator[Callable[[int, int], None]]:
         from rich.console import Console
     except ImportError:
         bars = None  # type: ignore[assignment]
-    if bars is None or not sys.stderr.isatty():
+    if bars is None or _quiet.get() or not sys.stderr.isatty():
         yield lambda done, total: None
         return
     with bars.Progress(
@@ -64,8 +67,26 @@ def progress_bar(name: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def say(message: str) -> None:
-    """A line of news, on standard error so that `--json` stays clean."""
+    """A line of news, on standard error so that `--json` stays clean; none with `-q`."""
+    if not _quiet.get():
+        complain(message)
+
+
+def complain(message: str) -> None:
+    """A line about what failed, on standard error, with `-q` too."""
     print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Holds back news, progress and the warnings of the log while the block runs."""
+    token, disabled = _quiet.set(True), logging.root.manager.disable
+    logging.disable(max(disabled, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        _quiet.reset(token)
 
 
 def percent(rate: float | None) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from ..answers import DEFAULT_TOP
 from ..engine import Engine
 from ..errors import InputError
-from .display import say
+from .display import complain, say
 from .show import Shown, draw_maps, show_outputs
 from .sources import Picture, Sampling, Unreadable, read_each, score_each
 
@@ -74,7 +74,7 @@ def run_run(arguments: argparse.Namespace) -> int:
         end = {"images": count, "failed": failed, "engine": dataclasses.asdict(info)}
         print(json.dumps(end))
     if failed and count:
-        say(f"{failed} of {count + failed} could not be read, see above")
+        complain(f"{failed} of {count + failed} could not be read, see above")
     return 0 if not failed else 1 if count else InputError.exit_code
 
 
@@ -94,7 +94,7 @@ def _items(
 def _print_failure(failure: Unreadable, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"image": failure.source, "error": str(failure.error)}), flush=True)
-    say(f"vit-edge: {failure.error}")
+    complain(f"vit-edge: {failure.error}")
 
 
 def _row(picture: Picture, shown: Shown) -> dict[str, Any]:

@@ -1,17 +1,23 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 import vit_edge.runtime.tools.cli
+from vit_edge.export.progress import Display
 from vit_edge.runtime.errors import InputError, SelfCheckError
+from vit_edge.runtime.tools.cli import build_parser
 from vit_edge.runtime.tools.command_line import run_program
+from vit_edge.runtime.tools.display import complain, quiet, say
 
 
 @pytest.mark.parametrize(
@@ -34,6 +40,93 @@ def test_every_error_is_a_line_and_a_status(
     assert run_program("app", fail) == status
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(said)
+
+
+def test_quiet_holds_back_all_but_what_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    log = logging.getLogger("vit_edge.runtime")
+    log.addHandler(handler)
+
+    def speak() -> str:
+        say("news")
+        log.warning("warning")
+        log.error("wrong")
+        with Display().stage("stage") as update:
+            update(1, 2)
+        Display().cached("other stage")
+        Display().note("note")
+        complain("failed")
+        return capsys.readouterr().err
+
+    try:
+        with quiet():
+            assert speak() == "wrong\nfailed\n"
+        loud = speak()
+    finally:
+        log.removeHandler(handler)
+    for words in ("news\n", "warning\n", "stage: 0.0 s\n", "other stage: unchanged\n", "note\n"):
+        assert words in loud
+
+
+def test_what_fails_while_quiet_leaves_nothing_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        with quiet():
+            raise InputError("no such file")
+
+    assert run_program("app", fail) == 2
+    say("news")
+    assert capsys.readouterr().err == "app: no such file\nnews\n"
+    assert logging.root.manager.disable == logging.NOTSET
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["build x --target y", "check x", "compare x", "export", "report x", "run x y", "train"],
+)
+def test_commands_that_take_long_can_be_quiet(command: str) -> None:
+    parser = build_parser()
+    assert not parser.parse_args(command.split()).quiet
+    assert parser.parse_args([*command.split(), "-q"]).quiet
+
+
+def complete(line: str, tmp_path: Path, **environment: str) -> set[str]:
+    """What a shell offers at the end of the line."""
+    end = tmp_path / "completions"
+    asked = {
+        "_ARGCOMPLETE": "1",
+        "_ARGCOMPLETE_IFS": "\n",
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(end),
+        "COMP_LINE": line,
+        "COMP_POINT": str(len(line)),
+    }
+    code = "from vit_edge.runtime.tools.cli import main; raise SystemExit(main())"
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **asked, **environment},
+        capture_output=True,
+        check=False,
+    )
+    return {word.strip() for word in end.read_text().split("\n")} if end.exists() else set()
+
+
+def test_a_shell_completes_commands_and_options(tmp_path: Path) -> None:
+    pytest.importorskip("argcomplete", reason="the extra `completion` is not installed")
+    assert complete("vit-edge c", tmp_path) == {"check", "compare"}
+    assert {"--calib", "--calibration-size"} <= complete("vit-edge export --cal", tmp_path)
+
+
+def test_without_argcomplete_a_shell_is_offered_nothing(tmp_path: Path) -> None:
+    (tmp_path / "argcomplete.py").write_text("raise ImportError")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    assert complete("vit-edge c", tmp_path, PYTHONPATH=path) == set()
+
+
+@pytest.mark.parametrize("module", ["vit_edge.runtime.tools.cli", "vit_edge.__main__"])
+def test_modules_that_a_shell_may_run_say_that_they_complete(module: str) -> None:
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    assert "PYTHON_ARGCOMPLETE_OK" in Path(spec.origin).read_text()[:1024]
 
 
 def test_a_full_disk_names_the_file() -> None:

@@ -40,6 +40,25 @@ def test_check_is_good_on_an_untouched_bundle(
     assert all(row["status"] == "ok" for row in rows)
 
 
+def test_quiet_commands_print_results_and_errors_alone(
+    bundle_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = run(capsys, "check", bundle_source)
+    assert "measuring" in err
+    assert run(capsys, "check", bundle_source, "-q") == (status, out, "")
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"\x89PNG damaged")
+    pictures = [tmp_path / "a.png", tmp_path / "b.png"]
+    status, out, err = run(capsys, "run", bundle_source, *pictures, "--quiet")
+    (answer,), (broken, counted) = out.splitlines(), err.splitlines()
+    assert status == 1
+    assert "a.png: " in answer
+    assert "b.png" in broken
+    assert counted.startswith("1 of 2 could not be read")
+    status, _, err = run(capsys, "export", "-q", "--calib", "nowhere")
+    assert (status, len(err.splitlines())) == (2, 1)
+
+
 def test_check_exits_1_when_an_engine_answers_wrongly(
     bundle_source: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

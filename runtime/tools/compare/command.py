@@ -14,7 +14,7 @@ from ...errors import install_command
 from ...files import write_whole
 from ...schema import encode
 from ..check import OK, cell, print_outputs
-from ..display import print_table, say
+from ..display import complain, print_table, say
 from ..measure.statistics import Estimate
 from ..report import MissingExtraError, draw_report
 from .comparison import ComparedRow, Comparison
@@ -119,7 +119,9 @@ def _write(comparison: Comparison, asked: str | None, bundle: Path) -> None:
             f"{install_command('report')}, then vit-edge report {folder / JSON}"
         )
     except OSError as error:
-        say(f"no report: {folder} cannot be written ({error.strerror}): choose another --report")
+        complain(
+            f"no report: {folder} cannot be written ({error.strerror}): choose another --report"
+        )
 
 
 def default_folder(bundle: Path) -> Path:
