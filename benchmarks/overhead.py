@@ -61,7 +61,7 @@ def export_smallest(folder: Path) -> Path:
 
 def bare_onnxruntime(engine: Engine, frame: NDArray[np.uint8]) -> Call:
     """Returns the call that an application without `runtime` makes."""
-    session: Any = engine._session._session  # type: ignore[union-attr]
+    session: Any = engine._session.here._session  # type: ignore[union-attr]
     return lambda: session.run(["logits"], {"images": frame})[0]
 
 
@@ -69,7 +69,7 @@ def bare_openvino(engine: Engine, frame: NDArray[np.uint8]) -> Call:
     """Returns OpenVINO's leanest call from Python: shared input, one copy of the logits."""
     import openvino
 
-    pool: Any = engine._session._single._requests  # type: ignore[union-attr]
+    pool: Any = engine._session.here._single._requests  # type: ignore[union-attr]
     with pool.lend() as request:
 
         def call() -> object:

@@ -30,17 +30,22 @@ _OLDER_ORDER = {"gpu": ("fp16", "bf16", "int8", "fp8", "fp32"), "cpu": ("int8", 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A precision on a backend."""
+    """A precision on a backend.
+
+    Attributes:
+        threads: CPU threads that compute; None is what suits the machine, and a GPU.
+    """
 
     precision: str
     backend: Backend
+    threads: int | None = None
 
     @cached_property
     def key(self) -> str:
         """Names all that an engine, its check and its latency depend on, beside the bundle."""
-        return (
-            f"{self.precision}|{self.backend.name}|{self.backend.version()}|{self.backend.device()}"
-        )
+        backend = self.backend
+        threads = "" if self.threads is None else f"|{self.threads} threads"
+        return f"{self.precision}|{backend.name}|{backend.version()}|{backend.device()}{threads}"
 
     def __str__(self) -> str:
         return f"{self.precision} on {self.backend.name}"
@@ -83,10 +88,16 @@ class Deployment:
     Attributes:
         bundle: The verified bundle.
         cache: The device's own files for it.
+        threads: CPU threads that its engines compute with; None is what suits the machine.
+
+    Raises:
+        InputError: if there cannot be so many threads.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
-        self.bundle, self.cache = bundle, DeviceCache.of(bundle.digest)
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        if threads is not None:
+            _require_threads(threads)
+        self.bundle, self.cache, self.threads = bundle, DeviceCache.of(bundle.digest), threads
         self._findings = self.cache.findings()
 
     @cached_property
@@ -114,7 +125,10 @@ class Deployment:
         for known in backends:
             held = [n for n in names if known.graph in entries[n].graphs and n not in known.lacks]
             ranked = [(_rank(entries[n].graphs[known.graph], n, known), n) for n in held]
-            candidates += [Candidate(name, known) for _, name in sorted(ranked, key=lambda r: r[0])]
+            threads = self.threads if known.graph == "cpu" else None
+            candidates += [
+                Candidate(name, known, threads) for _, name in sorted(ranked, key=lambda r: r[0])
+            ]
         return candidates
 
     def graph(self, candidate: Candidate) -> Graph:
@@ -227,11 +241,22 @@ class Deployment:
         else:
             self._refuse(candidate.key, str(error))
 
-    def remember_latency(self, candidate: Candidate, milliseconds: float) -> None:
-        """Keeps the median latency of one image."""
-        self.cache.store_latency(candidate.key, milliseconds)
-        known = replace(self.finding(candidate), latency_ms=milliseconds)
-        self._findings[candidate.key] = known
+    def remember_latency(
+        self,
+        candidate: Candidate,
+        milliseconds: float,
+        interval: tuple[float, float] | None = None,
+    ) -> None:
+        """Keeps the median latency of one image, and its interval where it is known."""
+        self.cache.store_latency(candidate.key, milliseconds, interval)
+        self._findings[candidate.key] = replace(
+            self.finding(candidate), latency_ms=milliseconds, latency_interval_ms=interval
+        )
+
+    def size(self, candidate: Candidate) -> int:
+        """Returns the bytes of the graph that it runs, or that its engine is made from."""
+        graph, files = self.graph(candidate), self.bundle.manifest.files
+        return sum(files[file].size for file in (graph.file, *graph.external))
 
     def _refuse(self, key: str, reason: str) -> None:
         self.cache.mark_refused(key, reason)
@@ -250,7 +275,8 @@ class Deployment:
             blob = Blob(self.build(candidate, BuildOptions()).engine)
         store = self.cache.scratch(candidate.key)
         spec = self.bundle.manifest.spec
-        return candidate.backend.open(blob.data, spec, blob.external, store), blob.size
+        session = candidate.backend.open(blob.data, spec, blob.external, store, candidate.threads)
+        return session, blob.size
 
     def _prebuilt(self, candidate: Candidate) -> EngineEntry | None:
         """Returns the bundle's first engine that opens here."""
@@ -260,6 +286,13 @@ class Deployment:
     def _engines(self, candidate: Candidate) -> list[EngineEntry]:
         engines = self.bundle.manifest.precisions[candidate.precision].engines
         return [e for e in engines if e.backend == candidate.backend.name]
+
+
+def _require_threads(threads: int) -> None:
+    if isinstance(threads, bool) or not isinstance(threads, int):
+        raise InputError(f"threads={threads!r}: a whole number, or None for what suits the machine")
+    if threads < 1:
+        raise InputError(f"threads={threads}: at least one thread computes")
 
 
 def run_problems(backends: Iterable[Backend]) -> dict[str, str]:

@@ -10,22 +10,40 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from errno import ENOENT, ENOSPC
 from pathlib import Path
 
 from .backends.base import AskedProduct, BlobStore, Built
 from .files import locked_if_possible, write_whole
 from .schema import SchemaError, decode, encode, printable
 
-_INDEX, _LOCK = "device.json", "lock"
+_INDEX, _LOCK, _PROBE = "device.json", "lock", "probe"
+_log = logging.getLogger("vit_edge.runtime")
+_unwritable: dict[Path, str] = {}
+"""Folders of which was said that they cannot be written, and why."""
 
 
 def _home() -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(home) / "vit-edge"
+
+
+def _warn_once(folder: Path, error: OSError) -> None:
+    """Logs that the cache cannot be written, once in a process."""
+    reason = "no space left" if error.errno == ENOSPC else error.strerror or str(error)
+    if folder not in _unwritable:
+        _log.warning(
+            "the cache %s cannot be written (%s): what is learned about this device is lost when "
+            "this process ends; XDG_CACHE_HOME names another place",
+            folder,
+            reason,
+        )
+    _unwritable[folder] = reason
 
 
 def timing_caches() -> Path:
@@ -49,12 +67,15 @@ class Finding:
         engine: The engine built here, if any.
         rms_error: Of its golden check, which it passed; None if it was not checked yet.
         latency_ms: Median of one image; None if it was not measured yet.
+        latency_interval_ms: Its confidence interval, as far as it tells engines apart that were
+            measured side by side; None if it is not known.
         refused: Why it cannot be used here; None if it can, or nobody tried.
     """
 
     engine: BuiltEngine | None = None
     rms_error: float | None = None
     latency_ms: float | None = None
+    latency_interval_ms: tuple[float, float] | None = None
     refused: str | None = None
 
 
@@ -99,16 +120,19 @@ class DeviceCache:
 
     def mark_refused(self, key: str, reason: str) -> None:
         with self._changed(key) as (findings, old):
-            findings[key] = replace(old, rms_error=None, latency_ms=None, refused=reason)
+            findings[key] = Finding(engine=old.engine, refused=reason)
 
-    def store_latency(self, key: str, milliseconds: float) -> None:
+    def store_latency(
+        self, key: str, milliseconds: float, interval: tuple[float, float] | None = None
+    ) -> None:
         with self._changed(key) as (findings, old):
-            findings[key] = replace(old, latency_ms=milliseconds)
+            findings[key] = replace(old, latency_ms=milliseconds, latency_interval_ms=interval)
 
     def store_engine(self, key: str, data: bytes) -> None:
         digest = hashlib.sha256(data).hexdigest()
         name = f"{digest[:16]}.engine"
-        self.write(name, data)
+        if not self.write(name, data):
+            return
         with self._changed(key) as (findings, old):
             findings[key] = Finding(BuiltEngine(name, digest))  # all else was said of the old one
             others = [f.engine for k, f in findings.items() if k != key]
@@ -154,11 +178,29 @@ class DeviceCache:
         name = f"{key}|scratch"
         return BlobStore(lambda: self.engine(name), lambda data: self.store_engine(name, data))
 
-    def write(self, name: str, data: bytes) -> None:
-        """Writes a file whole or not at all. Failures are ignored, for the cache is optional."""
-        with suppress(OSError):
-            self.folder.mkdir(parents=True, exist_ok=True)
+    def write(self, name: str, data: bytes) -> bool:
+        """Writes a file whole or not at all, for the cache is optional: a failure is logged, the
+        first of this process. Returns whether it was written.
+        """
+        try:
+            self._make_folder()
             write_whole(self.folder / name, data)
+        except OSError as error:
+            _warn_once(self.folder.parent, error)
+            return False
+        return True
+
+    def _make_folder(self) -> None:
+        if not self.folder.is_absolute():
+            raise FileNotFoundError(ENOENT, "this user has no home")
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def problem(self) -> str | None:
+        """Returns why nothing can be kept here, as "no space left"; None if it can."""
+        if self.write(_PROBE, b"can be written"):
+            self._remove(_PROBE)
+            return None
+        return _unwritable[self.folder.parent]
 
     @contextmanager
     def _changed(self, key: str) -> Iterator[tuple[dict[str, Finding], Finding]]:
@@ -173,6 +215,6 @@ class DeviceCache:
         """Two processes that add to the cache must not lose each other's findings."""
         with ExitStack() as held:
             with suppress(OSError):
-                self.folder.mkdir(parents=True, exist_ok=True)
+                self._make_folder()
                 held.enter_context(locked_if_possible(self.folder / _LOCK))
             yield

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,15 @@ if TYPE_CHECKING:
 class EngineInfo:
     """The engine that runs, where, and why it was chosen.
 
-    `evidence` says why the export's images could not prove its accuracy; "" where they could.
+    Attributes:
+        precision: Of the bundle's precisions.
+        backend: Name of the backend.
+        version: Of the backend's library.
+        device: What it runs on.
+        why: The latency, the next best, and what was refused, with the reason.
+        threads: CPU threads that compute one call; None on a GPU.
+        not_run: Why other backends cannot run here, by their names.
+        evidence: Why the export's images could not prove its accuracy; "" where they could.
     """
 
     precision: str
@@ -47,7 +55,14 @@ class EngineInfo:
     version: str
     device: str
     why: str
+    threads: int | None = None
+    not_run: dict[str, str] = field(default_factory=dict)
     evidence: str = ""
+
+    def __str__(self) -> str:
+        threads = f", {self.threads} threads" if (self.threads or 1) > 1 else ""
+        threads = ", 1 thread" if self.threads == 1 else threads
+        return f"{self.precision} on {self.backend} {self.version}, {self.device}{threads}"
 
 
 class Engine:
@@ -76,6 +91,7 @@ class Engine:
         self.outputs = manifest.spec.outputs
         self.output = self.outputs[0].name
         self.top = TopK(self.labels, manifest.spec.labelled or self.outputs[0])
+        self._name = manifest.name
         self._as_it_is = len(self.outputs) == len(self.outputs[0].shape) == 1
 
     @classmethod
@@ -85,6 +101,7 @@ class Engine:
         precision: str | None = None,
         backend: str | None = None,
         public_key: PublicKey | None = None,
+        threads: int | None = None,
     ) -> Engine:
         """Opens the best engine of the bundle at `path`, verified.
 
@@ -93,13 +110,16 @@ class Engine:
 
         Args:
             path: A bundle that `vit-edge export` wrote.
-            precision: Which precision; None: the fastest here. What can run is measured at the
-                bundle's first load on this device, in a second or a few.
+            precision: Which precision; None: the best here. What can run is measured at the
+                bundle's first load on this device, in a second or a few; within noise the most
+                faithful is taken.
             backend: Which backend; None likewise.
             public_key: Demands this key's signature, and no older release than has run here.
+            threads: CPU threads that compute one call; None: one for each core that this process
+                may use, as far as a container's quota feeds them. A GPU does not need it.
 
         Raises:
-            InputError: if the precision, backend or public key is invalid.
+            InputError: if the precision, backend, public key or number of threads is invalid.
             BundleError: if the bundle is missing or altered.
             SignatureError: if it is not signed with `public_key`.
             RollbackError: if it is older than one that this device has run.
@@ -107,19 +127,25 @@ class Engine:
             EngineError: if the backend refuses the engine that was asked for.
             SelfCheckError: if its answers are wrong here.
         """
+        from .backends.process import ProcessSession
+
         bundle = Bundle.open(path, public_key)
-        deployment = Deployment(bundle)
+        deployment = Deployment(bundle, threads)
         chosen = open_best(deployment, deployment.candidates(precision, backend))
-        used = chosen.candidate.backend
+        candidate, session = chosen.candidate, chosen.session
+        used = candidate.backend
         info = EngineInfo(
-            chosen.candidate.precision,
+            candidate.precision,
             used.name,
             used.version(),
             used.device(),
             chosen.why,
-            bundle.manifest.precisions[chosen.candidate.precision].evidence,
+            session.threads,
+            chosen.not_run,
+            bundle.manifest.precisions[candidate.precision].evidence,
         )
-        engine = cls(chosen.session, bundle.manifest, info)
+        reopen = (lambda: deployment.open(candidate)) if used.opens_after_fork else None
+        engine = cls(ProcessSession(session, used.name, reopen), bundle.manifest, info)
         try:
             bundle.remember_release()
         except BaseException:
@@ -209,6 +235,19 @@ class Engine:
                 "pass a numpy array"
             )
         return checked
+
+    def __repr__(self) -> str:
+        size = ", ".join(map(str, self._spec.image_shape))
+        gives = ", ".join(
+            f"{o.name} [{', '.join(map(str, ('N', *o.shape)))}]" for o in self.outputs
+        )
+        closed = ", closed" if self._session is None else ""
+        return f"<Engine {self._name}: uint8 [N, {size}] -> {gives}; {self.info}{closed}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "an engine cannot be sent to another process: send the bundle's path, and load it there"
+        )
 
     def close(self) -> None:
         """Frees the engine. Closing twice is fine."""

@@ -10,7 +10,8 @@ import re
 
 _SHORTAGE = re.compile(
     r"out[ _]?of[ _]?memory|not enough memory|insufficient\w* memory|fail\w* to allocate|bad.?alloc"
-    r"|_ALLOC_FAILED|\balloc\w* failed|cudaErrorMemoryAllocation|cudaErrorDevicesUnavailable"
+    r"|no space left|_ALLOC_FAILED|\balloc\w* failed"
+    r"|cudaErrorMemoryAllocation|cudaErrorDevicesUnavailable"
     r"|cudaErrorMps(Max\w+Reached|ServerNotReady|ConnectionFailed|RpcFailure)|resource (is )?busy",
     re.IGNORECASE,
 )
@@ -95,6 +96,10 @@ class ClosedError(EngineError):
         super().__init__("the engine is closed: load it again")
 
 
+class ForkedError(EngineError):
+    """An engine that a parent process loaded is used in a forked child, where it cannot run."""
+
+
 class SelfCheckError(VitEdgeError):
     """An engine's golden answers are further from PyTorch's than the bundle allows."""
 
@@ -106,9 +111,14 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
+def is_shortage(message: str) -> bool:
+    """Tells whether a library's message speaks of what may pass, as full memory."""
+    return _SHORTAGE.search(message) is not None
+
+
 def engine_error(message: str, cause: BaseException | None = None) -> EngineError:
     """Makes the error of a library that failed: ResourceError if the message speaks of a shortage,
     or if the error that it words anew, `cause`, is one.
     """
-    may_pass = isinstance(cause, ResourceError) or _SHORTAGE.search(message)
+    may_pass = isinstance(cause, ResourceError) or is_shortage(message)
     return (ResourceError if may_pass else EngineError)(message)

@@ -137,7 +137,15 @@ class Folder:
 
 
 def available_memory() -> int:
-    """Bytes that can be allocated without swapping. Source: proc(5), MemAvailable in kB."""
+    """Bytes that can be allocated without swapping, and within a container's limit."""
+    from .container import memory_left
+
+    left = memory_left()
+    return _free_memory() if left is None else min(left, _free_memory())
+
+
+def _free_memory() -> int:
+    """Source: proc(5), MemAvailable in kB."""
     try:
         with open("/proc/meminfo", "rb") as lines:
             for line in lines:

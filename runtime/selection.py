@@ -1,42 +1,113 @@
 """Chooses the engine that an application gets on this device, and says why.
 
-What can run is checked and measured once, quickly, and remembered with the device; from then on the
-fastest is opened at once. What is passed over is logged, and named in the reason.
+What can run is checked and raced once, quickly, and remembered with the device; from then on the
+same one is opened at once. Within noise a fixed rule decides, so that equal machines run the same;
+`compare` recommends by it too. What is passed over is logged, and named in the reason.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from .backends import Session
+import numpy as np
+from numpy.typing import NDArray
+
+from .backends import BACKENDS, Session
 from .deployment import Candidate, Deployment, run_problems
 from .errors import BackendError, EngineError, SelfCheckError
+from .files import available_memory
 from .frames import run_frames
+from .manifest import EngineSpec
 
 if TYPE_CHECKING:
     from .metrics import TimingBudget
 
 _log = logging.getLogger("vit_edge.runtime")
+K = TypeVar("K", bound=Hashable)
 
 REFUSALS = (BackendError, EngineError, SelfCheckError)
 """Errors that skip to the next candidate; all others propagate."""
+LEVEL = 1.02
+"""Two engines whose latencies differ by less are level: nobody notices, and noise may say so."""
+AS_FAITHFUL = 2.0
+"""Errors that differ by less than this factor are alike."""
+ROUNDING_ERROR = 1e-5
+"""Below it the answers differ by nothing but the order of additions in fp32."""
+ROOM = 4
+"""An engine may take so many times its size: the bytes, the library's copy, packed weights, and
+what it computes with.
+"""
+
+
+class Standing(NamedTuple):
+    """Facts that decide between engines that answer right.
+
+    Attributes:
+        behind: The least ratio of its latency to the fastest's within its confidence interval.
+        error: Of the golden samples, relative; None if it is not known.
+        size: Bytes of what it runs.
+        place: Its place in the fixed order of backends, and a name, where all else is alike.
+    """
+
+    behind: float
+    error: float | None
+    size: int
+    place: tuple[int, str]
+
+    @property
+    def is_level(self) -> bool:
+        """True if it is not slower than the fastest beyond noise, by so much that it matters."""
+        return self.behind <= LEVEL
+
+
+def backend_place(name: str) -> int:
+    """Returns a backend's place in the fixed order, which decides between twins."""
+    names = list(BACKENDS)
+    return names.index(name) if name in names else len(names)
+
+
+def preferred(standings: Mapping[K, Standing]) -> K:
+    """Returns the engine to use: of those that are level with the fastest the most faithful; where
+    errors are alike, the smaller, then the first in the fixed order. No measured time decides
+    within noise, so that the choice is the same at every measurement.
+    """
+    fewest = min(s.behind for s in standings.values())
+    level = {key: s for key, s in standings.items() if s.is_level or s.behind == fewest}
+
+    def error(key: K) -> float:
+        known = level[key].error
+        return inf if known is None else known
+
+    bound = max(AS_FAITHFUL * min(map(error, level)), ROUNDING_ERROR)
+    faithful = [key for key in level if error(key) <= bound]
+    return min(faithful, key=lambda key: (level[key].size, level[key].place))
 
 
 class Chosen(NamedTuple):
-    """An opened engine, and why it is this one."""
+    """An opened engine, and why it is this one.
+
+    Attributes:
+        not_run: Why other backends cannot run here, by their names.
+    """
 
     candidate: Candidate
     session: Session
     why: str
+    not_run: dict[str, str]
 
 
 def open_best(
     deployment: Deployment, candidates: Sequence[Candidate], budget: TimingBudget | None = None
 ) -> Chosen:
-    """Opens the fastest of `candidates` that is right on this device.
+    """Opens the best of `candidates` that is right on this device: see `preferred`.
+
+    Where the device's cache cannot be written and they were not measured before, the order of the
+    export decides: measuring at every start would cost more than it gains, and could differ.
 
     Args:
         deployment: The bundle on this device; what is found out is remembered there.
@@ -48,17 +119,18 @@ def open_best(
         EngineError, SelfCheckError: if there is but one and it is refused.
     """
     passed_over = list[str]()
-    shortlist = _shortlist(deployment, candidates, passed_over)
+    not_run = run_problems(c.backend for c in candidates)
+    for name, problem in not_run.items():  # no warning: few devices have every backend
+        _log.info("%s cannot run: %s", name, problem)
+    shortlist = _shortlist(deployment, [c for c in candidates if c.backend.name not in not_run])
+    unwritable = None
     if len(shortlist) > 1:
-        for candidate in shortlist:
-            _measure_once(deployment, candidate, budget, passed_over)
-
-    def speed(candidate: Candidate) -> tuple[bool, float]:
-        finding = deployment.finding(candidate)
-        return finding.refused is not None, finding.latency_ms or inf
-
-    for candidate in sorted(shortlist, key=speed):
-        why = _explain(deployment, candidate, shortlist)
+        unwritable = _measure_once(deployment, shortlist, budget, passed_over)
+    waiting = list(shortlist)
+    while waiting:
+        candidate = _next(deployment, waiting)
+        waiting.remove(candidate)
+        why = unwritable or _explain(deployment, candidate, shortlist)
         try:
             session = deployment.open(candidate)
         except REFUSALS as error:
@@ -67,9 +139,9 @@ def open_best(
             _pass_over(f"{candidate} is not used: {error}", passed_over)
         else:
             unfit = deployment.prebuilt_problems(candidate)
-            return Chosen(candidate, session, "; ".join([why, *unfit, *passed_over]))
-    path = deployment.bundle.path
-    raise BackendError(f"nothing in {path} can run here: {'; '.join(passed_over)}")
+            return Chosen(candidate, session, "; ".join([why, *unfit, *passed_over]), not_run)
+    reasons = [*(f"{name} cannot run: {why}" for name, why in not_run.items()), *passed_over]
+    raise BackendError(f"nothing in {deployment.bundle.path} can run here: {'; '.join(reasons)}")
 
 
 def _pass_over(reason: str, passed_over: list[str]) -> None:
@@ -77,17 +149,10 @@ def _pass_over(reason: str, passed_over: list[str]) -> None:
     passed_over.append(reason)
 
 
-def _shortlist(
-    deployment: Deployment, candidates: Sequence[Candidate], passed_over: list[str]
-) -> list[Candidate]:
-    """Lists the runnable candidates to choose from: all that need no building; and of a backend for
-    which nothing is built yet the likeliest, because building takes minutes.
+def _shortlist(deployment: Deployment, runnable: Sequence[Candidate]) -> list[Candidate]:
+    """Lists the candidates to choose from: all that need no building; and of a backend for which
+    nothing is built yet the likeliest, because building takes minutes.
     """
-    problems = run_problems(c.backend for c in candidates)
-    for name, problem in problems.items():  # no warning: few devices have every backend
-        _log.info("%s cannot run: %s", name, problem)
-        passed_over.append(f"{name} cannot run: {problem}")
-    runnable = [c for c in candidates if c.backend.name not in problems]
     ready = [c for c in runnable if deployment.has_engine(c)]
     served = {c.backend.name for c in ready}
     for candidate in runnable:
@@ -97,47 +162,151 @@ def _shortlist(
     return [c for c in runnable if c in ready]
 
 
+def _next(deployment: Deployment, waiting: Sequence[Candidate]) -> Candidate:
+    """Returns the one to open: the preferred of those that were measured; else the likeliest, and
+    what was refused before last.
+    """
+    findings = {c: deployment.finding(c) for c in waiting}
+    times = {c: f.latency_ms for c, f in findings.items() if f.latency_ms is not None}
+    if not times:
+        return next((c for c in waiting if findings[c].refused is None), waiting[0])
+    fastest = min(times.values())
+    standings = {}
+    for c, latency in times.items():
+        low = (findings[c].latency_interval_ms or (latency, latency))[0]
+        place = backend_place(c.backend.name), c.precision
+        error = findings[c].rms_error
+        standings[c] = Standing(low / fastest, error, deployment.size(c), place)
+    return preferred(standings)
+
+
 def _measure_once(
     deployment: Deployment,
-    candidate: Candidate,
+    shortlist: Sequence[Candidate],
+    budget: TimingBudget | None,
+    passed_over: list[str],
+) -> str | None:
+    """Checks and races the candidates of which nothing is known here yet.
+
+    Returns:
+        The reason why that is left out, if it is.
+    """
+    unknown = []
+    for candidate in shortlist:
+        finding = deployment.finding(candidate)
+        if finding.refused:
+            reason = f"was refused before (`vit-edge check` tries again): {finding.refused}"
+            _pass_over(f"{candidate} {reason}", passed_over)
+        elif finding.latency_ms is None:
+            unknown.append(candidate)
+    if not unknown:
+        return None
+    problem = deployment.cache.problem()
+    if problem is not None:
+        if len(unknown) < len(shortlist):
+            return None  # what an earlier start has measured is enough
+        return (
+            f"first in the order that the export measured; not measured here, because the cache "
+            f"{deployment.cache.folder.parent} cannot be written ({problem})"
+        )
+    while unknown:
+        with ExitStack() as stack:
+            opened, unknown = _open_together(deployment, unknown, stack, passed_over)
+            _race(deployment, opened, budget, passed_over)
+    return None
+
+
+def _open_together(
+    deployment: Deployment,
+    waiting: Sequence[Candidate],
+    stack: ExitStack,
+    passed_over: list[str],
+) -> tuple[dict[Candidate, Session], list[Candidate]]:
+    """Opens as many as memory holds; returns them, and those that are left for another race.
+
+    What fails beside others is left, because it may only be short of memory; what fails alone is
+    refused.
+    """
+    opened: dict[Candidate, Session] = {}
+    left = []
+    for candidate in waiting:
+        if opened and ROOM * deployment.size(candidate) > available_memory():
+            left.append(candidate)
+            continue
+        try:
+            opened[candidate] = deployment.open(candidate)
+        except REFUSALS as error:
+            if opened:
+                left.append(candidate)
+            else:
+                _refuse(deployment, candidate, error, passed_over)
+        else:
+            stack.callback(opened[candidate].close)
+    return opened, left
+
+
+def _race(
+    deployment: Deployment,
+    opened: dict[Candidate, Session],
     budget: TimingBudget | None,
     passed_over: list[str],
 ) -> None:
-    """Checks and measures a candidate of which nothing is known here yet."""
+    """Races opened engines and remembers their latencies; who fails is refused, and the others race
+    again.
+    """
     from . import metrics  # at a bundle's first load on a device only
 
-    finding = deployment.finding(candidate)
-    if finding.refused:
-        reason = f"was refused before (`vit-edge check` tries again): {finding.refused}"
-        _pass_over(f"{candidate} {reason}", passed_over)
-        return
-    if finding.latency_ms is not None:
-        return
-    _log.info("measuring %s, once on this device", candidate)
     spec, frame = deployment.bundle.manifest.spec, deployment.golden.images[:1]
-    try:
-        session = deployment.open(candidate)
+    while opened:
+        failed: dict[Candidate, Exception] = {}
+        calls = {c: partial(_run, c, s, spec, frame, failed) for c, s in opened.items()}
+        _log.info("measuring %s, once on this device", " and ".join(map(str, opened)))
         try:
-            latency = metrics.measure_latency(
-                lambda: run_frames(session, spec, frame), budget or metrics.QUICK
-            )
-        finally:
-            session.close()
+            placings = metrics.race(calls, budget or metrics.QUICK)
+        except REFUSALS:
+            for candidate, error in failed.items():
+                _refuse(deployment, candidate, error, passed_over)
+            opened = {c: session for c, session in opened.items() if c not in failed}
+            continue
+        for candidate, placing in placings.items():
+            interval = placing.low_ms, placing.high_ms
+            deployment.remember_latency(candidate, placing.p50_ms, interval)
+        return
+
+
+def _run(
+    candidate: Candidate,
+    session: Session,
+    spec: EngineSpec,
+    frame: NDArray[np.uint8],
+    failed: dict[Candidate, Exception],
+) -> None:
+    """Runs a frame; notes whose failure ends the race."""
+    try:
+        run_frames(session, spec, frame)
     except REFUSALS as error:
-        deployment.refuse(candidate, error)
-        _pass_over(f"{candidate} is not used: {error}", passed_over)
-    else:
-        deployment.remember_latency(candidate, latency.p50_ms)
+        failed[candidate] = error
+        raise
+
+
+def _refuse(
+    deployment: Deployment, candidate: Candidate, error: Exception, passed_over: list[str]
+) -> None:
+    deployment.refuse(candidate, error)
+    _pass_over(f"{candidate} is not used: {error}", passed_over)
 
 
 def _explain(deployment: Deployment, candidate: Candidate, shortlist: Sequence[Candidate]) -> str:
     """Gives the reason for a choice, as far as latencies go."""
     latency = deployment.finding(candidate).latency_ms
     others = {c: deployment.finding(c).latency_ms for c in shortlist if c != candidate}
-    slower = sorted((ms, str(c)) for c, ms in others.items() if ms is not None)
-    if latency is None or not slower:
+    rivals = sorted((ms, str(c)) for c, ms in others.items() if ms is not None)
+    if latency is None or not rivals:
         return "the only one that can run here"
+    ms, rival = rivals[0]
+    if latency <= ms:
+        return f"fastest measured here at batch 1: {latency:.3g} ms, then {rival} with {ms:.3g} ms"
     return (
-        f"fastest measured here at batch 1: {latency:.3g} ms, then {slower[0][1]} with "
-        f"{slower[0][0]:.3g} ms"
+        f"level with the fastest measured here at batch 1, within noise ({latency:.3g} ms, {rival} "
+        f"{ms:.3g} ms), and first by error, size and order"
     )

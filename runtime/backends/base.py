@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..device_array import DeviceArray
+from ..errors import ResourceError
 from ..manifest import EngineEntry, EngineSpec
 
 Frames = NDArray[np.uint8] | DeviceArray
@@ -113,6 +114,10 @@ class Session(Protocol):
     def takes_device_arrays(self) -> bool:
         """True if `run` and `stream` take frames that lie on a GPU."""
 
+    @property
+    def threads(self) -> int | None:
+        """CPU threads that compute one call; None on a GPU."""
+
     def run(self, images: Frames) -> NDArray[np.float32]:
         """Runs uint8 `[n, height, width, channels]`, n inside the engine's profile; returns float32
         `[n, width]`: the outputs of an image side by side, as `EngineSpec.outputs` has them.
@@ -164,6 +169,10 @@ class Backend(Protocol):
     def needs_engine(self) -> bool:
         """True if an engine has to be built from the ONNX graph before it can run."""
 
+    @property
+    def opens_after_fork(self) -> bool:
+        """True if a forked child can open sessions where its parent has opened some."""
+
     def version(self) -> str:
         """Returns the library's version. Raises BackendError if it is not installed."""
 
@@ -205,10 +214,18 @@ class Backend(Protocol):
         spec: EngineSpec,
         external: ExternalData = NO_EXTERNAL_DATA,
         scratch: BlobStore | None = None,
+        threads: int | None = None,
     ) -> Session:
         """Opens an engine (or the ONNX graph where none is needed).
 
-        Raises EngineError if it is refused.
+        Args:
+            blob: The engine or the graph.
+            spec: Its input and outputs.
+            external: See `ExternalData`.
+            scratch: What an earlier opening has prepared; None for nothing.
+            threads: CPU threads that compute; None is what suits the machine. A GPU needs none.
+
+        Raises EngineError if it is refused, BackendError if this process cannot run it.
         """
 
 
@@ -254,10 +271,21 @@ def written_out(onnx: bytes, external: ExternalData) -> Iterator[Path]:
     """
     import tempfile
 
-    with tempfile.TemporaryDirectory(prefix="vit-edge-") as folder:
-        path = Path(folder) / "model.onnx"
-        write_out(path, onnx, external)
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vit-edge-"))
+            path = Path(folder) / "model.onnx"
+            write_out(path, onnx, external)
+        except OSError as error:
+            raise no_scratch(error) from None
         yield path
+
+
+def no_scratch(error: OSError) -> ResourceError:
+    """Makes the error of temporary files that cannot be written."""
+    return ResourceError(
+        f"temporary files cannot be written ({error.strerror or error}): TMPDIR names another place"
+    )
 
 
 def give_back_freed() -> None:

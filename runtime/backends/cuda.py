@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -16,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CUDA_BINDINGS, BackendError, EngineError, engine_error
+from ..errors import CUDA_BINDINGS, BackendError, EngineError, ForkedError, engine_error
+from .process import REMEDY
 
 _log = logging.getLogger("vit_edge.cuda")
 
@@ -38,11 +40,28 @@ def _call(name: str, *arguments: Any) -> Any:
     Raises:
         EngineError: if CUDA answers with an error; ResourceError if it may pass.
     """
+    require_own_process()
     status, *values = getattr(_runtime(), name)(*arguments)
     if int(status) != 0:
         advice = _remedy(status.name)
         raise engine_error(f"{name} failed: {status.name} ({int(status)}){advice and '; '}{advice}")
+    if not _started_in:
+        _started_in.append(os.getpid())
     return values[0] if len(values) == 1 else tuple(values)
+
+
+_started_in: list[int] = []
+"""The process in which CUDA was started, in it and in its forked children."""
+
+
+def require_own_process() -> None:
+    """Raises ForkedError in a child of the process that has started CUDA: there every call fails,
+    with an error of initialization.
+    """
+    if _started_in and _started_in[0] != os.getpid():
+        raise ForkedError(
+            f"CUDA was started in process {_started_in[0]} before it forked this one: {REMEDY}"
+        )
 
 
 def _free(name: str, resource: Any) -> None:
@@ -59,7 +78,7 @@ def device_problem() -> str | None:
     """Returns why no CUDA device can be used, with the remedy; None if one can."""
     try:
         count = _call("cudaGetDeviceCount")
-    except BackendError as error:
+    except (BackendError, ForkedError) as error:
         return str(error)
     except EngineError as error:
         return f"no usable NVIDIA GPU or driver here ({error})"
@@ -268,6 +287,9 @@ _REMEDIES = {
     "cudaErrorMemoryAllocation": "the GPU is out of memory: end other programs that use it, or "
     "export with a smaller --max-batch",
     "cudaErrorNoDevice": "no NVIDIA GPU is visible: see CUDA_VISIBLE_DEVICES and nvidia-smi",
+    "cudaErrorInvalidDevice": "that GPU is not there any more: see nvidia-smi",
+    "cudaErrorUnknown": "the GPU may be lost: see nvidia-smi and the kernel's log, then restart",
+    "cudaErrorDevicesUnavailable": "another program has the GPU for itself: see nvidia-smi",
     "cudaErrorSystemDriverMismatch": "the driver was updated without a restart: reboot",
     **dict.fromkeys(_LASTING, "CUDA can do nothing more in this process: restart it"),
 }

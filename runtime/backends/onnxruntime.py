@@ -25,8 +25,9 @@ from ..manifest import EngineSpec
 from ..outputs import pack
 from . import cuda
 from .base import NO_EXTERNAL_DATA, BlobStore, ExternalData, Frames, OnnxBackendMixin
-from .cpu import cpu_name
+from .cpu import choose_threads, cpu_name, is_limited
 from .installed import installed_version, is_installed
+from .process import keep_in_children
 from .threads import stream_in_thread
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -97,6 +98,10 @@ class OnnxRuntime(OnnxBackendMixin):
     graph: str
     lacks: tuple[str, ...] = ()
 
+    @property
+    def opens_after_fork(self) -> bool:
+        return self.provider == CPU
+
     def version(self) -> str:
         return installed_version(*_DISTRIBUTIONS) or str(load_library().__version__)
 
@@ -121,9 +126,14 @@ class OnnxRuntime(OnnxBackendMixin):
         spec: EngineSpec,
         external: ExternalData = NO_EXTERNAL_DATA,
         scratch: BlobStore | None = None,
+        threads: int | None = None,
     ) -> OnnxRuntimeSession:
+        count = choose_threads(threads)
+        options = _options(external)
+        if threads is not None or is_limited():
+            options.intra_op_num_threads = count
         try:
-            session = _open(blob, _options(external), self.provider)
+            session = _open(blob, options, self.provider)
         except BackendError:  # what is missing is no fault of the graph
             raise
         except Exception as error:  # its exception types are private, and differ between releases
@@ -138,7 +148,8 @@ class OnnxRuntime(OnnxBackendMixin):
                 f"ONNX Runtime {self.version()} cannot start {self.provider} and would run on the "
                 f"CPU: install the {libraries} that it was built for"
             )
-        return OnnxRuntimeSession(session, spec)
+        on_cpu = self.provider == CPU
+        return keep_in_children(OnnxRuntimeSession(session, spec, count if on_cpu else None))
 
 
 def open_inference(blob: bytes, external: ExternalData = NO_EXTERNAL_DATA) -> Any:
@@ -148,6 +159,8 @@ def open_inference(blob: bytes, external: ExternalData = NO_EXTERNAL_DATA) -> An
     too: a gigabyte for 4 images through a ViT-B, where only the smallest models gain time by it.
     """
     options = _options(external)
+    if is_limited():
+        options.intra_op_num_threads = choose_threads(None)
     options.enable_mem_pattern = False
     return _open(blob, options, CPU)
 
@@ -164,18 +177,8 @@ def _open(blob: bytes, options: Any, provider: str) -> Any:
 def _options(external: ExternalData) -> Any:
     options = load_library().SessionOptions()
     options.log_severity_level = 4  # what fails is raised, and said once
-    _keep_to_allowed_cores(options)
     _add_external_weights(options, external)
     return options
-
-
-def _keep_to_allowed_cores(options: Any) -> None:
-    """Limits the threads to the cores that this process may use (taskset, one process for each
-    core): ONNX Runtime would start one for every core of the machine and pin it there.
-    """
-    allowed = len(os.sched_getaffinity(0))
-    if allowed < (os.cpu_count() or 1):
-        options.intra_op_num_threads = allowed
 
 
 def _add_external_weights(options: Any, external: ExternalData) -> None:
@@ -200,8 +203,8 @@ class OnnxRuntimeSession:
 
     takes_device_arrays = False
 
-    def __init__(self, session: Any, spec: EngineSpec) -> None:
-        self._session = session
+    def __init__(self, session: Any, spec: EngineSpec, threads: int | None) -> None:
+        self._session, self.threads = session, threads
         self._input, self._outputs = spec.input_name, list(spec.output_names)
 
     def run(self, images: Frames) -> NDArray[np.float32]:

@@ -65,6 +65,12 @@ def build_here(bundle: Bundle, target: str, precisions: Sequence[str], time_limi
     problem = backend.build_problem() or backend.run_problem()
     if problem:
         raise BackendError(f"cannot build for {backend.name} on this device: {problem}")
+    unwritable = deployment.cache.problem()
+    if unwritable:
+        raise BackendError(
+            f"no engine could be kept: {deployment.cache.folder} cannot be written ({unwritable}); "
+            "XDG_CACHE_HOME names another place"
+        )
     options = BuildOptions(progress=_say_progress, time_limit_s=time_limit_s)
     built = [_build(candidate, deployment, options) for candidate in candidates]
     return all(built)
@@ -76,6 +82,9 @@ def _build(candidate: Candidate, deployment: Deployment, options: BuildOptions) 
         built = deployment.build(candidate, options)
     except EngineError as error:
         print(f"{candidate.precision}: not built: {error}")
+        return False
+    if deployment.cache.engine(candidate.key) is None:
+        print(f"{candidate.precision}: built, but not kept: {deployment.cache.problem()}")
         return False
     size = mebibytes(len(built.engine))
     print(f"{candidate.precision}: {size}, {_describe(built)}kept in {deployment.cache.folder}")

@@ -16,7 +16,8 @@ from ..deployment import Candidate, Deployment, Opened, run_problems
 from ..errors import BackendError, EngineError
 from ..manifest import EngineSpec
 from ..outputs import Metrics
-from .display import mebibytes, percent, print_table, say
+from .display import is_verbose, mebibytes, percent, print_table, say
+from .measure.machine import Machine, describe_machine
 
 _FIGURES = ("top1", "reference_top1", "agreement", "cosine")
 _COLUMNS = ("precision", "backend", *_FIGURES, "status")
@@ -106,13 +107,18 @@ def list_runnable(
     return Runnable(candidates, not_run)
 
 
-def check_bundle(bundle: Bundle) -> CheckReport:
+def check_bundle(bundle: Bundle, threads: int | None = None) -> CheckReport:
     """Checks all that runs here on the golden samples.
+
+    Args:
+        bundle: The bundle.
+        threads: CPU threads that compute; None is what suits the machine.
 
     Raises:
         BackendError: if nothing in the bundle can run here.
+        InputError: if there cannot be so many threads.
     """
-    deployment = Deployment(bundle)
+    deployment = Deployment(bundle, threads)
     runnable = list_runnable(deployment)
     return CheckReport(tuple(_check(deployment, runnable.candidates)), runnable.not_run)
 
@@ -195,11 +201,24 @@ def print_outputs(rows: Sequence[Row]) -> None:
         print_table("outputs", [c.replace("_", " ") for c in _OUTPUT_COLUMNS], lines)
 
 
+def print_machine(machine: Machine, not_run: Mapping[str, str]) -> None:
+    """Prints on what it was measured, and what cannot run there: all of it to those who ask."""
+    if is_verbose():
+        for line in machine.details():
+            print(line)
+        for name, reason in not_run.items():
+            print(f"not run: {name}: {reason}")
+        return
+    print(f"on {machine}")
+    if not_run:
+        print(f"not run: {', '.join(not_run)} (-v says why)")
+
+
 def run_check(arguments: argparse.Namespace) -> int:
     """Exit status 0 if all that runs here is right, 1 if something is not."""
     bundle = Bundle.open(arguments.bundle, arguments.public_key)
     bundle.verify()
-    measured = check_bundle(bundle)
+    measured = check_bundle(bundle, arguments.threads)
     if arguments.json:
         print(json.dumps(dataclasses.asdict(measured), indent=2))
     else:
@@ -207,6 +226,6 @@ def run_check(arguments: argparse.Namespace) -> int:
         rows = [row_cells(row, _COLUMNS) for row in measured.rows]
         print_table(f"golden samples of {bundle.manifest.name}", names, rows)
         print_outputs(measured.rows)
-        for backend, reason in measured.not_run.items():
-            print(f"not run: {backend}: {reason}")
+        versions = {row.backend: find_backend(row.backend).version() for row in measured.rows}
+        print_machine(describe_machine(versions.items()), measured.not_run)
     return 0 if measured.good else 1

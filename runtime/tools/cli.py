@@ -11,7 +11,6 @@ import argparse
 import logging
 import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from .build import add_build_arguments, run_build
 from .check import run_check
 from .command_line import run_program
 from .compare.command import add_compare_arguments, run_compare
-from .display import quiet
+from .display import verbosity
 from .estimate import add_estimate_arguments, run_estimate
 from .inspect import add_inspect_arguments, run_inspect
 from .report.command import add_report_arguments, run_report
@@ -35,8 +34,6 @@ PLUGINS = "vit_edge.commands"
 
 The runtime itself imports no other package.
 """
-_WITH_NEWS = {"build", "check", "compare", "export", "report", "run", "train"}
-"""Commands that take long enough to say how they are getting on."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,11 +49,21 @@ def build_parser() -> argparse.ArgumentParser:
         missing = parsers.add_parser("export", help="make a bundle (not installed)", add_help=False)
         missing.set_defaults(run=_export_missing)
     _add_commands(parsers)
-    for name in _WITH_NEWS & parsers.choices.keys():
-        parsers.choices[name].add_argument(
-            "-q", "--quiet", action="store_true", help="print results and errors alone"
-        )
+    for command in parsers.choices.values():
+        _add_verbosity(command)
     return parser
+
+
+def _add_verbosity(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_mutually_exclusive_group()
+    group.set_defaults(verbosity=0)
+    for flag, name, level, text in (
+        ("-q", "--quiet", -1, "no news, but results and errors"),
+        ("-v", "--verbose", 1, "all reasons, and what this machine is"),
+    ):
+        group.add_argument(
+            flag, name, dest="verbosity", action="store_const", const=level, help=text
+        )
 
 
 def _add_commands(parsers: Parsers[argparse.ArgumentParser]) -> None:
@@ -88,6 +95,11 @@ def _add_commands(parsers: Parsers[argparse.ArgumentParser]) -> None:
         parser.add_argument(
             "--public-key", type=Path, metavar="FILE", help="demand a signature of this key"
         )
+    for parser in (check, compare, run):
+        parser.add_argument(
+            "--threads", type=int, metavar="N",
+            help="CPU threads that compute; default: one for each core that a quota feeds",
+        )  # fmt: skip
     for parser in (check, compare, inspect, estimate):
         parser.add_argument("--json", action="store_true", help="print one JSON object")
     run.add_argument(
@@ -137,5 +149,5 @@ def _run(argv: Sequence[str] | None) -> int:
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.run is not _export_missing:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    with quiet() if getattr(arguments, "quiet", False) else nullcontext():
+    with verbosity(getattr(arguments, "verbosity", 0)):
         return int(arguments.run(arguments))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -15,6 +16,8 @@ CLOSED_PIPE = 141
 INTERRUPTED = 130
 """Likewise of an interrupted one (128 + SIGINT)."""
 BUG = 3
+_SHORT = re.compile(r"\d+ requested and \d+ written")
+"""The message of numpy's `tofile` for a full disk, which comes without an error number."""
 DEBUG = "VIT_EDGE_DEBUG"
 """Environment variable: set, an unexpected error shows its traceback."""
 
@@ -45,9 +48,13 @@ def _report(name: str, error: Exception | KeyboardInterrupt) -> int:
     if isinstance(error, MemoryError):
         complain(f"{name}: out of memory: try a smaller batch")
         return InputError.exit_code
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and (error.errno == errno.ENOSPC or _SHORT.fullmatch(str(error))):
         _drop_output()
-        complain(f"{name}: no space left ({error.filename or 'standard output'})")
+        place = error.filename or ("standard output" if error.errno else "a file")
+        complain(f"{name}: no space left ({place})")
+        return InputError.exit_code
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EDQUOT):
+        complain(f"{name}: {error.filename or 'a file'}: {error.strerror}")
         return InputError.exit_code
     return _unexpected(name, error)
 

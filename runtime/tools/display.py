@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 _PIPED_WIDTH = 160
-_quiet = ContextVar("quiet", default=False)
+_verbosity = ContextVar("verbosity", default=0)
+"""-1 where the user wants no news, 1 where all of it."""
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -50,7 +51,7 @@ def progress_bar(name: str) -> Iterator[Callable[[int, int], None]]:
         from rich.console import Console
     except ImportError:
         bars = None  # type: ignore[assignment]
-    if bars is None or _quiet.get() or not sys.stderr.isatty():
+    if bars is None or _verbosity.get() < 0 or not sys.stderr.isatty():
         yield lambda done, total: None
         return
     with bars.Progress(
@@ -67,26 +68,40 @@ def progress_bar(name: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def say(message: str) -> None:
-    """A line of news, on standard error so that `--json` stays clean; none with `-q`."""
-    if not _quiet.get():
+    """A line of news, on standard error so that `--json` stays clean; `-q` leaves it out."""
+    if _verbosity.get() >= 0:
         complain(message)
 
 
+def detail(message: str) -> None:
+    """A line of news that `-v` asks for."""
+    if is_verbose():
+        complain(message)
+
+
+def is_verbose() -> bool:
+    """Tells whether the user asks for details."""
+    return _verbosity.get() > 0
+
+
 def complain(message: str) -> None:
-    """A line about what failed, on standard error, with `-q` too."""
+    """A line about what went wrong, on standard error."""
     print(message, file=sys.stderr, flush=True)
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Holds back news, progress and the warnings of the log while the block runs."""
-    token, disabled = _quiet.set(True), logging.root.manager.disable
-    logging.disable(max(disabled, logging.WARNING))
+def verbosity(level: int) -> Iterator[None]:
+    """Decides what is printed while the block runs: -1 no news, no progress and no warnings of the
+    log, 0 these, 1 details too.
+    """
+    token, disabled = _verbosity.set(level), logging.root.manager.disable
+    if level < 0:
+        logging.disable(max(disabled, logging.WARNING))
     try:
         yield
     finally:
         logging.disable(disabled)
-        _quiet.reset(token)
+        _verbosity.reset(token)
 
 
 def percent(rate: float | None) -> str:

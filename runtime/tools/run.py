@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..answers import DEFAULT_TOP
-from ..engine import Engine
+from ..engine import Engine, EngineInfo
 from ..errors import InputError
-from .display import complain, say
+from .display import complain, detail, say
+from .measure.machine import describe_machine
 from .show import Shown, draw_maps, show_outputs
 from .sources import Picture, Sampling, Unreadable, read_each, score_each
 
@@ -51,11 +52,15 @@ def run_run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--top {k}: ask for at least one class")
     count, failed = 0, 0
     with Engine.load(
-        arguments.bundle, arguments.precision, arguments.backend, arguments.public_key
+        arguments.bundle,
+        arguments.precision,
+        arguments.backend,
+        arguments.public_key,
+        arguments.threads,
     ) as engine:
         info = engine.info
         if not arguments.json:
-            say(f"{info.precision} on {info.backend} {info.version}: {info.why}")
+            _say_engine(info)
         for item, outputs in score_each(engine, _items(arguments.sources, engine, sampling)):
             if isinstance(item, Unreadable):
                 failed += 1
@@ -76,6 +81,17 @@ def run_run(arguments: argparse.Namespace) -> int:
     if failed and count:
         complain(f"{failed} of {count + failed} could not be read, see above")
     return 0 if not failed else 1 if count else InputError.exit_code
+
+
+def _say_engine(info: EngineInfo) -> None:
+    """Says in a line what runs and why; all about the machine and the other backends to those who
+    ask.
+    """
+    say(f"{info}: {info.why}")
+    for line in describe_machine([(info.backend, info.version)]).details():
+        detail(line)
+    for name, reason in info.not_run.items():
+        detail(f"{name} cannot run here: {reason}")
 
 
 def _stem(picture: Picture) -> str:

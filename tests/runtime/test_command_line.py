@@ -17,7 +17,7 @@ from vit_edge.export.progress import Display
 from vit_edge.runtime.errors import InputError, SelfCheckError
 from vit_edge.runtime.tools.cli import build_parser
 from vit_edge.runtime.tools.command_line import run_program
-from vit_edge.runtime.tools.display import complain, quiet, say
+from vit_edge.runtime.tools.display import complain, say, verbosity
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_quiet_holds_back_all_but_what_failed(capsys: pytest.CaptureFixture[str]
         return capsys.readouterr().err
 
     try:
-        with quiet():
+        with verbosity(-1):
             assert speak() == "wrong\nfailed\n"
         loud = speak()
     finally:
@@ -70,7 +70,7 @@ def test_quiet_holds_back_all_but_what_failed(capsys: pytest.CaptureFixture[str]
 
 def test_what_fails_while_quiet_leaves_nothing_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
-        with quiet():
+        with verbosity(-1):
             raise InputError("no such file")
 
     assert run_program("app", fail) == 2
@@ -85,8 +85,8 @@ def test_what_fails_while_quiet_leaves_nothing_quiet(capsys: pytest.CaptureFixtu
 )
 def test_commands_that_take_long_can_be_quiet(command: str) -> None:
     parser = build_parser()
-    assert not parser.parse_args(command.split()).quiet
-    assert parser.parse_args([*command.split(), "-q"]).quiet
+    assert parser.parse_args(command.split()).verbosity == 0
+    assert parser.parse_args([*command.split(), "-q"]).verbosity == -1
 
 
 def complete(line: str, tmp_path: Path, **environment: str) -> set[str]:

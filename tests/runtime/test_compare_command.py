@@ -37,7 +37,7 @@ def test_the_table_ends_with_the_recommendation_and_the_reports_are_written(
     status, out, err = run(capsys, "compare", bundle, "--seconds", "0.01", "--precision", "fp32")
     assert status == 0
     assert "x fp32" in out
-    assert "not run: tensorrt: " in out
+    assert "not run: tensorrt, " in out
     assert out.splitlines()[-1].startswith("recommended here: ")
     folder = bundle.with_name(f"{bundle.name}.compare")
     assert f"report: {folder / 'report.html'}" in err

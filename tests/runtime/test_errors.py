@@ -125,7 +125,7 @@ def failing(s: Setting) -> None:
             raise RuntimeError("the device is gone")
 
     with s.engine() as engine:
-        s.monkeypatch.setattr(engine._session, "_session", Broken())
+        s.monkeypatch.setattr(engine._session.here, "_session", Broken())
         engine(zeros(1, 8, 8, 1))
 
 

@@ -181,3 +181,32 @@ def test_a_dash_reads_standard_input(
         assert [line.partition(":")[0] for line in lines] == ["-, frame 0", "-, frame 1"]
     else:
         assert lines[0].startswith("-: 6 ")
+
+
+def test_reasons_are_short_and_whole_where_they_are_asked_for(
+    bundle_source: Path, digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = bundle_source, digits / "0.png", "--backend", "onnxruntime", "--threads", "1"
+    _, answers, err = run(capsys, *arguments)
+    (line,) = err.splitlines()
+    assert line.startswith(("fp32 on", "fp16 on", "int8 on"))
+    assert "1 thread: " in line
+    _, quiet, err = run(capsys, *arguments, "-q")
+    assert (quiet, err) == (answers, "")
+    _, whole, err = run(capsys, *arguments, "-v")
+    assert whole == answers
+    for fact in ("processor: ", "instruction sets: ", "memory: ", "GPU: ", "versions: python"):
+        assert fact in err
+    _, _, err = run(capsys, bundle_source, digits / "0.png", "-v")
+    assert "tensorrt cannot run here: tensorrt is not installed: pip install" in err
+    _, _, err = run(capsys, bundle_source, digits / "0.png")
+    assert "pip install" not in err
+
+
+def test_quiet_keeps_what_went_wrong(
+    bundle_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    status, _, err = run(capsys, bundle_source, tmp_path / "a.png", "-q")
+    assert status == 2
+    assert "a.png" in err

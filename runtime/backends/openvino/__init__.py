@@ -5,16 +5,18 @@ Source: OpenVINO Python API (Core).
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from ...errors import BackendError, engine_error, install_command
+from ...errors import BackendError, ResourceError, engine_error, install_command
 from ...manifest import EngineSpec
 from ..base import NO_EXTERNAL_DATA, BlobStore, ExternalData, OnnxBackendMixin, written_out
-from ..cpu import cpu_name
+from ..cpu import choose_threads, cpu_name, is_limited
 from ..installed import installed_version, is_installed
+from ..process import REMEDY, keep_in_children
 from .session import OpenVinoSession, last_line, open_session
 
 _MISSING = f"OpenVINO is not installed: {install_command('openvino')}"
@@ -56,6 +58,18 @@ def _core() -> Any:
     return load_library().Core()
 
 
+_ran_in: list[int] = []
+"""The process that ran OpenVINO first, in it and in its forked children: its threads, which all
+models share, are in that process alone."""
+
+
+def _fork_problem() -> str | None:
+    """Returns why OpenVINO cannot run in this process, with the remedy; None if it can."""
+    if not _ran_in or _ran_in[0] == os.getpid():
+        return None
+    return f"OpenVINO ran in process {_ran_in[0]} before it forked this one: {REMEDY}"
+
+
 @dataclass(frozen=True)
 class OpenVino(OnnxBackendMixin):
     """See `runtime.backends.base.Backend`."""
@@ -63,6 +77,7 @@ class OpenVino(OnnxBackendMixin):
     name: str = "openvino"
     graph: str = "cpu"
     lacks: tuple[str, ...] = ()
+    opens_after_fork: bool = False
 
     def version(self) -> str:
         return installed_version("openvino") or str(load_library().__version__).partition("-")[0]
@@ -71,7 +86,7 @@ class OpenVino(OnnxBackendMixin):
         return cpu_name()
 
     def run_problem(self) -> str | None:
-        return None if is_installed("openvino") else _MISSING
+        return _fork_problem() if is_installed("openvino") else _MISSING
 
     def open(
         self,
@@ -79,29 +94,50 @@ class OpenVino(OnnxBackendMixin):
         spec: EngineSpec,
         external: ExternalData = NO_EXTERNAL_DATA,
         scratch: BlobStore | None = None,
+        threads: int | None = None,
     ) -> OpenVinoSession:
         library = load_library()
+        problem = _fork_problem()
+        if problem:
+            raise BackendError(problem)
+        _ran_in[:] = [os.getpid()]
+        hints = _thread_hints(threads)
         try:
             core = _core()
             if external:
                 with written_out(blob, external) as path:
-                    return self._open(library, core, core.read_model(path), spec)
-            return self._open(library, core, core.read_model(blob), spec)
+                    model = core.read_model(path)
+            else:
+                model = core.read_model(blob)
+            return keep_in_children(self._open(library, core, model, spec, hints))
+        except ResourceError:
+            raise
         except Exception as error:  # RuntimeError with pages of C++ places
             raise engine_error(
                 f"OpenVINO {self.version()} refuses the graph: {last_line(error)}"
             ) from None
 
-    def _open(self, library: Any, core: Any, model: Any, spec: EngineSpec) -> OpenVinoSession:
+    def _open(
+        self, library: Any, core: Any, model: Any, spec: EngineSpec, hints: dict[str, Any]
+    ) -> OpenVinoSession:
         """Compiles a model in fp32, or in bf16 around 8-bit matrix products where the CPU has it:
         that is a tenth faster, with an error that is small beside theirs. By itself OpenVINO would
         compute fp32 graphs in bf16 too.
         """
         quantised = any(node.get_type_name() == _QUANTISER for node in model.get_ops())
         native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        hint = {"INFERENCE_PRECISION_HINT": "bf16" if quantised and native else "f32"}
+        precision = {"INFERENCE_PRECISION_HINT": "bf16" if quantised and native else "f32"}
 
         def compile_model(model: Any, properties: dict[str, Any]) -> Any:
-            return core.compile_model(model, "CPU", hint | properties)
+            return core.compile_model(model, "CPU", precision | hints | properties)
 
         return open_session(library, model, spec, compile_model)
+
+
+def _thread_hints(threads: int | None) -> dict[str, Any]:
+    """Returns the properties that keep OpenVINO to the threads that were asked for, or that a
+    container's quota feeds. Pinned to cores, those of several processes would share the first ones.
+    """
+    if threads is None and not is_limited():
+        return {}
+    return {"INFERENCE_NUM_THREADS": choose_threads(threads), "ENABLE_CPU_PINNING": False}

@@ -40,12 +40,15 @@ class OpenVinoSession:
     Args:
         single: Runs one image.
         open_batches: Opens what runs more; called once, with the first batch.
+        threads: How many compute one call.
     """
 
     takes_device_arrays = False
 
-    def __init__(self, single: Runner, open_batches: Callable[[], Runner]) -> None:
-        self._single = single
+    def __init__(
+        self, single: Runner, open_batches: Callable[[], Runner], threads: int | None = None
+    ) -> None:
+        self._single, self.threads = single, threads
         self._batches: Runner | None = None
         self._open_batches: Callable[[], Runner] | None = open_batches
         self._lock = threading.Lock()
@@ -101,8 +104,9 @@ def open_session(
         Exception: if OpenVINO refuses it, RuntimeError as a rule.
     """
     if model.input().partial_shape[0].is_static:
-        together = _Together(library, compile_model(model, _LATENCY), spec)
-        return OpenVinoSession(together, lambda: together)
+        compiled = compile_model(model, _LATENCY)
+        together = _Together(library, compiled, spec)
+        return OpenVinoSession(together, lambda: together, _threads(compiled))
     one = model.clone()
     one.reshape([1, *spec.image_shape])
     linears = find_linears(one)
@@ -110,17 +114,21 @@ def open_session(
     if is_large and platform.machine() in _X86:
         as_convolutions(library, one, linears)
     compiled = compile_model(one, _LATENCY)
-    single = _Together(library, compiled, spec)
+    single, threads = _Together(library, compiled, spec), _threads(compiled)
     if not is_large:
         return OpenVinoSession(
-            single, lambda: _Together(library, compile_model(model, _LATENCY), spec)
+            single, lambda: _Together(library, compile_model(model, _LATENCY), spec), threads
         )
-    count = min(_threads(compiled), spec.max_batch)
+    count = min(threads, spec.max_batch)
     if count == 1:  # and `one`, as large as the weights, is let go
-        return OpenVinoSession(single, lambda: _EachAlone(library, compiled, 1, single, spec))
+        return OpenVinoSession(
+            single, lambda: _EachAlone(library, compiled, 1, single, spec), threads
+        )
     streams = {"NUM_STREAMS": count, "ENABLE_CPU_PINNING": False}
     return OpenVinoSession(
-        single, lambda: _EachAlone(library, compile_model(one, streams), count, single, spec)
+        single,
+        lambda: _EachAlone(library, compile_model(one, streams), count, single, spec),
+        threads,
     )
 
 

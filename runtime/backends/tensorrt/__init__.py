@@ -20,6 +20,7 @@ from ...errors import BackendError, EngineError, InputError, engine_error, insta
 from ...manifest import EngineEntry, EngineSpec
 from .. import cuda
 from ..base import NO_EXTERNAL_DATA, BlobStore, BuildOptions, Built, ExternalData
+from ..process import keep_in_children
 from .open import Library, Logger, make_logger, mismatch, opens_forward
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class TensorRT:
     graph: str = "gpu"
     lacks: tuple[str, ...] = ()
     needs_engine: bool = True
+    opens_after_fork: bool = False
 
     def _library(self) -> Library:
         return _import(self.module_name, self.name)
@@ -167,14 +169,17 @@ class TensorRT:
         spec: EngineSpec,
         external: ExternalData = NO_EXTERNAL_DATA,
         scratch: BlobStore | None = None,
+        threads: int | None = None,
     ) -> TensorRTSession:
         from .session import TensorRTSession
 
         library, messages = self._library(), list[str]()
+        cuda.require_own_process()
         with _errors_as_engine_errors(
             f"{self.name} {self.version()} cannot open this engine", messages
         ):
-            return TensorRTSession(library, _logger(library, messages), blob, spec, scratch)
+            session = TensorRTSession(library, _logger(library, messages), blob, spec, scratch)
+        return keep_in_children(session)
 
     def inspect(self, blob: bytes, spec: EngineSpec) -> str:
         """Returns the engine inspector's JSON about an engine's layers.

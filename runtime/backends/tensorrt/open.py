@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, cast
 
-from ...errors import EngineError, ResourceError, engine_error
+from ...errors import EngineError, ResourceError, engine_error, is_shortage
 from ...manifest import EngineEntry
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ def open_engine(
     runtime.engine_host_code_allowed = False  # an engine is data: none brings code to run here
     engine = runtime.deserialize_cuda_engine(blob)
     if engine is None:
+        if any(is_shortage(message) for message in logger.errors):
+            raise ResourceError("the GPU has not enough memory for it: end other programs")
         raise engine_error(_why_refused(library, runtime, blob))
     return runtime, engine
 

@@ -13,11 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from ...errors import EngineError, InputError, ResourceError, engine_error
 from ...schema import decode, encode
-from ..base import BuildOptions, Built, write_out
+from ..base import BuildOptions, Built, no_scratch, write_out
 from .child import ENGINE, GRAPH, JOB, LOG, OUTCOME, Job, Outcome, main, one_line
 
 _log = logging.getLogger("vit_edge.tensorrt")
@@ -45,11 +46,15 @@ def build_in_child(job: Job, onnx: bytes, options: BuildOptions) -> Built:
         InputError: if the library does not know a GPU of the job.
         Whatever `options.progress` raises.
     """
-    with tempfile.TemporaryDirectory(prefix="vit-edge-build-") as name:
-        folder = Path(name)
-        (folder / GRAPH).parent.mkdir()  # of its own: a bundle names the files with its weights
-        write_out(folder / GRAPH, onnx, options.external)
-        (folder / JOB).write_text(encode(job))
+    with ExitStack() as stack:
+        try:
+            name = stack.enter_context(tempfile.TemporaryDirectory(prefix="vit-edge-build-"))
+            folder = Path(name)
+            (folder / GRAPH).parent.mkdir()  # of its own: a bundle names the files with its weights
+            write_out(folder / GRAPH, onnx, options.external)
+            (folder / JOB).write_text(encode(job))
+        except OSError as error:
+            raise no_scratch(error) from None
         status = _run(folder, options)
         _pass_on_log(folder / LOG)
         try:

@@ -38,6 +38,7 @@ class TensorRTSession:
     """
 
     takes_device_arrays = True
+    threads: int | None = None
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from ...bundle import Bundle
 from ...errors import install_command
 from ...files import write_whole
 from ...schema import encode
-from ..check import OK, cell, print_outputs
+from ..check import OK, cell, print_machine, print_outputs
 from ..display import complain, print_table, say
 from ..measure.statistics import Estimate
 from ..report import MissingExtraError, draw_report
@@ -63,7 +63,12 @@ def run_compare(arguments: argparse.Namespace) -> int:
     """Exit status 0 if all that runs here is right, 1 if something is not."""
     bundle = Bundle.open(arguments.bundle, arguments.public_key)
     comparison = compare_bundle(
-        bundle, arguments.batch, arguments.seconds, arguments.precision, arguments.backend
+        bundle,
+        arguments.batch,
+        arguments.seconds,
+        arguments.precision,
+        arguments.backend,
+        threads=arguments.threads,
     )
     if arguments.json:
         print(json.dumps(asdict(comparison), indent=2, allow_nan=False))
@@ -81,8 +86,7 @@ def _show(comparison: Comparison) -> None:
     for row in comparison.rows:
         if row.status != OK:
             print(f"{row.precision} on {row.backend}, {row.status}")
-    for backend, reason in comparison.not_run.items():
-        print(f"not run: {backend}: {reason}")
+    print_machine(comparison.machine, comparison.not_run)
     for note in comparison.notes:
         print(f"note: {note}")
     chosen = comparison.recommendation

@@ -16,6 +16,7 @@ from ...errors import BackendError, EngineError
 from ...files import available_memory
 from ...frames import cut, run_frames
 from ...manifest import EngineSpec
+from ...selection import ROOM
 from ..check import Row, checked_row, failed_row
 from ..display import say
 from ..measure.rounds import EARLY_STOPPING_CALLS, Contest, Schedule, Series, measure_rounds
@@ -24,10 +25,6 @@ SECONDS = 3.0
 """How long each engine is measured at each batch size, unless the user says otherwise."""
 SINGLE = 1
 """The batch size of MLPerf's SingleStream."""
-_ROOM = 4
-"""An engine may take so many times its size: the bytes, the library's copy, packed weights, and
-what it computes with.
-"""
 _DEVICE_CALLS = 20
 _REFUSALS = (BackendError, EngineError, MemoryError)
 
@@ -100,7 +97,7 @@ def _open_group(
     left: list[Candidate] = []
     failed: list[tuple[Candidate, Row]] = []
     for candidate in waiting:
-        if opened and _ROOM * _size(candidate, deployment) > available_memory():
+        if opened and ROOM * deployment.size(candidate) > available_memory():
             left.append(candidate)
             continue
         say(f"opening and checking {candidate} ...")
@@ -114,12 +111,6 @@ def _open_group(
         else:
             stack.callback(opened[-1].session.close)
     return opened, left, failed
-
-
-def _size(candidate: Candidate, deployment: Deployment) -> int:
-    """Bytes of the graph that it runs, or that its engine is made from."""
-    graph, files = deployment.graph(candidate), deployment.bundle.manifest.files
-    return sum(files[file].size for file in (graph.file, *graph.external))
 
 
 def _measure(

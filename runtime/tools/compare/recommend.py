@@ -2,23 +2,18 @@
 
 The latency of one image in flight decides; what is level with the fastest within noise is a tie,
 and in a tie the answers that are nearer to the reference win. So a quantised engine is never
-recommended for a speed that it does not have.
+recommended for a speed that it does not have. `Engine.load` chooses by the same rule.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...selection import AS_FAITHFUL, ROUNDING_ERROR, Standing, backend_place, preferred
 from ..check import OK
 from ..display import figures, mebibytes, percent
 from ..measure.rounds import SINGLE_STREAM
 from .comparison import REFERENCE, ComparedRow, Recommendation
-
-LEVEL = 1.02
-"""Two engines whose latencies differ by less are level: nobody notices, and noise may say so."""
-_AS_FAITHFUL = 2.0
-_ROUNDING_ERROR = 1e-5
-"""Below it the answers differ by nothing but the order of additions in fp32."""
 
 
 def recommend(rows: Sequence[ComparedRow]) -> Recommendation:
@@ -30,8 +25,10 @@ def recommend(rows: Sequence[ComparedRow]) -> Recommendation:
         )
     smallest = min(r.batch or 0 for r in right)
     rivals = sorted((r for r in right if r.batch == smallest), key=_latency)
-    level = [r for r in rivals if _is_level(r)] or rivals[:1]
-    best = _most_faithful(level)
+    standings = {index: _standing(row) for index, row in enumerate(rivals)}
+    level = [row for row, s in zip(rivals, standings.values(), strict=True) if s.is_level]
+    best = rivals[preferred(standings)]
+    level = level or [best]
     return Recommendation(best.precision, best.backend, _why(best, level, rivals, rows))
 
 
@@ -41,16 +38,12 @@ def _latency(row: ComparedRow) -> float:
     return row.to_fastest.value if row.to_fastest else row.p50_ms
 
 
-def _is_level(row: ComparedRow) -> bool:
+def _standing(row: ComparedRow) -> Standing:
     ratio = row.to_fastest
-    return ratio is not None and (ratio.low <= 1 or ratio.value <= LEVEL)
-
-
-def _most_faithful(level: Sequence[ComparedRow]) -> ComparedRow:
-    """The least error; where errors are alike, the smaller file, then the faster."""
-    bound = max(_AS_FAITHFUL * min(map(_error, level)), _ROUNDING_ERROR)
-    faithful = [row for row in level if _error(row) <= bound]
-    return min(faithful, key=lambda row: (row.bytes or 0, _latency(row)))
+    behind = float("inf") if ratio is None else ratio.low
+    return Standing(
+        behind, row.rms_error, row.bytes or 0, (backend_place(row.backend), row.precision)
+    )
 
 
 def _error(row: ComparedRow) -> float:
@@ -112,12 +105,12 @@ def _tie(best: ComparedRow, others: Sequence[ComparedRow]) -> str:
     fastest = min((best, *others), key=_latency)
     names = " and ".join(_name(row) for row in others)
     verb = "is" if len(others) == 1 else "are"
-    if all(_error(row) > max(_AS_FAITHFUL * _error(best), _ROUNDING_ERROR) for row in others):
+    if all(_error(row) > max(AS_FAITHFUL * _error(best), ROUNDING_ERROR) for row in others):
         why = f"answers nearer to the reference decide (their error is {_error(others[0]):.2g})"
     elif any((row.bytes or 0) > (best.bytes or 0) for row in others):
         why = f"the smaller file decides ({mebibytes(best.bytes or 0)})"
     else:
-        why = "the lower median decides"
+        why = "the order of backends decides"
     ratio = (
         ""
         if fastest is best or best.to_fastest is None

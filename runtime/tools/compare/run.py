@@ -33,6 +33,7 @@ def compare_bundle(
     precisions: Sequence[str] = (),
     backends: Sequence[str] = (),
     schedule: Callable[[int, float], Schedule] = schedule_for,
+    threads: int | None = None,
 ) -> Comparison:
     """Measures what runs here and recommends one. The device remembers the latencies.
 
@@ -43,13 +44,14 @@ def compare_bundle(
         precisions: Which; empty is all.
         backends: Which; empty is all.
         schedule: How often and how long, by batch size and `seconds`.
+        threads: CPU threads that compute; None is what suits the machine.
 
     Raises:
         InputError: for batch sizes, times or names that cannot be.
         BackendError: if nothing can run here.
     """
     _require(batches, seconds)
-    deployment = Deployment(bundle)
+    deployment = Deployment(bundle, threads)
     runnable = list_runnable(deployment, precisions, backends)
     versions = {c.backend.name: c.backend.version() for c in runnable.candidates}
     machine, watch = describe_machine(versions.items()), Watch()
@@ -87,10 +89,20 @@ def _require(batches: Sequence[int], seconds: float) -> None:
 def _remember(
     rows: Sequence[ComparedRow], measured: Sequence[Measured], deployment: Deployment
 ) -> None:
-    """`Engine.load` uses these medians from now on, instead of its own quick ones."""
-    for row, m in zip(rows, measured, strict=True):
-        if row.batch == SINGLE and row.status == OK and row.p50_ms is not None:
-            deployment.remember_latency(m.candidate, row.p50_ms)
+    """`Engine.load` uses these medians from now on, instead of its own quick ones, with the
+    intervals of their ratios, so that it finds the same ones level.
+    """
+    single = [
+        (row, m.candidate, row.p50_ms)
+        for row, m in zip(rows, measured, strict=True)
+        if row.batch == SINGLE and row.status == OK and row.p50_ms is not None
+    ]
+    fastest = min((p50 for _, _, p50 in single), default=0.0)
+    for row, candidate, p50 in single:
+        interval = (p50, p50)
+        if row.to_fastest is not None:
+            interval = row.to_fastest.low * fastest, row.to_fastest.high * fastest
+        deployment.remember_latency(candidate, p50, interval)
 
 
 def _notes(rows: Sequence[ComparedRow], interference: Interference) -> list[str]:

@@ -1,22 +1,25 @@
 """The machine and the settings that latencies were measured with.
 
-Source: proc(5), cgroups(7) (cpu.max, cpu.cfs_quota_us), the kernel's cpufreq documentation.
+Source: proc(5), the kernel's cpufreq documentation.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from ...backends.cpu import cpu_name
+from ...backends.cpu import cpu_name, instruction_sets
+from ...backends.cuda import device_name
+from ...container import cpu_quota, memory_limit
+from ...errors import BackendError, EngineError
 from ...files import available_memory
+from ..display import figures
 
 _FREQUENCY = Path("/sys/devices/system/cpu/cpu0/cpufreq")
-_CGROUPS = Path("/sys/fs/cgroup")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "KMP_AFFINITY")
 
 
@@ -35,6 +38,9 @@ class Machine:
         system: Kernel.
         versions: Of Python, numpy and the backends' libraries.
         thread_settings: Environment variables that are set and change how libraries use threads.
+        memory_limit: Bytes that a container allows; None where nothing limits them.
+        instructions: Instruction sets that matter to matrix products.
+        gpu: Name and compute capability of the current NVIDIA GPU.
     """
 
     cpu: str
@@ -47,6 +53,35 @@ class Machine:
     system: str
     versions: dict[str, str]
     thread_settings: dict[str, str]
+    memory_limit: int | None = None
+    instructions: tuple[str, ...] = ()
+    gpu: str | None = None
+
+    def __str__(self) -> str:
+        limit = "" if self.cpu_limit is None else f", {self.cpu_limit} allowed"
+        memory = f", {figures(self.memory_free / 2**30)} GiB of memory free"
+        gpu = "" if self.gpu is None else f", {self.gpu}"
+        libraries = ", ".join(f"{name} {number}" for name, number in self.versions.items())
+        return f"{self.cpu}{limit}{memory}{gpu}; {libraries}"
+
+    def details(self) -> Iterator[str]:
+        """Yields all of it, a fact in a line."""
+        cores = ", ".join(map(str, self.cores))
+        yield f"processor: {self.cpu}, {len(self.cores)} of {self.cores_online} cores ({cores})"
+        yield f"quota of the container: {self.cpu_limit or 'none'}"
+        yield f"instruction sets: {', '.join(self.instructions) or 'not known'}"
+        yield f"clock: {self.frequency or 'not known'}, governor {self.governor or 'not known'}"
+        limit = "none" if self.memory_limit is None else _gibibytes(self.memory_limit)
+        yield f"memory: {_gibibytes(self.memory_free)} free, limit of the container: {limit}"
+        yield f"GPU: {self.gpu or 'none that CUDA can use'}"
+        yield f"system: {self.system}"
+        yield f"versions: {', '.join(f'{n} {v}' for n, v in self.versions.items())}"
+        settings = " ".join(f"{n}={v}" for n, v in self.thread_settings.items())
+        yield f"settings of threads: {settings or 'none'}"
+
+
+def _gibibytes(size: int) -> str:
+    return f"{figures(size / 2**30)} GiB"
 
 
 def describe_machine(backends: Iterable[tuple[str, str]]) -> Machine:
@@ -63,6 +98,9 @@ def describe_machine(backends: Iterable[tuple[str, str]]) -> Machine:
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         versions=versions,
         thread_settings={n: os.environ[n] for n in _THREAD_VARIABLES if n in os.environ},
+        memory_limit=memory_limit(),
+        instructions=instruction_sets(),
+        gpu=_gpu(),
     )
 
 
@@ -83,26 +121,13 @@ def _frequency() -> str | None:
 
 
 def _cpu_limit() -> str | None:
-    """Formats the tightest limit between the root and this process, for example "1.50 CPUs"."""
-    limits = [limit for folder in _own_groups() if (limit := _group_limit(folder)) is not None]
-    return f"{min(limits):.2f} CPUs" if limits else None
+    """Formats a container's limit, for example "1.50 CPUs"."""
+    quota = cpu_quota()
+    return None if quota is None else f"{quota:.2f} CPUs"
 
 
-def _own_groups() -> Iterable[Path]:
-    """The folders of this process's control groups, from its own up to the root."""
-    for line in (_read(Path("/proc/self/cgroup")) or "").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        root = _CGROUPS / controllers if controllers else _CGROUPS
-        folder = root / path.lstrip("/")
-        yield from (folder, *(p for p in folder.parents if p.is_relative_to(root)))
-
-
-def _group_limit(folder: Path) -> float | None:
-    """CPUs that the group may use: version 2 has one file, version 1 two; "max" and -1 are none."""
-    names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-    words = (_read(folder / "cpu.max") or " ".join(_read(folder / n) or "" for n in names)).split()
-    if len(words) != 2 or not all(word.isdigit() for word in words) or int(words[1]) == 0:
+def _gpu() -> str | None:
+    try:
+        return device_name()
+    except (BackendError, EngineError):
         return None
-    return int(words[0]) / int(words[1])

@@ -21,32 +21,20 @@ def test_it_describes_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.thread_settings["OMP_NUM_THREADS"] == "3"
 
 
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({"cpu.max": "150000 100000"}, "1.50 CPUs"),
-        ({"cpu.max": "max 100000"}, None),
-        ({"cpu.max": "max 100000", "../cpu.max": "50000 100000"}, "0.50 CPUs"),
-        ({"cpu.max": "150000 100000", "../cpu.max": "50000 100000"}, "0.50 CPUs"),
-        ({"cpu.cfs_quota_us": "200000", "cpu.cfs_period_us": "100000"}, "2.00 CPUs"),
-        ({"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"}, None),
-        ({"cpu.max": "garbage"}, None),
-        ({}, None),
-    ],
-)
-def test_a_containers_limit_is_the_tightest(
-    files: dict[str, str],
-    expected: str | None,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    group = tmp_path / "pod" / "app"
-    group.mkdir(parents=True)
-    for name, text in files.items():
-        (group / name).write_text(f"{text}\n")
-    own = iter([group, group.parent, tmp_path])
-    monkeypatch.setattr(machine, "_own_groups", lambda: own)
-    assert machine._cpu_limit() == expected
+def test_all_of_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cpu_quota", lambda: 1.5)
+    monkeypatch.setattr(machine, "memory_limit", lambda: 3 << 29)
+    monkeypatch.setattr(machine, "device_name", lambda: "NVIDIA L4 (8.9)")
+    described = describe_machine([("openvino", "2026.4.1")])
+    short, whole = str(described), "\n".join(described.details())
+    assert "\n" not in short
+    for text in (short, whole):
+        assert "1.50 CPUs" in text
+        assert "NVIDIA L4 (8.9)" in text
+        assert "openvino 2026.4.1" in text
+    assert "limit of the container: 1.5 GiB" in whole
+    assert described.instructions
+    assert all(name in whole for name in described.instructions)
 
 
 def test_the_clock_is_told_where_the_kernel_tells(
