@@ -50,7 +50,14 @@ def nothing_foreign(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> Iterator[N
     if not _hooked:  # an audit hook cannot be removed
         sys.addaudithook(_hook)
         _hooked.append(True)
-    own = (os.environ["XDG_STATE_HOME"], os.environ["XDG_CACHE_HOME"], "/proc/meminfo")
+    kernel = (
+        "/proc/meminfo",
+        "/proc/cpuinfo",
+        "/proc/self/cgroup",
+        "/sys/fs/cgroup/",
+        "/sys/devices/",
+    )
+    own = (os.environ["XDG_STATE_HOME"], os.environ["XDG_CACHE_HOME"], *kernel)
     watch = _Watch((str(bundle), *own, sys.prefix, sys.base_prefix))
     with monkeypatch.context() as patches:
         patches.setattr(onnxruntime, "InferenceSession", _refuse)
