@@ -31,6 +31,8 @@ ABOUT = (
     "rank 1 loses the most for the work that it saves, and is the first to fall back to more bits."
 )
 FALLBACK = "fallback"
+_LONGEST = 32
+"""Characters of a layer's name in the picture."""
 
 
 def explain(result: PrecisionResult) -> list[tuple[str, ...]]:
@@ -118,5 +120,7 @@ def _draw_sensitivities(axes: Any, result: PrecisionResult) -> None:
 
 
 def _name(axes: Any, names: Sequence[str]) -> None:
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6 if len(names) > 30 else 8)
+    """Names the ticks; of long names the end, which tells layers apart and leaves room to draw."""
+    short = [n if len(n) <= _LONGEST else f"…{n[1 - _LONGEST :]}" for n in names]
+    axes.set_xticks(range(len(short)), short, rotation=90, fontsize=6 if len(short) > 30 else 8)
     axes.margins(x=0.01)
