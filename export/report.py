@@ -41,6 +41,7 @@ from .search import count_layers
 MARKDOWN = "report.md"
 SHIPPED, HELD_BACK, MISSED = "shipped", "held back", "MISSED"
 WEAK = " on weak evidence"
+_OUTPUT = "output"
 COLUMNS = (
     "precision", "for", "output", "top-1", "drop", "agreement", "cosine", "error", "quantised",
     "size", "p50 here", "status",
@@ -247,9 +248,20 @@ def _accuracies(graph: GraphResult) -> dict[str, Any]:
     return {**next(iter(each.values())), "outputs": each}
 
 
+def _without_one_output(
+    columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The table without the column of outputs where there is one output alone."""
+    place = columns.index(_OUTPUT)
+    if len({row[place] for row in rows}) > 1:
+        return columns, list(rows)
+    narrow = [(*row[:place], *row[place + 1 :]) for row in (columns, *rows)]
+    return narrow[0], narrow[1:]
+
+
 def show_report(report: Report) -> None:
     """Prints the report to standard output."""
-    print_table(report.title, COLUMNS, report.rows)
+    print_table(report.title, *_without_one_output(COLUMNS, report.rows))
     if report.engines:
         print_table("engines", ENGINE_COLUMNS, report.engines)
     for weakness in report.weaknesses:

@@ -68,7 +68,7 @@ def test_an_export_ends_with_where_the_report_lies_and_what_to_do_next(
     )
     folder = write_report(report, [], out)
     show_report(report)
-    printed = capsys.readouterr().out
+    printed, news = capsys.readouterr()
     assert f"report: {folder / 'report.md'}" in printed
     assert (folder / "report.md").exists()
-    assert (f"compare '{out}'" in printed) == good
+    assert (f"compare '{out}'" in news) == good
