@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from vit_edge.runtime.backends.onnxruntime import open_inference
@@ -27,6 +28,7 @@ class Calibration:
 
 
 _BATCH = 4
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def collect(
@@ -69,7 +71,8 @@ def collect(
         values = session.run([*end_names, *site_names], {observed.graph.inputs[0].name: batch})
         ends = values[: len(end_names)]
         for name, least, most in zip(peaks, ends[::2], ends[1::2], strict=True):
-            largest[name] = max(largest[name], -float(least), float(most))
+            peak = max(-float(least), float(most))
+            largest[name] = max(largest[name], min(peak, _LARGEST))  # pools pad with -infinity
         for site, value in zip(sites, values[len(end_names) :], strict=True):
             try:
                 observers[site].update(value)

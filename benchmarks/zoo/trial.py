@@ -136,9 +136,13 @@ def try_model(entry: Entry, door: str, settings: Settings, folder: Path) -> Reco
     except (BackendError, VitEdgeError) as failure:
         record = replace(record, error=str(failure))
     except Exception as failure:
-        where = traceback.extract_tb(failure.__traceback__)[-1]
-        place = f"{Path(where.filename).name}:{where.lineno}"
-        record = replace(record, error=f"{type(failure).__name__} at {place}: {failure}"[:500])
+        frames = traceback.extract_tb(failure.__traceback__)
+        place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
+        error_text = f"{type(failure).__name__} at {place}: {failure}"[:500]
+        if any(frame.name == "build" and "zoo" in frame.filename for frame in frames):
+            record = replace(record, outcome=NO_FILE, error=f"its library refuses it: {error_text}")
+        else:
+            record = replace(record, error=error_text)
     return replace(record, seconds=round(time.perf_counter() - start, 1))
 
 
