@@ -9,7 +9,8 @@ from typing import Any
 
 from vit_edge.export.quantise.work import ALL, ATTENTION, CONVOLUTIONS, LINEARS
 
-from .trial import CRASHED, HELD_BACK, NO_FILE, REFUSED, SHIPPED, TIME_LIMIT, Record
+from .models import read_entries
+from .trial import CRASHED, DOORS, HELD_BACK, NO_FILE, REFUSED, SHIPPED, TIME_LIMIT, Record
 
 _ABOUT = """# Models that were tried
 
@@ -36,7 +37,9 @@ _LONGEST = 160
 
 def write_table(path: Path, records: Sequence[Record]) -> None:
     """Writes the document."""
-    parts = [_ABOUT, _summary(records), "\n"]
+    trials = len(read_entries()) * len(DOORS)
+    extent = f"{len(records)} of {trials} trials were run; their seconds are of busy machines.\n\n"
+    parts = [_ABOUT, extent, _summary(records), "\n"]
     for library in dict.fromkeys(record.library for record in records):
         rows = [_row(record) for record in records if record.library == library]
         parts += [f"## {library}\n\n", _table(_COLUMNS, rows), "\n"]
