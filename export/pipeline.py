@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from vit_edge.runtime.errors import EngineError, InputError
-from vit_edge.runtime.outputs import LOGITS, PROBABILITIES, unpack
+from vit_edge.runtime.outputs import unpack
 
 from .accuracy import find_problem
 from .assemble import (
@@ -96,24 +96,17 @@ def export_and_measure(
 def _remarks(plan: Plan, baseline: Baseline) -> Iterator[str]:
     """Says what the images cannot tell, or tell of another order of the classes."""
     yield from remarks_on_calibration(plan.data.calibration)
-    if not plan.source.random:
-        yield from remarks_on_reference(baseline.reference.load())
-    remark = _remark_on_classes(plan, baseline)
+    if plan.source.random:
+        return
+    reference = baseline.reference.load()
+    yield from remarks_on_reference(reference)
+    first = reference.outputs[0]
+    if reference.labels is None or not plan.data.folders or not first.classifies:
+        return
+    values = unpack(reference.values, reference.outputs)[first.name]
+    remark = better_order(values, reference.labels, plan.data.folders)
     if remark is not None:
         yield remark
-
-
-def _remark_on_classes(plan: Plan, baseline: Baseline) -> str | None:
-    """Says if the folders of the evaluation images fit the model better in another order."""
-    labels = plan.data.evaluation.labels
-    if labels is None or not plan.data.folders or plan.source.random:
-        return None
-    reference = baseline.reference.load()
-    first = reference.outputs[0]
-    if first.kind not in (LOGITS, PROBABILITIES):
-        return None
-    values = unpack(reference.values, reference.outputs)[first.name]
-    return better_order(values, labels, plan.data.folders)
 
 
 @dataclass(frozen=True)
@@ -134,8 +127,8 @@ class _PrecisionRoad:
         if isinstance(precision, QuantisedPrecision):
             result = self._run_quantised(precision)
         else:
-            lower = Lower(self.name, precision, self.baseline.calibrated)
-            result = self._prove(precision, self.cache.run(lower))
+            lowered = self.cache.run(Lower(self.name, precision, self.baseline.calibrated))
+            result = self._result(precision, lowered, self._find_problem(precision, lowered))
         if result.problem:
             return result
         if "cpu" in result.graphs:
@@ -162,20 +155,22 @@ class _PrecisionRoad:
         def prove(fallback: tuple[str, ...]) -> Problem | None:
             return self._find_problem(precision, lower(fallback))
 
-        result, fallback = self._prove(precision, lower(())), None
-        problem = prove(()) if result.problem else None
+        lowered, fallback = lower(()), None
+        problem = self._find_problem(precision, lowered)
         if problem is not None:
             fallback = find_fallback(sensitivities, problem, prove)
-            if fallback:
-                result = self._prove(precision, lower(fallback.layers))
+            if fallback is not None:  # the search has proven it
+                lowered, problem = lower(fallback.layers), None
+        result = self._result(precision, lowered, problem)
         quantisation = QuantisationResult(pair.read_explanation(), sensitivities)
         return replace(result, quantisation=quantisation, fallback=fallback)
 
-    def _prove(self, precision: Precision, lowered: dict[str, LoweredGraph]) -> PrecisionResult:
-        """Measures all graphs of a lowering, and judges them."""
+    def _result(
+        self, precision: Precision, lowered: dict[str, LoweredGraph], problem: Problem | None
+    ) -> PrecisionResult:
+        """The figures of all graphs of a lowering, with the problem that was found."""
         proofs = {graph: self._measure(graph) for graph in dict.fromkeys(lowered.values())}
         graphs = {kind: proofs[graph] for kind, graph in lowered.items()}
-        problem = self._find_problem(precision, lowered)
         if problem is not None:
             return PrecisionResult(self.name, graphs, problem.words)
         outputs, random = self.baseline.reference.outputs(), self.plan.source.random
