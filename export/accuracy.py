@@ -12,10 +12,7 @@ from numpy.typing import NDArray
 from vit_edge.runtime.manifest import Accuracy
 from vit_edge.runtime.outputs import (
     EMBEDDING,
-    LABEL_PROBABILITIES,
     LOGITS,
-    MULTILABEL,
-    PROBABILITIES,
     Metrics,
     OutputSpec,
     compare,
@@ -206,15 +203,14 @@ def output_problem(
             worst,
             f"{{:.2g}} of the {'logits' if output.kind == LOGITS else 'values'}' range",
         )
-    labels = output.kind in (MULTILABEL, LABEL_PROBABILITIES)
-    if output.kind in (LOGITS, PROBABILITIES) or labels:
+    if output.classifies or output.is_of_labels:
         if random_weights or accuracy.agreement is None:
             return _under(
                 accuracy.cosine, budget.min_cosine, "cosine of image-centred outputs", "{:.5f}"
             )
         if accuracy.drop is not None:
             return _over(accuracy.drop, budget.max_drop, "top-1 drop", "{:.2f} points")
-        what = "agreement of labels" if labels else "agreement with the reference"
+        what = "agreement of labels" if output.is_of_labels else "agreement with the reference"
         return _under(accuracy.agreement, budget.min_agreement, what, "{:.2%}")
     limit = budget.max_rms.get(output.kind)
     problem = _over(accuracy.rms_error, limit, "relative RMS error", "{:.3g}")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 
 from vit_edge.runtime.manifest import Accuracy
-from vit_edge.runtime.outputs import EMBEDDING, LOGITS, PROBABILITIES, OutputSpec, unpack
+from vit_edge.runtime.outputs import EMBEDDING, OutputSpec, unpack
 from vit_edge.runtime.tools.display import percent
 from vit_edge.runtime.tools.images import ImageSet
 
@@ -30,7 +30,6 @@ FEWEST = 16
 _NEARLY_ALL = 0.95
 _COUNTED = 64
 """Calibration images that are compared to see if all are alike."""
-_CLASSES = (LOGITS, PROBABILITIES)
 
 
 def lowest_rate(successes: int, images: int) -> float:
@@ -69,7 +68,7 @@ def _of_output(
         return None
     if images < FEWEST:
         return f"{images} images; {FEWEST} are the fewest that say something"
-    if random_weights or output.kind not in (*_CLASSES, EMBEDDING):
+    if random_weights or not (output.classifies or output.kind == EMBEDDING):
         return None
     if accuracy.drop is not None and budget.max_drop is not None:
         return _of_drop(accuracy, budget.max_drop)
@@ -128,7 +127,7 @@ def remarks_on_reference(reference: Reference) -> Iterator[str]:
     """Says where the model itself hardly tells the evaluation images apart."""
     views = unpack(reference.values, reference.outputs)
     for output in reference.outputs:
-        if output.kind in _CLASSES and len(reference.values) > 1:
+        if output.classifies and len(reference.values) > 1:
             yield from _remarks_on_classes(views[output.name].argmax(axis=1), reference.labels)
 
 

@@ -11,11 +11,8 @@ from typing import Any
 from .errors import BundleError
 from .outputs import (
     EMBEDDING,
-    LABEL_PROBABILITIES,
     LOGITS,
     MAP,
-    MULTILABEL,
-    PROBABILITIES,
     OutputSpec,
 )
 from .preprocess import Preprocess
@@ -119,8 +116,7 @@ class EngineSpec:
         """The output whose values labels name: the first one of classes or labels, or else the
         first map of several channels.
         """
-        named = (LOGITS, PROBABILITIES, MULTILABEL, LABEL_PROBABILITIES)
-        values = [output for output in self.outputs if output.kind in named]
+        values = [o for o in self.outputs if o.classifies or o.is_of_labels]
         maps = [o for o in self.outputs if o.kind == MAP and len(o.shape) == 3 and o.shape[0] > 1]
         return next(iter([*values, *maps]), None)
 

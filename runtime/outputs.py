@@ -42,6 +42,7 @@ class Kind:
         dimensions: Numbers of dimensions that it has for one image.
         about: What the values are.
         classes: True if each image has one class, the largest of the values.
+        labels: True if each value is of a label that holds or does not, whatever the others do.
         decide: Makes of values `[N, *shape]` the decisions that users read from them, int64 or
             bool; None: they read the numbers.
     """
@@ -50,6 +51,7 @@ class Kind:
     dimensions: tuple[int, ...]
     about: str
     classes: bool = False
+    labels: bool = False
     decide: Callable[[Floats], NDArray[Any]] | None = None
 
 
@@ -72,10 +74,18 @@ def _nearest(values: Floats) -> NDArray[Any]:
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind(LOGITS, (1,), "scores of classes before softmax", True, _largest),
-        Kind(PROBABILITIES, (1,), "probabilities of classes", True, _largest),
-        Kind(MULTILABEL, (1,), "scores of labels before sigmoid", decide=lambda v: v > 0),
-        Kind(LABEL_PROBABILITIES, (1,), "probabilities of labels", decide=lambda v: v > 0.5),
+        Kind(LOGITS, (1,), "scores of classes before softmax", classes=True, decide=_largest),
+        Kind(PROBABILITIES, (1,), "probabilities of classes", classes=True, decide=_largest),
+        Kind(
+            MULTILABEL, (1,), "scores of labels before sigmoid", labels=True, decide=lambda v: v > 0
+        ),
+        Kind(
+            LABEL_PROBABILITIES,
+            (1,),
+            "probabilities of labels",
+            labels=True,
+            decide=lambda v: v > 0.5,
+        ),
         Kind(VALUE, (0, 1), "numbers"),
         Kind(EMBEDDING, (1,), "a vector for search and comparison", decide=_nearest),
         Kind(TOKENS, (2,), "a vector for each token"),
@@ -129,6 +139,11 @@ class OutputSpec:
     def classifies(self) -> bool:
         """True if each image gets one class."""
         return KINDS[self.kind].classes
+
+    @property
+    def is_of_labels(self) -> bool:
+        """True if each value is of a label that holds or does not, whatever the others do."""
+        return KINDS[self.kind].labels
 
 
 def unpack(packed: Floats, outputs: Sequence[OutputSpec]) -> dict[str, Floats]:
@@ -225,7 +240,7 @@ def compare_output(
         top1 = float(neighbours_are_right(_filled(values, finite), labels)[finite].sum())
         top1 /= len(labels)
         reference_top1 = float(neighbours_are_right(reference, labels).mean())
-    if output.kind in (MULTILABEL, LABEL_PROBABILITIES) and finite.all():
+    if output.is_of_labels and finite.all():
         precision = _average_precision(values, _decisions(reference, output))
     cosine = _cosine(flat, expected, scale, rms) if finite.all() else 0.0
     return Metrics(top1, reference_top1, agreement, cosine, worst, rms, precision)

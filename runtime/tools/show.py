@@ -18,11 +18,7 @@ from ..errors import BackendError, InputError, first_line, install_command
 from ..outputs import (
     BOXES,
     EMBEDDING,
-    LABEL_PROBABILITIES,
-    LOGITS,
     MAP,
-    MULTILABEL,
-    PROBABILITIES,
     VALUE,
     OutputSpec,
 )
@@ -31,8 +27,6 @@ from .display import percent
 _FIRST = 5
 _LIKELY = 0.5
 """Probability above which a label holds."""
-_CLASSES = (LOGITS, PROBABILITIES)
-_LABELS = (MULTILABEL, LABEL_PROBABILITIES)
 
 Values = NDArray[np.float32]
 
@@ -64,11 +58,11 @@ def show_outputs(engine: Engine, outputs: Any, k: int, maps: Mapping[str, Path])
 def _show(
     engine: Engine, output: OutputSpec, values: Values, k: int, maps: Mapping[str, Path]
 ) -> Shown:
-    if output.kind in (*_CLASSES, *_LABELS):
+    if output.classifies or output.is_of_labels:
         labels = engine.labels if output is engine.top.output else None
         answers = TopK(labels, output)(values, k)
         likely = [a for a in answers if a.probability > _LIKELY] or answers[:1]
-        named = likely if output.kind in _LABELS else answers
+        named = likely if output.is_of_labels else answers
         words = ", ".join(f"{a.label} {percent(a.probability)}" for a in named)
         return Shown(words, {f"top{k}": [(a.label, a.probability) for a in answers]})
     if output.kind == EMBEDDING:
