@@ -36,7 +36,7 @@ SIZES_ONLY = {
     "tensorrt-rtx": ["vit-edge[tensorrt-rtx]"],
     "tensorrt-lean": ["vit-edge", "tensorrt-lean-cu13-libs", "tensorrt-lean-cu13-bindings"],
 }
-"""What can be installed without a GPU, though not run."""
+"""Libraries that can be installed without a GPU, though not run."""
 SOURCES = (
     "calibration", "export", "runtime", "vit", "vit_edge", "pyproject.toml", "README.md", "LICENSE",
 )  # fmt: skip

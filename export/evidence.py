@@ -1,4 +1,4 @@
-"""What the images of an export can tell: whether they carry its verdict.
+"""Evidence of an export: its images, and if they carry its verdict.
 
 A verdict on classes is a count of images, and a count of few proves little: ten of ten that agree
 are what a model with 74 % agreement gives in one of twenty tries.

@@ -203,7 +203,7 @@ def growing_graph(exact: ir.Model, lowered: ir.Model, layers: Sequence[Layer]) -
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a tensor has its images: along `axis`, `rows` one after the other for each."""
+    """Place of the images in a tensor: along `axis`, `rows` one after the other for each."""
 
     axis: int
     rows: int

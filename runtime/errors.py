@@ -37,7 +37,7 @@ LIBRARIES = {
     "verification": ("cryptography>=42",),
     "video": ("opencv-python-headless>=4.10", "pillow>=11"),
 }
-"""What the extras of that name install, for messages: vit-edge itself is in no registry."""
+"""Packages that the extras of that name install, for messages: vit-edge is in no registry."""
 
 
 def install_command(extra: str) -> str:

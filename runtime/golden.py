@@ -41,7 +41,7 @@ _DAMAGE = (
     ValueError, KeyError, IndexError, EOFError, OSError, RuntimeError, OverflowError,
     zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-"""What `zipfile` raises for bad archives; RuntimeError for encrypted and unknown kinds."""
+"""Errors of `zipfile` for bad archives; RuntimeError for encrypted and unknown kinds."""
 
 
 @dataclass(frozen=True)

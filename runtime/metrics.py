@@ -32,7 +32,7 @@ greatest of ten with a probability of 1 - 2 * 11/2^10 = 98 %, however it is dist
 _TURN_SECONDS = 0.025
 """Like `SETTLE_SECONDS`, where the same engines take turns again and again."""
 _HOPELESS = 1.5
-"""Who takes so many times the fastest's time in two rounds leaves a race."""
+"""Factor of the fastest's time; an engine that takes it in two rounds leaves a race."""
 K = TypeVar("K")
 
 

@@ -44,7 +44,7 @@ COLORS = {
 """The orders that `Preprocess` takes. OpenCV gives BGR."""
 
 _DEFAULTS = {1: "GRAY", 3: "RGB", 4: "RGBA"}
-"""What an array is taken for where nobody says, by its number of channels."""
+"""Layout that an array is taken for where nobody says, by its number of channels."""
 
 _LUMA = np.array([19595, 38470, 7471], np.uint32)
 """ITU-R BT.601 in 16 bits, as Pillow's `convert("L")` has it."""

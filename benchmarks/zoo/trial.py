@@ -42,7 +42,7 @@ MODULE = "module"
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked of every model."""
+    """Precisions and targets that are asked of every model."""
 
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     targets: tuple[str, ...] = ()

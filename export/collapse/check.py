@@ -132,16 +132,16 @@ def _check_places(
         for probe, sums in zip(plain.probes, plain.sums, strict=True):
             explained[probe.name] = moments(probe, sums, images, limits.rounding)
     for probe, sums in zip(observed.probes, observed.sums, strict=True):
-        reads, found = observed.ranges.get(probe.reads), explained.get(probe.name)
+        reads, plainly = observed.ranges.get(probe.reads), explained.get(probe.name)
         measured = moments(probe, sums, images, limits.rounding)
-        faults.append(judge(probe, measured, reads, limits, found))
+        faults.append(judge(probe, measured, reads, limits, plainly))
     return [fault for fault in faults if fault is not None]
 
 
 def _observe_plain(
     lowered: ir.Model, fp32: ir.Model, images: ImageSet, probes: Sequence[Probe]
 ) -> Observed | None:
-    """What a plain lowering to the same types makes of the images; None where it overflows."""
+    """The sums of a plain lowering to the same types; None where it overflows."""
     try:
         plain = lower_plainly(lowered, fp32, images)
         observed = observe(join_teacher_forced(plain, fp32, probes), images)

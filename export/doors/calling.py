@@ -72,7 +72,7 @@ class ImageCall(nn.Module):
         self.eval()  # exporters put all back into the mode of the outermost module
 
     def call(self, images: Tensor) -> Any:
-        """What the module returns."""
+        """Calls the module; returns its outputs."""
         module = self.get_submodule(WRAPPER)
         return module(images) if self._keyword is None else module(**{self._keyword: images})
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from vit_edge.vit.preprocessing import normalise
 
 from . import RANDOM
 from .calling import ImageCall, copy_module, try_module, weights_digest
-from .source import Images, MakeReference
+from .source import Images, MakeReference, refuse_options
 from .torch_export import export_module
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadedModule:
-    """What a door knows of a module.
+    """Module, with the facts that its door knows.
 
     Attributes:
         name: The bundle's name, unless the user gives one.
@@ -95,13 +95,11 @@ class ModuleSource(ForeignSource):
         folder: Folder of the file, which goes with the source.
     """
 
+    copy_stage: ClassVar[type[CopyOnnxFile]] = CopyExport
     call: ImageCall | None = None
     call_key: str = ""
     folder: tempfile.TemporaryDirectory[str] | None = None
     oracle: str = "PyTorch"
-
-    def original_stage(self, seed: int) -> Stage[Path]:
-        return CopyExport(Hashed(self, (self.weights_key, self.outputs)))
 
     def reference_stage(self, original: Path, images: Images, seed: int) -> Stage[Path]:
         assert self.call is not None
@@ -136,15 +134,16 @@ def find_module_source(loaded: LoadedModule, request: ExportRequest) -> ModuleSo
         labels, label_notes = _fit_labels(loaded, foreign.outputs)
     elif loaded.hints.labels is not None:
         overruled = overruled_labels(labels, loaded.hints.labels, loaded.hints_from or loaded.name)
-    found = {n: v for n, v in foreign.facts.items() if n not in ("source", "producer", "sha256")}
-    facts = {**loaded.facts, "exporter": exported.exporter, **found}
+    of_file = ("source", "producer", "sha256")
+    of_graph = {name: fact for name, fact in foreign.facts.items() if name not in of_file}
+    facts = {**loaded.facts, "exporter": exported.exporter, **of_graph}
     said = (
         (f"read from {loaded.hints_from}: {_describe(loaded.hints)}",) if loaded.hints_from else ()
     )
-    fields = {name: getattr(foreign, name) for name in ForeignSource.__dataclass_fields__}
+    of_file_source = {f.name: getattr(foreign, f.name) for f in fields(ForeignSource)}
     return ModuleSource(
         **{
-            **fields,
+            **of_file_source,
             "name": request.name or slug(loaded.name),
             "weights": loaded.weights,
             "labels": labels,
@@ -184,18 +183,16 @@ def _require_no_architecture(request: ExportRequest) -> None:
         "--activation": facts.mlp,
         "--pool": facts.pool,
     }
-    wrong = [name for name, value in inside.items() if value is not None]
-    if wrong:
-        raise InputError(f"{', '.join(wrong)}: fixed in the model, leave it out")
+    refuse_options(inside, "fixed in the model, leave it out")
 
 
 def _require_possible(hints: ModelHints, shape: tuple[int, int, int]) -> None:
     """Finds impossible preprocessing before the export, which takes long."""
     channels, height, width = shape
     known = hints.or_else(ModelHints(mean=(0.0,) * channels, std=(1.0,) * channels)).or_else(USUAL)
-    fields = {name: getattr(known, name) for name in SAID}
+    known_fields = {name: getattr(known, name) for name in SAID}
     try:
-        Preprocess(height, width, channels, **fields)
+        Preprocess(height, width, channels, **known_fields)
     except ValueError as error:
         raise InputError(f"--mean and --std, --crop or --interpolation: {error}") from None
 

@@ -16,6 +16,7 @@ from vit_edge.export.cache import Hashed, Stage
 from vit_edge.export.passes import PassReport
 from vit_edge.export.progress import Update
 from vit_edge.export.reference import Oracle, save_reference
+from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.outputs import OutputSpec
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.runtime.tools.images import ImageSet
@@ -26,6 +27,13 @@ Images = Hashed[ImageSet]
 def hash_images(images: ImageSet) -> Images:
     """Images that enter keys as their origin, positions and labels: none is decoded for it."""
     return Hashed(images, (images.origin, images.indices, images.label_list()))
+
+
+def refuse_options(options: Mapping[str, object], why: str) -> None:
+    """Raises InputError, which names them and ends with `why`, for options that are not None."""
+    present = [name for name, value in options.items() if value is not None]
+    if present:
+        raise InputError(f"{', '.join(present)}: {why}")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ _BYTE = 255.0
 
 @dataclass(frozen=True)
 class OwnNormalisation:
-    """What a graph does to its float input before anything else, as (x - mean) / std.
+    """Normalisation of a graph's float input before anything else, as (x - mean) / std.
 
     Attributes:
         mean, std: Per channel, or one for all; on the scale of the input.

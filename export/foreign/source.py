@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from vit_edge.export.cache import Hashed, Stage
-from vit_edge.export.doors.source import Images
+from vit_edge.export.doors.source import Images, refuse_options
 from vit_edge.export.outputs import FoundOutput, choose_outputs, safe_name
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.manifest import FEATURES
@@ -20,6 +21,7 @@ from vit_edge.runtime.outputs import EMBEDDING, LOGITS, OutputSpec
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.vit.hints import ModelHints, format_value
 
+from .image_input import require_image
 from .normalisation import ask_for_normalisation, read_own_normalisation
 from .read import digest, load_onnx, require_supported
 from .session import Runner
@@ -29,7 +31,6 @@ USUAL = ModelHints(interpolation="bicubic", crop=0.9, crop_mode="center")
 """Values of timm's augreg weights: assumed where none is given."""
 SAID = ("mean", "std", "interpolation", "crop", "crop_mode")
 """Hints about preprocessing, by their names in `Preprocess`."""
-_CHANNELS = (1, 3)
 _MOST_DIMENSIONS = 4
 _ALL: Mapping[str, str | None] = {}
 _NOTHING = ModelHints()
@@ -48,6 +49,7 @@ class ForeignSource:
         notes: For the user to read before the work starts.
     """
 
+    copy_stage: ClassVar[type[CopyOnnxFile]] = CopyOnnxFile
     name: str
     file: Path
     preprocess: Preprocess
@@ -82,7 +84,7 @@ class ForeignSource:
 
     def original_stage(self, seed: int) -> Stage[Path]:
         shape = self.preprocess.shape  # of a file of open sizes
-        return CopyOnnxFile(Hashed(self, (self.weights_key, self.outputs, shape)))
+        return self.copy_stage(Hashed(self, (self.weights_key, self.outputs, shape)))
 
     def graph_stage(self, original: Path) -> Stage[Path]:
         return RebuildGraph(original, self.preprocess, self.outputs)
@@ -159,9 +161,7 @@ def _require_possible(hints: ModelHints) -> None:
         "--norm-eps": hints.norm_eps,
         "--activation": hints.mlp,
     }
-    wrong = [name for name, value in inside.items() if value is not None]
-    if wrong:
-        raise InputError(f"{', '.join(wrong)}: fixed in an ONNX file, leave it out with --onnx")
+    refuse_options(inside, "fixed in an ONNX file, leave it out with --onnx")
 
 
 def prepare(
@@ -191,7 +191,7 @@ def _read(path: Path, asked: Mapping[str, str | None], size: tuple[int, int] | N
     model = load_onnx(path)
     require_supported(path, model)
     common.RemoveInitializersFromInputsPass()(model)
-    image = _require_image(path, model.graph, size)
+    image = require_image(path, model.graph, size)
     shape = [1, *list(image.shape or ())[1:]]
     assert image.dtype is not None
     for value in model.graph.outputs:
@@ -253,72 +253,6 @@ def _usable(results: Mapping[str, object]) -> tuple[dict[str, tuple[int, ...]], 
         else:
             usable[name] = value.shape
     return usable, others
-
-
-def _require_image(path: Path, graph: ir.Graph, size: tuple[int, int] | None) -> ir.Value:
-    """The one input: float32 `[B, C, H, W]` or uint8 `[B, H, W, C]`, of static sizes."""
-    images = [v for v in graph.inputs if len(v.shape or ()) == 4]
-    others = [str(v.name) for v in graph.inputs if v not in images[:1]]
-    if not images or others:
-        raise InputError(
-            f"{path} takes {', '.join(str(v.name) for v in graph.inputs) or 'nothing'}: one image "
-            f"is wanted{', without ' + ', '.join(others) if images else ', of four dimensions'}"
-        )
-    (image,) = images
-    batch, *open_sizes = list(image.shape or ())
-    raw = image.dtype == ir.DataType.UINT8
-    if not raw and image.dtype != ir.DataType.FLOAT:
-        raise InputError(f"{path} takes images of type {image.dtype}: float32 or uint8 is wanted")
-    sizes = _fix_sizes(path, image, open_sizes, size)
-    if sizes[2 if raw else 0] not in _CHANNELS:
-        order = "uint8 [B, H, W, C]" if raw else "float32 [B, C, H, W]"
-        raise InputError(f"{path} takes {image.shape}: {order} with 1 or 3 channels is wanted")
-    if isinstance(batch, int) and batch != 1:
-        raise InputError(
-            f"{path} takes {batch} images at a time: export it again with a dynamic batch, or with "
-            "a batch of 1"
-        )
-    return image
-
-
-def _fix_sizes(
-    path: Path,
-    image: ir.Value,
-    sizes: Sequence[int | ir.SymbolicDim],
-    size: tuple[int, int] | None,
-) -> list[int]:
-    """Gives the image's open sizes those of `--image-size`, and as many channels as are read."""
-    height = 0 if image.dtype == ir.DataType.UINT8 else 1
-    channels = 2 if height == 0 else 0
-    fixed = [n if isinstance(n, int) and n > 0 else None for n in sizes]
-    known, shape = fixed[height : height + 2], list(fixed)
-    if None in known and size is None:
-        raise InputError(
-            f"{path} takes images of any size ({image.shape}): say with --image-size which one to "
-            "export it for"
-        )
-    if size is not None:
-        for place, (own, asked) in enumerate(zip(known, size, strict=True), height):
-            if own not in (None, asked):
-                raise InputError(
-                    f"{path} takes images of {' x '.join(str(n) for n in known)} pixels, "
-                    f"--image-size says {' x '.join(map(str, size))}: leave it out"
-                )
-            shape[place] = asked
-    if shape[channels] is None:
-        shape[channels] = _channels_read(image)
-    static = [int(n) for n in shape if n is not None]
-    image.shape = ir.Shape([(image.shape or [1])[0], *static])
-    return static
-
-
-def _channels_read(image: ir.Value) -> int:
-    """Those of the convolution that reads the image; 3 where another operator does."""
-    for node in image.consumers():
-        kernel = node.inputs[1] if node.op_type == "Conv" else None
-        if kernel is not None and kernel.shape is not None and isinstance(kernel.shape[1], int):
-            return kernel.shape[1] * node.attributes.get_int("group", 1)
-    return 3
 
 
 def _preprocess(

@@ -122,7 +122,9 @@ def _decompose(node: ir.Node) -> None:
 
 
 def _added(node: ir.Node) -> ir.Value | None:
-    """What the mask adds to the scores; None where it leaves nothing out, as exporters write it."""
+    """The term that the mask adds to the scores; None for one that leaves nothing out, as exporters
+    write it.
+    """
     value = node.inputs[3] if len(node.inputs) > 3 else None
     data, graph = constant(value), node.graph
     assert isinstance(graph, ir.Graph)

@@ -93,7 +93,7 @@ class ProcessSession:
         process = os.getpid()
         answers = self.here.stream(batches)
         try:
-            while (answer := next(answers, None)) is not None:
+            for answer in answers:
                 yield answer
                 if os.getpid() != process:
                     raise self._forked(process)

@@ -211,7 +211,7 @@ _DAMAGE = (
     OSError, ValueError, KeyError, EOFError, TypeError, NotImplementedError, RuntimeError,
     MemoryError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-"""What numpy raises for an archive that is none, or is damaged somewhere."""
+"""Errors of numpy for an archive that is none, or is damaged somewhere."""
 
 
 def load_npz(path: Path, preprocess: Preprocess) -> ImageSet:

@@ -24,7 +24,7 @@ from .contest import SINGLE, Measured
 
 REPORT_VERSION = 1
 REFERENCE = "fp32"
-"""What speed-up is relative to, on the same backend."""
+"""Precision that speed-up is relative to, on the same backend."""
 QUANTILES = tuple(np.round(np.arange(0.5, 100, 1.0), 1))
 """The percentiles by which a report knows a distribution."""
 
