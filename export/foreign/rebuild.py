@@ -23,6 +23,7 @@ from .attention import WriteAttention
 from .batch import make_batch_dynamic
 from .batch_first import PUT_BATCH_FIRST
 from .checked import optimise_checked
+from .col2im import WriteCol2ImAsConvolution
 from .einsum import WriteEinsumAsMatMul
 from .gelu import FuseGelu
 from .layer_norm import FuseLayerNorm
@@ -41,6 +42,7 @@ FOREIGN_PASSES: dict[str, ir.passes.PassBase] = {
     "remove no-ops": RemoveNoOps(),
     "write Einsum as MatMul": WriteEinsumAsMatMul(),
     "write assignments as Concat": WriteScatterAsConcat(),
+    "write Col2Im as a convolution": WriteCol2ImAsConvolution(),
     "merge duplicates": common.CommonSubexpressionEliminationPass(),
     "unfold Linears": UnfoldLinears(),
     "fuse LayerNorm": ir.passes.Sequential(FuseLayerNorm(), common.RemoveUnusedNodesPass()),

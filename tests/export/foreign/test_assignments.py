@@ -1,4 +1,4 @@
-"""Einsum and assignments to slices, written as operators that every builder takes."""
+"""Einsum, assignments to slices and Col2Im, written as operators that every builder takes."""
 
 from __future__ import annotations
 
@@ -53,15 +53,27 @@ class _Assignment(_Model):
         return scores.softmax(-1) @ x
 
 
-@pytest.mark.parametrize("exporter", [NEW_20_DYNAMIC, OLD_17_DYNAMIC], ids=str)
-@pytest.mark.parametrize("model", [_Einsum, _Assignment])
+class _Fold(_Model):
+    """Overlapping blocks are summed up, as VOLO's outlook attention does; a row is left over."""
+
+    def mix(self, x: Tensor) -> Tensor:
+        columns = x[:, :, :18].flatten(1).unflatten(1, (8 * 3 * 3, 2 * 2))
+        image = nn.functional.fold(columns, (4, 3), 3, padding=1, stride=2)
+        return x + image.flatten(1)[:, :TOKENS, None]
+
+
+CASES = [(m, e) for m in (_Einsum, _Assignment) for e in (NEW_20_DYNAMIC, OLD_17_DYNAMIC)]
+CASES += [(_Fold, NEW_20_DYNAMIC)]  # Col2Im is of opset 18
+
+
+@pytest.mark.parametrize(("model", "exporter"), CASES, ids=[f"{m.__name__}-{e}" for m, e in CASES])
 def test_rewritten_for_any_batch(model: type[_Model], exporter: Exporter, tmp_path: Path) -> None:
     torch.manual_seed(0)
     path = write(shake(model()), tmp_path / "model.onnx", exporter, (3, 32, 32))
     graph, preprocess = prepare(path), find_foreign_source(path, FACTS).preprocess
     rebuild(graph, preprocess)
     assert require_same(prepare(path), graph, preprocess) < 1e-5
-    assert not {"Einsum", "ScatterND", "ScatterElements"} & count(graph).keys()
+    assert not {"Einsum", "ScatterND", "ScatterElements", "Col2Im"} & count(graph).keys()
     if model is _Einsum:
         assert len(find_linears(graph.graph)) == 1, "the constant operand makes it a Linear"
 
