@@ -26,6 +26,7 @@ from .assemble import (
 from .baseline import Baseline, make_baseline, read_passes
 from .cache import Hashed, StageCache, open_cache
 from .class_order import better_order
+from .collapse import PlainLowerings
 from .engines import EngineBuilder
 from .evidence import find_weakness, remarks_on_calibration, remarks_on_reference
 from .forms import DEFAULT
@@ -111,13 +112,17 @@ def _remarks(plan: Plan, baseline: Baseline) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _PrecisionRoad:
-    """The stages of the precision `name`, in their order. `proofs` are those of its graphs."""
+    """The stages of the precision `name`, in their order.
+
+    `proofs` are those of its graphs, `plain` what its attempts are compared with.
+    """
 
     name: str
     plan: Plan
     baseline: Baseline
     cache: StageCache
     proofs: dict[LoweredGraph, GraphResult] = field(default_factory=dict)
+    plain: PlainLowerings = field(default_factory=PlainLowerings)
 
     def run(self) -> PrecisionResult:
         """Lowers, proves, repairs where that is needed and possible, then builds: engines are made
@@ -195,7 +200,12 @@ class _PrecisionRoad:
                 return Problem(problem)
             files.append(graph.file)
         check = CheckForCollapse(
-            self.name, tuple(sorted(files)), self.baseline.graph, reference, precision.limits
+            self.name,
+            tuple(sorted(files)),
+            self.baseline.graph,
+            reference,
+            precision.limits,
+            Hashed(self.plain, None),
         )
         faults = self.cache.run(check)
         if not faults:

@@ -22,7 +22,7 @@ from .accuracy import Proof, assess, golden_tolerances
 from .assemble import EngineResult, GraphResult
 from .baseline import CalibratedGraph, SavedReference
 from .cache import Hashed, Stage
-from .collapse import Fault, Limits, find_faults
+from .collapse import Fault, Limits, PlainLowerings, find_faults
 from .doors.source import Images
 from .engines import EngineBuilder, FoundForm, same_outputs
 from .forms import DEFAULT, GraphForm, write_in
@@ -197,7 +197,7 @@ class MeasureAccuracy(Stage[GraphResult]):
 @dataclass(frozen=True)
 class CheckForCollapse(Stage[tuple[Fault, ...]]):
     """Finds what is broken in graphs that meet their budget by chance, or because the images do not
-    tell.
+    tell. `plain` saves work alone.
     """
 
     name: str
@@ -205,6 +205,7 @@ class CheckForCollapse(Stage[tuple[Fault, ...]]):
     fp32: Path
     reference: SavedReference
     limits: Limits
+    plain: Hashed[PlainLowerings]
     title_of = "{name} check for collapse"
 
     def run(self, folder: Path, update: Update) -> None:
@@ -215,7 +216,8 @@ class CheckForCollapse(Stage[tuple[Fault, ...]]):
             update(done, len(self.graphs))
             graph = join_outputs(ir.load(file), reference.outputs)
             if not same_graph(graph, fp32):  # else `CheckExport` did it
-                faults += find_faults(graph, fp32, images, values, scale, self.limits)
+                plain = self.plain.value
+                faults += find_faults(graph, fp32, images, values, scale, self.limits, plain)
         (folder / "faults.json").write_text(encode_all(faults))
 
     def load(self, folder: Path) -> tuple[Fault, ...]:

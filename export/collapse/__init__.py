@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .check import find_export_faults, find_faults
+from .explained import PlainLowerings
 from .fault import Fault
 from .limits import Limits
 
-__all__ = ["Fault", "Limits", "find_export_faults", "find_faults"]
+__all__ = ["Fault", "Limits", "PlainLowerings", "find_export_faults", "find_faults"]

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from vit_edge.export.graph_edit import add_initializer, describe
 from vit_edge.export.measure import iter_outputs, predict
 from vit_edge.export.simulate import simulate, sixteen_bit_types
-from vit_edge.runtime.errors import EngineError, InputError
+from vit_edge.runtime.errors import EngineError
 from vit_edge.runtime.tools.images import ImageSet
 
-from .explained import lower_plainly
+from .explained import PlainLowerings
 from .fault import EXPORT, FINITE, OUTPUTS, STRUCTURE, Fault
 from .joined import join_teacher_forced
 from .judge import judge
@@ -64,6 +64,7 @@ def find_faults(
     reference: Values,
     scale: float,
     limits: Limits,
+    plain: PlainLowerings | None = None,
 ) -> tuple[Fault, ...]:
     """Finds the faults of `lowered`.
 
@@ -75,6 +76,7 @@ def find_faults(
         reference: PyTorch's outputs of `images`, float32 `[N, width]`.
         scale: What their errors are relative to.
         limits: The precision's.
+        plain: Kept from other lowerings of `fp32` on the same images; None: made anew.
     """
     images, reference = _choose(images, reference, IMAGES)
     probes = find_probes(fp32.graph)
@@ -86,7 +88,8 @@ def find_faults(
         *check_grids(lowered.graph),
     ]
     if not lost:  # else there is nothing to cut at
-        faults += _check_numbers(lowered, fp32, images, (reference, scale), probes, limits)
+        plain = plain or PlainLowerings()
+        faults += _check_numbers(lowered, fp32, images, (reference, scale), probes, limits, plain)
     return tuple(faults)
 
 
@@ -103,6 +106,7 @@ def _check_numbers(
     reference: tuple[Values, float],
     probes: Sequence[Probe],
     limits: Limits,
+    plain: PlainLowerings,
 ) -> Sequence[Fault]:
     computable = simulate(lowered) if sixteen_bit_types(lowered) else lowered
     try:
@@ -116,10 +120,10 @@ def _check_numbers(
     faults = _check_places(observed, len(images), limits)
     outputs = _check_outputs(observed.outputs, values, scale, OUTPUTS, limits.outputs)
     if faults or outputs:
-        plain, limit = _observe_plain(lowered, fp32, images, probes), limits.outputs
-        if plain is not None:
-            limit = widen(limit, _error(plain.outputs, values, scale))
-        faults = _check_places(observed, len(images), limits, plain)
+        explained, limit = plain.observe(lowered, fp32, images, probes), limits.outputs
+        if explained is not None:
+            limit = widen(limit, _error(explained.outputs, values, scale))
+        faults = _check_places(observed, len(images), limits, explained)
         outputs = _check_outputs(observed.outputs, values, scale, OUTPUTS, limit)
     return [*faults, *outputs]
 
@@ -136,19 +140,6 @@ def _check_places(
         measured = moments(probe, sums, images, limits.rounding)
         faults.append(judge(probe, measured, reads, limits, plainly))
     return [fault for fault in faults if fault is not None]
-
-
-def _observe_plain(
-    lowered: ir.Model, fp32: ir.Model, images: ImageSet, probes: Sequence[Probe]
-) -> Observed | None:
-    """The sums of a plain lowering to the same types; None where it overflows."""
-    try:
-        plain = lower_plainly(lowered, fp32, images)
-        observed = observe(join_teacher_forced(plain, fp32, probes), images)
-    except (EngineError, InputError):
-        return None
-    finite = all(np.isfinite(sums).all() for sums in observed.sums)
-    return observed if finite and np.isfinite(observed.outputs).all() else None
 
 
 def _check_outputs(

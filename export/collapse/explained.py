@@ -9,6 +9,8 @@ shares no number with the lowering that is checked, and so none of its faults.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -30,9 +32,52 @@ from vit_edge.export.quantise.grid import GRIDS, Floats, Grid, Scheme, best_rang
 from vit_edge.export.quantise.linears import Smoothed, quantise_by_table, smooth_all
 from vit_edge.export.quantise.sites import find_sites
 from vit_edge.export.simulate import SIXTEEN_BIT, simulate, sixteen_bit_types
+from vit_edge.runtime.errors import EngineError, InputError
 from vit_edge.runtime.tools.images import ImageSet
 
+from .joined import join_teacher_forced
+from .moments import Observed, observe
+from .probes import Probe
+
 _NOBODY = Origin("", "")
+
+
+class PlainLowerings:
+    """Plain lowerings of one fp32 graph, observed over the same images: one for all lowerings to
+    the same types, as a repair tries many.
+    """
+
+    def __init__(self) -> None:
+        self._observed: dict[object, Observed | None] = {}
+
+    def observe(
+        self, lowered: ir.Model, fp32: ir.Model, images: ImageSet, probes: Sequence[Probe]
+    ) -> Observed | None:
+        """The sums of a plain lowering to the types of `lowered`; None where it overflows.
+
+        Args:
+            lowered: A precision's graph.
+            fp32: The graph that it was made of, the same at every call.
+            images: Those of the check, likewise.
+            probes: Those of `fp32`.
+        """
+        narrow = frozenset(node.name for node in fp32.graph) & _narrow(lowered.graph)
+        types = (_scheme(lowered.graph), frozenset(sixteen_bit_types(lowered)), narrow)
+        if types not in self._observed:
+            self._observed[types] = _observe(lowered, fp32, images, probes)
+        return self._observed[types]
+
+
+def _observe(
+    lowered: ir.Model, fp32: ir.Model, images: ImageSet, probes: Sequence[Probe]
+) -> Observed | None:
+    try:
+        plain = lower_plainly(lowered, fp32, images)
+        observed = observe(join_teacher_forced(plain, fp32, probes), images)
+    except (EngineError, InputError):
+        return None
+    finite = all(np.isfinite(sums).all() for sums in observed.sums)
+    return observed if finite and np.isfinite(observed.outputs).all() else None
 
 
 def lower_plainly(lowered: ir.Model, fp32: ir.Model, images: ImageSet) -> ir.Model:
@@ -42,14 +87,15 @@ def lower_plainly(lowered: ir.Model, fp32: ir.Model, images: ImageSet) -> ir.Mod
         _quantise(plain, scheme, images)
         plain.opset_imports.update(lowered.opset_imports)
     for dtype in sixteen_bit_types(lowered):
-        wide = {node.name for node in lowered.graph if not _is_narrow(node)}
+        wide = {node.name for node in lowered.graph} - _narrow(lowered.graph)
         cast_to(plain.graph, dtype, lambda node: node.name in wide)  # noqa: B023 (called at once)
         plain = simulate(plain)
     return plain
 
 
-def _is_narrow(node: ir.Node) -> bool:
-    return any(value.dtype in SIXTEEN_BIT for value in node.outputs)
+def _narrow(graph: ir.Graph) -> set[str | None]:
+    """Names of the nodes that give 16 bits."""
+    return {n.name for n in graph if any(value.dtype in SIXTEEN_BIT for value in n.outputs)}
 
 
 def _scheme(graph: ir.Graph) -> Scheme | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from benchmarks.zoo.models import Entry, build, read_entries
 from benchmarks.zoo.onnx_files import OLDER, write_onnx
 from benchmarks.zoo.pictures import draw_images
 from vit_edge.calibration.observers import DEFAULT_METHOD
-from vit_edge.export.collapse import Fault, find_faults
+from vit_edge.export.collapse import Fault, PlainLowerings, find_faults
 from vit_edge.export.foreign.rebuild import rebuild
 from vit_edge.export.foreign.source import find_foreign_source
 from vit_edge.export.graph_edit import array
@@ -48,14 +49,16 @@ class Built:
     images: ImageSet
     int8: ir.Model
     fp16: ir.Model
+    plain: PlainLowerings = field(default_factory=PlainLowerings)
 
-    @property
+    @cached_property
     def expected(self) -> np.ndarray:
         return predict(self.fp32, self.images)
 
     def faults(self, graph: ir.Model, precision: str) -> tuple[Fault, ...]:
         expected, limits = self.expected, PRECISIONS[precision].limits
-        return find_faults(graph, self.fp32, self.images, expected, spread(expected), limits)
+        size = spread(expected)
+        return find_faults(graph, self.fp32, self.images, expected, size, limits, self.plain)
 
 
 @pytest.fixture(scope="module", params=NAMES)
