@@ -20,6 +20,7 @@ from vit_edge.vit.preprocessing import normalise
 from vit_edge.vit.vision_transformer import VisionTransformer
 
 from .accuracy import Reference
+from .one_dnn import linears_by_one_dnn
 from .outputs.scale import find_scales, varied_images
 from .progress import Update
 
@@ -50,9 +51,10 @@ def compute_reference(oracle: Oracle, images: ImageSet, update: Update) -> NDArr
         InputError: if they are not finite.
     """
     parts: list[NDArray[np.float32]] = []
-    for batch in images.batches(BATCH):
-        parts.append(oracle(batch))
-        update(min(len(parts) * BATCH, len(images)), len(images))
+    with linears_by_one_dnn():
+        for batch in images.batches(BATCH):
+            parts.append(oracle(batch))
+            update(min(len(parts) * BATCH, len(images)), len(images))
     return require_finite(np.concatenate(parts))
 
 
