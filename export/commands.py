@@ -31,8 +31,9 @@ def attach(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "model",
         nargs="?",
         metavar="MODEL",
-        help="timm:NAME, torchvision:NAME, hf:ID, a folder of save_pretrained, FILE.py:FUNCTION "
-        "that returns a module, or a named variant (default: vit_digits, trained here)",
+        help="timm:NAME, torchvision:NAME, hf:ID, a folder of save_pretrained, a bundle, "
+        "FILE.py:FUNCTION that returns a module, or a named variant (default: vit_digits, trained "
+        "here)",
     )
     parser.add_argument(
         "--onnx", type=Path, metavar="FILE", help="an fp32 ViT that another exporter wrote"

@@ -16,7 +16,8 @@ from torch.overrides import TorchFunctionMode
 
 def linears_by_one_dnn() -> AbstractContextManager[object]:
     """Context in which inference computes its Linears by oneDNN, where this PyTorch has it."""
-    if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    has_it = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if has_it and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return _LinearsByOneDNN()
     return nullcontext()
 

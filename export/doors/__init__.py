@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vit_edge.runtime.manifest import MANIFEST
 from vit_edge.vit.datasets import DATASETS
 
 if TYPE_CHECKING:
@@ -55,6 +56,11 @@ def is_saved_folder(path: Path) -> bool:
     return (path / "config.json").is_file()
 
 
+def is_bundle(path: Path) -> bool:
+    """Tells whether a folder is a bundle."""
+    return (path / MANIFEST).is_file()
+
+
 def split_function(model: str) -> tuple[Path, str] | None:
     """Returns file and function of `FILE.py:FUNCTION`; None for anything else."""
     match = _FUNCTION.fullmatch(model)
@@ -82,6 +88,11 @@ DOORS: dict[str, Door] = {
         "hf:ID or hf:FOLDER",
         lambda r: _named("hf:")(r) or (isinstance(r.model, str) and is_saved_folder(Path(r.model))),
         "transformers",
+    ),
+    "bundle": Door(
+        "a bundle",
+        lambda r: isinstance(r.model, str) and is_bundle(Path(r.model)),
+        "bundle",
     ),
     "function": Door(
         "FILE.py:FUNCTION",
