@@ -27,7 +27,10 @@ class Calibration:
     samples: Samples
 
 
-_BATCH = 4
+_BATCH = 1
+"""Four images at a time take a gigabyte more of a ViT-B, and longer: their activations, all of
+which are read, outgrow the processor's caches.
+"""
 _LARGEST = float(np.finfo(np.float32).max)
 
 

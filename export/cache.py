@@ -23,6 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
+from vit_edge.runtime.backends.base import give_back_freed
 from vit_edge.runtime.errors import InputError
 
 from .progress import Display, Update
@@ -171,6 +172,7 @@ class StageCache:
         try:
             with self._display.stage(stage.title) as update:
                 stage.run(temporary, update)
+                give_back_freed()
             (temporary / _HASHES).write_text(json.dumps(_hashes(temporary)))
             os.rename(temporary, folder)
         finally:

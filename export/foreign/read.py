@@ -12,8 +12,6 @@ from onnx_ir.passes import common
 from vit_edge.export.cache import file_sha256
 from vit_edge.runtime.errors import InputError, first_line
 
-MAX_BYTES = (1 << 31) - (1 << 20)
-"""A protobuf message ends at 2 GiB, and the graphs of a bundle are one message each."""
 _QUANTISED = frozenset(
     {
         "QuantizeLinear",
@@ -32,8 +30,7 @@ def load_onnx(path: Path) -> ir.Model:
     """The model, functions inlined and external data in memory.
 
     Raises:
-        InputError: if the file is missing, damaged, not ONNX or too large, or reaches outside its
-            folder.
+        InputError: if the file is missing, damaged or not ONNX, or reaches outside its folder.
     """
     try:
         if not path.is_file():
@@ -90,7 +87,7 @@ def _check_external(path: Path, model: ir.Model) -> None:
     Raises:
         InputError: for a file outside the folder, a link, or data beyond the end of a file.
     """
-    total, folder = path.stat().st_size, path.parent.resolve()
+    folder = path.parent.resolve()
     for tensor in _external_tensors(model):
         location = Path(str(tensor.location))
         file = path.parent / location
@@ -105,9 +102,6 @@ def _check_external(path: Path, model: ir.Model) -> None:
         size = tensor.length if tensor.length is not None else tensor.nbytes
         if size < tensor.nbytes or (tensor.offset or 0) + size > file.stat().st_size:
             raise InputError(f"{location}, the weights of {path}, is cut short")
-        total += size
-    if total > MAX_BYTES:
-        raise InputError(f"{path} holds {total >> 20} MiB of weights: 2 GiB are the limit")
 
 
 def _resolved_parents(file: Path) -> tuple[Path, ...]:

@@ -9,7 +9,8 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from vit_edge.runtime.backends.onnxruntime import load_library
+from vit_edge.calibration.onnx_file import to_bytes
+from vit_edge.runtime.backends.onnxruntime import add_external_weights, load_library
 from vit_edge.runtime.errors import InputError, first_line
 
 Array = NDArray[np.generic]
@@ -30,7 +31,9 @@ class Runner:
         if all_values:  # a value that an optimiser fuses away cannot be read
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            blob = _serialise(model, all_values)
+            content = to_bytes(model)
+            add_external_weights(options, content.external)
+            blob = _with_outputs(content.graph, all_values) if all_values else content.graph
             self._session = onnxruntime.InferenceSession(
                 blob, options, providers=["CPUExecutionProvider"]
             )
@@ -52,8 +55,8 @@ class Runner:
         return dict(zip(names, values, strict=True))
 
 
-def _serialise(model: ir.Model, all_values: Sequence[ir.Value]) -> bytes:
-    proto = ir.to_proto(model)
+def _with_outputs(graph: bytes, all_values: Sequence[ir.Value]) -> bytes:
+    proto = onnx.ModelProto.FromString(graph)
     known = {output.name for output in proto.graph.output}
     proto.graph.output.extend(
         onnx.ValueInfoProto(name=v.name) for v in all_values if v.name not in known

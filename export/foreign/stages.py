@@ -9,6 +9,7 @@ from typing import Protocol
 
 import onnx_ir as ir
 
+from vit_edge.calibration.onnx_file import save_onnx
 from vit_edge.export.cache import Hashed, Stage
 from vit_edge.export.doors.source import MakeGraph, MakeReference
 from vit_edge.export.passes import PassReport, optimise
@@ -33,7 +34,7 @@ class CopyOnnxFile(Stage[Path]):
     title_of = "ONNX file"
 
     def run(self, folder: Path, update: Update) -> None:
-        ir.save(self.source.value.read_again(), folder / "model.onnx")
+        save_onnx(self.source.value.read_again(), folder / "model.onnx")
 
     def load(self, folder: Path) -> Path:
         return folder / "model.onnx"

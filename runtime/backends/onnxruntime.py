@@ -177,11 +177,11 @@ def _open(blob: bytes, options: Any, provider: str) -> Any:
 def _options(external: ExternalData) -> Any:
     options = load_library().SessionOptions()
     options.log_severity_level = 4  # what fails is raised, and said once
-    _add_external_weights(options, external)
+    add_external_weights(options, external)
     return options
 
 
-def _add_external_weights(options: Any, external: ExternalData) -> None:
+def add_external_weights(options: Any, external: ExternalData) -> None:
     """Hands over the contents of the files that a graph names, so that none is opened by name.
 
     Raises:

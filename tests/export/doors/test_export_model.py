@@ -199,3 +199,24 @@ def test_images_of_another_size_than_the_models_are_named() -> None:
 def test_random_names_and_options_of_our_own_vit_are_refused() -> None:
     with pytest.raises(InputError, match="--heads: fixed in the model"):
         make_plan(ExportRequest(model=Tiny(), facts=ModelHints(n_heads=3)))
+
+
+def test_weights_too_large_for_one_file_lie_beside_the_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vit_edge.calibration.onnx_file.LIMIT", 10_000)
+    module = Tiny(lambda tokens, logits: logits)
+    export_model(
+        module,
+        tmp_path / "out",
+        calibration=images(),
+        precisions=["fp32"],
+        targets=["onnxruntime"],
+        preprocess=PREPROCESS,
+    )
+    graph = Bundle.open(tmp_path / "out").manifest.precisions["fp32"].graphs["cpu"]
+    assert graph.external == ("onnx/fp32.data",)
+    with Engine.load(tmp_path / "out", "fp32") as engine:
+        scores = engine(images())
+    expected = answers(module, images()).numpy()
+    assert np.abs(scores - expected).max() < 1e-5 * np.ptp(expected)
