@@ -58,7 +58,7 @@ class Record:
             of the outputs.
         precisions: By name: the problem ("" for none), the shares of the multiplications that it
             quantised, what stayed in higher precision, and its cosine.
-        engines: How many were built.
+        engines, asked: How many were built, of those that were asked for.
         notes: What the export left as it is, and why.
     """
 
@@ -72,6 +72,7 @@ class Record:
     engines: int = 0
     seconds: float = 0.0
     notes: Sequence[str] = ()
+    asked: int = 0
 
 
 class _Silent(Display):
@@ -123,7 +124,8 @@ def try_model(entry: Entry, door: str, settings: Settings, folder: Path) -> Reco
         max_batch=4,
         timing=_ONE_CALL,
     )
-    record = Record(entry.name, entry.library, door, CRASHED)
+    asked = len(settings.precisions) * len(settings.targets)
+    record = Record(entry.name, entry.library, door, CRASHED, asked=asked)
     try:
         report, error = DOORS[door](entry, folder, request, display)
         record = _read(
