@@ -32,8 +32,10 @@ _DEVIATION, _SHAKE, _LAYER_SCALE, _BATCH_NORM = 0.8, 0.05, 0.3, 0.4
 turn the rounding of their weights to fp16 into a tenth and more of their outputs, as trained models
 do not: what was measured would be the drawn weights.
 """
-_FITTED = 16
-"""Images that batch normalisation is fitted to."""
+_FITTED = {"calibration": 16, "evaluation": 32}
+"""Images that batch normalisation is fitted to. A trained model has seen flat and noisy ones too,
+which otherwise leave what it was fitted to so far that fp16 overflows.
+"""
 _LAYER_SCALES = re.compile(r"(^|[._])(gamma\w*|lambda\w*|layer_scale\w*|ls\d?|token_mixer_scale)\b")
 _POSITIONS = re.compile(r"position|pos_embed|rel_pos|relative|cls_token|freqs|logit_scale")
 
@@ -168,7 +170,7 @@ def fit_batch_norms(model: nn.Module, entry: Entry) -> None:
         norm.momentum = 1.0
         norm.train()
     if norms:
-        images = draw_images("calibration", _FITTED, entry.size)
+        images = np.concatenate([draw_images(s, n, entry.size) for s, n in _FITTED.items()])
         model(torch.from_numpy(normalise(images, entry)))
     for norm in norms:
         norm.momentum = before[norm]
