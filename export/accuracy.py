@@ -194,7 +194,7 @@ def output_problem(
     can tell.
     """
     if accuracy.logit_error >= 1e30:
-        return f"{output.name} are not finite: something overflows"
+        return "some values are not finite: something overflows"
     if budget.max_logit_error is not None:
         worst = "worst logit error" if output.kind == LOGITS else "worst error"
         return _over(
