@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib.util import find_spec
 from sys import modules
+
+_METADATA = ".dist-info"
 
 
 def is_installed(module: str) -> bool:
@@ -17,8 +21,16 @@ def is_installed(module: str) -> bool:
 
 
 def installed_version(*distributions: str) -> str | None:
-    """Returns the recorded version of the first of these that is installed; None if none is."""
-    from importlib.metadata import PackageNotFoundError, version  # brings all of `email`
+    """Returns the recorded version of the first of these that is installed; None if none is.
+
+    Most are told by the name of a folder, `name-version.dist-info`: reading what is in it would
+    bring all of `email`, 20 ms of an application's start.
+    """
+    for distribution in distributions:
+        recorded = _version_of_folder(distribution)
+        if recorded is not None:
+            return recorded
+    from importlib.metadata import PackageNotFoundError, version
 
     for distribution in distributions:
         try:
@@ -26,3 +38,24 @@ def installed_version(*distributions: str) -> str | None:
         except PackageNotFoundError:
             continue
     return None
+
+
+def _version_of_folder(distribution: str) -> str | None:
+    """The version in the name of the first folder of metadata on the path; None without one."""
+    wanted = _normalised(distribution)
+    for entry in sys.path:
+        try:
+            names = os.listdir(entry or ".")
+        except OSError:  # an archive, or a folder that is no longer there
+            continue
+        for name in names:
+            if name.endswith(_METADATA):
+                project, _, version = name.removesuffix(_METADATA).partition("-")
+                if version and _normalised(project) == wanted:
+                    return version
+    return None
+
+
+def _normalised(name: str) -> str:
+    """Source: PEP 503, and PEP 427, which writes `-` as `_`."""
+    return name.lower().replace("-", "_").replace(".", "_")
