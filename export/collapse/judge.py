@@ -53,31 +53,33 @@ def _measures(moments: Moments) -> SegmentLimits:
         error=moments.relative_error(),
         channel=float(moments.channel_errors().max()),
         gain=abs(moments.gain() - 1),
-        channel_gain=float(_off(moments).max()),
+        channel_gain=float(moments.channel_gain_errors().max()),
         shift=moments.shift(),
     )
 
 
 def _inexact(moments: Moments, allowed: SegmentLimits) -> str | None:
     """The first measure that is over its limit, the most telling one first."""
-    off = _off(moments)
-    worst = int(np.argmax(off))
     return (
         _over("the output gain is off by", abs(moments.gain() - 1), allowed.gain, ".2%")
         or _over("a constant shift of", moments.shift(), allowed.shift)
-        or _over(f"the gain of channel {worst} is off by", off[worst], allowed.channel_gain, ".2%")
+        or _over_in_a_channel(moments, allowed.channel_gain)
         or _over("relative error", moments.relative_error(), allowed.error)
         or _over("relative error of a channel", moments.channel_errors().max(), allowed.channel)
     )
 
 
+def _over_in_a_channel(moments: Moments, limit: float) -> str | None:
+    beyond = moments.channel_gain_errors()
+    worst = int(np.argmax(beyond))
+    if beyond[worst] <= limit:
+        return None
+    off = abs(moments.channel_gains()[worst] - 1)
+    return _over(f"the gain of channel {worst} is off by", off, limit, ".2%")
+
+
 def _over(what: str, value: float, limit: float, style: str = ".2g") -> str | None:
     return None if value <= limit else f"{what} {value:{style}}, over the limit of {limit:{style}}"
-
-
-def _off(moments: Moments) -> np.ndarray:
-    off: np.ndarray = np.abs(moments.channel_gains() - 1)
-    return off
 
 
 def _cause(moments: Moments, reads: Range | None, allowed: SegmentLimits) -> str:
@@ -99,7 +101,7 @@ def _cause(moments: Moments, reads: Range | None, allowed: SegmentLimits) -> str
         return f"; it comes out {gain:.3g} times as large: a wrong scale"
     if moments.shift() > 0.8 * error:
         return "; most of it is a constant: a lost bias or a wrong zero point"
-    wrong = int((_off(moments) > allowed.channel_gain).sum())
+    wrong = int((moments.channel_gain_errors() > allowed.channel_gain).sum())
     if 0 < wrong <= max(1, len(moments.error) // 16):
         return f"; {wrong} of {len(moments.error)} channels are to blame: a scale of their own"
     return ""

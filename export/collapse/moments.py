@@ -20,6 +20,8 @@ QUIET = 0.1
 """Part of the mean signal that counts as signal in every channel, so that an error in a channel
 that says nothing is not blown up.
 """
+_CHANCE = 3.0
+"""Standard errors of a gain that chance may explain."""
 _TINY = 1e-30
 
 
@@ -29,7 +31,8 @@ class Moments:
 
     `expected` is what the fp32 piece makes of the lowering's own input (a branch: without the
     stream that it is added to), `error` what the lowering has less that. `rounding` is the square
-    of what the stream's own type may add to the error, on the scale of `expected_squared`.
+    of what the stream's own type may add to the error, on the scale of `expected_squared`,
+    `samples` the number of images and tokens.
     """
 
     expected: Floats
@@ -38,6 +41,7 @@ class Moments:
     error_squared: Floats
     product: Floats
     rounding: Floats
+    samples: int
 
     def relative_error(self) -> float:
         """RMS error relative to RMS signal."""
@@ -56,6 +60,15 @@ class Moments:
         """The same for each channel; that of a quiet channel is drawn towards 1."""
         gains: Floats = 1 + self.product / self._loud_signal()
         return gains
+
+    def channel_gain_errors(self) -> Floats:
+        """Distance of each channel's gain from 1, less what chance explains of it: of a channel
+        that the images hardly excite, as a pixel behind a ReLU, rounding alone makes a gain.
+        """
+        scattered = np.maximum(self.error_squared - self.product**2 / self._signal(), 0)
+        chance = _CHANCE * np.sqrt(scattered / self._loud_signal() / self.samples)
+        beyond: Floats = np.maximum(np.abs(self.channel_gains() - 1) - chance, 0)
+        return beyond
 
     def shift(self) -> float:
         """The part of the error that is the same for all images and tokens, relative to RMS
@@ -131,8 +144,9 @@ def moments(probe: Probe, sums: Floats, images: int, rounding: float) -> Moments
             `export.collapse.limits.Limits.rounding`.
     """
     kept = sums if probe.fixed is None else sums[:, probe.fixed]
-    expected, square, error, error_square, product, stream = kept / (images * probe.tokens)
-    return Moments(expected, square, error, error_square, product, rounding**2 * stream)
+    samples = images * probe.tokens
+    expected, square, error, error_square, product, stream = kept / samples
+    return Moments(expected, square, error, error_square, product, rounding**2 * stream, samples)
 
 
 def _summarise(names: Sequence[str], ranges: Sequence[Floats]) -> dict[str, Range]:
