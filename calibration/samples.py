@@ -21,6 +21,8 @@ Rows = NDArray[np.float32]
 
 MAX_ROWS = 2048
 """Limit for each site."""
+_EXTREME = 5
+"""One sampled token in so many has a greatest magnitude of its image: rare ones go furthest."""
 _INDEX = "samples.json"
 
 
@@ -60,7 +62,7 @@ class SiteSampler:
         require_finite(float(largest.max()))
         self._amax = largest if self._amax is None else np.maximum(self._amax, largest)
         for index, rows in enumerate(tokens[: max(0, MAX_ROWS - self._images)], self._images):
-            self._samples.append(rows[_choose(len(rows), self._tokens, index)])
+            self._samples.append(rows[_choose(rows, self._tokens, index)])
         self._images += len(tokens)
 
     def amax(self) -> float:
@@ -72,12 +74,21 @@ class SiteSampler:
         return SiteSamples(np.concatenate(self._samples), self._amax)
 
 
-def _choose(tokens: int, most: int, image: int) -> NDArray[np.int64]:
-    """Chooses the first token and random others, at most `most` in all."""
+def _choose(rows: Rows, most: int, image: int) -> NDArray[np.int64]:
+    """Chooses the first token, those with the greatest magnitudes and random others, at most `most`
+    in all.
+    """
+    tokens = len(rows)
     if tokens <= most:
         return np.arange(tokens)
-    others = np.random.default_rng(image).permutation(tokens - 1)[: most - 1] + 1
-    return np.sort(np.concatenate([np.zeros(1, np.int64), others]))
+    magnitudes = np.abs(rows)
+    typical = np.maximum(np.sqrt(np.square(magnitudes).mean(axis=0)), 1e-6)
+    order = [np.argsort(-m.max(axis=1), kind="stable") for m in (magnitudes, magnitudes / typical)]
+    extreme = np.stack(order, axis=1).reshape(-1)
+    others = np.random.default_rng(image).permutation(tokens)
+    ranked = np.concatenate([np.zeros(1, np.int64), extreme[: most // _EXTREME], others])
+    first = np.sort(np.unique(ranked, return_index=True)[1])
+    return np.sort(ranked[first][:most])
 
 
 def save_samples(folder: Path, samples: Samples) -> None:

@@ -15,6 +15,12 @@ from vit_edge.calibration.observers import INT8_MAX
 
 Floats = NDArray[np.float32]
 
+MIN_GAIN_OF_CLIPPING = 1.5
+"""Factor by which clipping must lower the squared error, or nothing of the samples is clipped:
+what goes far are a few tokens, such as those of massive activations, on which all others hang.
+"""
+WIDE_HEADROOM = 1.2
+"""On top of a range that clips nothing: it costs little there."""
 HEADROOM = 1.05
 """On top of the best range: other images go further than those of the calibration, and clipping
 costs more than a coarser grid.
@@ -157,15 +163,35 @@ def best_range(rows: Floats, importance: Floats, grid: Grid = INT8_GRID) -> np.f
     """The magnitude to represent at most: least squared error over `rows` `[rows, K]`, channel k
     weighted by `importance[k]`, what its errors do to the outputs; and some headroom.
     """
+    return np.float32(HEADROOM * _search_range(rows, importance, grid)[0])
+
+
+def cautious_range(
+    rows: Floats, importance: Floats, largest: float, grid: Grid = INT8_GRID
+) -> np.float32:
+    """The range of `best_range`, or one that holds `largest`, the greatest magnitude of all tokens,
+    where clipping gains little.
+    """
+    best, gain = _search_range(rows, importance, grid)
+    if gain > MIN_GAIN_OF_CLIPPING:
+        return np.float32(HEADROOM * best)
+    return np.float32(WIDE_HEADROOM * largest)
+
+
+def _search_range(rows: Floats, importance: Floats, grid: Grid) -> tuple[float, float]:
+    """The magnitude to represent at most, and how many times less the squared error is with it than
+    where nothing is clipped.
+    """
     largest = float(np.abs(rows).max())
     if largest == 0:
-        return np.float32(0)
+        return 0.0, 1.0
     few, errors = thin_out(rows), []
     for ratio in _RATIOS:
         scale = representable_scale(np.array(largest * ratio), grid)
         lost = fake_quantise(few, scale, grid) - few
         errors.append(float(np.einsum("rk,rk->k", lost, lost) @ importance))
-    return np.float32(HEADROOM * largest * _RATIOS[int(np.argmin(errors))])
+    best = int(np.argmin(errors))
+    return largest * float(_RATIOS[best]), errors[-1] / max(errors[best], 1e-30)
 
 
 def plain_scales(weight: Floats, grid: Grid, block: int | None) -> Floats:

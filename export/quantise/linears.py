@@ -21,7 +21,7 @@ from .parallel import parallel_map
 from .qdq import quantise_activation, quantise_weight
 from .shift import subtract
 from .site_search import RoundedSite, search_site
-from .sites import NormSource, Site, find_scalable, find_sites
+from .sites import GeluSource, LinearSource, Site, find_sites, find_source
 from .smooth import MIN_GAIN, MIN_GAIN_OF_VALUES, Smoothing, search
 
 
@@ -55,7 +55,8 @@ def smooth_all(
         return search_smoothing(site, samples[site.name], scheme)
 
     for site, smoothing in zip(sites, parallel_map(search_one, sites), strict=True):
-        done[site.name] = smooth(graph, site, samples[site.name], smoothing)
+        name = site.name  # a multiplication behind it takes the name over
+        done[name] = smooth(graph, site, samples[name], smoothing)
         update(len(done), len(sites))
     return done
 
@@ -79,7 +80,8 @@ def quantise(
     sites, done = find_sites(graph), list[SiteExplanation]()
 
     def search_one(site: Site) -> RoundedSite:
-        return search_site(site, smoothed[site.name].rows, scheme)
+        seen = smoothed[site.name]
+        return search_site(site, seen.rows, float(seen.channel_amax.max()), scheme)
 
     for site, rounded in zip(sites, parallel_map(search_one, sites), strict=True):
         _quantise(graph, site, rounded, scheme)
@@ -136,17 +138,17 @@ def quantise_by_table(graph: ir.Graph, amax: Mapping[str, float], scheme: Scheme
 
 def search_smoothing(site: Site, samples: SiteSamples, scheme: Scheme) -> Smoothing | None:
     """Searches the smoothing of a site; None where nothing can be moved into its weights."""
-    source = find_scalable(site)
-    if source is None:
+    source = find_source(site)
+    if source is None or (isinstance(source, GeluSource) and scheme.activations is None):
         return None
-    min_gain = MIN_GAIN if isinstance(source, NormSource) else MIN_GAIN_OF_VALUES
+    min_gain = MIN_GAIN_OF_VALUES if isinstance(source, LinearSource) else MIN_GAIN
     return search(samples, site.weights, scheme, min_gain)
 
 
 def smooth(graph: ir.Graph, site: Site, samples: SiteSamples, chosen: Smoothing | None) -> Smoothed:
     """Moves the outliers as the search chose, where that pays."""
     rows = np.ascontiguousarray(samples.rows)
-    source = find_scalable(site)  # again: sites before this one may have replaced its weight since
+    source = find_source(site)  # again: sites before this one may have replaced its weight since
     if chosen is None or chosen.alpha is None or source is None:
         return Smoothed(rows, samples.channel_amax)
     source.scale(graph, (1 / chosen.factor).astype(np.float32))

@@ -22,14 +22,23 @@ _ONE_SIDED = 0.25
 def shift_of(site: Site, rows: Floats, amax: np.float32, grid: Grid) -> tuple[np.float32, Floats]:
     """Finds what to subtract from a site whose best symmetric range is `amax`, and the scale then.
 
-    The shift is a multiple of the scale, so that zero, the most frequent value, stays exact. Zero
-    where the activations have two sides, a Linear has no bias, or the grid is finest around zero.
+    Zero too where a Linear has no bias that could restore it.
+    """
+    if all(linear.bias is not None for linear in site.linears):
+        return centre(rows, amax, grid)
+    return np.float32(0), representable_scale(np.array(amax), grid)
+
+
+def centre(rows: Floats, amax: np.float32, grid: Grid) -> tuple[np.float32, Floats]:
+    """The shift that centres `rows`, whose best symmetric range is `amax`, and the scale then.
+
+    It is a multiple of the scale, so that zero, the most frequent value, stays exact. Zero where
+    the activations have two sides or the grid is finest around zero.
     """
     least = rows.min()
     middle, half = (amax + least) / 2, (amax - least) / 2
-    has_biases = all(linear.bias is not None for linear in site.linears)
     two_sided = middle <= 0 or -least > _ONE_SIDED * amax
-    if not has_biases or two_sided or not isinstance(grid, IntegerGrid):
+    if two_sided or not isinstance(grid, IntegerGrid):
         return np.float32(0), representable_scale(np.array(amax), grid)
     scale = representable_scale(np.array(half, np.float32), grid)
     return np.float32(np.rint(middle / scale) * scale), scale

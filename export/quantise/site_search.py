@@ -13,7 +13,7 @@ from vit_edge.export.graph_edit import array
 from vit_edge.export.passes.linears import Linear
 
 from .explanation import sqnr_db
-from .grid import Floats, Scheme, best_range, fake_quantise, for_each_weight, thin_out
+from .grid import Floats, Scheme, cautious_range, fake_quantise, for_each_weight, thin_out
 from .grid import weight_scales as search_scales
 from .rounding import SecondMoments, round_weights
 from .shift import shift_of
@@ -56,18 +56,19 @@ class RoundedSite:
     linears: tuple[RoundedLinear, ...]
 
 
-def search_site(site: Site, rows: Floats, scheme: Scheme) -> RoundedSite:
+def search_site(site: Site, rows: Floats, largest: float, scheme: Scheme) -> RoundedSite:
     """Ranges, rounding and biases.
 
     Args:
         site: The site, after smoothing.
         rows: float32 `[rows, K]`, samples of its activations, likewise.
+        largest: The greatest magnitude of all its activations, likewise.
         scheme: The grids.
     """
     amax, scale, grid = None, None, scheme.activations
     quantised, shift = rows, np.float32(0)
     if grid is not None:
-        best = best_range(rows, (site.weights**2).sum(axis=1), grid)
+        best = cautious_range(rows, (site.weights**2).sum(axis=1), largest, grid)
         shift, scale = shift_of(site, rows, best, grid)
         quantised, amax = fake_quantise(rows - shift, scale, grid) + shift, float(best)
     moments = (quantised.T @ quantised).astype(np.float64) / len(quantised)

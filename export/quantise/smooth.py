@@ -16,18 +16,21 @@ from vit_edge.calibration.samples import SiteSamples
 from .grid import (
     Floats,
     Scheme,
-    best_range,
+    cautious_range,
     fake_quantise,
     for_each_weight,
-    representable_scale,
     thin_out,
 )
+from .shift import centre
 
-ALPHAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-"""More levels the channels of the calibration images so far that other images leave the range."""
+ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9)
+_QUIET = 0.5
+"""Share of the channels that count as no larger than they are at this quantile: their own largest
+magnitudes differ most from image to image.
+"""
 MIN_GAIN = 1.5
 """Factor by which the squared error must fall: what is not an outlier is better left alone."""
-MIN_GAIN_OF_VALUES = 3.0
+MIN_GAIN_OF_VALUES = 1.5
 """The same for attention's outputs, whose range differs most from image to image."""
 _TINY = np.float32(1e-5)
 _MAX_FACTOR = np.float32(1e4)
@@ -57,11 +60,13 @@ def search(
     rows = thin_out(samples.rows)
     plain = np.ones(weight.shape[0], np.float32)
     outputs = rows @ weight
-    plain_error = _error(rows, weight, outputs, scheme)
+    seen = samples.channel_amax
+    plain_error = _error(rows, float(seen.max()), weight, outputs, scheme)
     best = Smoothing(None, plain, plain_error)
     for alpha in ALPHAS:
-        factor = smoothing_factor(samples.channel_amax, weight, alpha)
-        error = _error(rows / factor, weight * factor[:, None], outputs, scheme)
+        factor = smoothing_factor(seen, weight, alpha)
+        largest, scaled = float((seen / factor).max()), weight * factor[:, None]
+        error = _error(rows / factor, largest, scaled, outputs, scheme)
         if error < best.error:
             best = Smoothing(alpha, factor, error)
     if best.error * min_gain > plain_error:
@@ -73,19 +78,22 @@ def smoothing_factor(channel_amax: Floats, weight: Floats, alpha: float) -> Floa
     """s_k, such that the largest magnitude of all channels stays what it was: what fitted into 16
     bits still does.
     """
-    largest, rows = np.maximum(channel_amax, _TINY), np.abs(weight).max(axis=1)
+    quiet = np.float32(np.quantile(channel_amax, _QUIET))
+    largest, rows = np.maximum(channel_amax, max(quiet, _TINY)), np.abs(weight).max(axis=1)
     factor = largest**alpha / np.maximum(rows, _TINY) ** (1 - alpha)
     factor *= (largest / factor).max() / largest.max()
     clipped: Floats = np.clip(factor, 1 / _MAX_FACTOR, _MAX_FACTOR).astype(np.float32)
     return clipped
 
 
-def _error(rows: Floats, weight: Floats, outputs: Floats, scheme: Scheme) -> float:
-    """Relative squared error of the outputs when both are quantised."""
+def _error(rows: Floats, largest: float, weight: Floats, outputs: Floats, scheme: Scheme) -> float:
+    """Relative squared error of the outputs when both are quantised; `largest` is the greatest
+    magnitude of all tokens.
+    """
     quantised, scales = rows, for_each_weight(scheme.plain_scales(weight), weight.shape)
     if scheme.activations is not None:
-        amax = best_range(rows, (weight**2).sum(axis=1), scheme.activations)
-        scale = representable_scale(np.array(amax), scheme.activations)
-        quantised = fake_quantise(rows, scale, scheme.activations)
+        amax = cautious_range(rows, (weight**2).sum(axis=1), largest, scheme.activations)
+        shift, scale = centre(rows, amax, scheme.activations)
+        quantised = fake_quantise(rows - shift, scale, scheme.activations) + shift
     difference = quantised @ fake_quantise(weight, scales, scheme.weights) - outputs
     return float((difference**2).mean() / max(float((outputs**2).mean()), 1e-30))

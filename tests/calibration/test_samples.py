@@ -52,3 +52,14 @@ def test_samples_survive_their_files(tmp_path: Path) -> None:
     for name, site in samples.items():
         np.testing.assert_array_equal(again[name].rows, site.rows)
         np.testing.assert_array_equal(again[name].channel_amax, site.channel_amax)
+
+
+def test_tokens_that_go_furthest_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_ROWS", 70)
+    values = VALUES.copy()
+    values[:, 13, 2] = 50  # larger than all else
+    values[:, :, 5] /= 1000
+    values[:, 17, 5] = 0.5  # large for its channel alone
+    rows = gather(values, 3).rows.reshape(7, 10, 6)
+    assert (rows[:, :, 2].max(axis=1) == 50).all()
+    assert (rows[:, :, 5].max(axis=1) == 0.5).all()

@@ -7,6 +7,7 @@ from vit_edge.export.quantise import rounding
 from vit_edge.export.quantise.grid import (
     INT8_GRID,
     best_range,
+    cautious_range,
     fake_quantise,
     representable_scale,
     weight_scales,
@@ -63,6 +64,16 @@ def test_a_range_follows_what_matters_to_the_outputs() -> None:
     everything, the_others = np.ones(16, np.float32), np.eye(16, dtype=np.float32)[1]
     assert best_range(rows, everything) > 50
     assert best_range(rows, the_others) < 10
+
+
+def test_nothing_is_clipped_where_that_gains_little() -> None:
+    rows = np.random.default_rng(1).standard_normal((400, 16)).astype(np.float32)
+    everything = np.ones(16, np.float32)
+    assert cautious_range(rows, everything, 6.0) == pytest.approx(7.2)
+    rows[0, 0] = 500  # one token costs all others their precision
+    others = everything.copy()
+    others[0] = 0
+    assert cautious_range(rows, others, 500.0) < 20
 
 
 def test_nothing_but_zeros_has_a_range_too() -> None:
