@@ -21,8 +21,8 @@ from .parallel import parallel_map
 from .qdq import quantise_activation, quantise_weight
 from .shift import subtract
 from .site_search import RoundedSite, search_site
-from .sites import GeluSource, LinearSource, Site, find_sites, find_source
-from .smooth import MIN_GAIN, MIN_GAIN_OF_VALUES, Smoothing, search
+from .sites import GeluSource, Site, find_sites, find_source
+from .smooth import MIN_GAIN, MIN_GAIN_BEHIND_GELU, Smoothing, search
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def search_smoothing(site: Site, samples: SiteSamples, scheme: Scheme) -> Smooth
     source = find_source(site)
     if source is None or (isinstance(source, GeluSource) and scheme.activations is None):
         return None
-    min_gain = MIN_GAIN_OF_VALUES if isinstance(source, LinearSource) else MIN_GAIN
+    min_gain = MIN_GAIN_BEHIND_GELU if isinstance(source, GeluSource) else MIN_GAIN
     return search(samples, site.weights, scheme, min_gain)
 
 
