@@ -32,7 +32,7 @@ def judge(
     if probe.exact:
         what = _over("relative error", moments.relative_error(), exact)
     else:
-        what = _inexact(moments, allowed)
+        what = _inexact(probe, moments, allowed)
     if what is None:
         return None
     return Fault(LOCAL, probe.module, probe.name, what + _cause(moments, reads, allowed))
@@ -58,15 +58,20 @@ def _measures(moments: Moments) -> SegmentLimits:
     )
 
 
-def _inexact(moments: Moments, allowed: SegmentLimits) -> str | None:
+def _inexact(probe: Probe, moments: Moments, allowed: SegmentLimits) -> str | None:
     """The first measure that is over its limit, the most telling one first."""
+    channels = probe.has_channels
     return (
         _over("the output gain is off by", abs(moments.gain() - 1), allowed.gain, ".2%")
         or _over("a constant shift of", moments.shift(), allowed.shift)
-        or _over_in_a_channel(moments, allowed.channel_gain)
+        or (_over_in_a_channel(moments, allowed.channel_gain) if channels else None)
         or _over("relative error", moments.relative_error(), allowed.error)
-        or _over("relative error of a channel", moments.channel_errors().max(), allowed.channel)
+        or (_over_by_channel(moments, allowed.channel) if channels else None)
     )
+
+
+def _over_by_channel(moments: Moments, limit: float) -> str | None:
+    return _over("relative error of a channel", float(moments.channel_errors().max()), limit)
 
 
 def _over_in_a_channel(moments: Moments, limit: float) -> str | None:

@@ -20,6 +20,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from vit_edge.export.graph_edit import array, size_per_image
+from vit_edge.export.outputs import JOINED
 from vit_edge.export.passes.linears import Linear, as_linear, find_linears
 from vit_edge.export.quantise.convolutions import made_of_pixels
 from vit_edge.export.quantise.sites import LinearSource, find_scalable, find_sites
@@ -67,6 +68,11 @@ class Probe:
         sizes = list(self.value.shape or [1])
         del sizes[self.axis]
         return prod(map(size_per_image, sizes))
+
+    @property
+    def has_channels(self) -> bool:
+        """False for outputs side by side: a pixel of a map is no channel."""
+        return self.name != JOINED
 
     @property
     def cut(self) -> bool:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from vit_edge.export.graph_edit import add_initializer, describe
 from vit_edge.runtime.outputs import OutputSpec, spread, unpack
 
-_JOINED = "joined_outputs"
+JOINED = "joined_outputs"
+"""Name of the vector."""
 
 
 def _is_vector(outputs: Sequence[OutputSpec]) -> bool:
@@ -43,11 +44,11 @@ def join_outputs(model: ir.Model, outputs: Sequence[OutputSpec]) -> ir.Model:
     joined = model.clone()
     graph = joined.graph
     batch = next((v.shape[0] for v in graph.outputs if v.shape), "batch")
-    shape = add_initializer(graph, f"{_JOINED}/shape", np.array([0, -1], np.int64))
+    shape = add_initializer(graph, f"{JOINED}/shape", np.array([0, -1], np.int64))
     parts = []
     values = {str(value.name): value for value in graph.outputs}
     for output, factor in zip(outputs, _factors(outputs), strict=True):
-        name, value = f"{_JOINED}/{output.name}", values[output.name]
+        name, value = f"{JOINED}/{output.name}", values[output.name]
         if not output.shape:  # [N] has no second dimension to keep
             wider = add_initializer(graph, f"{name}/shape", np.array([-1, 1], np.int64))
             node = ir.node("Reshape", [value, wider], name=name)
@@ -60,9 +61,9 @@ def join_outputs(model: ir.Model, outputs: Sequence[OutputSpec]) -> ir.Model:
         describe(scaled.outputs[0], f"{name}/scaled", size, ir.DataType.FLOAT)
         graph.extend([node, scaled])
         parts.append(scaled.outputs[0])
-    concat = ir.node("Concat", parts, {"axis": 1}, name=_JOINED)
+    concat = ir.node("Concat", parts, {"axis": 1}, name=JOINED)
     width = sum(output.size for output in outputs)
-    end = describe(concat.outputs[0], _JOINED, ir.Shape([batch, width]), ir.DataType.FLOAT)
+    end = describe(concat.outputs[0], JOINED, ir.Shape([batch, width]), ir.DataType.FLOAT)
     graph.append(concat)
     graph.outputs[:] = [end]
     return joined

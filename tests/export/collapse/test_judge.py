@@ -8,7 +8,8 @@ import pytest
 
 from vit_edge.export.collapse.judge import judge
 from vit_edge.export.collapse.moments import Moments
-from vit_edge.export.collapse.probes import LINEAR, Probe
+from vit_edge.export.collapse.probes import LINEAR, OUTPUT, Probe
+from vit_edge.export.outputs import JOINED
 from vit_edge.export.precision.int8 import INT8
 
 CHANNELS, SAMPLES = 64, 16
@@ -53,3 +54,13 @@ def test_measure(error: np.ndarray, squared: np.ndarray, product: np.ndarray, wh
     sentence = found(error, squared, product)
     assert sentence.startswith(what)
     assert bool(sentence) == bool(what)
+
+
+@pytest.mark.parametrize(("name", "is_found"), [("logits", True), (JOINED, False)])
+def test_numbers_of_joined_outputs_are_no_channels(name: str, is_found: bool) -> None:
+    """Of a map's pixels one may be excited by a single image, by chance."""
+    value = ir.val(name, shape=ir.Shape([None, CHANNELS]))
+    zero, squared, product = everywhere(0.0), in_one_channel(1.2**2), in_one_channel(1.2)
+    moments = Moments(zero, everywhere(1.0), zero, squared, product, zero, SAMPLES)
+    fault = judge(Probe(value, OUTPUT, OUTPUT), moments, None, INT8().limits)
+    assert (fault is not None) == is_found
