@@ -171,7 +171,8 @@ def _entry(result: PrecisionResult, files: dict[str, Path]) -> PrecisionEntry:
         parts = {f"onnx/{part.name}": part for part in graph.parts}
         files.update(parts)
         name, *external = parts
-        rank = getattr(find_precision(result.name).ranks, kind)
+        precision = find_precision(result.name)
+        rank, least = getattr(precision.ranks, kind), precision.least_capability
         graphs[kind] = Graph(
             name,
             tuple(external),
@@ -179,6 +180,7 @@ def _entry(result: PrecisionResult, files: dict[str, Path]) -> PrecisionEntry:
             graph.rms_tolerance,
             rank,
             graph.work.shares,
+            least if kind == "gpu" else "",
         )
     engines = []
     for engine in result.engines:

@@ -141,7 +141,8 @@ class _PrecisionRoad:
         if "gpu" in result.graphs:
             try:
                 graph = result.graphs["gpu"]
-                engines = tuple(self._build(graph, target) for target in self.plan.targets)
+                narrowed = [t.narrowed(precision.least_capability) for t in self.plan.targets]
+                engines = tuple(self._build(graph, target) for target in narrowed if target)
                 return replace(result, engines=engines)
             except EngineError as error:
                 return replace(result, problem=str(error))

@@ -5,12 +5,14 @@ All bad input that shows without decoding every picture is found here, before an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vit_edge.calibration.observers import DEFAULT_METHOD, require_method
 from vit_edge.runtime.backends import BACKENDS, BuildOptions, find_backend
+from vit_edge.runtime.backends.cuda import at_least
+from vit_edge.runtime.backends.tensorrt import TensorRT
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.errors import BackendError, BundleError, InputError
 from vit_edge.runtime.manifest import EngineSpec
@@ -79,6 +81,18 @@ class Target:
         return "-".join(
             [self.backend, *(f"sm{c.replace('.', '')}" for c in self.compute_capabilities)]
         )
+
+
+    def narrowed(self, least: str) -> Target | None:
+        """The target without GPUs below the compute capability `least`; None if none is left."""
+        backend = find_backend(self.backend)
+        if not least or not isinstance(backend, TensorRT):
+            return self
+        known = self.compute_capabilities or backend.known_capabilities()
+        fit = tuple(capability for capability in known if at_least(capability, least))
+        if not fit:
+            return None
+        return replace(self, compute_capabilities=fit) if backend.builds_without_gpu else self
 
 
 @dataclass(frozen=True)
@@ -154,7 +168,13 @@ def make_plan(request: ExportRequest) -> Plan:
         seed=request.seed,
         effort=request.effort,
         timing=request.timing,
-        notes=(*_describe(source, data), *data.notes, *notes, *_gone(out, request.precisions)),
+        notes=(
+            *_describe(source, data),
+            *data.notes,
+            *notes,
+            *_without_engines(request.precisions, targets),
+            *_gone(out, request.precisions),
+        ),
     )
 
 
@@ -193,6 +213,15 @@ def _find_targets(asked: tuple[str, ...] | None) -> tuple[tuple[Target, ...], li
         options = BuildOptions(compute_capabilities=target.compute_capabilities)
         find_backend(target.backend).built_for(options)  # refuses GPUs that it does not know
     return tuple(t for t in targets if find_backend(t.backend).needs_engine), []
+
+
+def _without_engines(precisions: Sequence[str], targets: Sequence[Target]) -> Iterator[str]:
+    """Names the precisions whose types no GPU of a target has."""
+    for name in dict.fromkeys(precisions):
+        least = find_precision(name).least_capability
+        for target in targets:
+            if target.narrowed(least) is None:
+                yield f"no {name} engine for {target}: it needs compute capability {least} or later"
 
 
 def _gone(out: Path, precisions: Sequence[str]) -> list[str]:

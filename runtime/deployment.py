@@ -13,10 +13,11 @@ from functools import cached_property
 from typing import NamedTuple
 
 from .backends import BACKENDS, Backend, BuildOptions, Built, Session, find_backend
+from .backends import cuda
 from .backends.base import NO_EXTERNAL_DATA, ExternalData
 from .bundle import Bundle
 from .device_cache import DeviceCache, Finding, timing_caches
-from .errors import BackendError, InputError, ResourceError, SelfCheckError
+from .errors import BackendError, EngineError, InputError, ResourceError, SelfCheckError
 from .frames import run_frames
 from .golden import SAMPLES_AT_LOAD, GoldenSamples, run_golden, tolerance_violation
 from .manifest import EngineEntry, Graph
@@ -135,6 +136,18 @@ class Deployment:
         """Returns the ONNX graph that the candidate's backend takes."""
         return self.bundle.manifest.precisions[candidate.precision].graphs[candidate.backend.graph]
 
+    def device_problem(self, candidate: Candidate) -> str | None:
+        """Explains why this GPU has not the types of the candidate's graph; None if it has. Called
+        only where the backend's `run_problem` returns None.
+        """
+        least = self.graph(candidate).least_capability
+        if not least or cuda.at_least(here := cuda.compute_capability(), least):
+            return None
+        return (
+            f"{candidate.precision} needs a GPU of compute capability {least} or later, this one "
+            f"has {here}"
+        )
+
     def finding(self, candidate: Candidate) -> Finding:
         """Returns what is known of a candidate here."""
         return self._findings.get(candidate.key, Finding())
@@ -167,12 +180,15 @@ class Deployment:
 
         Raises:
             BackendError: if this machine cannot build it.
-            EngineError: if the library refuses the graph.
+            EngineError: if the library refuses the graph, or this GPU has not its types.
         """
         backend = candidate.backend
         problem = backend.build_problem()
         if problem:
             raise BackendError(f"cannot build {candidate} here: {problem}")
+        problem = self.device_problem(candidate)
+        if problem:
+            raise EngineError(problem)
         onnx = Blob(*self.bundle.read_graph(self.graph(candidate)))
         complete = replace(
             options,
@@ -293,6 +309,14 @@ def _require_threads(threads: int) -> None:
         raise InputError(f"threads={threads!r}: a whole number, or None for what suits the machine")
     if threads < 1:
         raise InputError(f"threads={threads}: at least one thread computes")
+
+
+def device_problems(deployment: Deployment, candidates: Iterable[Candidate]) -> dict[str, str]:
+    """Explains, by the candidates' names, which this GPU has not the types of. Called only for
+    backends that can run here.
+    """
+    problems = {str(c): deployment.device_problem(c) for c in candidates}
+    return {name: problem for name, problem in problems.items() if problem}
 
 
 def run_problems(backends: Iterable[Backend]) -> dict[str, str]:

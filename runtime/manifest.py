@@ -18,10 +18,11 @@ from .outputs import (
 from .preprocess import Preprocess
 from .schema import SchemaError, decode, parse_json
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 OLDEST_SCHEMA = 3
 """Version 4 added what is known of an engine's plan, version 5 named outputs of several kinds,
-version 6 has numbers in `model` and `provenance`, which were text.
+version 6 has numbers in `model` and `provenance`, which were text, version 7 says which GPUs have
+the types of a graph.
 """
 MANIFEST, MANIFEST_DIGEST = "manifest.json", "manifest.sha256"
 GOLDEN, CALIBRATION = "golden.npz", "calibration.json"
@@ -245,6 +246,8 @@ class Graph:
         quantised: The share of the multiplications that it quantises, 0 to 1: "all" of them, and of
             the kinds that it has ("Linears", "attention", "convolutions"); empty in bundles that
             do not say.
+        least_capability: The least compute capability of GPUs that have its types, as "8.9"; ""
+            for all, and in bundles that do not say.
     """
 
     file: str
@@ -253,6 +256,7 @@ class Graph:
     rms_tolerance: dict[str, float]
     rank: int | None = None
     quantised: dict[str, float] = field(default_factory=dict)
+    least_capability: str = ""
 
     def __post_init__(self) -> None:
         folder = self.file.rpartition("/")[0]
@@ -265,6 +269,9 @@ class Graph:
             raise ValueError(f"rank {self.rank} is not between 0 and {_MAX_RANK}")
         for accuracy in self.accuracy.values():
             _require_possible(accuracy)
+        if self.least_capability and not _CAPABILITY.fullmatch(self.least_capability):
+            shown = self.least_capability[:20]
+            raise ValueError(f"compute capability {shown!r} is no number such as 8.9")
         if not all(0 <= share <= 1 for share in self.quantised.values()):
             raise ValueError(f"quantised {self.quantised} is not made of shares")
 

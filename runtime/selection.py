@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends import BACKENDS, Session
-from .deployment import Candidate, Deployment, run_problems
+from .deployment import Candidate, Deployment, device_problems, run_problems
 from .errors import BackendError, EngineError, SelfCheckError
 from .files import available_memory
 from .frames import run_frames
@@ -92,7 +92,7 @@ class Chosen(NamedTuple):
     """An opened engine, and why it is this one.
 
     Attributes:
-        not_run: Why other backends cannot run here, by their names.
+        not_run: Why other backends, or candidates, cannot run here, by their names.
     """
 
     candidate: Candidate
@@ -120,9 +120,12 @@ def open_best(
     """
     passed_over = list[str]()
     not_run = run_problems(c.backend for c in candidates)
+    runnable = [c for c in candidates if c.backend.name not in not_run]
+    unfit = device_problems(deployment, runnable)
+    not_run |= unfit
     for name, problem in not_run.items():  # no warning: few devices have every backend
         _log.info("%s cannot run: %s", name, problem)
-    shortlist = _shortlist(deployment, [c for c in candidates if c.backend.name not in not_run])
+    shortlist = _shortlist(deployment, [c for c in runnable if str(c) not in unfit])
     unwritable = None
     if len(shortlist) > 1:
         unwritable = _measure_once(deployment, shortlist, budget, passed_over)
@@ -138,8 +141,8 @@ def open_best(
                 raise
             _pass_over(f"{candidate} is not used: {error}", passed_over)
         else:
-            unfit = deployment.prebuilt_problems(candidate)
-            return Chosen(candidate, session, "; ".join([why, *unfit, *passed_over]), not_run)
+            unopened = deployment.prebuilt_problems(candidate)
+            return Chosen(candidate, session, "; ".join([why, *unopened, *passed_over]), not_run)
     reasons = [*(f"{name} cannot run: {why}" for name, why in not_run.items()), *passed_over]
     raise BackendError(f"nothing in {deployment.bundle.path} can run here: {'; '.join(reasons)}")
 

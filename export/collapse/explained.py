@@ -28,8 +28,11 @@ from vit_edge.export.quantise.convolutions import (
     find_convolution_sites,
     quantise_convolutions_by_table,
 )
-from vit_edge.export.quantise.grid import GRIDS, Floats, Grid, Scheme, best_range
-from vit_edge.export.quantise.linears import Smoothed, quantise_by_table, smooth_all
+from vit_edge.export.quantise.grid import FP4_GRID, GRIDS, Floats, Grid, Scheme, best_range
+from vit_edge.export.quantise.float4 import Float4Scheme
+from vit_edge.export.quantise.float4_qdq import QUANTISER
+from vit_edge.export.quantise.linears import Smoothed
+from vit_edge.export.quantise.roads import road_of
 from vit_edge.export.quantise.sites import find_sites
 from vit_edge.export.simulate import SIXTEEN_BIT, simulate, sixteen_bit_types
 from vit_edge.runtime.errors import EngineError, InputError
@@ -111,6 +114,9 @@ def _scheme(graph: ir.Graph) -> Scheme | None:
     grid = grids[0] if grids else None
     dtype = first.inputs[0].dtype
     assert dtype is not None
+    if any(n.inputs[0] is not None and n.inputs[0].dtype == FP4_GRID.dtype for n in weights):
+        dynamic = any(n.op_type == QUANTISER for n in graph)
+        return Float4Scheme(activations=FP4_GRID if dynamic else None)
     block = first.attributes.get_int("block_size", 0) or None
     return Scheme(GRIDS[dtype], grid, block, grid if softmaxes else None)
 
@@ -128,21 +134,21 @@ def _is_softmax(value: ir.Value | None) -> bool:
 
 def _quantise(model: ir.Model, scheme: Scheme, images: ImageSet) -> None:
     """Quantises every site in place."""
-    graph = model.graph
+    graph, road = model.graph, road_of(scheme)
     sites, convolutions = find_sites(graph), find_convolution_sites(graph, scheme)
     names = [*(site.name for site in sites), *(site.name for site in convolutions)]
     names += [] if scheme.attention is None else attention_tensors(graph)
     smoothed: dict[str, Smoothed] = {}
     observed = collect(model, tuple(dict.fromkeys(names)), images, SEARCH, _NOBODY, ignore)
     if scheme.activations is not None:
-        smoothed = smooth_all(graph, observed.samples, scheme, ignore)
+        smoothed = road.smooth_all(graph, observed.samples, scheme, ignore)
         rows = {name: samples.rows for name, samples in observed.samples.items()}
         rows.update({name: site.rows for name, site in smoothed.items()})
         ranges = {name: _range(values, scheme.activations) for name, values in rows.items()}
-        quantise_by_table(graph, ranges, scheme)
+        road.quantise_by_table(graph, ranges, scheme)
         quantise_convolutions_by_table(graph, ranges, scheme)
     else:
-        quantise_by_table(graph, {}, scheme)
+        road.quantise_by_table(graph, {}, scheme)
     if scheme.attention is not None:
         scaling = scaling_of_values(graph, smoothed) if smoothed else {}
         quantise_attention(graph, observed, scaling, scheme.attention)

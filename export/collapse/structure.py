@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from vit_edge.export.graph_edit import array
 from vit_edge.export.passes.linears import find_linears
+from vit_edge.export.quantise.float4_qdq import QUANTISER, dequantised_scales
 from vit_edge.export.simulate import SIXTEEN_BIT
 
 from .fault import STRUCTURE, Fault
@@ -45,7 +46,7 @@ def check_quantised_stream(
     read = {str(linear.activation.name) for linear in find_linears(fp32)}
     read |= {str(n.inputs[0].name) for n in fp32 if n.op_type == "Conv" and n.inputs[0] is not None}
     for node in lowered:
-        if node.op_type == "QuantizeLinear":
+        if node.op_type in (QUANTISERS[0], QUANTISER):
             source = str(_origin(node.inputs[0]).name).partition("@")[0]
             if source in stream and source not in read:
                 yield _quantised_stream(stream[source], source)
@@ -86,6 +87,9 @@ def check_grids(lowered: ir.Graph) -> Iterator[Fault]:
 
 
 def _grid_problem(node: ir.Node) -> str | None:
+    block_scales = dequantised_scales(node)
+    if block_scales is not None:
+        return _block_problem(node, block_scales)
     scale, zero = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
     if scale is None or not scale.is_initializer():
         return f"the scale of {node.name} is not a constant"
@@ -101,6 +105,30 @@ def _grid_problem(node: ir.Node) -> str | None:
     if node.op_type == "DequantizeLinear" and pair is not None and pair.op_type == QUANTISERS[0]:
         return _pair_problem(node, pair, scales)
     return None
+
+
+def _block_problem(node: ir.Node, first: ir.Node) -> str | None:
+    """The problem of NVFP4's block scales, which `first` dequantises; its own scale is a grid's."""
+    numbers, step = first.inputs[:2]
+    if first.op_type != "DequantizeLinear" or numbers is None:
+        return f"the scale of {node.name} is neither a constant nor in blocks"
+    if numbers.is_initializer():
+        scales = array(numbers).astype(np.float32)
+        if (np.isfinite(scales) & (scales > 0)).all():
+            return None
+        return f"a block scale of {node.name} is {scales.min():.3g}, not positive and finite"
+    quantiser = numbers.producer()
+    if quantiser is None or quantiser.op_type != QUANTISER:
+        return f"the block scales of {node.name} are computed by no quantiser"
+    other = quantiser.inputs[1]
+    constants = (step, other)
+    if not all(value is not None and value.is_initializer() for value in constants):
+        return f"the scale of {quantiser.name} is not a constant"
+    one, two = (array(value).astype(np.float32) for value in constants if value is not None)
+    if np.allclose(one, two, rtol=1e-3):
+        return None
+    ratio = float(one.max() / two.max())
+    return f"{node.name} scales by {ratio:.3g} times what {quantiser.name} divided by"
 
 
 def _pair_problem(node: ir.Node, pair: ir.Node, scales: np.ndarray) -> str | None:

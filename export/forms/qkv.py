@@ -18,6 +18,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from vit_edge.export.graph_edit import add_initializer, array, describe, register
+from vit_edge.export.quantise.float4_qdq import dequantised_scales
 
 _SATURATED = "saturated"
 
@@ -44,7 +45,12 @@ class _Product:
 
     @property
     def dequantise(self) -> ir.Node | None:
-        return self.weight.producer()
+        return _dequantiser(self.weight)
+
+    @property
+    def dequantise_scales(self) -> ir.Node | None:
+        """The node that dequantises the block scales of NVFP4; None for other weights."""
+        return None if self.dequantise is None else dequantised_scales(self.dequantise)
 
     @property
     def width(self) -> int:
@@ -53,15 +59,19 @@ class _Product:
     @property
     def alike(self) -> tuple[object, ...]:
         """Properties that products have to share to be joined."""
-        node, constants = self.dequantise, self.constants
+        node, first, constants = self.dequantise, self.dequantise_scales, self.constants
+        step = None if first is None else float(_data(first.inputs[1]))
         attributes = {} if node is None else {a.name: a.value for a in node.attributes.values()}
         kinds = [(value.dtype, len(value.shape or ()), _rows(value)) for value in constants]
-        return (self.matmul.inputs[0], self.output.dtype, str(attributes), str(kinds))
+        return (self.matmul.inputs[0], self.output.dtype, str(attributes), step, str(kinds))
 
     @property
     def constants(self) -> list[ir.Value]:
-        """The weight, or what its DequantizeLinear reads."""
-        values = [self.weight] if self.dequantise is None else self.dequantise.inputs
+        """The weight, or what its DequantizeLinear reads; all can be cut and joined by columns."""
+        node, first = self.dequantise, self.dequantise_scales
+        values = [self.weight] if node is None else list(node.inputs)
+        if first is not None:  # the other scale, one number, is for all columns
+            values = [values[0], first.inputs[0]]
         return [value for value in values if value is not None]
 
 
@@ -171,13 +181,20 @@ def _has_constant_weight(node: ir.Node) -> bool:
     weight = node.inputs[1] if node.op_type == "MatMul" else None
     if weight is None:
         return False
-    source = weight.producer()
-    if source is not None and source.op_type == "DequantizeLinear":
-        values = [value for value in source.inputs if value is not None]
-        # A scale for each column can be cut and joined like the columns.
-        by_column = all(value.is_initializer() and len(value.shape or ()) > 0 for value in values)
-        return len(values[0].shape or ()) == 2 and by_column
-    return weight.is_initializer() and len(weight.shape or ()) == 2
+    if not weight.is_initializer() and _dequantiser(weight) is None:
+        return False
+    values = _Product(node, None).constants
+    # A scale for each column can be cut and joined like the columns.
+    by_column = all(value.is_initializer() and len(value.shape or ()) > 0 for value in values)
+    return len(values[0].shape or ()) == 2 and by_column
+
+
+def _dequantiser(weight: ir.Value) -> ir.Node | None:
+    """The DequantizeLinear that makes a weight, cast or not."""
+    node = weight.producer()
+    if node is not None and node.op_type == "Cast" and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node if node is not None and node.op_type == "DequantizeLinear" else None
 
 
 def _join_all(model: ir.Model) -> bool:
@@ -281,15 +298,33 @@ def _dequantised(
     """A DequantizeLinear of these constants, otherwise as that of `like`."""
     old = like.dequantise
     assert old is not None
-    name = f"{old.name}{label}"
+    first = like.dequantise_scales
+    if first is not None:
+        scales = _copy(graph, like, first, [inputs[1], first.inputs[1]], label)
+        inputs = [inputs[0], scales]
+    weight = _copy(graph, like, old, inputs, label)
+    if like.weight.dtype == weight.dtype or like.weight.dtype is None:
+        return weight
+    cast = like.weight.producer()
+    assert cast is not None
+    return _copy(graph, like, cast, [weight], label)
+
+
+def _copy(
+    graph: ir.Graph, like: _Product, old: ir.Node, inputs: Sequence[ir.Value | None], label: str
+) -> ir.Value:
+    """A node as `old` that reads `inputs`, of the shape of the first one."""
+    name, read = f"{old.name}{label}", inputs[0]
     node = ir.Node("", old.op_type, inputs, list(old.attributes.values()), name=name)
     graph.insert_before(like.matmul, node)
     kind = old.outputs[0].dtype
+    assert read is not None
     assert kind is not None
-    return describe(node.outputs[0], name, inputs[0].shape, kind)
+    return describe(node.outputs[0], name, read.shape, kind)
 
 
-def _data(value: ir.Value) -> np.ndarray:
+def _data(value: ir.Value | None) -> np.ndarray:
+    assert value is not None
     assert value.const_value is not None
     return value.const_value.numpy()
 

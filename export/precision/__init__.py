@@ -15,6 +15,7 @@ from .fp16 import FP16
 from .fp32 import FP32
 from .int4 import INT4
 from .int8 import INT8, INT8Attention, Mixed
+from .nvfp4 import NVFP4, NVFP4Weights
 from .quantised import QuantisedPrecision
 
 __all__ = [
@@ -39,6 +40,8 @@ PRECISIONS: dict[str, Precision] = {
     "fp8": FP8(),
     "fp8_attention": FP8Attention(),
     "int4": INT4(),
+    "nvfp4": NVFP4(),
+    "nvfp4_weights": NVFP4Weights(),
 }
 DEFAULT_PRECISIONS = ("fp32", "fp16", "int8")
 

@@ -65,7 +65,18 @@ EIGHT_BIT = Budget(
     min_neighbours=0.9,
     users_drop=True,
 )
-"""Of 8 bits and fewer."""
+"""Of 8 bits, and of weights of 4."""
+
+FOUR_BIT = Budget(
+    max_logit_error=None,
+    max_drop=0.5,
+    min_agreement=0.97,
+    min_cosine=0.97,
+    max_rms={EMBEDDING: 0.12, VALUE: 0.1, TOKENS: 0.2, MAP: 0.2, BOXES: 0.02},
+    min_neighbours=0.85,
+    users_drop=True,
+)
+"""Of activations of 4 bits."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +103,14 @@ class Precision(ABC):
         budget: How far it may be from PyTorch.
         limits: The errors that its number format explains, for the check for collapse.
         ranks: The kinds of backend that run it, and when they try it.
+        least_capability: The least compute capability of GPUs that have its types, as "8.9"; "" for
+            all.
     """
 
     budget: Budget
     limits: Limits
     ranks: Ranks
+    least_capability: str = field(default="", kw_only=True)
 
     def observes(self, graph: ir.Graph) -> tuple[str, ...]:
         """The tensors of the optimised graph that calibration has to sample, beside the peaks."""

@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from vit_edge.export.graph_edit import add_initializer, array, describe, set_dtype
+from vit_edge.export.quantise.float4_qdq import QUANTISER
 
 _OPSET = 23
 """The lowerings' latest: types of inputs only grow from one opset to the next."""
@@ -57,7 +58,7 @@ def _takes(node: ir.Node, index: int, dtype: ir.DataType) -> bool:
     a Resize. Source: the operators' schemas.
     """
     if node.domain not in ("", "ai.onnx"):
-        return True
+        return node.op_type != QUANTISER or index == 0  # its scale is fp32
     formal = onnx.defs.get_schema(node.op_type, _OPSET, "").inputs
     return f"tensor({dtype.name.lower()})" in formal[min(index, len(formal) - 1)].types
 

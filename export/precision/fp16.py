@@ -10,6 +10,7 @@ from vit_edge.calibration.collect import Calibration
 from vit_edge.calibration.table import CalibrationTable
 from vit_edge.export.collapse.limits import FP16_STEP, Limits, SegmentLimits
 from vit_edge.export.forms import write_in_default
+from vit_edge.export.quantise.float4_qdq import dequantises_float4
 
 from .base import SIXTEEN_BIT, Budget, Graphs, Precision, Ranks
 from .cast import cast_to
@@ -50,7 +51,7 @@ def to_fp16(model: ir.Model, table: CalibrationTable, headroom: float) -> ir.Mod
     limit = FP16_MAX / headroom
 
     def stays_fp32(node: ir.Node) -> bool:
-        if node.op_type == "LayerNormalization":
+        if node.op_type == "LayerNormalization" or dequantises_float4(node):
             return True
         return any(
             _peak(value, table) > limit

@@ -28,6 +28,7 @@ class FP8(QuantisedPrecision):
         stream=FP16_STEP,
     )
     ranks: Ranks = Ranks(gpu=3)
+    least_capability: str = "8.9"
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from vit_edge.export.quantise.convolutions import (
 )
 from vit_edge.export.quantise.explanation import SiteExplanation
 from vit_edge.export.quantise.grid import Floats, Scheme
-from vit_edge.export.quantise.linears import quantise, quantise_by_table, smooth_all
+from vit_edge.export.quantise.roads import road_of
 from vit_edge.export.quantise.sites import find_sites
 
 from .base import Graphs, Precision
@@ -102,14 +102,16 @@ def quantise_model(
     def second(done: int, total: int) -> None:
         update(total + done, 2 * total)
 
-    smoothed = smooth_all(exact.graph, calibration.samples, scheme, first)
+    road = road_of(scheme)
+    smoothed = road.smooth_all(exact.graph, calibration.samples, scheme, first)
     scaling: dict[str, Floats] = {}
     if scheme.attention is not None:
         scaling |= balance_all(exact.graph, calibration, scheme.attention)
         scaling |= scaling_of_values(exact.graph, smoothed)
     lowered = exact.clone()
+    lowered.ir_version = max(lowered.ir_version, road.ir_version)
     samples = calibration.samples
-    explanation = quantise(lowered.graph, samples, smoothed, scheme, second)
+    explanation = road.quantise(lowered.graph, samples, smoothed, scheme, second)
     explanation += quantise_convolutions(lowered.graph, samples, scheme, ignore)
     if scheme.attention is not None:
         quantise_attention(lowered.graph, calibration, scaling, scheme.attention)
@@ -117,8 +119,9 @@ def quantise_model(
 
 
 def _quantise_by_table(exact: ir.Model, calibration: Calibration, scheme: Scheme) -> Quantised:
-    lowered = exact.clone()
-    quantise_by_table(lowered.graph, calibration.table.amax, scheme)
+    lowered, road = exact.clone(), road_of(scheme)
+    lowered.ir_version = max(lowered.ir_version, road.ir_version)
+    road.quantise_by_table(lowered.graph, calibration.table.amax, scheme)
     quantise_convolutions_by_table(lowered.graph, calibration.table.amax, scheme)
     if scheme.attention is not None:
         quantise_attention(lowered.graph, calibration, {}, scheme.attention)

@@ -31,6 +31,8 @@ _SEARCH_ROWS = 384
 _SMALLEST_BLOCK = 16
 _SMALLEST_EXPONENT, _MANTISSA_BITS = np.uint32(127 - 6), np.uint32(3)
 """Of E4M3; the exponent with the bias that float32 has."""
+_ONE = np.uint32(127)
+"""The exponent of 1, with the bias that float32 has."""
 
 
 class Grid(Protocol):
@@ -96,10 +98,33 @@ class Float8Grid:
         return rounded
 
 
+@dataclass(frozen=True)
+class Float4Grid:
+    """E2M1: zero, a half, and 1 and 1.5 times 1, 2 and 4. Source: Open Compute Project, OCP
+    Microscaling Formats (MX) Specification, version 1.0.
+    """
+
+    name: str = "fp4"
+    dtype: ir.DataType = ir.DataType.FLOAT4E2M1
+    largest: float = 6.0
+    clips_from: float = 7.0
+
+    def round(self, values: Floats) -> Floats:
+        """See `Grid`. Halfway goes to the number of even code, as in all steps of one size."""
+        clipped = np.clip(values, -self.largest, self.largest)
+        exponent = np.clip(clipped.view(np.uint32) >> 23 & 0xFF, _ONE, None)
+        step = (exponent - np.uint32(1) << 23).view(np.float32)
+        rounded: Floats = np.rint(clipped / step) * step
+        return rounded
+
+
 INT8_GRID = IntegerGrid("int8", ir.DataType.INT8, float(INT8_MAX))
 INT4_GRID = IntegerGrid("int4", ir.DataType.INT4, 7.0)
 FP8_GRID = Float8Grid()
-GRIDS: dict[ir.DataType, Grid] = {grid.dtype: grid for grid in (INT8_GRID, INT4_GRID, FP8_GRID)}
+FP4_GRID = Float4Grid()
+GRIDS: dict[ir.DataType, Grid] = {
+    grid.dtype: grid for grid in (INT8_GRID, INT4_GRID, FP8_GRID, FP4_GRID)
+}
 """The whole grid of each ONNX type that quantised numbers are stored in."""
 
 

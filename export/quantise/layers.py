@@ -35,7 +35,9 @@ class Layer:
 
 def find_layers(exact: ir.Graph, lowered: ir.Graph) -> tuple[Layer, ...]:
     """The layers of `exact` that are quantised in `lowered`, in graph order."""
-    layers = [_linears(site) for site in find_sites(exact)]
+    quantised = {str(n.outputs[0].name) for n in lowered if n.op_type == "MatMul" and few_bits(n)}
+    sites = find_sites(exact)
+    layers = [_linears(s) for s in sites if s.linears[0].node.outputs[0].name in quantised]
     layers += _convolutions(exact, lowered)
     softmaxes = {node.name: node for node in lowered if node.op_type == "Softmax"}
     for attention in find_attentions(exact):

@@ -98,7 +98,7 @@ def _quantise(graph: ir.Graph, site: Site, rounded: RoundedSite, scheme: Scheme)
         read = quantise_activation(graph, read, rounded.scale, scheme.activations)
     for linear, weight in zip(site.linears, rounded.linears, strict=True):
         if weight.correction is not None:
-            _correct_bias(graph, linear, weight.correction)
+            correct_bias(graph, linear, weight.correction)
         quantise_weight(graph, linear, weight.numbers, weight.scales, scheme.weights)
         linear.node.replace_input_with(0, read)
 
@@ -160,7 +160,8 @@ def smooth(graph: ir.Graph, site: Site, samples: SiteSamples, chosen: Smoothing 
     return Smoothed(rows, samples.channel_amax / chosen.factor, chosen.alpha, chosen.factor)
 
 
-def _correct_bias(graph: ir.Graph, linear: Linear, correction: Floats) -> None:
+def correct_bias(graph: ir.Graph, linear: Linear, correction: Floats) -> None:
+    """Adds `correction` `[N]` to the Linear's bias, which it has."""
     add = linear.output.producer()
     assert linear.bias is not None
     assert add is not None

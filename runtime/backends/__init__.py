@@ -45,7 +45,7 @@ def _tensorrt_lean() -> Backend:
 def _onnxruntime_cuda() -> Backend:
     from .onnxruntime import CUDA, OnnxRuntime
 
-    return OnnxRuntime("onnxruntime-cuda", CUDA, graph="gpu")
+    return OnnxRuntime("onnxruntime-cuda", CUDA, graph="gpu", lacks=("nvfp4", "nvfp4_weights"))
 
 
 def _openvino() -> Backend:

@@ -97,6 +97,12 @@ def compute_capability() -> str:
     return f"{properties.major}.{properties.minor}"
 
 
+def at_least(capability: str, least: str) -> bool:
+    """Returns true if a compute capability, as "8.9", is not below another; "" is below all."""
+    numbers = [tuple(map(int, text.split("."))) if text else () for text in (capability, least)]
+    return numbers[0] >= numbers[1]
+
+
 def _properties() -> Any:
     return _call("cudaGetDeviceProperties", current_device())
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..backends import BACKENDS, BuildOptions, Built, find_backend
 from ..bundle import Bundle
-from ..deployment import Candidate, Deployment
+from ..deployment import Candidate, Deployment, device_problems
 from ..errors import BackendError, EngineError, InputError
 from .display import mebibytes, say
 from .plan.engine_plan import plan_of
@@ -72,6 +72,12 @@ def build_here(bundle: Bundle, target: str, precisions: Sequence[str], time_limi
             "XDG_CACHE_HOME names another place"
         )
     options = BuildOptions(progress=_say_progress, time_limit_s=time_limit_s)
+    unfit = device_problems(deployment, candidates)
+    for candidate, why in unfit.items():
+        print(f"{candidate}: left out: {why}")
+    if len(unfit) == len(candidates):
+        raise BackendError(f"nothing to build here: {'; '.join(dict.fromkeys(unfit.values()))}")
+    candidates = [c for c in candidates if str(c) not in unfit]
     built = [_build(candidate, deployment, options) for candidate in candidates]
     return all(built)
 

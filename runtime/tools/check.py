@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..backends import BACKENDS, find_backend
 from ..bundle import Bundle
-from ..deployment import Candidate, Deployment, Opened, run_problems
+from ..deployment import Candidate, Deployment, Opened, device_problems, run_problems
 from ..errors import BackendError, EngineError
 from ..manifest import EngineSpec
 from ..outputs import Metrics
@@ -101,6 +101,9 @@ def list_runnable(
     ]
     not_run = run_problems(map(find_backend, names))
     candidates = [c for c in selected if c.backend.name not in not_run]
+    unfit = device_problems(deployment, candidates)
+    candidates = [c for c in candidates if str(c) not in unfit]
+    not_run |= unfit
     if not candidates:
         reasons = "; ".join(not_run.values()) or "no graph for these precisions and backends"
         raise BackendError(f"nothing in {deployment.bundle.path} can run here: {reasons}")

@@ -10,14 +10,15 @@ import onnx_ir as ir
 import onnxruntime
 
 from vit_edge.calibration.collect import Calibration
+from vit_edge.export.float4 import in_standard_operators
 from vit_edge.export.precision import QuantisedPrecision, find_precision
 from vit_edge.export.precision.quantised import Quantised, quantise_model
 
 
 def run(model: ir.Model, frames: np.ndarray) -> np.ndarray:
     """The logits of a graph that the ONNX checker accepts."""
-    proto = ir.to_proto(model)
-    onnx.checker.check_model(proto, full_check=True)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    proto = ir.to_proto(in_standard_operators(model))
     session = onnxruntime.InferenceSession(
         proto.SerializeToString(), providers=["CPUExecutionProvider"]
     )

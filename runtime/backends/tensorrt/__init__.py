@@ -83,6 +83,17 @@ class TensorRT:
             return capabilities
         return (cuda.compute_capability(),)
 
+    def known_capabilities(self) -> tuple[str, ...]:
+        """Returns every compute capability that it can build for: that of this GPU, for full
+        TensorRT.
+        """
+        from .build import known_capabilities
+
+        library = self._builder()
+        if _builds_without_gpu(library):
+            return known_capabilities(library)
+        return (cuda.compute_capability(),)
+
     def engine_problem(self, engine: EngineEntry) -> str | None:
         version, capability = self.version(), cuda.compute_capability()
         forward = VERSION_COMPATIBLE in self.builder_flags

@@ -146,13 +146,18 @@ def find_compute_capability(library: Library, capability: str) -> rtx.ComputeCap
         raise InputError(
             f"full TensorRT builds for the GPU that is here only, not for {capability}"
         )
-    kinds = cast("RtxLibrary", library).ComputeCapability
-    names = [name for name in dir(kinds) if name.startswith("SM")]
-    name = "SM" + capability.replace(".", "")
-    if name not in names or f"{name[2:-1]}.{name[-1]}" != capability:
-        known = ", ".join(f"{n[2:-1]}.{n[-1]}" for n in names)
-        raise InputError(f"no compute capability {capability!r}: choose from {known}")
+    known = known_capabilities(library)
+    if capability not in known:
+        raise InputError(f"no compute capability {capability!r}: choose from {', '.join(known)}")
+    kinds, name = cast("RtxLibrary", library).ComputeCapability, "SM" + capability.replace(".", "")
     return cast("rtx.ComputeCapability", getattr(kinds, name))
+
+
+def known_capabilities(library: Library) -> tuple[str, ...]:
+    """Returns the compute capabilities that the library has names for, in rising order."""
+    kinds = cast("RtxLibrary", library).ComputeCapability
+    numbers = sorted(int(name[2:]) for name in dir(kinds) if re.fullmatch(r"SM\d+", name))
+    return tuple(f"{number // 10}.{number % 10}" for number in numbers)
 
 
 def _set_compute_capabilities(

@@ -1,0 +1,124 @@
+"""NVFP4: numbers of 4 bits in blocks of 16, a scale of 8 bits for each block, and one for all.
+
+Along the axis that a product sums over, 16 numbers of E2M1 share a scale of E4M3, which is itself
+in units of one float32 number. Of activations the block scales are computed on the device, by the
+largest magnitude of each block; of weights they are constants, and searched.
+
+Source: NVIDIA TensorRT documentation, operator DynamicQuantize, and "Quantization Schemes".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from .grid import FP4_GRID, FP8_GRID, Floats, Grid, Scheme, for_each_weight, in_blocks
+from .sites import Site, find_sites
+
+BLOCK = 16
+_RANKS = (2, 3)
+"""Dimensions of the tensors that TensorRT quantises in blocks."""
+_RATIOS = np.geomspace(0.68, 1.6, 18, dtype=np.float32)
+"""Tried for a weight's block scale, relative to the one that clips nothing: most lose less with
+their largest number at 4, some with clipping.
+"""
+_ROOM_OF_WEIGHTS = 1.75
+"""So many times the block scale that clips nothing still fits into E4M3."""
+ROOM_OF_ACTIVATIONS = 2.0
+"""Other images go further than those of the calibration. E4M3 has as many steps in each of its 14
+factors of two, so that room on top costs nothing.
+"""
+_TINY = np.float32(1e-30)
+
+
+@dataclass(frozen=True)
+class Float4Scheme(Scheme):
+    """NVFP4 for weights, and for activations too where `activations` is a grid."""
+
+    weights: Grid = FP4_GRID
+    activations: Grid | None = FP4_GRID
+    block: int | None = BLOCK
+
+    def __str__(self) -> str:
+        return "nvfp4" if self.activations is not None else "nvfp4 weights"
+
+    def block_for(self, channels: int) -> int | None:
+        """Blocks have one size."""
+        return self.block
+
+    def plain_scales(self, weight: Floats) -> Floats:
+        """Scales `[K / 16, N]` by the largest magnitude of each block, that of all at 448."""
+        return plain_scales(weight, tensor_scale(np.abs(weight).max()))
+
+
+def float4_sites(graph: ir.Graph) -> list[Site]:
+    """The sites whose channels are whole blocks, and whose tensors TensorRT takes."""
+    sites = find_sites(graph)
+    return [s for s in sites if len(s.weights) % BLOCK == 0 and _rank(s.activation) in _RANKS]
+
+
+def _rank(value: ir.Value) -> int:
+    return 0 if value.shape is None else len(value.shape)
+
+
+def tensor_scale(amax: float | np.floating, room: float = 1.0) -> np.float32:
+    """The float32 scale of a tensor: `room * amax` is the largest number that it can hold."""
+    largest = np.float32(FP4_GRID.largest * FP8_GRID.largest)
+    return np.maximum(np.float32(room) * np.float32(amax) / largest, _TINY)
+
+
+def fake_quantise(rows: Floats, scale: np.float32) -> Floats:
+    """`rows` `[rows, K]` as the device quantises activations, and dequantised again."""
+    blocks = rows.reshape(-1, BLOCK)
+    amax = np.abs(blocks).max(axis=1, keepdims=True)
+    steps = FP8_GRID.round(amax / np.float32(FP4_GRID.largest) / scale) * scale
+    safe = np.where(steps > 0, steps, np.float32(1))
+    numbers = np.where(steps > 0, FP4_GRID.round(blocks / safe), np.float32(0))
+    dequantised: Floats = (numbers * steps).reshape(rows.shape)
+    return dequantised
+
+
+def plain_scales(weight: Floats, scale: np.float32) -> Floats:
+    """Scales `[K / 16, N]` of `weight` `[K, N]` by the largest magnitude of each block."""
+    amax = np.abs(in_blocks(weight, BLOCK)).max(axis=1)
+    return _rounded(amax / np.float32(FP4_GRID.largest), scale)
+
+
+def scale_of_weights(weights: Sequence[Floats]) -> np.float32:
+    """One float32 scale for weights that read the same activation: they can become one product."""
+    largest = max(float(np.abs(weight).max()) for weight in weights)
+    return tensor_scale(largest, _ROOM_OF_WEIGHTS)
+
+
+def search_scales(weight: Floats, importance: Floats, scale: np.float32) -> Floats:
+    """Scales `[K / 16, N]` with the least squared error, input channel k weighted by
+    `importance[k]`, its mean square.
+    """
+    blocks, weights = in_blocks(weight, BLOCK), in_blocks(importance[:, None], BLOCK)
+    plain = np.abs(blocks).max(axis=1) / np.float32(FP4_GRID.largest)
+    best = _rounded(plain, scale)
+    least = np.full_like(best, np.inf)
+    for ratio in _RATIOS:
+        steps = _rounded(plain * ratio, scale)
+        lost = FP4_GRID.round(blocks / steps[:, None]) * steps[:, None] - blocks
+        error = (weights * lost**2).sum(axis=1)
+        best = np.where(error < least, steps, best)
+        least = np.minimum(error, least)
+    return best
+
+
+def _rounded(steps: Floats, scale: np.float32) -> Floats:
+    """Block scales as E4M3 holds them in units of `scale`; its smallest number where that is 0, so
+    that all are positive.
+    """
+    numbers = np.maximum(FP8_GRID.round(steps / scale), np.float32(2.0**-9))
+    rounded: Floats = numbers * scale
+    return rounded
+
+
+def round_to_nearest(weight: Floats, scales: Floats) -> Floats:
+    """Numbers of E2M1 for `weight` `[K, N]`, each rounded by itself."""
+    return FP4_GRID.round(weight / for_each_weight(scales, weight.shape))

@@ -1,0 +1,188 @@
+"""Quantises the Linears of a graph to NVFP4: smoothing, block scales, rounding and biases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from vit_edge.calibration.samples import Samples, SiteSamples
+from vit_edge.export.graph_edit import array
+from vit_edge.export.passes.linears import Linear
+from vit_edge.export.progress import Update
+
+from .explanation import SiteExplanation, describe_channels, sqnr_db
+from .float4 import (
+    ROOM_OF_ACTIVATIONS,
+    fake_quantise,
+    float4_sites,
+    plain_scales,
+    round_to_nearest,
+    scale_of_weights,
+    search_scales,
+    tensor_scale,
+)
+from .float4_qdq import quantise_activation, quantise_weight
+from .grid import FP4_GRID, Floats, Scheme, for_each_weight, thin_out
+from .linears import Smoothed, correct_bias, smooth
+from .parallel import parallel_map
+from .rounding import SecondMoments, round_weights
+from .sites import Site, find_scalable
+from .smooth import ALPHAS, Smoothing, smoothing_factor
+
+MIN_GAIN = 1.1
+"""Factor by which the squared error must fall. Less than where ranges are constants: block scales
+follow the image, so that what is levelled cannot leave its range.
+"""
+
+
+@dataclass(frozen=True)
+class Float4Linear:
+    """A Linear's weight on its grid; see `site_search.RoundedLinear`."""
+
+    numbers: Floats
+    scales: Floats
+    correction: Floats | None
+    sqnr_db: float
+
+
+@dataclass(frozen=True)
+class Float4Site:
+    """A site's scale, None where activations stay as they are, that of its weights, and these."""
+
+    scale: np.float32 | None
+    weight_scale: np.float32
+    linears: tuple[Float4Linear, ...]
+
+
+def smooth_all(
+    graph: ir.Graph, samples: Samples, scheme: Scheme, update: Update
+) -> dict[str, Smoothed]:
+    """Smooths every site in place, as `linears.smooth_all` does."""
+    sites, done = float4_sites(graph), dict[str, Smoothed]()
+
+    def search_one(site: Site) -> Smoothing | None:
+        if find_scalable(site) is None:
+            return None
+        return search_smoothing(samples[site.name], site.weights, scheme)
+
+    for site, smoothing in zip(sites, parallel_map(search_one, sites), strict=True):
+        done[site.name] = smooth(graph, site, samples[site.name], smoothing)
+        update(len(done), len(sites))
+    return done
+
+
+def search_smoothing(samples: SiteSamples, weight: Floats, scheme: Scheme) -> Smoothing:
+    """The exponent with the least error of the outputs of the Linears `weight` `[K, N]`; none where
+    that is not `MIN_GAIN` times less than without.
+    """
+    rows, amax = thin_out(samples.rows), float(samples.channel_amax.max())
+    plain, outputs = np.ones(len(weight), np.float32), rows @ weight
+    plain_error = _error(rows, weight, outputs, scheme, amax)
+    best = Smoothing(None, plain, plain_error)
+    for alpha in ALPHAS:
+        factor = smoothing_factor(samples.channel_amax, weight, alpha)
+        smoothed, scaled = rows / factor, weight * factor[:, None]
+        error = _error(smoothed, scaled, outputs, scheme, amax)
+        if error < best.error:
+            best = Smoothing(alpha, factor, error)
+    return best if best.error * MIN_GAIN <= plain_error else Smoothing(None, plain, plain_error)
+
+
+def _error(rows: Floats, weight: Floats, outputs: Floats, scheme: Scheme, amax: float) -> float:
+    """Relative squared error of the outputs when both are quantised, weights to the nearest."""
+    scales = scheme.plain_scales(weight)
+    rounded = round_to_nearest(weight, scales) * for_each_weight(scales, weight.shape)
+    if scheme.activations is not None:
+        rows = fake_quantise(rows, tensor_scale(amax, ROOM_OF_ACTIVATIONS))
+    difference = rows @ rounded - outputs
+    return float((difference**2).mean() / max(float((outputs**2).mean()), 1e-30))
+
+
+def quantise(
+    graph: ir.Graph,
+    samples: Samples,
+    smoothed: Mapping[str, Smoothed],
+    scheme: Scheme,
+    update: Update,
+) -> tuple[SiteExplanation, ...]:
+    """Quantises every site of `smooth_all` in place, as `linears.quantise` does."""
+    sites, done = float4_sites(graph), list[SiteExplanation]()
+
+    def search_one(site: Site) -> Float4Site:
+        return search_site(site, smoothed[site.name], scheme)
+
+    for site, rounded in zip(sites, parallel_map(search_one, sites), strict=True):
+        _write(graph, site, rounded)
+        seen, after = samples[site.name].channel_amax, smoothed[site.name]
+        sqnr = {x.name: y.sqnr_db for x, y in zip(site.linears, rounded.linears, strict=True)}
+        amax = float(after.channel_amax.max()) if scheme.activations is not None else None
+        before, left = describe_channels(seen), describe_channels(after.channel_amax)
+        done.append(SiteExplanation(site.name, after.alpha, before, left, amax, sqnr))
+        update(len(done), len(sites))
+    return tuple(done)
+
+
+def search_site(site: Site, smoothed: Smoothed, scheme: Scheme) -> Float4Site:
+    """Block scales, rounding and biases of a site, by the outputs of its Linears."""
+    rows, scale = smoothed.rows, None
+    quantised = rows
+    if scheme.activations is not None:
+        scale = tensor_scale(smoothed.channel_amax.max(), ROOM_OF_ACTIVATIONS)
+        quantised = fake_quantise(rows, scale)
+    moments = (quantised.T @ quantised).astype(np.float64) / len(quantised)
+    weight_scale = scale_of_weights([array(linear.weight) for linear in site.linears])
+    linears = [_round(linear, moments, weight_scale, rows, quantised) for linear in site.linears]
+    return Float4Site(scale, weight_scale, tuple(linears))
+
+
+def _round(
+    linear: Linear, moments: SecondMoments, scale: np.float32, rows: Floats, quantised: Floats
+) -> Float4Linear:
+    """`quantised` are `rows` as the product gets them."""
+    weight = array(linear.weight)
+    scales = search_scales(weight, np.diag(moments).astype(np.float32), scale)
+    numbers = round_weights(weight, scales, moments.copy(), FP4_GRID)
+    rounded = numbers * for_each_weight(scales, weight.shape)
+    expected = _mean(rows) @ weight
+    lost: Floats = expected - _mean(quantised) @ rounded
+    few = thin_out(rows) @ weight
+    errors = few - thin_out(quantised) @ rounded
+    if linear.bias is None:
+        return Float4Linear(numbers, scales, None, sqnr_db(few - expected, errors))
+    return Float4Linear(numbers, scales, lost, sqnr_db(few - expected, errors - lost))
+
+
+def _mean(rows: Floats) -> Floats:
+    mean: Floats = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return mean
+
+
+def _write(graph: ir.Graph, site: Site, rounded: Float4Site) -> None:
+    read = site.activation
+    if rounded.scale is not None:
+        read = quantise_activation(graph, read, rounded.scale)
+    for linear, weight in zip(site.linears, rounded.linears, strict=True):
+        if weight.correction is not None:
+            correct_bias(graph, linear, weight.correction)
+        quantise_weight(graph, linear, weight.numbers, weight.scales, rounded.weight_scale)
+        linear.node.replace_input_with(0, read)
+
+
+def quantise_by_table(graph: ir.Graph, amax: Mapping[str, float], scheme: Scheme) -> None:
+    """Plain post-training quantisation: block scales by the largest magnitudes, the tensor's as an
+    observer gave it, weights rounded to the nearest.
+    """
+    for site in float4_sites(graph):
+        read = site.activation
+        if scheme.activations is not None:
+            read = quantise_activation(graph, site.activation, tensor_scale(amax[site.name]))
+        largest = max(float(np.abs(array(linear.weight)).max()) for linear in site.linears)
+        for linear in site.linears:
+            weight, scale = array(linear.weight), tensor_scale(largest)
+            scales = plain_scales(weight, scale)
+            numbers = round_to_nearest(weight, scales)
+            linear.node.replace_input_with(0, read)
+            quantise_weight(graph, linear, numbers, scales, scale)

@@ -1,0 +1,45 @@
+"""Ways to quantise the Linears of a graph, by the scheme."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from vit_edge.calibration.samples import Samples
+from vit_edge.export.progress import Update
+
+from . import float4_search, linears
+from .explanation import SiteExplanation
+from .float4 import Float4Scheme
+from .float4_qdq import IR_VERSION
+from .grid import Scheme
+from .linears import Smoothed
+
+
+@dataclass(frozen=True)
+class Road:
+    """A way to quantise; see the functions of these names in `linears`.
+
+    Attributes:
+        ir_version: The first version of ONNX's representation that knows the types.
+    """
+
+    smooth_all: Callable[[ir.Graph, Samples, Scheme, Update], dict[str, Smoothed]]
+    quantise: Callable[
+        [ir.Graph, Samples, Mapping[str, Smoothed], Scheme, Update], tuple[SiteExplanation, ...]
+    ]
+    quantise_by_table: Callable[[ir.Graph, Mapping[str, float], Scheme], None]
+    ir_version: int
+
+
+_ONE_SCALE = Road(linears.smooth_all, linears.quantise, linears.quantise_by_table, 0)
+_FLOAT4 = Road(
+    float4_search.smooth_all, float4_search.quantise, float4_search.quantise_by_table, IR_VERSION
+)
+
+
+def road_of(scheme: Scheme) -> Road:
+    """Scales that are constants, or those of NVFP4, which follow the activations."""
+    return _FLOAT4 if isinstance(scheme, Float4Scheme) else _ONE_SCALE
