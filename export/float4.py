@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from vit_edge.export.graph_edit import add_initializer, array, describe
+from vit_edge.export.graph_edit import add_initializer, describe
 from vit_edge.export.quantise.float4 import BLOCK
 from vit_edge.export.quantise.float4_qdq import DOMAIN, QUANTISER, dequantised_scales, weight_of
 from vit_edge.export.quantise.grid import FP4_GRID, FP8_GRID

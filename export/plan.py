@@ -82,7 +82,6 @@ class Target:
             [self.backend, *(f"sm{c.replace('.', '')}" for c in self.compute_capabilities)]
         )
 
-
     def narrowed(self, least: str) -> Target | None:
         """The target without GPUs below the compute capability `least`; None if none is left."""
         backend = find_backend(self.backend)

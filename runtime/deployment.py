@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
-from .backends import BACKENDS, Backend, BuildOptions, Built, Session, find_backend
-from .backends import cuda
+from .backends import BACKENDS, Backend, BuildOptions, Built, Session, cuda, find_backend
 from .backends.base import NO_EXTERNAL_DATA, ExternalData
 from .bundle import Bundle
 from .device_cache import DeviceCache, Finding, timing_caches

@@ -28,9 +28,9 @@ from vit_edge.export.quantise.convolutions import (
     find_convolution_sites,
     quantise_convolutions_by_table,
 )
-from vit_edge.export.quantise.grid import FP4_GRID, GRIDS, Floats, Grid, Scheme, best_range
 from vit_edge.export.quantise.float4 import Float4Scheme
 from vit_edge.export.quantise.float4_qdq import QUANTISER
+from vit_edge.export.quantise.grid import FP4_GRID, GRIDS, Floats, Grid, Scheme, best_range
 from vit_edge.export.quantise.linears import Smoothed
 from vit_edge.export.quantise.roads import road_of
 from vit_edge.export.quantise.sites import find_sites

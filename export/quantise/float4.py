@@ -31,7 +31,7 @@ ROOM_OF_ACTIVATIONS = 2.0
 """Other images go further than those of the calibration. E4M3 has as many steps in each of its 14
 factors of two, so that room on top costs nothing.
 """
-_TINY = np.float32(1e-30)
+_SMALLEST = 1e-30
 
 
 @dataclass(frozen=True)
@@ -64,19 +64,20 @@ def _rank(value: ir.Value) -> int:
     return 0 if value.shape is None else len(value.shape)
 
 
-def tensor_scale(amax: float | np.floating, room: float = 1.0) -> np.float32:
+def tensor_scale(amax: float, room: float = 1.0) -> np.float32:
     """The float32 scale of a tensor: `room * amax` is the largest number that it can hold."""
-    largest = np.float32(FP4_GRID.largest * FP8_GRID.largest)
-    return np.maximum(np.float32(room) * np.float32(amax) / largest, _TINY)
+    return np.float32(max(room * float(amax) / (FP4_GRID.largest * FP8_GRID.largest), _SMALLEST))
 
 
 def fake_quantise(rows: Floats, scale: np.float32) -> Floats:
     """`rows` `[rows, K]` as the device quantises activations, and dequantised again."""
     blocks = rows.reshape(-1, BLOCK)
-    amax = np.abs(blocks).max(axis=1, keepdims=True)
+    amax: Floats = np.abs(blocks).max(axis=1, keepdims=True)
     steps = FP8_GRID.round(amax / np.float32(FP4_GRID.largest) / scale) * scale
-    safe = np.where(steps > 0, steps, np.float32(1))
-    numbers = np.where(steps > 0, FP4_GRID.round(blocks / safe), np.float32(0))
+    with np.errstate(
+        over="ignore"
+    ):  # a block whose scale rounds to 0 is 0, whatever it is divided by
+        numbers = FP4_GRID.round(blocks / np.maximum(steps, np.finfo(np.float32).tiny))
     dequantised: Floats = (numbers * steps).reshape(rows.shape)
     return dequantised
 

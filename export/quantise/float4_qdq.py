@@ -41,7 +41,7 @@ def quantise_activation(graph: ir.Graph, value: ir.Value, scale: np.float32) -> 
     numbers, scales = quantise.outputs
     describe(numbers, f"{name}@{FP4_GRID.name}", value.shape, FP4_GRID.dtype)
     describe(scales, f"{name}/scales", _in_blocks(value.shape), FP8_GRID.dtype)
-    nodes = _dequantise(f"{name}/", numbers, scales, step, -1)
+    nodes = _dequantise(f"{name}/", numbers, scales, step, axis=-1)
     graph.insert_after(producer, (quantise, *nodes))
     _require_opset(graph)
     return nodes[-1].outputs[0]
@@ -54,12 +54,14 @@ def quantise_weight(
     numbers of E4M3 times `scale`.
     """
     name = str(linear.weight.name)
-    constants = [
-        add_initializer(graph, f"{name}@{FP4_GRID.name}", numbers.astype(FP4_GRID.dtype.numpy())),
-        add_initializer(graph, f"{name}/scales", (scales / scale).astype(FP8_GRID.dtype.numpy())),
+    in_four, in_eight = FP4_GRID.dtype.numpy(), FP8_GRID.dtype.numpy()
+    nodes = _dequantise(
+        f"{linear.node.name}@",
+        add_initializer(graph, f"{name}@{FP4_GRID.name}", numbers.astype(in_four)),
+        add_initializer(graph, f"{name}/scales", (scales / scale).astype(in_eight)),
         add_initializer(graph, f"{name}/scale", np.array(scale, np.float32)),
-    ]
-    nodes = _dequantise(f"{linear.node.name}@", *constants, 0)
+        axis=0,
+    )
     graph.insert_before(linear.node, nodes)
     replace_input(linear.node, linear.weight, nodes[-1].outputs[0])
     _require_opset(graph)
