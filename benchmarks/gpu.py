@@ -42,7 +42,7 @@ RESULTS = Path("benchmarks/results")
 _BUNDLE = Path("build") / f"{MODEL}-batch-{MAX_BATCH}"
 _BASE = "pytorch"
 """Baseline of each of our precisions: PyTorch in the type that its arithmetic replaces."""
-_REPLACES = {"int8": "fp16", "fp8": "fp16", "int4": "fp16", "mixed": "fp16"}
+_REPLACES = {"int8": "fp16", "fp8": "fp16", "int4": "fp16", "nvfp4": "fp16", "mixed": "fp16"}
 _COLUMNS = ("precision", "runtime", "p50 ms", "p90 ms", "images/s", "against PyTorch", "")
 
 

@@ -1,6 +1,6 @@
 """Plans that one builder makes of our graphs and the peers', and estimates beside public figures.
 
-    python -m benchmarks.plans [--quick] [--markdown FILE]
+    python -m benchmarks.plans [--quick | --newest] [--markdown FILE]
 
 A ViT-B/16 with random weights, quantised by each, is built by TensorRT for RTX for compute
 capability 8.9, without a GPU; what it lists of its kernels is read the same way for all. Ranges are
@@ -10,6 +10,8 @@ stand beside those that others measured. Prints tables and writes `benchmarks/re
 
 Takes some ten minutes on 2 cores, and some minutes and 4 GB more on first use, for the peers'
 environments. `--quick`: our own graphs of a ViT-B/16, without the peers and the public figures.
+`--newest`: those of the precisions that GPUs of compute capability 12.0 are the first to run, built
+for it, beside fp16 and FP8; the other tables stay as they are.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from vit_edge.export.forms import DEFAULT, write_in
 from vit_edge.export.onnx_export import export_onnx
 from vit_edge.export.passes import optimise
 from vit_edge.export.plan import DEFAULT_EFFORT, Target
-from vit_edge.export.precision import PRECISIONS
+from vit_edge.export.precision import PRECISIONS, tensors_to_observe
 from vit_edge.runtime.errors import EngineError
 from vit_edge.runtime.manifest import EngineSpec
 from vit_edge.runtime.outputs import LOGITS, OutputSpec
@@ -55,7 +57,11 @@ OUT = Path("benchmarks/results/plans.json")
 CACHE = Path("build/benchmarks")
 NAME, FIGURES_NAME = "plans", "figures"
 MODEL = "vit_base_patch16_224"
+CAPABILITY = "8.9"
 DEVICES = ("AGX Orin", "RTX 4060", "L4")
+NEWEST_NAME, NEWEST_CAPABILITY = "newest", "12.0"
+NEWEST_DEVICES = ("RTX 5090", "Jetson Thor")
+NEWEST = ("fp16", "fp8", "nvfp4", "nvfp4_weights")
 OURS = ("fp16", "int8", "int8_attention", "mixed", "fp8", "fp8_attention", "int4")
 PEERS = (
     Entrant("modelopt", "default", "modelopt"),
@@ -115,8 +121,8 @@ class Graphs:
     def lowered(self, precision: str) -> ir.Model:
         """The graph that engines are built from."""
         if self._calibration is None:
-            kinds = [PRECISIONS[name] for name in OURS]
-            tensors = tuple(dict.fromkeys(t for p in kinds for t in p.observes(self.graph.graph)))
+            kinds = [PRECISIONS[name] for name in (*OURS, *NEWEST)]
+            tensors = tensors_to_observe(self.graph.graph, kinds)
             images, origin = from_array("images", self.images, None), Origin("-", "-")
             self._calibration = collect(
                 self.graph, tensors, images, "minmax", origin, lambda done, total: None
@@ -124,9 +130,11 @@ class Graphs:
         return PRECISIONS[precision].lower(self.graph, self._calibration)["gpu"]
 
 
-def build(file: Path, spec: EngineSpec, how: str, form: dict[str, str]) -> EnginePlan:
+def build(
+    file: Path, spec: EngineSpec, how: str, form: dict[str, str], capability: str = CAPABILITY
+) -> EnginePlan:
     """Builds the plan of the graph in `file`. Raises EngineError if the builder refuses it."""
-    builder = EngineBuilder.for_target(Target("tensorrt-rtx", ("8.9",)), spec, how)
+    builder = EngineBuilder.for_target(Target("tensorrt-rtx", (capability,)), spec, how)
     content = read_onnx(file)
     built = builder.build(content, form, spec.batch)
     plan = builder.read_plan(content, form, built, DEFAULT_EFFORT)
@@ -134,12 +142,19 @@ def build(file: Path, spec: EngineSpec, how: str, form: dict[str, str]) -> Engin
     return plan
 
 
-def row_of(how: str, file: Path, spec: EngineSpec, form: dict[str, str]) -> Row:
+def row_of(
+    how: str,
+    file: Path,
+    spec: EngineSpec,
+    form: dict[str, str],
+    capability: str = CAPABILITY,
+    devices: Sequence[str] = DEVICES,
+) -> Row:
     try:
-        plan = build(file, spec, how, form)
+        plan = build(file, spec, how, form, capability)
     except EngineError as error:
         return Row(how, (), {}, str(error))
-    milliseconds = {name: _estimates(plan, name) for name in DEVICES}
+    milliseconds = {name: _estimates(plan, name) for name in devices}
     return Row(how, plan_cells(plan.summary())[:-1], milliseconds)
 
 
@@ -169,6 +184,16 @@ def rows(graphs: Graphs, peers: Sequence[Entrant]) -> Iterator[Row]:
             yield row_of(entrant.name, made.file, graphs.spec, {**DEFAULT})
 
 
+def newest_rows(graphs: Graphs) -> Iterator[Row]:
+    """Measures ours for the newest GPUs, in the default form."""
+    for precision in NEWEST:
+        file = graphs.folder / f"{precision}.onnx"
+        save_onnx(graphs.lowered(precision), file)
+        form = dict(DEFAULT)
+        how = f"vit-edge {precision}"
+        yield row_of(how, file, graphs.spec, form, NEWEST_CAPABILITY, NEWEST_DEVICES)
+
+
 def compare_figures(figures: Sequence[Figure]) -> list[dict[str, Any]]:
     """Puts each figure beside the estimate for the same shapes, precision and batch."""
     rows = []
@@ -188,18 +213,23 @@ def compare_figures(figures: Sequence[Figure]) -> list[dict[str, Any]]:
     return rows
 
 
-def markdown(report: dict[str, Any]) -> tuple[str, str]:
-    """Formats the table of plans, and that of public figures."""
+def table(rows: Sequence[dict[str, Any]], devices: Sequence[str]) -> str:
+    """Formats a table of plans."""
     batches = ("1", "8")
-    heads = [f"{device}, batch {batch}" for device in DEVICES for batch in batches]
+    heads = [f"{device}, batch {batch}" for device in devices for batch in batches]
     lines = [_line((*_COLUMNS, *(f"{head}, ms" for head in heads)))]
     lines.append(_line(["---"] * (len(_COLUMNS) + len(heads))))
-    for row in report["rows"]:
+    for row in rows:
         if row["problem"]:
             lines.append(_line((row["how"], f"refused: {row['problem']}")))
             continue
-        times = [row["milliseconds"][device][batch] for device in DEVICES for batch in batches]
+        times = [row["milliseconds"][device][batch] for device in devices for batch in batches]
         lines.append(_line((row["how"], *row["cells"], *(_ms(time) for time in times))))
+    return "\n".join(lines) + "\n"
+
+
+def markdown(report: dict[str, Any]) -> tuple[str, str]:
+    """Formats the table of plans, and that of public figures."""
     figures = [
         _line(
             (
@@ -228,7 +258,7 @@ def markdown(report: dict[str, Any]) -> tuple[str, str]:
             f"{min(ratios):.2f} to {max(ratios):.2f}; {inside} of {len(ratios)} between {LOW} and "
             f"{HIGH}."
         )
-    return "\n".join(lines) + "\n", "\n".join(figures) + "\n"
+    return table(report["rows"], DEVICES), "\n".join(figures) + "\n"
 
 
 def _ms(time: float | None) -> str:
@@ -239,17 +269,35 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def add_newest(document: Path | None) -> None:
+    """Replaces the rows for the newest GPUs in the results, and their table in a document."""
+    report, rows = json.loads(OUT.read_text()), list[dict[str, Any]]()
+    for row in newest_rows(Graphs(MODEL)):
+        print(row.how, *(row.cells or (row.problem,)), sep=" | ", flush=True)
+        rows.append(asdict(row))
+    report[NEWEST_NAME] = rows
+    OUT.write_text(json.dumps(report, indent=1) + "\n")
+    print(table(rows, NEWEST_DEVICES), end="")
+    if document is not None:
+        put_into(document, NEWEST_NAME, table(rows, NEWEST_DEVICES))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Ours and the peers' through one builder's eyes.")
     parser.add_argument("--quick", action="store_true", help="our own graphs alone")
+    parser.add_argument("--newest", action="store_true", help="our own for the newest GPUs alone")
     parser.add_argument("--markdown", type=Path, help="a document that gets the tables")
     options = parser.parse_args()
+    if options.newest:
+        add_newest(options.markdown)
+        return
     report: dict[str, Any] = {"model": MODEL, "rows": [], "figures": []}
     for row in rows(Graphs(MODEL), () if options.quick else PEERS):
         print(row.how, *(row.cells or (row.problem,)), sep=" | ", flush=True)
         report["rows"].append(asdict(row))
     if not options.quick:
         report["figures"] = compare_figures(FIGURES)
+        report[NEWEST_NAME] = json.loads(OUT.read_text()).get(NEWEST_NAME, [])
         OUT.write_text(json.dumps(report, indent=1) + "\n")
     plans, figures = markdown(report)
     print(plans + figures, end="")

@@ -146,5 +146,5 @@ def _reason(fallback: Sequence[str], sensitivities: Sequence[Sensitivity], probl
     return (
         f"with all layers quantised {problem}; these {len(fallback)} of {len(sensitivities)} make "
         f"{share:.0%} of the squared error, and {_quantised_share(fallback, sensitivities):.0%} of "
-        "the work stays quantised"
+        "the work keeps its precision"
     )

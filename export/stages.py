@@ -44,12 +44,16 @@ _log = logging.getLogger("vit_edge.export")
 
 @dataclass(frozen=True)
 class QuantisedPair:
-    """Folder with a graph before and after quantisation."""
+    """Folder with a graph before and after quantisation, and what layers fall back to."""
 
     folder: Path
 
     def load(self) -> tuple[ir.Model, ir.Model]:
         return ir.load(self.folder / "exact.onnx"), ir.load(self.folder / "lowered.onnx")
+
+    def load_fallback(self) -> ir.Model:
+        """The graph that layers which fall back are taken from."""
+        return ir.load(self.folder / "fallback.onnx")
 
     def read_explanation(self) -> tuple[SiteExplanation, ...]:
         return decode_all(SiteExplanation, (self.folder / "explanation.json").read_text())
@@ -67,6 +71,8 @@ class SearchQuantisation(Stage[QuantisedPair]):
         quantised = quantise_model(*self.calibrated.load(), self.scheme, update)
         save_onnx(quantised.exact, folder / "exact.onnx")
         save_onnx(quantised.lowered, folder / "lowered.onnx")
+        if quantised.fallback is not quantised.exact:
+            save_onnx(quantised.fallback, folder / "fallback.onnx")
         (folder / "explanation.json").write_text(encode_all(quantised.explanation))
 
     def load(self, folder: Path) -> QuantisedPair:
@@ -166,7 +172,9 @@ class LowerQuantised(MakeLowering):
 
     def lower(self) -> Graphs:
         exact, lowered = self.pair.load()
-        apply_fallback(exact, lowered, find_layers(exact.graph, lowered.graph), self.fallback)
+        layers = find_layers(exact.graph, lowered.graph)
+        fallback = exact if self.precision.scheme.fallback is None else self.pair.load_fallback()
+        apply_fallback(fallback, lowered, layers, self.fallback)
         return self.precision.finish(lowered, self.calibrated.read_table())
 
 

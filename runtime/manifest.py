@@ -303,7 +303,7 @@ def _require_possible(a: Accuracy) -> None:
 class PrecisionEntry:
     """`graphs` maps the kind of backend ("cpu", "gpu") to the graph that serves it.
 
-    `raised` are the layers that a quantised precision leaves in 16 or 32 bits so that its budget
+    `raised` are the layers that a quantised precision leaves in 8, 16 or 32 bits so that its budget
     holds, `reason` says why in words; empty where all are quantised. `evidence` says why the
     evaluation images cannot carry the verdict; "" where they can.
     """

@@ -35,6 +35,6 @@ class NVFP4(QuantisedPrecision):
 class NVFP4Weights(NVFP4):
     """The weights alone; activations stay in 16 bits, and so does the product."""
 
-    scheme: Float4Scheme = Float4Scheme(activations=None)
+    scheme: Float4Scheme = Float4Scheme(activations=None, fallback=None)
     budget: Budget = EIGHT_BIT
     ranks: Ranks = Ranks(gpu=5)

@@ -76,11 +76,14 @@ class Quantised:
     Attributes:
         exact: The graph that was quantised: outliers smoothed, the function unchanged.
         lowered: The same with Q/DQ.
+        fallback: What layers that fall back are taken from: `exact`, or the same in the scheme's
+            own fallback.
         explanation: The decisions about each site; empty for plain calibration methods.
     """
 
     exact: ir.Model
     lowered: ir.Model
+    fallback: ir.Model
     explanation: tuple[SiteExplanation, ...]
 
 
@@ -115,7 +118,13 @@ def quantise_model(
     explanation += quantise_convolutions(lowered.graph, samples, scheme, ignore)
     if scheme.attention is not None:
         quantise_attention(lowered.graph, calibration, scaling, scheme.attention)
-    return Quantised(exact, lowered, explanation)
+    fallback = exact
+    if scheme.fallback is not None:
+        fallback = exact.clone()
+        road_of(scheme.fallback).quantise(
+            fallback.graph, samples, smoothed, scheme.fallback, ignore
+        )
+    return Quantised(exact, lowered, fallback, explanation)
 
 
 def _quantise_by_table(exact: ir.Model, calibration: Calibration, scheme: Scheme) -> Quantised:
@@ -125,4 +134,7 @@ def _quantise_by_table(exact: ir.Model, calibration: Calibration, scheme: Scheme
     quantise_convolutions_by_table(lowered.graph, calibration.table.amax, scheme)
     if scheme.attention is not None:
         quantise_attention(lowered.graph, calibration, {}, scheme.attention)
-    return Quantised(exact, lowered, ())
+    fallback = exact
+    if scheme.fallback is not None:
+        fallback = _quantise_by_table(exact, calibration, scheme.fallback).lowered
+    return Quantised(exact, lowered, fallback, ())

@@ -13,6 +13,7 @@ from vit_edge.export.graph_edit import array
 from vit_edge.export.passes.linears import Linear
 from vit_edge.export.progress import Update
 
+from .centring import centre
 from .explanation import SiteExplanation, describe_channels, sqnr_db
 from .float4 import (
     ROOM_OF_ACTIVATIONS,
@@ -29,7 +30,7 @@ from .grid import FP4_GRID, Floats, Scheme, for_each_weight, thin_out
 from .linears import Smoothed, correct_bias, smooth
 from .parallel import parallel_map
 from .rounding import SecondMoments, round_weights
-from .sites import Site, find_scalable
+from .sites import Site, find_scalable, find_sites
 from .smooth import ALPHAS, Smoothing, smoothing_factor
 
 MIN_GAIN = 1.1
@@ -60,16 +61,20 @@ class Float4Site:
 def smooth_all(
     graph: ir.Graph, samples: Samples, scheme: Scheme, update: Update
 ) -> dict[str, Smoothed]:
-    """Smooths every site in place, as `linears.smooth_all` does."""
-    sites, done = float4_sites(graph), dict[str, Smoothed]()
+    """Smooths every site of NVFP4 in place, as `linears.smooth_all` does; returns all sites."""
+    sites, done = find_sites(graph), dict[str, Smoothed]()
+    chosen = {site.name for site in float4_sites(graph)}
 
     def search_one(site: Site) -> Smoothing | None:
-        if find_scalable(site) is None:
+        if site.name not in chosen or find_scalable(site) is None:
             return None
         return search_smoothing(samples[site.name], site.weights, scheme)
 
     for site, smoothing in zip(sites, parallel_map(search_one, sites), strict=True):
-        done[site.name] = smooth(graph, site, samples[site.name], smoothing)
+        name = site.name  # which a centred activation passes on
+        done[name] = smooth(graph, site, samples[name], smoothing)
+        if name in chosen and scheme.activations is not None:
+            done[name] = centre(graph, site, done[name])
         update(len(done), len(sites))
     return done
 

@@ -138,12 +138,14 @@ class Scheme:
         block: Number of input channels that share a scale; None: all. It is halved where it does
             not divide their number.
         attention: The grid of Q, K, V and the attention weights; None: they stay as they are.
+        fallback: The scheme of layers that fall back; None: they stay as they are.
     """
 
     weights: Grid
     activations: Grid | None
     block: int | None = None
     attention: Grid | None = None
+    fallback: Scheme | None = None
 
     def __str__(self) -> str:
         """Name for people; schemes of precisions that differ in their budgets alone are equal."""

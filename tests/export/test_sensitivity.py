@@ -34,7 +34,7 @@ RELATIVES: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.mark.parametrize("name", ["int8", "int8_attention", "fp8", "int4"])
+@pytest.mark.parametrize("name", ["int8", "int8_attention", "fp8", "int4", "nvfp4"])
 @pytest.mark.parametrize("relative", RELATIVES)
 def test_each_effect_is_that_of_the_part_alone(
     photographs: ImageSet, relative: str, name: str

@@ -11,7 +11,7 @@ from .models import CONFIGS
 from .workshop import Workshop, limits_of
 
 GRAPHS = ("fp32", "fp16", "bf16", "int8", "int8.gpu")
-FEW_BITS = ("int8_attention", "fp8", "fp8_attention", "int4")
+FEW_BITS = ("int8_attention", "fp8", "fp8_attention", "int4", "nvfp4", "nvfp4_weights")
 SEARCHED = [
     *[(name, graph) for name in ("digits", "digits, outliers") for graph in GRAPHS],
     *[(name, graph) for name in CONFIGS for graph in GRAPHS[1:]],
