@@ -49,7 +49,7 @@ MODELS = ("vit_digits", "characters", "outliers", "characters+injected")
 PRECISIONS = ("nvfp4", "nvfp4_weights")
 AGREEMENT, DROP = 97.25, 0.5
 """Least agreement in per cent and largest drop in points on the images that layers fall back by."""
-_CALIBRATION, _OTHERS, _OTHERS_SEED, _BATCH = 128, 4_000, 3, 50
+_CALIBRATION, _OTHERS, _OTHERS_SEED, _BATCH = 128, 3_000, 3, 50
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from vit_edge.export.graph_edit import array
 from vit_edge.export.passes.linears import Linear
 from vit_edge.export.progress import Update
 
-from .centring import centre
 from .explanation import SiteExplanation, describe_channels, sqnr_db
 from .float4 import (
     ROOM_OF_ACTIVATIONS,
@@ -71,10 +70,7 @@ def smooth_all(
         return search_smoothing(samples[site.name], site.weights, scheme)
 
     for site, smoothing in zip(sites, parallel_map(search_one, sites), strict=True):
-        name = site.name  # which a centred activation passes on
-        done[name] = smooth(graph, site, samples[name], smoothing)
-        if name in chosen and scheme.activations is not None:
-            done[name] = centre(graph, site, done[name])
+        done[site.name] = smooth(graph, site, samples[site.name], smoothing)
         update(len(done), len(sites))
     return done
 
