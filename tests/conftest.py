@@ -127,8 +127,9 @@ def interruptible() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _little_effort(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A first load measures each engine: a call will do here."""
+    """A first load measures each engine, and `compare` profiles slow ones: few calls do here."""
     monkeypatch.setattr("vit_edge.runtime.metrics.QUICK", ONE_CALL)
+    monkeypatch.setattr("vit_edge.runtime.tools.compare.run.PROFILE_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="session")

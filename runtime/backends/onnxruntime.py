@@ -128,12 +128,9 @@ class OnnxRuntime(OnnxBackendMixin):
         scratch: BlobStore | None = None,
         threads: int | None = None,
     ) -> OnnxRuntimeSession:
-        count = choose_threads(threads)
-        options = _options(external)
-        if threads is not None or is_limited():
-            options.intra_op_num_threads = count
+        options = session_options(external, threads)
         try:
-            session = _open(blob, options, self.provider)
+            session = open_graph(blob, options, self.provider)
         except BackendError:  # what is missing is no fault of the graph
             raise
         except Exception as error:  # its exception types are private, and differ between releases
@@ -148,8 +145,8 @@ class OnnxRuntime(OnnxBackendMixin):
                 f"ONNX Runtime {self.version()} cannot start {self.provider} and would run on the "
                 f"CPU: install the {libraries} that it was built for"
             )
-        on_cpu = self.provider == CPU
-        return keep_in_children(OnnxRuntimeSession(session, spec, count if on_cpu else None))
+        count = choose_threads(threads) if self.provider == CPU else None
+        return keep_in_children(OnnxRuntimeSession(session, spec, count))
 
 
 def open_inference(blob: bytes, external: ExternalData = NO_EXTERNAL_DATA) -> Any:
@@ -158,14 +155,13 @@ def open_inference(blob: bytes, external: ExternalData = NO_EXTERNAL_DATA) -> An
     ONNX Runtime would lay out the memory of the second run ahead and then keep that of the first
     too: a gigabyte for 4 images through a ViT-B, where only the smallest models gain time by it.
     """
-    options = _options(external)
-    if is_limited():
-        options.intra_op_num_threads = choose_threads(None)
+    options = session_options(external)
     options.enable_mem_pattern = False
-    return _open(blob, options, CPU)
+    return open_graph(blob, options, CPU)
 
 
-def _open(blob: bytes, options: Any, provider: str) -> Any:
+def open_graph(blob: bytes, options: Any, provider: str) -> Any:
+    """Opens an `InferenceSession` of the graph with these `SessionOptions`."""
     library = load_library()
     if provider != CPU and hasattr(library, "preload_dlls"):  # CUDA that came by pip
         library.preload_dlls()
@@ -174,9 +170,14 @@ def _open(blob: bytes, options: Any, provider: str) -> Any:
     return library.InferenceSession(blob, options, providers=[with_options])
 
 
-def _options(external: ExternalData) -> Any:
+def session_options(external: ExternalData = NO_EXTERNAL_DATA, threads: int | None = None) -> Any:
+    """Makes the `SessionOptions` of all our sessions: quiet, and with as many CPU threads as were
+    asked for, or as this process may use.
+    """
     options = load_library().SessionOptions()
     options.log_severity_level = 4  # what fails is raised, and said once
+    if threads is not None or is_limited():
+        options.intra_op_num_threads = choose_threads(threads)
     add_external_weights(options, external)
     return options
 

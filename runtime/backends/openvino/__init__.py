@@ -72,12 +72,13 @@ def _fork_problem() -> str | None:
 
 @dataclass(frozen=True)
 class OpenVino(OnnxBackendMixin):
-    """See `runtime.backends.base.Backend`."""
+    """See `runtime.backends.base.Backend`. `properties` go beside our own to all its models."""
 
     name: str = "openvino"
     graph: str = "cpu"
     lacks: tuple[str, ...] = ()
     opens_after_fork: bool = False
+    properties: tuple[tuple[str, Any], ...] = ()
 
     def version(self) -> str:
         return installed_version("openvino") or str(load_library().__version__).partition("-")[0]
@@ -101,7 +102,7 @@ class OpenVino(OnnxBackendMixin):
         if problem:
             raise BackendError(problem)
         _ran_in[:] = [os.getpid()]
-        hints = _thread_hints(threads)
+        hints = _thread_hints(threads) | dict(self.properties)
         try:
             core = _core()
             if external:

@@ -156,6 +156,7 @@ def _replace(library: Any, ops: Any, linear: Linear) -> None:
     images = ops.transpose(images, _ints(ops, 0, 3, 1, 2))
     filters = _filters(library, ops, linear)
     sums = ops.convolution(images, filters, [1, 1], [0, 0], [0, 0], [1, 1])
+    sums.set_friendly_name(f"{linear.node.get_friendly_name()}/Convolution")  # for profiles
     replaced, bias = _bias(linear.node)
     if bias is not None:
         sums = ops.add(sums, ops.reshape(bias, _ints(ops, 1, outputs, 1, 1), False))

@@ -46,7 +46,7 @@ class OpenVinoSession:
     takes_device_arrays = False
 
     def __init__(
-        self, single: Runner, open_batches: Callable[[], Runner], threads: int | None = None
+        self, single: _Together, open_batches: Callable[[], Runner], threads: int | None = None
     ) -> None:
         self._single, self.threads = single, threads
         self._batches: Runner | None = None
@@ -75,6 +75,12 @@ class OpenVinoSession:
 
     def stream(self, batches: Iterable[Frames]) -> Iterator[Scores]:
         return stream_in_thread(self.run, batches)
+
+    def counters(self) -> Any:
+        """Returns the counters (`ov.ProfilingInfo`) of the nodes that run a single image, where
+        the model was compiled with `PERF_COUNT`.
+        """
+        return self._single.counters()
 
     def close(self) -> None:
         with self._lock:
@@ -150,6 +156,10 @@ class _Together:
             request.start_async()
             request.wait()
             return pack([request.get_tensor(name).data.copy() for name in self._outputs])
+
+    def counters(self) -> Any:
+        with self._requests.lend() as request:  # the one that was given back last
+            return request.get_profiling_info()
 
     def close(self) -> None:
         self._requests.close(lambda request: None)

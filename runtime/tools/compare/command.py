@@ -16,6 +16,7 @@ from ...schema import encode
 from ..check import OK, cell, print_machine, print_outputs
 from ..display import complain, print_table, say
 from ..measure.statistics import Estimate
+from ..profile.show import columns, fact_rows
 from ..report import MissingExtraError, draw_report
 from .comparison import ComparedRow, Comparison
 from .contest import SECONDS
@@ -83,6 +84,9 @@ def _show(comparison: Comparison) -> None:
     cells = [_cells(row, COLUMNS) for row in comparison.rows]
     print_table(f"{comparison.name} on {comparison.machine.cpu}", names, cells)
     print_outputs(comparison.rows)
+    for pair in comparison.not_faster:
+        print_table(pair.title, columns(pair), list(fact_rows(pair)))
+        print(f"{pair.sentence} From {pair.source}.")
     for row in comparison.rows:
         if row.status != OK:
             print(f"{row.precision} on {row.backend}, {row.status}")

@@ -20,6 +20,7 @@ from ..measure.statistics import (
     separate_ratio,
     throughput,
 )
+from ..profile.work import NotFaster
 from .contest import SINGLE, Measured
 
 REPORT_VERSION = 1
@@ -128,6 +129,7 @@ class Comparison:
     Attributes:
         sensitivities: Known where the export's report lies beside the bundle.
         devices: What each backend ran on, by its name; older reports do not have it.
+        not_faster: The precisions that are not faster than a higher one; likewise.
     """
 
     version: int
@@ -144,6 +146,7 @@ class Comparison:
     interference: Interference
     seconds: float
     devices: dict[str, str] = field(default_factory=dict)
+    not_faster: tuple[NotFaster, ...] = ()
 
     @property
     def good(self) -> bool:
@@ -183,8 +186,8 @@ def _row(m: Measured, series: Series, batch: int, measured: Sequence[Measured]) 
         p90_interval=(p90.low, p90.high),
         p99_interval=(p99.low, p99.high),
         images_per_s_interval=(rate.low, rate.high),
-        speedup=None if reference is None else _ratio(reference, m),
-        to_fastest=None if fastest is None else _ratio(m, fastest),
+        speedup=None if reference is None else ratio(reference, m),
+        to_fastest=None if fastest is None else ratio(m, fastest),
         rms_error=m.rms_error if m.rms_error is not None and isfinite(m.rms_error) else None,
         device_ms=m.device_ms,
         cores=series.cores,
@@ -212,11 +215,12 @@ def _median(m: Measured) -> float:
     return float(np.median(m.series.medians))
 
 
-def _ratio(above: Measured, below: Measured) -> Estimate:
+def ratio(above: Measured, below: Measured) -> Estimate:
+    """Ratio of the latencies of two that were measured."""
     assert above.series is not None
     assert below.series is not None
-    ratio = interleaved_ratio if above.group == below.group else separate_ratio
-    return ratio(above.series, below.series)
+    estimate = interleaved_ratio if above.group == below.group else separate_ratio
+    return estimate(above.series, below.series)
 
 
 def distributions(measured: Sequence[Measured]) -> Iterator[Distribution]:

@@ -12,6 +12,7 @@ from ..check import OK, list_runnable
 from ..measure.interference import Interference, Watch
 from ..measure.machine import describe_machine
 from ..measure.rounds import Schedule
+from ..profile.slow import explain_slow
 from .comparison import (
     REPORT_VERSION,
     ComparedRow,
@@ -23,6 +24,8 @@ from .contest import SINGLE, Measured, hold_contest, schedule_for
 from .recommend import recommend
 from .sensitivity import read_sensitivities
 
+PROFILE_SECONDS = 0.5
+"""How long an engine is profiled that is not faster than a higher precision."""
 _MOST_SECONDS = 24 * 3600.0
 
 
@@ -61,6 +64,7 @@ def compare_bundle(
     interference = watch.read()
     rows = tuple(compare_rows(measured))
     _remember(rows, measured, deployment)
+    not_faster = explain_slow(deployment, measured, PROFILE_SECONDS)
     return Comparison(
         version=REPORT_VERSION,
         name=bundle.manifest.name,
@@ -76,6 +80,7 @@ def compare_bundle(
         interference=interference,
         seconds=seconds,
         devices={c.backend.name: c.backend.device() for c in runnable.candidates},
+        not_faster=not_faster,
     )
 
 

@@ -63,30 +63,56 @@ class Estimate:
         return max(parts, key=lambda part: parts[part])
 
 
+@dataclass(frozen=True)
+class KernelTime:
+    """Estimated microseconds of a kernel, to move its bytes and to multiply."""
+
+    layer: Layer
+    moving: float
+    multiplying: float
+
+    @property
+    def is_moving(self) -> bool:
+        """True if the memory bounds it."""
+        return self.moving > self.multiplying
+
+    @property
+    def microseconds(self) -> float:
+        """The longer of the two; a launch comes to it."""
+        return max(self.moving, self.multiplying)
+
+
 def estimate(layers: Sequence[Layer], batch: int, device: Device) -> Estimate | None:
     """The latency of an engine whose layers have known shapes.
 
     Returns:
         None if a size is not known, or the device has no units for a type.
     """
+    times = kernel_times(layers, device)
+    if times is None:
+        return None
+    moving = sum(time.microseconds for time in times if time.is_moving)
+    multiplying = sum(time.microseconds for time in times if not time.is_moving)
+    launching = len(times) * device.launch
+    whole = moving + multiplying + launching
+    return Estimate(whole / 1000, batch, moving / whole, multiplying / whole, launching / whole)
+
+
+def kernel_times(layers: Sequence[Layer], device: Device) -> list[KernelTime] | None:
+    """The time of each kernel, without its launch; None where `estimate` has none."""
     running = list(kernels(layers))
     constants = total(t.bytes for t in {t for layer in running for t in layer.constants})
     if constants is None or not running or any(_shapeless(layer) for layer in running):
         return None
     weights_stay = constants < _CACHE_SHARE * device.cache * 1e6
-    moving = multiplying = 0.0
+    times = []
     for layer in running:
         moved = _moving_us(layer, device, weights_stay)
         multiplied = _multiplying_us(layer, device)
         if moved is None or multiplied is None:
             return None
-        if moved > multiplied:
-            moving += moved
-        else:
-            multiplying += multiplied
-    launching = len(running) * device.launch
-    whole = moving + multiplying + launching
-    return Estimate(whole / 1000, batch, moving / whole, multiplying / whole, launching / whole)
+        times.append(KernelTime(layer, moved, multiplied))
+    return times
 
 
 def _shapeless(layer: Layer) -> bool:

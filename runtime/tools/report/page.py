@@ -9,9 +9,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ..compare.comparison import REFERENCE, Comparison
 from ..display import figures
+from ..profile.show import columns, fact_rows
+from ..profile.work import NotFaster
 from .charts import draw_batches, draw_engines, draw_latency, draw_pareto, draw_sensitivity
 from .devices import Device, moment, name_devices
 from .look import NARROW, WIDE, Chart, Key
+from .slow import draw_slow
 from .tables import TIMES, all_engines, all_numbers, conditions, method
 
 TEMPLATE = "report.html.j2"
@@ -36,7 +39,7 @@ def draw_page(comparisons: Sequence[Comparison]) -> str:
 
 def _section(device: Device, key: Key) -> dict[str, object]:
     c = device.comparison
-    charts = [draw_latency(device), draw_batches(device)]
+    charts = [draw_latency(device), draw_batches(device), draw_slow(device)]
     charts += [draw_sensitivity(name, layers) for name, layers in c.sensitivities.items()]
     return {
         "name": device.name,
@@ -45,9 +48,20 @@ def _section(device: Device, key: Key) -> dict[str, object]:
         "facts": dict(_facts(device)),
         "notes": c.notes,
         "charts": list(_pictures(charts, key)),
+        "not_faster": [_not_faster(pair) for pair in c.not_faster],
         "numbers": all_numbers(device),
         "method": method(c),
         "conditions": [(name, value) for name, value in conditions(c) if value],
+    }
+
+
+def _not_faster(pair: NotFaster) -> dict[str, object]:
+    return {
+        "title": pair.title,
+        "sentence": pair.sentence,
+        "source": pair.source,
+        "columns": columns(pair),
+        "rows": list(fact_rows(pair)),
     }
 
 

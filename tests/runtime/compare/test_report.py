@@ -28,7 +28,9 @@ from vit_edge.runtime.tools.report.charts import (
 )
 from vit_edge.runtime.tools.report.devices import name_devices
 from vit_edge.runtime.tools.report.look import DARK, INK, NARROW, SETTINGS, SOFT, WIDE, Key, Look
+from vit_edge.runtime.tools.report.slow import draw_slow
 
+from ..tools.profile.works import not_faster, work
 from .tables import MACHINE, UNITS, comparison, failed, row
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;$\\frac{"
@@ -76,6 +78,17 @@ def full(**other: Any) -> Comparison:
     ]
     notes = ("The machine was busy.",)
     return replace(comparison(*rows, sensitivities={"int8": UNITS}, notes=notes), **other)
+
+
+FP32 = work("fp32", p32=8.0, elementwise=2.0)
+SLOW = (
+    not_faster(work("int8", p8=4.0, casts=3.0, elementwise=2.0, moves=1.0, quantised=0.8), FP32),
+    not_faster(work("fp16", p32=8.0, casts=3.0, elementwise=2.0, other=0.2), FP32),
+    not_faster(
+        work("int8_attention", "tensorrt-rtx", p4=0.5, p8=1.0, p16=0.1, launches=2.0),
+        work("fp16", "tensorrt-rtx", p16=2.0, launches=1.0),
+    ),
+)
 
 
 def elsewhere(cpu: str, **other: Any) -> Comparison:
@@ -132,6 +145,31 @@ def test_every_chart_has_a_text_alternative_and_is_light_and_dark_wide_and_narro
         assert not any(colour in svg for colour in (light if "dark" in media else dark))
 
 
+def test_precisions_that_are_not_faster_have_a_table_each_and_a_chart() -> None:
+    page = Page(draw_report([full(not_faster=SLOW)]))
+    places = [
+        page.text.index(words)
+        for words in (
+            "Where the time goes", "int8 on onnxruntime is not faster than fp32",
+            "quantising, dequantising and casts take 3 ms, in fp32 0 ms.", "3.00 ms, 30 %",
+            "From a clock.", "fp16 on onnxruntime is not faster than fp32",
+            "int8_attention on tensorrt-rtx is not faster than fp16", "All numbers",
+        )
+    ]  # fmt: skip
+    assert places == sorted(places)
+    images = [attributes["alt"] for tag, attributes in page.pictures() if tag == "img"]
+    (said,) = [alt for alt in images if alt.startswith("Where the time goes")]
+    assert said.count("fp32 · onnxruntime") == 1
+    assert "int8 · onnxruntime: 8-bit products 4 ms, quantise, dequantise, cast 3 ms" in said
+
+
+def test_what_was_not_profiled_has_no_chart() -> None:
+    blind = not_faster(work("int8", problem="no counters", shares={}), FP32)
+    (device,) = name_devices([comparison(row("int8", 1.0, 1e-3), not_faster=(blind,))])
+    assert draw_slow(device) is None
+    assert "no counters" in Page(draw_report([device.comparison])).text
+
+
 @pytest.mark.parametrize("width", [WIDE, NARROW])
 @pytest.mark.filterwarnings("error")
 def test_nothing_of_a_chart_is_clipped(width: float) -> None:
@@ -141,6 +179,8 @@ def test_nothing_of_a_chart_is_clipped(width: float) -> None:
     devices = name_devices([comparison(*rows, machine=replace(MACHINE, cpu=long)), full()])
     charts = [draw_pareto(devices), draw_engines(devices), draw_sensitivity("int8", UNITS)]
     charts += [draw(device) for draw in (draw_latency, draw_batches) for device in devices]
+    slow = comparison(*rows, not_faster=SLOW)
+    charts.append(draw_slow(name_devices([slow])[0]))
     key = Key.of(r for device in devices for r in device.comparison.rows)
     for chart in charts:
         assert chart is not None
