@@ -13,6 +13,7 @@ import numpy as np
 
 from ...deployment import Blob, Candidate, Deployment
 from ...errors import BackendError, BundleError, EngineError
+from ...manifest import EngineSpec
 from ...schema import printable
 from ...selection import LEVEL
 from ..check import OK
@@ -104,7 +105,7 @@ def _openvino(
     spec = deployment.bundle.manifest.spec
     blob = _graph(deployment, candidate)
     kernels = openvino.profile(candidate.backend, blob, spec, candidate.threads, seconds)
-    return with_kernels(work, openvino.SOURCE, kernels)
+    return with_kernels(work, _at(openvino.SOURCE, spec, batch), kernels)
 
 
 def _onnxruntime(
@@ -115,7 +116,12 @@ def _onnxruntime(
     spec = deployment.bundle.manifest.spec
     blob = _graph(deployment, candidate)
     kernels = onnxruntime.profile(blob, spec, candidate.threads, seconds)
-    return with_kernels(work, onnxruntime.SOURCE, kernels)
+    return with_kernels(work, _at(onnxruntime.SOURCE, spec, batch), kernels)
+
+
+def _at(source: str, spec: EngineSpec, batch: int) -> str:
+    """Names the batch size of a profile, the least that the graph takes, where it is another."""
+    return source if spec.batch[0] == batch else f"{source}, at batch {spec.batch[0]}"
 
 
 def _graph(deployment: Deployment, candidate: Candidate) -> Blob:

@@ -107,8 +107,13 @@ class NotFaster:
 
     @property
     def sentence(self) -> str:
+        """Says all in one."""
+        return f"{self.title}, {self.explanation}"
+
+    @property
+    def explanation(self) -> str:
         """Says by how much, and the largest cause."""
-        return f"{self.title} ({self.speedup} times as fast): {self.cause}."
+        return f"{self.speedup} times as fast: {self.cause}."
 
     @property
     def source(self) -> str:

@@ -58,7 +58,7 @@ def _section(device: Device, key: Key) -> dict[str, object]:
 def _not_faster(pair: NotFaster) -> dict[str, object]:
     return {
         "title": pair.title,
-        "sentence": pair.sentence,
+        "explanation": pair.explanation,
         "source": pair.source,
         "columns": columns(pair),
         "rows": list(fact_rows(pair)),

@@ -54,6 +54,13 @@ def test_attention_and_elementwise_operators_that_became_slower() -> None:
     assert cause == "attention, norms and elementwise operators take 6 ms, in fp32 2 ms"
 
 
+def test_what_both_have_is_no_cause_however_much_it_is() -> None:
+    cause = largest_cause(
+        work("int8", p8=4.0, elementwise=9.0, casts=2.0), work("fp32", p32=8.0, elementwise=9.0)
+    )
+    assert cause.startswith("quantising")
+
+
 def test_a_model_with_little_to_quantise() -> None:
     higher = work("fp32", p32=1.0, elementwise=9.0)
     cause = largest_cause(work("int8", p8=0.5, elementwise=9.0, casts=1.0), higher)
@@ -106,7 +113,7 @@ def test_the_table_has_both_and_leaves_out_what_neither_has() -> None:
         ("bytes moved", "12.3 MB", "-"),
     ]
     assert pair.sentence == (
-        "int8 on onnxruntime is not faster than fp32 (1 (0.98 to 1.02) times as fast): "
+        "int8 on onnxruntime is not faster than fp32, 1 (0.98 to 1.02) times as fast: "
         "quantising, dequantising and casts take 4 ms, in fp32 0 ms."
     )
     assert pair.source == "a clock"

@@ -76,6 +76,7 @@ def test_a_gpu_that_no_data_sheet_is_known_of_has_counts_alone() -> None:
         ("NVIDIA GeForce RTX 4060 Laptop GPU (8.9)", "RTX 4060"),
         ("NVIDIA RTX 6000 Ada Generation (8.9)", "RTX 6000 Ada"),
         ("NVIDIA A100-SXM4-80GB (8.0)", "A100"),
+        ("NVIDIA Jetson Orin Nano Super (8.7)", "Orin Nano Super"),
         ("NVIDIA A10G (8.6)", None),
         ("Orin (8.7)", None),
     ],
