@@ -18,7 +18,7 @@ from vit_edge.export.doors import module, own
 from vit_edge.export.pipeline import export_bundle
 from vit_edge.export.precision import PRECISIONS, Precision, QuantisedPrecision
 from vit_edge.export.progress import Display
-from vit_edge.export.quantise.grid import FP8_GRID, INT8_GRID, Grid
+from vit_edge.export.quantise.grid import FP8_GRID, INT8_GRID, Grid, Scheme
 from vit_edge.runtime.manifest import EngineSpec
 from vit_edge.runtime.outputs import OutputSpec
 from vit_edge.runtime.preprocess import Preprocess
@@ -48,6 +48,7 @@ def samples(kind: Any, cache: Path) -> list[Any]:
         Preprocess: SIZES,
         OutputSpec: [spec.outputs[0] for spec in SPECS],
         Grid: [INT8_GRID, FP8_GRID],
+        Scheme: [Scheme(INT8_GRID, INT8_GRID), Scheme(FP8_GRID, FP8_GRID)],  # has one inside
         Limits: [PRECISIONS[name].limits for name in ("fp16", "int8")],
         Precision: [PRECISIONS[name] for name in ("fp16", "bf16")],
         QuantisedPrecision: [PRECISIONS[name] for name in ("int8", "int4")],
