@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
-from .backends import BACKENDS, Backend, BuildOptions, Built, Session, cuda, find_backend
+from .backends import BACKENDS, Backend, BuildOptions, Built, Session, find_backend
 from .backends.base import NO_EXTERNAL_DATA, ExternalData
 from .bundle import Bundle
 from .device_cache import DeviceCache, Finding, timing_caches
@@ -140,7 +140,12 @@ class Deployment:
         only where the backend's `run_problem` returns None.
         """
         least = self.graph(candidate).least_capability
-        if not least or cuda.at_least(here := cuda.compute_capability(), least):
+        if not least:
+            return None
+        from .backends import cuda  # of GPUs alone
+
+        here = cuda.compute_capability()
+        if cuda.at_least(here, least):
             return None
         return (
             f"{candidate.precision} needs a GPU of compute capability {least} or later, this one "

@@ -47,7 +47,7 @@ def test_a_users_own_modules_do_not_matter(app: Path) -> None:
     python = Path(sys.executable)
     done = run(python, app, where=app.parent)
     assert done.returncode == 0, done.stderr
-    assert " on onnxruntime " in done.stdout
+    assert re.search(r" on (onnxruntime|openvino) ", done.stdout)  # as the race ends
     command = run(python, "-m", "vit_edge", "--version", where=app.parent)
     assert command.stdout == f"vit-edge {vit_edge.__version__}\n"
 

@@ -221,7 +221,7 @@ SCALES = [
     _after("plain", "int8", "blocks.1.attn.qkv", q.activation_scale, N1.format(1), 1 / 2),
     _after("CLIP", "int8", "blocks.1.mlp.fc1", q.activation_scale, N2.format(1), 1 / 3),
     _after("layer scale", "int8", "blocks.1.mlp", q.activation_scale, GELU.format(1), 64),
-    _after("plain", "int8", "blocks.2.attn.qkv", q.activation_scale, N1.format(2), 16),
+    _after("plain", "int8", "blocks.2.attn.qkv", q.activation_scale, N1.format(2), 32),
     _seen("plain", "int8", "blocks.0", q.dequantiser_scale, N1.format(0), 1.25),
     _seen("digits", "int8", "blocks.2", q.dequantiser_scale, N2.format(2), 2),
     _seen("average", "int8.gpu", "blocks.1", q.dequantiser_scale, GELU.format(1), 0.5),
