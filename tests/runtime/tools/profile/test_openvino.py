@@ -54,7 +54,6 @@ def test_an_fp32_graph_multiplies_32_bits_alone(bundle_source: Path) -> None:
     products = [kernel for kernel in found if kernel.kind in PRODUCTS.values()]
     assert {kernel.kind for kernel in products} == {PRODUCTS[32]}
     assert len(products) == 18
-    assert sum(kernel.microseconds for kernel in products) > 0
 
 
 def counter(microseconds: int, executed: bool = True) -> Any:
@@ -76,11 +75,6 @@ def test_counters_are_means_of_all_calls_of_which_the_first_are_left_out() -> No
     assert len(found) == 2
     assert found[0].microseconds == pytest.approx(20.4, abs=1)
     assert found[1].microseconds == 0
-
-
-def test_opening_an_engine_does_not_count_in_its_profile(bundle_source: Path) -> None:
-    """The kernels of the digits model take tens of microseconds, and milliseconds to make."""
-    assert sum(kernel.microseconds for kernel in kernels(bundle_source, "fp32")) < 3000
 
 
 @pytest.mark.parametrize(

