@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ as `make zoo` wrote it.
   products, of convolutions.
 - *stays*: layers that int8 leaves in higher precision so that its budget holds.
 - *engines*: how many TensorRT for RTX built, of those that were asked for; none is built of a
-  precision that missed its budget.
+  precision that missed its budget; "-": run without.
 
 """
 _COLUMNS = (
@@ -36,6 +37,8 @@ _COLUMNS = (
 )  # fmt: skip
 _OUTCOMES = (SHIPPED, HELD_BACK, REFUSED, CRASHED, TIME_LIMIT, NO_FILE)
 _LONGEST, _EXACT = 160, 1e-3
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+"""Of terminals, in exporters' messages."""
 
 
 def write_table(path: Path, records: Sequence[Record]) -> None:
@@ -109,7 +112,7 @@ def _work(shares: Mapping[str, float]) -> str:
 
 
 def _shortened(text: str) -> str:
-    plain = " ".join(text.replace("|", "/").split())
+    plain = " ".join(_COLOURS.sub("", text).replace("|", "/").split())
     return plain if len(plain) <= _LONGEST else plain[: _LONGEST - 3] + "..."
 
 

@@ -48,7 +48,7 @@ def test_a_record_comes_back_as_it_was_and_fills_a_row(tmp_path: Path) -> None:
         "quantised": {"all": 0.75, "Linears": 0.9, "attention": 0.0},
     }  # fmt: skip
     good = Record("vit", "timm", OLDER, SHIPPED, "", 2e-7, {"int8": int8}, 1, 3.2)
-    bad = Record("swin", "timm", DYNAMO, CRASHED, "KeyError at a.py:1: 'x' | y")
+    bad = Record("swin", "timm", DYNAMO, CRASHED, "KeyError at a.py:1: \x1b[96m'x' | y\x1b[0m")
     assert decode(encode(good)) == good
     write_table(tmp_path / "models.md", [good, bad])
     text = (tmp_path / "models.md").read_text()
