@@ -84,30 +84,30 @@ def _describe(
     )
     asked = request.outputs or {output.name: output.kind for output in spec.outputs}
     try:
-        found = find_foreign_source(file, hints, asked, USUAL)
+        foreign = find_foreign_source(file, hints, asked, USUAL)
     except InputError as error:
         raise InputError(str(error).replace(str(file), str(bundle.path))) from None
     weights = manifest.provenance.get("weights", "-")
     distance = max(a.logit_error for a in _fp32(manifest, bundle.path).accuracy.values())
-    kept = {name: value for name, value in manifest.model.items() if name not in found.facts}
+    kept = {name: value for name, value in manifest.model.items() if name not in foreign.facts}
     return BundleSource(
         **{
-            **{f.name: getattr(found, f.name) for f in fields(ForeignSource)},
+            **{f.name: getattr(foreign, f.name) for f in fields(ForeignSource)},
             "name": request.name or manifest.name,
             # Its mean and deviation are inside of the graph and stay what they were, for people.
             "preprocess": replace(
                 frames,
-                interpolation=found.preprocess.interpolation,
-                crop=found.preprocess.crop,
-                crop_mode=found.preprocess.crop_mode,
+                interpolation=foreign.preprocess.interpolation,
+                crop=foreign.preprocess.crop,
+                crop_mode=foreign.preprocess.crop_mode,
             ),
             "weights": str(weights),
             "random": weights == RANDOM,
-            "facts": {**kept, **found.facts, "source": "bundle", "bundle": bundle.digest},
+            "facts": {**kept, **foreign.facts, "source": "bundle", "bundle": bundle.digest},
             "notes": (
                 f"measured against {BundleSource.oracle}, whose worst output was {distance:.1e} of "
                 "its range from its own reference",
-                *found.notes,
+                *foreign.notes,
             ),
             "oracle": BundleSource.oracle,
         },

@@ -26,11 +26,11 @@ from .float4 import (
 )
 from .float4_qdq import quantise_activation, quantise_weight
 from .grid import FP4_GRID, Floats, Scheme, for_each_weight, thin_out
-from .linears import Smoothed, correct_bias, smooth
+from .linears import Smoothed, correct_bias, smooth_by
 from .parallel import parallel_map
 from .rounding import SecondMoments, round_weights
-from .sites import Site, find_scalable, find_sites
-from .smooth import ALPHAS, Smoothing, smoothing_factor
+from .sites import Site, find_scalable
+from .smooth import Smoothing, search_by
 
 MIN_GAIN = 1.1
 """Factor by which the squared error must fall. Less than where ranges are constants: block scales
@@ -61,7 +61,6 @@ def smooth_all(
     graph: ir.Graph, samples: Samples, scheme: Scheme, update: Update
 ) -> dict[str, Smoothed]:
     """Smooths every site of NVFP4 in place, as `linears.smooth_all` does; returns all sites."""
-    sites, done = find_sites(graph), dict[str, Smoothed]()
     chosen = {site.name for site in float4_sites(graph)}
 
     def search_one(site: Site) -> Smoothing | None:
@@ -69,27 +68,19 @@ def smooth_all(
             return None
         return search_smoothing(samples[site.name], site.weights, scheme)
 
-    for site, smoothing in zip(sites, parallel_map(search_one, sites), strict=True):
-        done[site.name] = smooth(graph, site, samples[site.name], smoothing)
-        update(len(done), len(sites))
-    return done
+    return smooth_by(search_one, graph, samples, update)
 
 
 def search_smoothing(samples: SiteSamples, weight: Floats, scheme: Scheme) -> Smoothing:
     """The exponent with the least error of the outputs of the Linears `weight` `[K, N]`; none where
     that is not `MIN_GAIN` times less than without.
     """
-    rows, amax = thin_out(samples.rows), float(samples.channel_amax.max())
-    plain, outputs = np.ones(len(weight), np.float32), rows @ weight
-    plain_error = _error(rows, weight, outputs, scheme, amax)
-    best = Smoothing(None, plain, plain_error)
-    for alpha in ALPHAS:
-        factor = smoothing_factor(samples.channel_amax, weight, alpha)
-        smoothed, scaled = rows / factor, weight * factor[:, None]
-        error = _error(smoothed, scaled, outputs, scheme, amax)
-        if error < best.error:
-            best = Smoothing(alpha, factor, error)
-    return best if best.error * MIN_GAIN <= plain_error else Smoothing(None, plain, plain_error)
+    amax = float(samples.channel_amax.max())
+
+    def error_of(rows: Floats, factor: Floats, scaled: Floats, outputs: Floats) -> float:
+        return _error(rows, scaled, outputs, scheme, amax)
+
+    return search_by(error_of, samples, weight, MIN_GAIN)
 
 
 def _error(rows: Floats, weight: Floats, outputs: Floats, scheme: Scheme, amax: float) -> float:

@@ -4,7 +4,7 @@ out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,11 +49,19 @@ def smooth_all(
 
     `update` is called with sites done and sites in all.
     """
+    return smooth_by(
+        lambda site: search_smoothing(site, samples[site.name], scheme), graph, samples, update
+    )
+
+
+def smooth_by(
+    search_one: Callable[[Site], Smoothing | None],
+    graph: ir.Graph,
+    samples: Samples,
+    update: Update,
+) -> dict[str, Smoothed]:
+    """Smooths every site in place as `search_one` chooses, see `smooth_all`."""
     sites, done = find_sites(graph), dict[str, Smoothed]()
-
-    def search_one(site: Site) -> Smoothing | None:
-        return search_smoothing(site, samples[site.name], scheme)
-
     for site, smoothing in zip(sites, parallel_map(search_one, sites), strict=True):
         name = site.name  # a multiplication behind it takes the name over
         done[name] = smooth(graph, site, samples[name], smoothing)

@@ -7,6 +7,7 @@ alpha is searched for each site, by the error of the Linears' outputs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,16 +60,37 @@ def search(
     """The alpha with the least output error for the Linears `weight` `[K, N]`; none if that is not
     `min_gain` times less than without.
     """
+    seen = samples.channel_amax
+
+    def error_of(rows: Floats, factor: Floats, scaled: Floats, outputs: Floats) -> float:
+        return _error(rows, float((seen / factor).max()), scaled, outputs, scheme)
+
+    return search_by(error_of, samples, weight, min_gain)
+
+
+def search_by(
+    error_of: Callable[[Floats, Floats, Floats, Floats], float],
+    samples: SiteSamples,
+    weight: Floats,
+    min_gain: float,
+) -> Smoothing:
+    """The same by the error of another format.
+
+    Args:
+        error_of: Of the smoothed rows, the factors that they were divided by, the weight that was
+            multiplied by them, and what the Linears should give out, the relative squared error.
+        samples: Those of the site.
+        weight: float32 `[K, N]`.
+        min_gain: See `search`.
+    """
     rows = thin_out(samples.rows)
     plain = np.ones(weight.shape[0], np.float32)
     outputs = rows @ weight
-    seen = samples.channel_amax
-    plain_error = _error(rows, float(seen.max()), weight, outputs, scheme)
+    plain_error = error_of(rows, plain, weight, outputs)
     best = Smoothing(None, plain, plain_error)
     for alpha in ALPHAS:
-        factor = smoothing_factor(seen, weight, alpha)
-        largest, scaled = float((seen / factor).max()), weight * factor[:, None]
-        error = _error(rows / factor, largest, scaled, outputs, scheme)
+        factor = smoothing_factor(samples.channel_amax, weight, alpha)
+        error = error_of(rows / factor, factor, weight * factor[:, None], outputs)
         if error < best.error:
             best = Smoothing(alpha, factor, error)
     if best.error * min_gain > plain_error:

@@ -42,7 +42,7 @@ def installed_version(*distributions: str) -> str | None:
 
 def _version_of_folder(distribution: str) -> str | None:
     """The version in the name of the first folder of metadata on the path; None without one."""
-    wanted = _normalised(distribution)
+    normal_name = _normalised(distribution)
     for entry in sys.path:
         try:
             names = os.listdir(entry or ".")
@@ -51,7 +51,7 @@ def _version_of_folder(distribution: str) -> str | None:
         for name in names:
             if name.endswith(_METADATA):
                 project, _, version = name.removesuffix(_METADATA).partition("-")
-                if version and _normalised(project) == wanted:
+                if version and _normalised(project) == normal_name:
                     return version
     return None
 
