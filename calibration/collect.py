@@ -21,10 +21,14 @@ from .table import CalibrationTable, Origin, Provenance
 
 @dataclass(frozen=True)
 class Calibration:
-    """Result of a calibration: ranges and peaks; for `SEARCH`, samples of activations too."""
+    """Result of a calibration: ranges and peaks; for `SEARCH`, samples of activations too.
+
+    `images` are those that it was made of, for searches that judge by the model's outputs.
+    """
 
     table: CalibrationTable
     samples: Samples
+    images: ImageSet
 
 
 _BATCH = 1
@@ -88,6 +92,7 @@ def collect(
     return Calibration(
         CalibrationTable(provenance, ranges, largest),
         {site: sampler.result() for site, sampler in samplers.items()},
+        images,
     )
 
 

@@ -86,7 +86,7 @@ class CalibratedGraph:
         table, model = self.read_table(), ir.load(self.inputs.graph)
         images, origin = self.inputs.images.value, self.inputs.origin()
         table.require(provenance_of(model, images, self.inputs.method, origin))
-        return model, Calibration(table, load_samples(self.folder))
+        return model, Calibration(table, load_samples(self.folder), images)
 
 
 @dataclass(frozen=True)

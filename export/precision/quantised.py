@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 
@@ -16,6 +18,7 @@ from vit_edge.export.quantise.attention import (
     quantise_attention,
     scaling_of_values,
 )
+from vit_edge.export.quantise.choice import choose_costly
 from vit_edge.export.quantise.convolutions import (
     find_convolution_sites,
     quantise_convolutions,
@@ -23,6 +26,8 @@ from vit_edge.export.quantise.convolutions import (
 )
 from vit_edge.export.quantise.explanation import SiteExplanation
 from vit_edge.export.quantise.grid import Floats, Scheme
+from vit_edge.export.quantise.layers import find_layers
+from vit_edge.export.quantise.linears import Smoothed
 from vit_edge.export.quantise.roads import road_of
 from vit_edge.export.quantise.sites import find_sites
 
@@ -105,26 +110,61 @@ def quantise_model(
     def second(done: int, total: int) -> None:
         update(total + done, 2 * total)
 
-    road = road_of(scheme)
-    smoothed = road.smooth_all(exact.graph, calibration.samples, scheme, first)
+    road, samples = road_of(scheme), calibration.samples
+    smoothed = road.smooth_all(exact.graph, samples, scheme, first)
+    divided, rounded = _divide_where_outputs_gain(exact, calibration, smoothed, scheme)
+    smoothed |= divided
     scaling: dict[str, Floats] = {}
     if scheme.attention is not None:
         scaling |= balance_all(exact.graph, calibration, scheme.attention)
         scaling |= scaling_of_values(exact.graph, smoothed)
     lowered = exact.clone()
     lowered.ir_version = max(lowered.ir_version, road.ir_version)
-    samples = calibration.samples
-    explanation = road.quantise(lowered.graph, samples, smoothed, scheme, second)
+    left = {name: site for name, site in smoothed.items() if name not in rounded}
+    rounded |= road.round_all(exact.graph, left, scheme, second)
+    road.quantise(lowered.graph, rounded, scheme)
+    explanation = road.explain(exact.graph, samples, smoothed, rounded)
     explanation += quantise_convolutions(lowered.graph, samples, scheme, ignore)
     if scheme.attention is not None:
         quantise_attention(lowered.graph, calibration, scaling, scheme.attention)
     fallback = exact
     if scheme.fallback is not None:
         fallback = exact.clone()
-        road_of(scheme.fallback).quantise(
-            fallback.graph, samples, smoothed, scheme.fallback, ignore
-        )
+        other = road_of(scheme.fallback)
+        others = other.round_all(exact.graph, smoothed, scheme.fallback, ignore)
+        other.quantise(fallback.graph, others, scheme.fallback)
     return Quantised(exact, lowered, fallback, explanation)
+
+
+def _divide_where_outputs_gain(
+    exact: ir.Model, calibration: Calibration, smoothed: Mapping[str, Smoothed], scheme: Scheme
+) -> tuple[dict[str, Smoothed], dict[str, Any]]:
+    """Finds the sites whose quantised layer shall divide its input, because the model's outputs
+    gain by it.
+
+    Args:
+        exact: The fp32 graph after smoothing.
+        calibration: Its samples and images.
+        smoothed: All sites as they are.
+        scheme: The grids.
+
+    Returns:
+        These sites, and the rounding of all that were tried, by name.
+    """
+    road, samples = road_of(scheme), calibration.samples
+    divided = road.divide_all(exact.graph, samples, scheme, ignore)
+    if not divided:
+        return {}, {}
+    graphs, rounded = list[ir.Model](), list[dict[str, Any]]()
+    for sites in ({name: smoothed[name] for name in divided}, divided):
+        graphs.append(exact.clone())
+        rounded.append(road.round_all(exact.graph, sites, scheme, ignore))
+        road.quantise(graphs[-1].graph, rounded[-1], scheme)
+    layers = find_layers(exact.graph, graphs[0].graph)
+    gain = choose_costly(exact, graphs[0], graphs[1], layers, calibration.images)
+    names = {layer.reads[0] for layer in layers if layer.name in gain}
+    chosen = {name: site for name, site in divided.items() if name in names}
+    return chosen, rounded[0] | {name: rounded[1][name] for name in chosen}
 
 
 def _quantise_by_table(exact: ir.Model, calibration: Calibration, scheme: Scheme) -> Quantised:

@@ -93,28 +93,50 @@ def _error(rows: Floats, weight: Floats, outputs: Floats, scheme: Scheme, amax: 
     return float((difference**2).mean() / max(float((outputs**2).mean()), 1e-30))
 
 
-def quantise(
-    graph: ir.Graph,
-    samples: Samples,
-    smoothed: Mapping[str, Smoothed],
-    scheme: Scheme,
-    update: Update,
-) -> tuple[SiteExplanation, ...]:
-    """Quantises every site of `smooth_all` in place, as `linears.quantise` does."""
-    sites, done = float4_sites(graph), list[SiteExplanation]()
+def round_all(
+    graph: ir.Graph, smoothed: Mapping[str, Smoothed], scheme: Scheme, update: Update
+) -> dict[str, Float4Site]:
+    """Searches the scales, rounding and biases of the sites, as `linears.round_all` does."""
+    sites = [site for site in float4_sites(graph) if site.name in smoothed]
+    done = dict[str, Float4Site]()
 
     def search_one(site: Site) -> Float4Site:
         return search_site(site, smoothed[site.name], scheme)
 
     for site, rounded in zip(sites, parallel_map(search_one, sites), strict=True):
-        _write(graph, site, rounded)
-        seen, after = samples[site.name].channel_amax, smoothed[site.name]
-        sqnr = {x.name: y.sqnr_db for x, y in zip(site.linears, rounded.linears, strict=True)}
-        amax = float(after.channel_amax.max()) if scheme.activations is not None else None
-        before, left = describe_channels(seen), describe_channels(after.channel_amax)
-        done.append(SiteExplanation(site.name, after.alpha, before, left, amax, sqnr))
+        done[site.name] = rounded
         update(len(done), len(sites))
-    return tuple(done)
+    return done
+
+
+def quantise(graph: ir.Graph, rounded: Mapping[str, Float4Site], scheme: Scheme) -> None:
+    """Quantises every site in `rounded` in place, as `linears.quantise` does."""
+    for site in float4_sites(graph):
+        if site.name in rounded:
+            _write(graph, site, rounded[site.name])
+
+
+def explain(
+    graph: ir.Graph,
+    samples: Samples,
+    smoothed: Mapping[str, Smoothed],
+    rounded: Mapping[str, Float4Site],
+) -> tuple[SiteExplanation, ...]:
+    """Says what was decided about every site in `rounded`, as `linears.explain` does."""
+    return tuple(
+        _explain(site, samples[site.name], smoothed[site.name], rounded[site.name])
+        for site in float4_sites(graph)
+        if site.name in rounded
+    )
+
+
+def _explain(
+    site: Site, seen: SiteSamples, smoothed: Smoothed, rounded: Float4Site
+) -> SiteExplanation:
+    sqnr = {x.name: y.sqnr_db for x, y in zip(site.linears, rounded.linears, strict=True)}
+    amax = None if rounded.scale is None else float(smoothed.channel_amax.max())
+    before, after = describe_channels(seen.channel_amax), describe_channels(smoothed.channel_amax)
+    return SiteExplanation(site.name, smoothed.alpha, before, after, amax, sqnr)
 
 
 def search_site(site: Site, smoothed: Smoothed, scheme: Scheme) -> Float4Site:

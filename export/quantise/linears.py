@@ -19,10 +19,10 @@ from .explanation import SiteExplanation, describe_channels
 from .grid import Floats, Scheme, for_each_weight, representable_scale
 from .parallel import parallel_map
 from .qdq import quantise_activation, quantise_weight
-from .shift import subtract
+from .shift import divide, subtract
 from .site_search import RoundedSite, search_site
-from .sites import GeluSource, Site, find_sites, find_source
-from .smooth import MIN_GAIN, MIN_GAIN_BEHIND_GELU, Smoothing, search
+from .sites import Site, find_scalable, find_sites, is_behind_gelu
+from .smooth import Smoothing, search
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,15 @@ class Smoothed:
         channel_amax: float32 `[K]`, likewise.
         alpha, factor: SmoothQuant's exponent and float32 `[K]`, what the channels were divided by;
             None where nothing was moved.
+        inside: True if the quantised layer itself divides by `factor`: behind a GELU nothing before
+            it can be scaled.
     """
 
     rows: Floats
     channel_amax: Floats
     alpha: float | None = None
     factor: Floats | None = None
+    inside: bool = False
 
 
 def smooth_all(
@@ -49,9 +52,37 @@ def smooth_all(
 
     `update` is called with sites done and sites in all.
     """
-    return smooth_by(
-        lambda site: search_smoothing(site, samples[site.name], scheme), graph, samples, update
-    )
+
+    def search_one(site: Site) -> Smoothing | None:
+        if find_scalable(site) is None:
+            return None
+        return search(samples[site.name], site.weights, scheme)
+
+    return smooth_by(search_one, graph, samples, update)
+
+
+def divide_all(
+    graph: ir.Graph, samples: Samples, scheme: Scheme, update: Update
+) -> dict[str, Smoothed]:
+    """Searches what the channels behind each GELU could be divided by inside the quantised layer,
+    at the price of a multiplication there; the graph stays as it is.
+
+    Returns:
+        The sites whose own error falls by `smooth.MIN_GAIN`, by name. What the outputs gain is
+        another question, see `choice`.
+    """
+    if scheme.activations is None:
+        return {}
+    sites, divided = [site for site in find_sites(graph) if is_behind_gelu(site)], {}
+
+    def search_one(site: Site) -> Smoothing:
+        return search(samples[site.name], site.weights, scheme)
+
+    for done, (site, found) in enumerate(zip(sites, parallel_map(search_one, sites), strict=True)):
+        if found.alpha is not None:
+            divided[site.name] = _smoothed(samples[site.name], found, inside=True)
+        update(done + 1, len(sites))
+    return divided
 
 
 def smooth_by(
@@ -63,45 +94,71 @@ def smooth_by(
     """Smooths every site in place as `search_one` chooses, see `smooth_all`."""
     sites, done = find_sites(graph), dict[str, Smoothed]()
     for site, smoothing in zip(sites, parallel_map(search_one, sites), strict=True):
-        name = site.name  # a multiplication behind it takes the name over
-        done[name] = smooth(graph, site, samples[name], smoothing)
+        done[site.name] = smooth(graph, site, samples[site.name], smoothing)
         update(len(done), len(sites))
     return done
 
 
-def quantise(
+def round_all(
+    graph: ir.Graph, smoothed: Mapping[str, Smoothed], scheme: Scheme, update: Update
+) -> dict[str, RoundedSite]:
+    """Searches ranges, rounding and biases of every site in `smoothed`; returns them by name.
+
+    Args:
+        graph: The fp32 graph after `smooth_all`; it stays as it is.
+        smoothed: The result of `smooth_all`, sites of `divide_all` in place of theirs.
+        scheme: The grids.
+        update: Called with sites done and sites in all.
+    """
+    sites = [site for site in find_sites(graph) if site.name in smoothed]
+    done = dict[str, RoundedSite]()
+
+    def search_one(site: Site) -> RoundedSite:
+        seen = smoothed[site.name]
+        factor = seen.factor if seen.inside else None
+        return search_site(site, seen.rows, float(seen.channel_amax.max()), scheme, factor)
+
+    for site, rounded in zip(sites, parallel_map(search_one, sites), strict=True):
+        done[site.name] = rounded
+        update(len(done), len(sites))
+    return done
+
+
+def quantise(graph: ir.Graph, rounded: Mapping[str, RoundedSite], scheme: Scheme) -> None:
+    """Puts Q/DQ on the Linears of every site in `rounded`, in place; Linears that share an input
+    share its Q/DQ.
+    """
+    for site in find_sites(graph):
+        if site.name in rounded:
+            _quantise(graph, site, rounded[site.name], scheme)
+
+
+def explain(
     graph: ir.Graph,
     samples: Samples,
     smoothed: Mapping[str, Smoothed],
-    scheme: Scheme,
-    update: Update,
+    rounded: Mapping[str, RoundedSite],
 ) -> tuple[SiteExplanation, ...]:
-    """Puts Q/DQ on every quantisable Linear, in place; Linears that share an input share its Q/DQ.
+    """Says what was decided about every site in `rounded`, in graph order.
 
     Args:
         graph: The fp32 graph after `smooth_all`.
         samples: The samples of its sites in calibration, before that.
-        smoothed: The result of `smooth_all`.
-        scheme: The grids.
-        update: Called with sites done and sites in all.
+        smoothed: What `smooth_all` and `divide_all` found.
+        rounded: What `round_all` did.
     """
-    sites, done = find_sites(graph), list[SiteExplanation]()
-
-    def search_one(site: Site) -> RoundedSite:
-        seen = smoothed[site.name]
-        return search_site(site, seen.rows, float(seen.channel_amax.max()), scheme)
-
-    for site, rounded in zip(sites, parallel_map(search_one, sites), strict=True):
-        _quantise(graph, site, rounded, scheme)
-        done.append(_explain(site, samples[site.name], smoothed[site.name], rounded))
-        update(len(done), len(sites))
-    return tuple(done)
+    return tuple(
+        _explain(site, samples[site.name], smoothed[site.name], rounded[site.name])
+        for site in find_sites(graph)
+        if site.name in rounded
+    )
 
 
 def _quantise(graph: ir.Graph, site: Site, rounded: RoundedSite, scheme: Scheme) -> None:
     """Puts Q/DQ on a site's activation and on its Linears' weights."""
     read = site.activation
     if rounded.scale is not None and scheme.activations is not None:
+        read = divide(graph, read, rounded.factor) if rounded.factor is not None else read
         read = subtract(graph, read, rounded.shift) if rounded.shift else read
         read = quantise_activation(graph, read, rounded.scale, scheme.activations)
     for linear, weight in zip(site.linears, rounded.linears, strict=True):
@@ -144,28 +201,23 @@ def quantise_by_table(graph: ir.Graph, amax: Mapping[str, float], scheme: Scheme
             quantise_weight(graph, linear, numbers, scales, scheme.weights)
 
 
-def search_smoothing(site: Site, samples: SiteSamples, scheme: Scheme) -> Smoothing | None:
-    """Searches the smoothing of a site; None where nothing can be moved into its weights."""
-    source = find_source(site)
-    if source is None or (isinstance(source, GeluSource) and scheme.activations is None):
-        return None
-    min_gain = MIN_GAIN_BEHIND_GELU if isinstance(source, GeluSource) else MIN_GAIN
-    return search(samples, site.weights, scheme, min_gain)
-
-
 def smooth(graph: ir.Graph, site: Site, samples: SiteSamples, chosen: Smoothing | None) -> Smoothed:
     """Moves the outliers as the search chose, where that pays."""
-    rows = np.ascontiguousarray(samples.rows)
-    source = find_source(site)  # again: sites before this one may have replaced its weight since
+    source = find_scalable(site)
     if chosen is None or chosen.alpha is None or source is None:
-        return Smoothed(rows, samples.channel_amax)
+        return Smoothed(np.ascontiguousarray(samples.rows), samples.channel_amax)
     source.scale(graph, (1 / chosen.factor).astype(np.float32))
     for linear in site.linears:
         name = f"{linear.weight.name}/smoothed"
         scaled = array(linear.weight) * chosen.factor[:, None]
         replace_input(linear.node, linear.weight, add_initializer(graph, name, scaled))
-    rows = np.ascontiguousarray(rows / chosen.factor)
-    return Smoothed(rows, samples.channel_amax / chosen.factor, chosen.alpha, chosen.factor)
+    return _smoothed(samples, chosen, inside=False)
+
+
+def _smoothed(samples: SiteSamples, chosen: Smoothing, inside: bool) -> Smoothed:
+    rows = np.ascontiguousarray(samples.rows / chosen.factor)
+    amax = samples.channel_amax / chosen.factor
+    return Smoothed(rows, amax, chosen.alpha, chosen.factor, inside)
 
 
 def correct_bias(graph: ir.Graph, linear: Linear, correction: Floats) -> None:

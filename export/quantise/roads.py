@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import onnx_ir as ir
 
@@ -17,9 +18,12 @@ from .float4_qdq import IR_VERSION
 from .grid import Scheme
 from .linears import Smoothed
 
+Rounded = TypeVar("Rounded")
+"""What a road decides about a site's grids."""
+
 
 @dataclass(frozen=True)
-class Road:
+class Road(Generic[Rounded]):
     """A way to quantise; see the functions of these names in `linears`.
 
     Attributes:
@@ -27,19 +31,37 @@ class Road:
     """
 
     smooth_all: Callable[[ir.Graph, Samples, Scheme, Update], dict[str, Smoothed]]
-    quantise: Callable[
-        [ir.Graph, Samples, Mapping[str, Smoothed], Scheme, Update], tuple[SiteExplanation, ...]
+    divide_all: Callable[[ir.Graph, Samples, Scheme, Update], dict[str, Smoothed]]
+    round_all: Callable[[ir.Graph, Mapping[str, Smoothed], Scheme, Update], dict[str, Rounded]]
+    quantise: Callable[[ir.Graph, Mapping[str, Rounded], Scheme], None]
+    explain: Callable[
+        [ir.Graph, Samples, Mapping[str, Smoothed], Mapping[str, Rounded]],
+        tuple[SiteExplanation, ...],
     ]
     quantise_by_table: Callable[[ir.Graph, Mapping[str, float], Scheme], None]
     ir_version: int
 
 
-_ONE_SCALE = Road(linears.smooth_all, linears.quantise, linears.quantise_by_table, 0)
+_ONE_SCALE = Road(
+    linears.smooth_all,
+    linears.divide_all,
+    linears.round_all,
+    linears.quantise,
+    linears.explain,
+    linears.quantise_by_table,
+    0,
+)
 _FLOAT4 = Road(
-    float4_search.smooth_all, float4_search.quantise, float4_search.quantise_by_table, IR_VERSION
+    float4_search.smooth_all,
+    lambda graph, samples, scheme, update: {},  # block scales follow the channels by themselves
+    float4_search.round_all,
+    float4_search.quantise,
+    float4_search.explain,
+    float4_search.quantise_by_table,
+    IR_VERSION,
 )
 
 
-def road_of(scheme: Scheme) -> Road:
+def road_of(scheme: Scheme) -> Road[Any]:
     """Scales that are constants, or those of NVFP4, which follow the activations."""
     return _FLOAT4 if isinstance(scheme, Float4Scheme) else _ONE_SCALE

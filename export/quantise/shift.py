@@ -44,11 +44,20 @@ def centre(rows: Floats, amax: np.float32, grid: Grid) -> tuple[np.float32, Floa
     return np.float32(np.rint(middle / scale) * scale), scale
 
 
+def divide(graph: ir.Graph, value: ir.Value, factor: Floats) -> ir.Value:
+    """`value / factor`, `factor` `[K]` for the channels on the last axis, as a product."""
+    return _behind(graph, value, "Mul", "scaled", (1 / factor).astype(np.float32))
+
+
 def subtract(graph: ir.Graph, value: ir.Value, shift: np.float32) -> ir.Value:
     """`value - shift`."""
-    name, producer = f"{value.name}/shift", value.producer()
+    return _behind(graph, value, "Sub", "shifted", np.array(shift, np.float32))
+
+
+def _behind(graph: ir.Graph, value: ir.Value, kind: str, done: str, constant: Floats) -> ir.Value:
+    """Adds a node behind `value`, which is read on as it is."""
+    name, producer = f"{str(value.name).removesuffix('@scaled')}@{done}", value.producer()
     assert producer is not None
-    amount = add_initializer(graph, name, np.array(shift, np.float32))
-    node = ir.node("Sub", [value, amount], name=f"{value.name}@shifted")
+    node = ir.node(kind, [value, add_initializer(graph, f"{name}/by", constant)], name=name)
     graph.insert_after(producer, node)
     return describe(node.outputs[0], node.name, value.shape, ir.DataType.FLOAT)

@@ -46,17 +46,21 @@ class RoundedSite:
         amax: The largest magnitude that its grid represents; None where activations stay as they
             are.
         scale: float32 `[]`, likewise.
-        shift: What is subtracted from the activations first; 0 for nothing.
+        factor: float32 `[K]`, what the activations are divided by first; None for nothing.
+        shift: What is subtracted from them then; 0 for nothing.
         linears: In the order of `Site.linears`.
     """
 
     amax: float | None
     scale: Floats | None
+    factor: Floats | None
     shift: np.float32
     linears: tuple[RoundedLinear, ...]
 
 
-def search_site(site: Site, rows: Floats, largest: float, scheme: Scheme) -> RoundedSite:
+def search_site(
+    site: Site, rows: Floats, largest: float, scheme: Scheme, factor: Floats | None = None
+) -> RoundedSite:
     """Ranges, rounding and biases.
 
     Args:
@@ -64,20 +68,32 @@ def search_site(site: Site, rows: Floats, largest: float, scheme: Scheme) -> Rou
         rows: float32 `[rows, K]`, samples of its activations, likewise.
         largest: The greatest magnitude of all its activations, likewise.
         scheme: The grids.
+        factor: float32 `[K]`, what the layer itself divides its input by: `rows` and `largest` are
+            of the quotient already, the site's weights not; None for nothing.
     """
+    weights = [_multiplied(array(linear.weight), factor) for linear in site.linears]
     amax, scale, grid = None, None, scheme.activations
     quantised, shift = rows, np.float32(0)
     if grid is not None:
-        best = cautious_range(rows, (site.weights**2).sum(axis=1), largest, grid)
+        importance = sum(np.square(weight).sum(axis=1) for weight in weights)
+        best = cautious_range(rows, np.asarray(importance), largest, grid)
         shift, scale = shift_of(site, rows, best, grid)
         quantised, amax = fake_quantise(rows - shift, scale, grid) + shift, float(best)
     moments = (quantised.T @ quantised).astype(np.float64) / len(quantised)
-    linears = (_round(linear, moments, scheme, rows, quantised, shift) for linear in site.linears)
-    return RoundedSite(amax, scale, shift, tuple(linears))
+    linears = (
+        _round(linear, weight, moments, scheme, rows, quantised, shift)
+        for linear, weight in zip(site.linears, weights, strict=True)
+    )
+    return RoundedSite(amax, scale, factor, shift, tuple(linears))
+
+
+def _multiplied(weight: Floats, factor: Floats | None) -> Floats:
+    return weight if factor is None else weight * factor[:, None]
 
 
 def _round(
     linear: Linear,
+    weight: Floats,
     moments: SecondMoments,
     scheme: Scheme,
     rows: Floats,
@@ -85,7 +101,7 @@ def _round(
     shift: np.float32,
 ) -> RoundedLinear:
     """`quantised` are `rows` on their grid, `shift` is what will be subtracted from them."""
-    weight, grid = array(linear.weight), scheme.weights
+    grid = scheme.weights
     importance = np.diag(moments).astype(np.float32)
     scales = search_scales(weight, importance, grid, scheme.block_for(len(weight)))
     numbers = round_weights(weight, scales, moments, grid)

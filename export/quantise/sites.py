@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from vit_edge.export.graph_edit import add_initializer, array, describe, replace_input
+from vit_edge.export.graph_edit import add_initializer, array, replace_input
 from vit_edge.export.passes.linears import Linear, find_linears, linear_of, scale_output
 
 MIN_SIZE = 16
@@ -83,38 +83,10 @@ class LinearSource:
         scale_output(graph, self.linear, factor, self.columns)
 
 
-@dataclass(frozen=True)
-class GeluSource:
-    """A GELU, behind which a multiplication by a constant for each channel is added.
-
-    Nothing before it could be scaled in its place; compilers fuse the two with what follows. The
-    product has the activation's name, which layers and calibration go by.
-    """
-
-    activation: ir.Value
-
-    def scale(self, graph: ir.Graph, factor: NDArray[np.float32]) -> None:
-        value, name, gelu = self.activation, str(self.activation.name), self.activation.producer()
-        assert gelu is not None
-        factors = add_initializer(graph, f"{name}/factors", factor)
-        node = ir.node("Mul", [value, factors], name=f"{name}@scaled")
-        value.replace_all_uses_with(node.outputs[0])
-        node.replace_input_with(0, value)
-        graph.insert_after(gelu, node)
-        value.name = f"{name}/unscaled"
-        describe(node.outputs[0], name, value.shape, ir.DataType.FLOAT)
-
-
-def find_source(site: Site) -> Scalable | None:
-    """Finds what to scale in exchange for the site's weights, behind a GELU at the price of a
-    multiplication; None if nothing can be.
-    """
-    source = find_scalable(site)
+def is_behind_gelu(site: Site) -> bool:
+    """True where a GELU gives the site's activation: nothing before it could be scaled."""
     node = site.activation.producer()
-    if source is not None or node is None or node.op_type != "Gelu":
-        return source
-    only_reader = set(site.activation.consumers()) == {linear.node for linear in site.linears}
-    return GeluSource(site.activation) if only_reader else None
+    return node is not None and node.op_type == "Gelu"
 
 
 def find_scalable(site: Site) -> Scalable | None:

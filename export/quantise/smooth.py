@@ -31,10 +31,6 @@ magnitudes differ most from image to image.
 """
 MIN_GAIN = 1.5
 """Factor by which the squared error must fall: what is not an outlier is better left alone."""
-MIN_GAIN_BEHIND_GELU = 6.0
-"""The same where a multiplication is added for it. Below, what the average token gains can be less
-than what the few of massive activations lose, on which all others hang.
-"""
 _TINY = np.float32(1e-5)
 _MAX_FACTOR = np.float32(1e4)
 

@@ -11,7 +11,6 @@ import pytest
 
 from tests.specs import reference_of, vector
 from vit_edge.calibration.collect import Calibration
-from vit_edge.calibration.table import CalibrationTable
 from vit_edge.export.accuracy import assess, find_problem
 from vit_edge.export.precision import PRECISIONS, Budget
 from vit_edge.export.precision.cast import cast_to
@@ -115,12 +114,13 @@ def test_a_layer_norm_whose_input_overflows_is_caught(
 
 
 def test_our_fp16_survives_the_same_layer_norm(
-    optimised: ir.Model, table: CalibrationTable, frames: np.ndarray
+    optimised: ir.Model, calibration: Calibration, frames: np.ndarray
 ) -> None:
     """Calibration sees the peak, and an island keeps it in fp32."""
     huge = scale_residual(optimised, 1e5)
+    table = calibration.table
     wide = dataclasses.replace(table, peak={**table.peak, "scaled": 3e5})
-    lowered = PRECISIONS["fp16"].lower(huge, Calibration(wide, {}))["gpu"]
+    lowered = PRECISIONS["fp16"].lower(huge, dataclasses.replace(calibration, table=wide))["gpu"]
     accuracy = assess(run(simulate(lowered), frames), reference_of(run(huge, frames)), "here")
     assert _problem(accuracy, PRECISIONS["fp16"].budget) is None
 

@@ -239,7 +239,7 @@ WEIGHTS = [
     _after("QK norm", "int8", "blocks.2.mlp.fc1", q.weight_column_scale, "blocks.2.mlp.fc1", 99, 8),
     _after("CLIP", "int8", "blocks.0.mlp", q.weight_column_scale, "blocks.0.mlp.fc2", 10, 4),
     _after(
-        "average", "int8.gpu", "blocks.3.attn", q.weight_column_scale, "blocks.3.attn.proj", 2, 0.25
+        "average", "int8.gpu", "blocks.3.attn", q.weight_column_scale, "blocks.3.attn.proj", 2, 4
     ),
     _after("QK norm", "int8", "blocks.0.attn", q.weight_scale, "blocks.0.attn.proj", q.permuted),
     _after("plain", "int8", "blocks.2.mlp.fc1", q.weight_scale, "blocks.2.mlp.fc1", q.permuted),

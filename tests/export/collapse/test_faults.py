@@ -17,7 +17,7 @@ from .models import Built
 from .quantiser_faults import activation_scale
 from .workshop import Workshop, limits_of
 
-HARM = 2.0
+HARM = 1.8
 
 
 def broken_graph(case: Case, workshop: Workshop) -> ir.Model:

@@ -55,7 +55,8 @@ def test_tensors_beyond_the_headroom_become_islands(
 ) -> None:
     name = "blocks.0.mlp.fc1/MatMul"
     table = calibration.table
-    wide = Calibration(dataclasses.replace(table, peak={**table.peak, name: 10_000.0}), {})
+    table = dataclasses.replace(table, peak={**table.peak, name: 10_000.0})
+    wide = dataclasses.replace(calibration, table=table)
     lowered = FP16().lower(optimised, wide)["gpu"]
     types = types_of(lowered)
     assert types[name] == ir.DataType.FLOAT

@@ -14,17 +14,9 @@ from vit_edge.calibration.observers import DEFAULT_METHOD
 from vit_edge.calibration.samples import SiteSamples
 from vit_edge.export.onnx_export import export_onnx
 from vit_edge.export.passes import optimise
-from vit_edge.export.precision.int4 import INT4
 from vit_edge.export.precision.int8 import INT8
-from vit_edge.export.quantise.linears import search_smoothing, smooth
-from vit_edge.export.quantise.sites import (
-    GeluSource,
-    LinearSource,
-    NormSource,
-    find_scalable,
-    find_sites,
-    find_source,
-)
+from vit_edge.export.quantise.linears import smooth
+from vit_edge.export.quantise.sites import LinearSource, NormSource, find_scalable, find_sites
 from vit_edge.export.quantise.smooth import search, smoothing_factor
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.vit.config import BlockOptions
@@ -114,7 +106,7 @@ def test_outliers_move_and_the_graph_computes_the_same(
     before = run(graph, frames)
     for site in find_sites(graph.graph):
         seen = observed.samples[site.name]
-        found = search_smoothing(site, seen, INT8().scheme)
+        found = search(seen, site.weights, INT8().scheme)
         rows = smooth(graph.graph, site, seen, found).rows
         assert np.abs(rows).max() <= 1.001 * np.abs(seen.channel_amax).max()
         if isinstance(find_scalable(site), NormSource):
@@ -150,36 +142,6 @@ def test_an_activation_that_others_read_is_not_scaled(optimised: ir.Model) -> No
     site = find_sites(graph.graph)[0]
     graph.graph.append(ir.node("Identity", [site.activation]))
     assert find_scalable(site) is None
-
-
-def test_behind_a_gelu_channels_are_scaled_by_a_product_that_takes_its_name(
-    optimised: ir.Model, frames: np.ndarray
-) -> None:
-    graph = optimised.clone()
-    before = run(graph, frames)
-    site = next(s for s in find_sites(graph.graph) if s.name.endswith("Gelu"))
-    assert isinstance(find_source(site), GeluSource)
-    shape = (300, site.weights.shape[0])
-    rows = np.abs(np.random.default_rng(0).standard_normal(shape)).astype(np.float32)
-    rows[::20, 7] *= 100
-    seen = SiteSamples(rows, rows.max(axis=0))
-    name, found = site.name, search_smoothing(site, seen, INT8().scheme)
-    assert found is not None
-    assert found.alpha
-    smoothed = smooth(graph.graph, site, seen, found)
-    spread = [s.max() / np.median(s) for s in (smoothed.channel_amax, seen.channel_amax)]
-    assert spread[0] < 0.5 * spread[1]
-    after = find_site(graph, name)
-    producer = after.activation.producer()
-    assert producer is not None
-    assert producer.op_type == "Mul"
-    assert relative_error(run(graph, frames), before) < 1e-5
-
-
-def test_behind_a_gelu_nothing_is_scaled_where_activations_stay(optimised: ir.Model) -> None:
-    site = next(s for s in find_sites(optimised.clone().graph) if s.name.endswith("Gelu"))
-    rows = np.ones((4, site.weights.shape[0]), np.float32)
-    assert search_smoothing(site, SiteSamples(rows, rows[0]), INT4().scheme) is None
 
 
 def test_quiet_channels_are_not_made_larger_than_typical_ones() -> None:
