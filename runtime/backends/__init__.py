@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, MutableMapping
 
 from ..errors import InputError
-from .base import Backend, BlobStore, BuildOptions, Built, Frames, Session
+from .base import Backend, BlobStore, BuildOptions, Built, Frames, Session, Variant
 
 __all__ = [
     "BACKENDS",
@@ -15,6 +15,7 @@ __all__ = [
     "Built",
     "Frames",
     "Session",
+    "Variant",
     "find_backend",
 ]
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..device_array import DeviceArray
 from ..errors import ResourceError
-from ..manifest import EngineEntry, EngineSpec
+from ..manifest import EngineEntry, EngineSpec, Fact
 
 Frames = NDArray[np.uint8] | DeviceArray
 """Contiguous uint8 `[n, height, width, channels]`, in host memory or on a GPU."""
@@ -27,6 +27,23 @@ Progress = Callable[[str, int, int], None]
 ExternalData = Mapping[str, memoryview]
 """Contents of the files beside an ONNX graph that hold its weights, by file name."""
 NO_EXTERNAL_DATA: ExternalData = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Way to run the same graph that differs from a backend's default one.
+
+    Attributes:
+        name: What is different, in words; no two of a candidate have the same.
+        settings: Fields of the backend's settings that are not the defaults; of an engine, the form
+            of the graph that it was built from.
+        gain: How many times as fast as the default it was when it was kept, the geometric mean over
+            the batch sizes that were measured.
+    """
+
+    name: str
+    settings: dict[str, Fact] = field(hash=False)
+    gain: float = field(default=1.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -201,6 +218,11 @@ class Backend(Protocol):
 
     def run_problem(self) -> str | None:
         """Returns why this machine cannot run it, with the remedy; None if it can."""
+
+    def tuned(self, settings: Mapping[str, Fact]) -> Backend:
+        """Returns this backend with settings in place of its defaults; its answers stay the same
+        but for rounding. Raises SchemaError for settings that it does not have.
+        """
 
     def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> Built:
         """Builds an engine.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,9 @@ from ..errors import (
     first_line,
     install_command,
 )
-from ..manifest import EngineSpec
+from ..manifest import EngineSpec, Fact
 from ..outputs import pack
+from ..schema import decode
 from . import cuda
 from .base import NO_EXTERNAL_DATA, BlobStore, ExternalData, Frames, OnnxBackendMixin
 from .cpu import choose_threads, cpu_name, is_limited
@@ -33,6 +34,7 @@ from .threads import stream_in_thread
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 _MISSING = f"ONNX Runtime is not installed: {install_command('onnxruntime')}"
+_LEVELS = {"all": "ORT_ENABLE_ALL", "extended": "ORT_ENABLE_EXTENDED"}
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,46 @@ def load_library() -> Any:
 
 
 @dataclass(frozen=True)
+class SessionSettings:
+    """Settings of a session that change how fast it runs, and its answers by rounding at most.
+
+    Attributes:
+        optimisation: "all", or "extended": without the layouts of its convolutions.
+        memory_pattern: True if memory is laid out ahead of a call.
+        spinning: True if threads wait for each other by spinning.
+        block_base: Threads take ever smaller shares of the work, from one of so many; 0 for equal
+            shares.
+        threads: CPU threads that compute, where the caller asks for no number; 0 is what suits.
+
+    Source: ONNX Runtime, "Thread management", and onnxruntime_session_options_config_keys.h.
+    """
+
+    optimisation: str = "all"
+    memory_pattern: bool = True
+    spinning: bool = True
+    block_base: int = 0
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.optimisation not in _LEVELS:
+            raise ValueError(f"optimisation {self.optimisation!r} is none of {', '.join(_LEVELS)}")
+        if min(self.block_base, self.threads) < 0:
+            raise ValueError(f"block_base {self.block_base}, {self.threads} threads")
+
+    def apply(self, options: Any) -> None:
+        """Sets what is not the default in `SessionOptions`."""
+        if self.optimisation != "all":
+            levels = load_library().GraphOptimizationLevel
+            options.graph_optimization_level = getattr(levels, _LEVELS[self.optimisation])
+        if not self.memory_pattern:
+            options.enable_mem_pattern = False
+        if not self.spinning:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if self.block_base:
+            options.add_session_config_entry("session.dynamic_block_base", str(self.block_base))
+
+
+@dataclass(frozen=True)
 class OnnxRuntime(OnnxBackendMixin):
     """See `runtime.backends.base.Backend`. `provider` is a key of `PROVIDERS`."""
 
@@ -97,6 +139,7 @@ class OnnxRuntime(OnnxBackendMixin):
     provider: str
     graph: str
     lacks: tuple[str, ...] = ()
+    settings: SessionSettings = field(default_factory=SessionSettings)
 
     @property
     def opens_after_fork(self) -> bool:
@@ -120,6 +163,9 @@ class OnnxRuntime(OnnxBackendMixin):
                 return f"this ONNX Runtime has no {row.name}: {install_command(row.extra)}"
         return problem
 
+    def tuned(self, settings: Mapping[str, Fact]) -> OnnxRuntime:
+        return replace(self, settings=decode(SessionSettings, dict(settings)))
+
     def open(
         self,
         blob: bytes,
@@ -128,7 +174,9 @@ class OnnxRuntime(OnnxBackendMixin):
         scratch: BlobStore | None = None,
         threads: int | None = None,
     ) -> OnnxRuntimeSession:
+        threads = threads if threads is not None else self.settings.threads or None
         options = session_options(external, threads)
+        self.settings.apply(options)
         try:
             session = open_graph(blob, options, self.provider)
         except BackendError:  # what is missing is no fault of the graph

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 from ...errors import BackendError, ResourceError, engine_error, install_command
-from ...manifest import EngineSpec
+from ...manifest import EngineSpec, Fact
+from ...schema import decode
 from ..base import NO_EXTERNAL_DATA, BlobStore, ExternalData, OnnxBackendMixin, written_out
 from ..cpu import choose_threads, cpu_name, is_limited
 from ..installed import installed_version, is_installed
 from ..process import REMEDY, keep_in_children
 from .session import OpenVinoSession, last_line, open_session
+from .settings import DEFAULTS, NATIVE, OpenVinoSettings
 
 _MISSING = f"OpenVINO is not installed: {install_command('openvino')}"
 _QUANTISER = "FakeQuantize"
@@ -72,13 +75,19 @@ def _fork_problem() -> str | None:
 
 @dataclass(frozen=True)
 class OpenVino(OnnxBackendMixin):
-    """See `runtime.backends.base.Backend`. `properties` go beside our own to all its models."""
+    """See `runtime.backends.base.Backend`.
+
+    Attributes:
+        properties: Go beside our own to all its models.
+        settings: How it runs them.
+    """
 
     name: str = "openvino"
     graph: str = "cpu"
     lacks: tuple[str, ...] = ()
     opens_after_fork: bool = False
     properties: tuple[tuple[str, Any], ...] = ()
+    settings: OpenVinoSettings = DEFAULTS
 
     def version(self) -> str:
         return installed_version("openvino") or str(load_library().__version__).partition("-")[0]
@@ -88,6 +97,15 @@ class OpenVino(OnnxBackendMixin):
 
     def run_problem(self) -> str | None:
         return _fork_problem() if is_installed("openvino") else _MISSING
+
+    def tuned(self, settings: Mapping[str, Fact]) -> OpenVino:
+        return replace(self, settings=decode(OpenVinoSettings, dict(settings)))
+
+    def has_type(self, name: str) -> bool:
+        """Tells whether this processor computes in a type natively, as "bf16" or "f16"."""
+        names = {"f16": "FP16", "f32": "FP32"}
+        capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return names.get(name, name.upper()) in capabilities
 
     def open(
         self,
@@ -102,7 +120,8 @@ class OpenVino(OnnxBackendMixin):
         if problem:
             raise BackendError(problem)
         _ran_in[:] = [os.getpid()]
-        hints = _thread_hints(threads) | dict(self.properties)
+        threads = threads if threads is not None else self.settings.threads or None
+        hints = _thread_hints(threads) | self.settings.properties | dict(self.properties)
         try:
             core = _core()
             if external:
@@ -126,13 +145,15 @@ class OpenVino(OnnxBackendMixin):
         compute fp32 graphs in bf16 too.
         """
         quantised = any(node.get_type_name() == _QUANTISER for node in model.get_ops())
-        native = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        precision = {"INFERENCE_PRECISION_HINT": "bf16" if quantised and native else "f32"}
+        arithmetic = self.settings.arithmetic
+        if arithmetic == NATIVE:
+            arithmetic = "bf16" if quantised and self.has_type("bf16") else "f32"
+        precision = {"INFERENCE_PRECISION_HINT": arithmetic}
 
         def compile_model(model: Any, properties: dict[str, Any]) -> Any:
             return core.compile_model(model, "CPU", precision | hints | properties)
 
-        return open_session(library, model, spec, compile_model)
+        return open_session(library, model, spec, compile_model, self.settings)
 
 
 def _thread_hints(threads: int | None) -> dict[str, Any]:

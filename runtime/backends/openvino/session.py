@@ -10,6 +10,7 @@ import ctypes
 import platform
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +22,15 @@ from ...outputs import pack
 from ..base import Frames, give_back_freed
 from ..threads import Pool, stream_in_thread
 from .graph import as_convolutions, find_linears
+from .settings import (
+    APART,
+    CONVOLUTIONS,
+    DEFAULTS,
+    PRODUCTS,
+    SUITED,
+    TOGETHER,
+    OpenVinoSettings,
+)
 
 Images = NDArray[np.uint8]
 Scores = NDArray[np.float32]
@@ -41,14 +51,19 @@ class OpenVinoSession:
         single: Runs one image.
         open_batches: Opens what runs more; called once, with the first batch.
         threads: How many compute one call.
+        settings: How it runs, with what suits the model in place of `SUITED`.
     """
 
     takes_device_arrays = False
 
     def __init__(
-        self, single: _Together, open_batches: Callable[[], Runner], threads: int | None = None
+        self,
+        single: _Together,
+        open_batches: Callable[[], Runner],
+        threads: int | None = None,
+        settings: OpenVinoSettings = DEFAULTS,
     ) -> None:
-        self._single, self.threads = single, threads
+        self._single, self.settings, self.threads = single, settings, threads
         self._batches: Runner | None = None
         self._open_batches: Callable[[], Runner] | None = open_batches
         self._lock = threading.Lock()
@@ -99,7 +114,11 @@ class Runner(Protocol):
 
 
 def open_session(
-    library: Any, model: Any, spec: EngineSpec, compile_model: Compile
+    library: Any,
+    model: Any,
+    spec: EngineSpec,
+    compile_model: Compile,
+    settings: OpenVinoSettings,
 ) -> OpenVinoSession:
     """Opens a model of a batch that may vary, or of a fixed one.
 
@@ -112,29 +131,46 @@ def open_session(
     if model.input().partial_shape[0].is_static:
         compiled = compile_model(model, _LATENCY)
         together = _Together(library, compiled, spec)
-        return OpenVinoSession(together, lambda: together, _threads(compiled))
+        return OpenVinoSession(together, lambda: together, _threads(compiled), settings)
     one = model.clone()
     one.reshape([1, *spec.image_shape])
     linears = find_linears(one)
-    is_large = sum(linear.macs for linear in linears) >= _LARGE
-    if is_large and platform.machine() in _X86:
+    chosen = _suited(settings, sum(linear.macs for linear in linears))
+    if chosen.linears == CONVOLUTIONS:
         as_convolutions(library, one, linears)
     compiled = compile_model(one, _LATENCY)
     single, threads = _Together(library, compiled, spec), _threads(compiled)
-    if not is_large:
+    if chosen.batches == TOGETHER:
         return OpenVinoSession(
-            single, lambda: _Together(library, compile_model(model, _LATENCY), spec), threads
+            single,
+            lambda: _Together(library, compile_model(model, _LATENCY), spec),
+            threads,
+            chosen,
         )
     count = min(threads, spec.max_batch)
     if count == 1:  # and `one`, as large as the weights, is let go
         return OpenVinoSession(
-            single, lambda: _EachAlone(library, compiled, 1, single, spec), threads
+            single, lambda: _EachAlone(library, compiled, 1, single, spec), threads, chosen
         )
     streams = {"NUM_STREAMS": count, "ENABLE_CPU_PINNING": False}
     return OpenVinoSession(
         single,
         lambda: _EachAlone(library, compile_model(one, streams), count, single, spec),
         threads,
+        chosen,
+    )
+
+
+def _suited(settings: OpenVinoSettings, macs: int) -> OpenVinoSettings:
+    """Returns settings in which everything is chosen, for a model of so many multiply-adds."""
+    is_large = macs >= _LARGE
+    convolutions = is_large and platform.machine() in _X86
+    linears = CONVOLUTIONS if convolutions else PRODUCTS
+    batches = APART if is_large else TOGETHER
+    return replace(
+        settings,
+        linears=linears if settings.linears == SUITED else settings.linears,
+        batches=batches if settings.batches == SUITED else settings.batches,
     )
 
 

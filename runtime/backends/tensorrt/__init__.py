@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from ...errors import BackendError, EngineError, InputError, engine_error, install_command
-from ...manifest import EngineEntry, EngineSpec
+from ...manifest import EngineEntry, EngineSpec, Fact
 from .. import cuda
 from ..base import NO_EXTERNAL_DATA, BlobStore, BuildOptions, Built, ExternalData
 from ..process import keep_in_children
@@ -138,6 +138,10 @@ class TensorRT:
         except BackendError as error:
             return str(error)
         return cuda.device_problem()
+
+    def tuned(self, settings: Mapping[str, Fact]) -> TensorRT:
+        """Returns itself: what differs is in the engine."""
+        return self
 
     def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> Built:
         from .build import find_compute_capability, timing_file  # loaded for builds alone
