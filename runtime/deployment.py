@@ -1,7 +1,8 @@
 """A bundle on this device: what can run here, opened, proven and built.
 
 Nothing else opens or builds a bundle's engines: selection, `check`, `compare`, `inspect` and
-`build` ask a `Deployment`, which remembers in the device's cache what it learns.
+`build` ask a `Deployment`, which remembers in the device's cache what it learns; `tuned.py` does
+the same for variants.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
-from .backends import BACKENDS, Backend, BuildOptions, Built, Session, find_backend
+from .backends import BACKENDS, Backend, BuildOptions, Built, Session, Variant, find_backend
 from .backends.base import NO_EXTERNAL_DATA, ExternalData
 from .bundle import Bundle
-from .device_cache import DeviceCache, Finding, timing_caches
+from .device_cache import DeviceCache, Finding, key_start, timing_caches, variant_key
 from .errors import BackendError, EngineError, InputError, ResourceError, SelfCheckError
 from .frames import run_frames
 from .golden import SAMPLES_AT_LOAD, GoldenSamples, run_golden, tolerance_violation
@@ -34,21 +35,36 @@ class Candidate:
 
     Attributes:
         threads: CPU threads that compute; None is what suits the machine, and a GPU.
+        variant: The way to run it that `vit-edge tune` kept here; None is the default one.
     """
 
     precision: str
     backend: Backend
     threads: int | None = None
+    variant: Variant | None = None
 
     @cached_property
     def key(self) -> str:
         """Names all that an engine, its check and its latency depend on, beside the bundle."""
         backend = self.backend
         threads = "" if self.threads is None else f"|{self.threads} threads"
-        return f"{self.precision}|{backend.name}|{backend.version()}|{backend.device()}{threads}"
+        start = key_start(self.precision, backend.name)
+        key = f"{start}{backend.version()}|{backend.device()}{threads}"
+        return key if self.variant is None else variant_key(key, self.variant)
+
+    @property
+    def default(self) -> Candidate:
+        """The candidate as it runs without tuning."""
+        return replace(self, variant=None)
+
+    @cached_property
+    def tuned_backend(self) -> Backend:
+        """The backend with the settings of the variant. Raises SchemaError for unknown ones."""
+        return self.backend if self.variant is None else self.backend.tuned(self.variant.settings)
 
     def __str__(self) -> str:
-        return f"{self.precision} on {self.backend.name}"
+        tuned = "" if self.variant is None else f", tuned ({self.variant.name})"
+        return f"{self.precision} on {self.backend.name}{tuned}"
 
 
 class Blob(NamedTuple):
@@ -81,6 +97,11 @@ class Opened(NamedTuple):
     problem: str | None
     size: int
 
+    @property
+    def rms_error(self) -> float:
+        """The largest error of the outputs."""
+        return max(one.rms_error for one in self.metrics.values())
+
 
 class Deployment:
     """A bundle on this device.
@@ -89,6 +110,7 @@ class Deployment:
         bundle: The verified bundle.
         cache: The device's own files for it.
         threads: CPU threads that its engines compute with; None is what suits the machine.
+        variants: Those that `vit-edge tune` kept, by the keys of what they are variants of.
 
     Raises:
         InputError: if there cannot be so many threads.
@@ -98,7 +120,11 @@ class Deployment:
         if threads is not None:
             _require_threads(threads)
         self.bundle, self.cache, self.threads = bundle, DeviceCache.of(bundle.digest), threads
-        self._findings = self.cache.findings()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Reads again what the device's cache knows."""
+        self._findings, self.variants = self.cache.findings(), self.cache.variants()
 
     @cached_property
     def golden(self) -> GoldenSamples:
@@ -109,7 +135,7 @@ class Deployment:
         self, precision: str | None = None, backend: str | None = None
     ) -> list[Candidate]:
         """Lists what the bundle holds for one precision and backend (None: all), runnable here or
-        not, the best unmeasured choice first.
+        not, the best unmeasured choice first; each in the variant that was kept here, if any.
 
         Raises:
             InputError: if the bundle has no such precision, or there is no such backend.
@@ -129,7 +155,11 @@ class Deployment:
             candidates += [
                 Candidate(name, known, threads) for _, name in sorted(ranked, key=lambda r: r[0])
             ]
-        return candidates
+        if not self.variants:
+            return candidates
+        from .tuned import in_kept_variant  # on devices that were tuned alone
+
+        return [in_kept_variant(self, candidate) for candidate in candidates]
 
     def graph(self, candidate: Candidate) -> Graph:
         """Returns the ONNX graph that the candidate's backend takes."""
@@ -158,7 +188,7 @@ class Deployment:
 
     def has_engine(self, candidate: Candidate) -> bool:
         """Tells whether there is something to open without building it."""
-        if not candidate.backend.needs_engine or self._prebuilt(candidate) is not None:
+        if not candidate.backend.needs_engine or self.prebuilt(candidate) is not None:
             return True
         return self.cache.engine(candidate.key) is not None
 
@@ -173,7 +203,7 @@ class Deployment:
         """Reads the ONNX graph, a prebuilt engine or one built here; None if there is none."""
         if not candidate.backend.needs_engine:
             return Blob(*self.bundle.read_graph(self.graph(candidate)))
-        prebuilt = self._prebuilt(candidate)
+        prebuilt = self.prebuilt(candidate)
         if prebuilt is not None:
             return Blob(self.bundle.read(prebuilt.file))
         built = self.cache.engine(candidate.key)
@@ -186,6 +216,32 @@ class Deployment:
             BackendError: if this machine cannot build it.
             EngineError: if the library refuses the graph, or this GPU has not its types.
         """
+        built = self.compile(
+            candidate, Blob(*self.bundle.read_graph(self.graph(candidate))), options
+        )
+        if candidate.backend.needs_engine:
+            self.store(candidate.default, built)
+        return built
+
+    def compile(
+        self,
+        candidate: Candidate,
+        onnx: Blob,
+        options: BuildOptions,
+        batch: tuple[int, ...] | None = None,
+    ) -> Built:
+        """Builds an engine of a graph, which may be written in another form than the bundle's, and
+        keeps nothing.
+
+        Args:
+            candidate: Its precision and backend.
+            onnx: The graph.
+            options: As for `build`.
+            batch: The profile (min, opt, max); None is the bundle's.
+
+        Raises:
+            BackendError, EngineError: as `build` does.
+        """
         backend = candidate.backend
         problem = backend.build_problem()
         if problem:
@@ -193,20 +249,21 @@ class Deployment:
         problem = self.device_problem(candidate)
         if problem:
             raise EngineError(problem)
-        onnx = Blob(*self.bundle.read_graph(self.graph(candidate)))
         complete = replace(
             options,
             external=onnx.external,
             timing_caches=timing_caches(),
             what=f"{candidate.precision} of {self.bundle.manifest.name}",
         )
-        built = backend.compile(onnx.data, self.bundle.manifest.spec, complete)
-        if backend.needs_engine:
-            self.cache.store_engine(candidate.key, built.engine)
-            self._findings[candidate.key] = Finding()
-            if built.listing:
-                self.cache.store_listing(candidate.key, built)
-        return built
+        spec = self.bundle.manifest.spec
+        return backend.compile(onnx.data, replace(spec, batch=batch or spec.batch), complete)
+
+    def store(self, candidate: Candidate, built: Built) -> None:
+        """Keeps an engine, and what its builder told of it."""
+        self.cache.store_engine(candidate.key, built.engine)
+        self._findings[candidate.key] = Finding()
+        if built.listing:
+            self.cache.store_listing(candidate.key, built)
 
     def open(self, candidate: Candidate) -> Session:
         """Opens an engine, built first where there is none. Its golden answers are checked at its
@@ -233,8 +290,20 @@ class Deployment:
         Raises:
             BackendError, EngineError: if it cannot be built, opened or run.
         """
+        opened, key = self.prove(candidate, *self._open(candidate), samples), candidate.key
+        if opened.problem is None:
+            self.cache.mark_right(key, opened.rms_error)
+            known = replace(self.finding(candidate), rms_error=opened.rms_error, refused=None)
+            self._findings[key] = known
+        else:
+            self._refuse(key, opened.problem)
+        return opened
+
+    def prove(
+        self, candidate: Candidate, session: Session, size: int, samples: int | None
+    ) -> Opened:
+        """Runs the first golden samples (None: all) in a session, which is closed if that fails."""
         spec = self.bundle.manifest.spec
-        session, size = self._open(candidate)
         try:
             metrics = run_golden(
                 lambda x: run_frames(session, spec, x), self.golden, spec.outputs, samples
@@ -242,14 +311,7 @@ class Deployment:
         except BaseException:
             session.close()
             raise
-        problem, key = tolerance_violation(metrics, self.graph(candidate)), candidate.key
-        if problem is None:
-            worst = max(one.rms_error for one in metrics.values())
-            self.cache.mark_right(key, worst)
-            known = replace(self.finding(candidate), rms_error=worst, refused=None)
-            self._findings[key] = known
-        else:
-            self._refuse(key, problem)
+        problem = tolerance_violation(metrics, self.graph(candidate))
         return Opened(candidate, session, metrics, problem, size)
 
     def refuse(self, candidate: Candidate, error: Exception) -> None:
@@ -286,6 +348,8 @@ class Deployment:
         """Opens an engine, built first where there is none; returns its size in bytes too."""
         blob = self.load(candidate)
         if blob is None:
+            if candidate.variant is not None:
+                raise EngineError(f"the engine of {candidate} is missing or was altered")
             _log.warning(
                 "no engine for %s on this device yet: building one (`vit-edge build` does it "
                 "ahead)%s",
@@ -295,15 +359,19 @@ class Deployment:
             blob = Blob(self.build(candidate, BuildOptions()).engine)
         store = self.cache.scratch(candidate.key)
         spec = self.bundle.manifest.spec
-        session = candidate.backend.open(blob.data, spec, blob.external, store, candidate.threads)
+        backend = candidate.tuned_backend
+        session = backend.open(blob.data, spec, blob.external, store, candidate.threads)
         return session, blob.size
 
-    def _prebuilt(self, candidate: Candidate) -> EngineEntry | None:
-        """Returns the bundle's first engine that opens here."""
+    def prebuilt(self, candidate: Candidate) -> EngineEntry | None:
+        """Returns the bundle's first engine that opens here; None if there is none."""
         engines, backend = self._engines(candidate), candidate.backend
         return next((e for e in engines if backend.engine_problem(e) is None), None)
 
     def _engines(self, candidate: Candidate) -> list[EngineEntry]:
+        """Returns the bundle's own engines, of which no variant is made."""
+        if candidate.variant is not None:
+            return []
         engines = self.bundle.manifest.precisions[candidate.precision].engines
         return [e for e in engines if e.backend == candidate.backend.name]
 

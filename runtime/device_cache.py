@@ -1,5 +1,5 @@
-"""The device's additions to a bundle: engines built there, measured latencies, and which engines
-passed the golden check.
+"""The device's additions to a bundle: engines built there, measured latencies, which engines passed
+the golden check, and the variants that `vit-edge tune` found to be faster.
 
 It lives in `$XDG_CACHE_HOME/vit-edge/<bundle digest>/`, so that a bundle is never written to again.
 Losing it costs time and nothing else: whatever cannot be read is as if it were not there, and is
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from errno import ENOENT, ENOSPC
 from pathlib import Path
 
-from .backends.base import AskedProduct, BlobStore, Built
+from .backends.base import AskedProduct, BlobStore, Built, Variant
 from .files import locked_if_possible, write_whole
 from .schema import SchemaError, decode, encode, printable
 
@@ -90,7 +90,10 @@ class _Listing:
 
 @dataclass(frozen=True)
 class _Index:
+    """Findings by their keys, and kept variants by the keys of what they are variants of."""
+
     findings: dict[str, Finding] = field(default_factory=dict)
+    variants: dict[str, Variant] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,12 +106,19 @@ class DeviceCache:
     def of(cls, bundle_digest: str) -> DeviceCache:
         return cls(_home() / bundle_digest)
 
+    def _index(self) -> _Index:
+        try:
+            return decode(_Index, json.loads((self.folder / _INDEX).read_text()))
+        except (OSError, ValueError, SchemaError, RecursionError):
+            return _Index()
+
     def findings(self) -> dict[str, Finding]:
         """All findings, by their keys."""
-        try:
-            return decode(_Index, json.loads((self.folder / _INDEX).read_text())).findings
-        except (OSError, ValueError, SchemaError, RecursionError):
-            return {}
+        return self._index().findings
+
+    def variants(self) -> dict[str, Variant]:
+        """All kept variants, by the keys of what they are variants of."""
+        return self._index().variants
 
     def finding(self, key: str) -> Finding:
         return self.findings().get(key, Finding())
@@ -168,6 +178,28 @@ class DeviceCache:
             return None
         return Built(b"", "\n".join(listing.lines), listing.products)
 
+    def keep_variant(self, key: str, variant: Variant, finding: Finding) -> None:
+        """Keeps a variant of `key` in place of the one before; its engine, if it has one, is stored
+        already, under the key of the variant.
+        """
+        own = variant_key(key, variant)
+        with self._changing() as index:
+            old = index.variants.get(key)
+            files = set() if old in (None, variant) else _drop(index, variant_key(key, old))
+            engine = index.findings.get(own, Finding()).engine
+            index.variants[key] = variant
+            index.findings[own] = replace(finding, engine=engine)
+        for file in files:
+            self._remove(file)
+
+    def forget_variant(self, key: str) -> None:
+        """Forgets the variant of `key`, with all that is known of it."""
+        with self._changing() as index:
+            variant = index.variants.pop(key, None)
+            files = set() if variant is None else _drop(index, variant_key(key, variant))
+        for file in files:
+            self._remove(file)
+
     def _remove(self, file: str) -> None:
         with suppress(OSError):
             if Path(file).name == file:
@@ -205,10 +237,16 @@ class DeviceCache:
     @contextmanager
     def _changed(self, key: str) -> Iterator[tuple[dict[str, Finding], Finding]]:
         """All findings, to be changed, and that of `key`; written when the block ends."""
+        with self._changing() as index:
+            yield index.findings, index.findings.get(key, Finding())
+
+    @contextmanager
+    def _changing(self) -> Iterator[_Index]:
+        """The index, to be changed; written when the block ends."""
         with self._locked():
-            findings = self.findings()
-            yield findings, findings.get(key, Finding())
-            self.write(_INDEX, encode(_Index(findings)).encode())
+            index = self._index()
+            yield index
+            self.write(_INDEX, encode(index).encode())
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -218,3 +256,21 @@ class DeviceCache:
                 self._make_folder()
                 held.enter_context(locked_if_possible(self.folder / _LOCK))
             yield
+
+
+def key_start(precision: str, backend: str) -> str:
+    """Returns the beginning that the keys of a precision on a backend share."""
+    return f"{precision}|{backend}|"
+
+
+def variant_key(key: str, variant: Variant) -> str:
+    """Returns the key of a variant of what `key` is of."""
+    return f"{key}|{variant.name}"
+
+
+def _drop(index: _Index, key: str) -> set[str]:
+    """Drops all findings of a variant; returns the files that nothing names any more."""
+    own = [k for k in index.findings if k == key or k.startswith(f"{key}|")]
+    engines = [index.findings.pop(k).engine for k in own]
+    left = {f.engine.file for f in index.findings.values() if f.engine}
+    return {engine.file for engine in engines if engine} - left

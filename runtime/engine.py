@@ -48,6 +48,8 @@ class EngineInfo:
         threads: CPU threads that compute one call; None on a GPU.
         not_run: Why other backends cannot run here, by their names.
         evidence: Why the export's images could not prove its accuracy; "" where they could.
+        variant: In which way, other than the default, `vit-edge tune` found it to run fastest
+            here; "" where nothing was kept.
     """
 
     precision: str
@@ -58,11 +60,13 @@ class EngineInfo:
     threads: int | None = None
     not_run: dict[str, str] = field(default_factory=dict)
     evidence: str = ""
+    variant: str = ""
 
     def __str__(self) -> str:
         threads = f", {self.threads} threads" if (self.threads or 1) > 1 else ""
         threads = ", 1 thread" if self.threads == 1 else threads
-        return f"{self.precision} on {self.backend} {self.version}, {self.device}{threads}"
+        tuned = f", tuned: {self.variant}" if self.variant else ""
+        return f"{self.precision} on {self.backend} {self.version}, {self.device}{threads}{tuned}"
 
 
 class Engine:
@@ -143,6 +147,7 @@ class Engine:
             session.threads,
             chosen.not_run,
             bundle.manifest.precisions[candidate.precision].evidence,
+            "" if candidate.variant is None else candidate.variant.name,
         )
         reopen = (lambda: deployment.open(candidate)) if used.opens_after_fork else None
         engine = cls(ProcessSession(session, used.name, reopen), bundle.manifest, info)

@@ -137,7 +137,9 @@ def open_best(
         try:
             session = deployment.open(candidate)
         except REFUSALS as error:
-            if len(candidates) == 1:
+            if candidate.variant is not None:
+                waiting.append(candidate.default)
+            elif len(candidates) == 1:
                 raise
             _pass_over(f"{candidate} is not used: {error}", passed_over)
         else:
@@ -301,15 +303,27 @@ def _refuse(
 
 def _explain(deployment: Deployment, candidate: Candidate, shortlist: Sequence[Candidate]) -> str:
     """Gives the reason for a choice, as far as latencies go."""
+    tuned = _tuning(candidate)
     latency = deployment.finding(candidate).latency_ms
     others = {c: deployment.finding(c).latency_ms for c in shortlist if c != candidate}
     rivals = sorted((ms, str(c)) for c, ms in others.items() if ms is not None)
     if latency is None or not rivals:
-        return "the only one that can run here"
+        return f"the only one that can run here{tuned}"
     ms, rival = rivals[0]
     if latency <= ms:
-        return f"fastest measured here at batch 1: {latency:.3g} ms, then {rival} with {ms:.3g} ms"
+        return (
+            f"fastest measured here at batch 1: {latency:.3g} ms, then {rival} with {ms:.3g} ms"
+            f"{tuned}"
+        )
     return (
         f"level with the fastest measured here at batch 1, within noise ({latency:.3g} ms, {rival} "
-        f"{ms:.3g} ms), and first by error, size and order"
+        f"{ms:.3g} ms), and first by error, size and order{tuned}"
     )
+
+
+def _tuning(candidate: Candidate) -> str:
+    """Says what `vit-edge tune` found; "" where nothing was kept."""
+    variant = candidate.variant
+    if variant is None:
+        return ""
+    return f"; tuned here ({variant.name}), {variant.gain:.3g} times as fast as untuned"

@@ -59,7 +59,8 @@ def build_here(bundle: Bundle, target: str, precisions: Sequence[str], time_limi
         raise InputError(f"{backend.name} runs the bundle's ONNX as it is: nothing to build")
     deployment = Deployment(bundle)
     names: list[str | None] = [*dict.fromkeys(precisions)] or [None]
-    candidates = [c for name in names for c in deployment.candidates(name, backend.name)]
+    listed = [c for name in names for c in deployment.candidates(name, backend.name)]
+    candidates = [c.default for c in listed]
     if not candidates:
         raise InputError(f"the bundle has no {backend.graph} graph of {', '.join(precisions)}")
     problem = backend.build_problem() or backend.run_problem()

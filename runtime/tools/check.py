@@ -43,7 +43,8 @@ class Row:
     """One precision on one backend, as `--json` prints it. None where nothing was measured.
 
     Accuracies are those of the output that gives classes, or else of the first; of several outputs
-    each has a row in `outputs`.
+    each has a row in `outputs`. `variant` is the one that `vit-edge tune` kept here; "" for the
+    default.
     """
 
     precision: str
@@ -60,6 +61,7 @@ class Row:
     cosine: float | None = None
     bytes: int | None = None
     outputs: tuple[OutputRow, ...] = ()
+    variant: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ def _check(deployment: Deployment, candidates: Sequence[Candidate]) -> Iterator[
 
 def failed_row(candidate: Candidate, error: object) -> Row:
     """Makes the row of an engine that could not be opened or run."""
-    return Row(candidate.precision, candidate.backend.name, f"{FAILED}: {error}")
+    names = candidate.precision, candidate.backend.name
+    return Row(*names, f"{FAILED}: {error}", variant=_variant(candidate))
 
 
 def checked_row(opened: Opened, deployment: Deployment) -> Row:
@@ -157,7 +160,18 @@ def checked_row(opened: Opened, deployment: Deployment) -> Row:
         cosine=first.cosine,
         bytes=opened.size,
         outputs=_output_rows(opened.metrics, spec),
+        variant=_variant(candidate),
     )
+
+
+def _variant(candidate: Candidate) -> str:
+    return "" if candidate.variant is None else candidate.variant.name
+
+
+def tuned_notes(rows: Sequence[Row]) -> list[str]:
+    """Says which rows are of variants that `vit-edge tune` kept here."""
+    tuned = {f"{row.precision} on {row.backend}": row.variant for row in rows if row.variant}
+    return [f"{name} is tuned here: {variant}." for name, variant in tuned.items()]
 
 
 def _output_rows(metrics: Mapping[str, Metrics], spec: EngineSpec) -> tuple[OutputRow, ...]:
@@ -229,6 +243,8 @@ def run_check(arguments: argparse.Namespace) -> int:
         rows = [row_cells(row, _COLUMNS) for row in measured.rows]
         print_table(f"golden samples of {bundle.manifest.name}", names, rows)
         print_outputs(measured.rows)
+        for note in tuned_notes(measured.rows):
+            print(f"note: {note}")
         versions = {row.backend: find_backend(row.backend).version() for row in measured.rows}
         print_machine(describe_machine(versions.items()), measured.not_run)
     return 0 if measured.good else 1

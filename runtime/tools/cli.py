@@ -27,6 +27,7 @@ from .inspect import add_inspect_arguments, run_inspect
 from .report.command import add_report_arguments, run_report
 from .run import add_run_arguments, run_run
 from .signing import add_sign_arguments, run_sign
+from .tune.command import add_tune_arguments, run_tune
 
 Parsers = argparse._SubParsersAction  # argparse has no public name for it
 PLUGINS = "vit_edge.commands"
@@ -43,12 +44,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vit-edge {__version__}")
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_commands(parsers)
     for plugin in entry_points(group=PLUGINS):
         plugin.load()(parsers)
     if "export" not in parsers.choices:
         missing = parsers.add_parser("export", help="make a bundle (not installed)", add_help=False)
         missing.set_defaults(run=_export_missing)
-    _add_commands(parsers)
     for command in parsers.choices.values():
         _add_verbosity(command)
     return parser
@@ -81,6 +82,10 @@ def _add_commands(parsers: Parsers[argparse.ArgumentParser]) -> None:
     add_inspect_arguments(inspect)
     build = _add(parsers, "build", run_build, "build engines for this device, into its cache")
     add_build_arguments(build)
+    tune = _add(
+        parsers, "tune", run_tune, "find the fastest way to run each precision on this device"
+    )
+    add_tune_arguments(tune)
     estimate = _add(
         parsers, "estimate", run_estimate, "estimate latencies on devices that are not at hand"
     )
@@ -91,16 +96,16 @@ def _add_commands(parsers: Parsers[argparse.ArgumentParser]) -> None:
     add_run_arguments(run)
     sign = _add(parsers, "sign", run_sign, "sign a bundle, so that devices can demand it")
     add_sign_arguments(sign)
-    for parser in (check, compare, inspect, build, estimate, run):
+    for parser in (check, compare, inspect, build, tune, estimate, run):
         parser.add_argument(
             "--public-key", type=Path, metavar="FILE", help="demand a signature of this key"
         )
-    for parser in (check, compare, run):
+    for parser in (check, compare, tune, run):
         parser.add_argument(
             "--threads", type=int, metavar="N",
             help="CPU threads that compute; default: one for each core that a quota feeds",
         )  # fmt: skip
-    for parser in (check, compare, inspect, estimate):
+    for parser in (check, compare, inspect, tune, estimate):
         parser.add_argument("--json", action="store_true", help="print one JSON object")
     run.add_argument(
         "--json", action="store_true", help="print a JSON object a line: images, then the engine"

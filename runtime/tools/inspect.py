@@ -50,7 +50,9 @@ def run_inspect(arguments: argparse.Namespace) -> int:
         raise InputError("--precision and --backend go with --layers")
     if arguments.json:
         rows = [dataclasses.asdict(row) for row in _stored_rows(bundle)]
-        print(json.dumps({"rows": rows, "manifest": dataclasses.asdict(manifest)}, indent=2))
+        tuned = {str(c.default): dataclasses.asdict(c.variant) for c in _tuned(bundle) if c.variant}
+        content = {"rows": rows, "manifest": dataclasses.asdict(manifest), "tuned": tuned}
+        print(json.dumps(content, indent=2))
         return 0
     shape = ", ".join(map(str, spec.image_shape))
     print(
@@ -69,7 +71,20 @@ def run_inspect(arguments: argparse.Namespace) -> int:
     ):
         print_table(title, ("", ""), [(name, str(pairs[name])) for name in sorted(pairs)])
     _show_precisions(bundle)
+    tuned_rows = [
+        (c.precision, c.backend.name, c.variant.name, f"{c.variant.gain:.3g}")
+        for c in _tuned(bundle)
+        if c.variant
+    ]
+    if tuned_rows:
+        columns = ("precision", "backend", "variant", "x default")
+        print_table("tuned on this device", columns, tuned_rows)
     return 0
+
+
+def _tuned(bundle: Bundle) -> list[Candidate]:
+    """Lists what runs here in a variant that `vit-edge tune` kept."""
+    return [c for c in Deployment(bundle).candidates() if c.variant is not None]
 
 
 def _show_precisions(bundle: Bundle) -> None:

@@ -14,7 +14,7 @@ from vit_edge.runtime.backends.onnxruntime import OnnxRuntimeSession
 from vit_edge.runtime.tools.cli import main
 
 ROW_FIELDS = {
-    "outputs",
+    "outputs", "variant",
     "precision", "backend", "batch", "p50_ms", "p90_ms", "p99_ms", "images_per_s", "top1",
     "reference_top1", "agreement", "cosine", "bytes", "status",
 }  # fmt: skip

@@ -61,7 +61,7 @@ def test_a_bundle_runs_with_numpy_and_one_backend_alone(bundle_source: Path, bac
     assert done.stdout.strip() == f"(5, 10) {backend}"
 
 
-@pytest.mark.parametrize("command", ["check", "compare", "inspect"])
+@pytest.mark.parametrize("command", ["check", "compare", "inspect", "tune"])
 def test_commands_run_with_numpy_and_onnxruntime_alone(bundle_source: Path, command: str) -> None:
     code = "from vit_edge.runtime.tools.cli import main\nsys.exit(main(sys.argv[1:]))"
     done = isolated(
@@ -69,6 +69,7 @@ def test_commands_run_with_numpy_and_onnxruntime_alone(bundle_source: Path, comm
         command,
         str(bundle_source),
         *(["--json", "--seconds", "0.1"] if command == "compare" else []),
+        *(["--precision", "fp32", "--seconds", "0.01"] if command == "tune" else []),
     )
     assert done.returncode == 0, done.stderr
     assert "fp32" in done.stdout

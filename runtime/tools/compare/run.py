@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from ...bundle import Bundle
 from ...deployment import Deployment
 from ...errors import InputError
-from ..check import OK, list_runnable
+from ..check import OK, list_runnable, tuned_notes
 from ..measure.interference import Interference, Watch
 from ..measure.machine import describe_machine
 from ..measure.rounds import Schedule
@@ -53,7 +53,7 @@ def compare_bundle(
         InputError: for batch sizes, times or names that cannot be.
         BackendError: if nothing can run here.
     """
-    _require(batches, seconds)
+    require_measurable(batches, seconds)
     deployment = Deployment(bundle, threads)
     runnable = list_runnable(deployment, precisions, backends)
     versions = {c.backend.name: c.backend.version() for c in runnable.candidates}
@@ -84,7 +84,8 @@ def compare_bundle(
     )
 
 
-def _require(batches: Sequence[int], seconds: float) -> None:
+def require_measurable(batches: Sequence[int], seconds: float) -> None:
+    """Raises InputError for batch sizes or times that cannot be measured."""
     if any(batch < 1 for batch in batches):
         raise InputError(f"--batch {min(batches)}: a batch has at least one image")
     if not 0 < seconds <= _MOST_SECONDS:
@@ -112,9 +113,7 @@ def _remember(
 
 def _notes(rows: Sequence[ComparedRow], interference: Interference) -> list[str]:
     """Lists what a reader has to know before believing the numbers."""
-    notes = []
-    if interference.busy:
-        notes.append(f"The machine was busy: {_others(interference)}. Re-run on an idle machine.")
+    notes = busy_notes(interference) + tuned_notes(rows)
     groups = {row.group for row in rows if row.group is not None}
     if len(groups) > 1:
         notes.append(
@@ -123,6 +122,13 @@ def _notes(rows: Sequence[ComparedRow], interference: Interference) -> list[str]
             "as it shows within a group."
         )
     return notes
+
+
+def busy_notes(interference: Interference) -> list[str]:
+    """Says that other programs have disturbed a measurement, where they did."""
+    if not interference.busy:
+        return []
+    return [f"The machine was busy: {_others(interference)}. Re-run on an idle machine."]
 
 
 def _others(interference: Interference) -> str:

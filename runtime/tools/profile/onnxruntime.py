@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...backends.base import no_scratch
-from ...backends.onnxruntime import CPU, open_graph, session_options
+from ...backends.onnxruntime import CPU, OnnxRuntime, open_graph, session_options
 from ...deployment import Blob
 from ...errors import BackendError, EngineError, engine_error, first_line
 from ...manifest import EngineSpec
@@ -56,7 +56,9 @@ _KINDS = {
 _BY_OPERATOR = {name: kind for kind, names in _KINDS.items() for name in names}
 
 
-def profile(blob: Blob, spec: EngineSpec, threads: int | None, seconds: float) -> list[Kernel]:
+def profile(
+    backend: OnnxRuntime, blob: Blob, spec: EngineSpec, threads: int | None, seconds: float
+) -> list[Kernel]:
     """Runs images in a session of its own, for so long.
 
     Raises:
@@ -68,7 +70,9 @@ def profile(blob: Blob, spec: EngineSpec, threads: int | None, seconds: float) -
     except OSError as error:
         raise no_scratch(error) from None
     with folder as path:
-        options = session_options(blob.external, threads)
+        settings = backend.settings
+        options = session_options(blob.external, threads or settings.threads or None)
+        settings.apply(options)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(path) / "profile")
         images = np.zeros((spec.batch[0], *spec.image_shape), np.uint8)

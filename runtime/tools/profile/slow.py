@@ -101,21 +101,24 @@ def _openvino(
     from ...backends.openvino import OpenVino
     from . import openvino
 
-    assert isinstance(candidate.backend, OpenVino)
+    assert isinstance(candidate.tuned_backend, OpenVino)
     spec = deployment.bundle.manifest.spec
     blob = _graph(deployment, candidate)
-    kernels = openvino.profile(candidate.backend, blob, spec, candidate.threads, seconds)
+    kernels = openvino.profile(candidate.tuned_backend, blob, spec, candidate.threads, seconds)
     return with_kernels(work, _at(openvino.SOURCE, spec, batch), kernels)
 
 
 def _onnxruntime(
     deployment: Deployment, candidate: Candidate, work: Work, batch: int, seconds: float
 ) -> Work:
+    from ...backends.onnxruntime import OnnxRuntime
     from . import onnxruntime
 
+    backend = candidate.tuned_backend
+    assert isinstance(backend, OnnxRuntime)
     spec = deployment.bundle.manifest.spec
     blob = _graph(deployment, candidate)
-    kernels = onnxruntime.profile(blob, spec, candidate.threads, seconds)
+    kernels = onnxruntime.profile(backend, blob, spec, candidate.threads, seconds)
     return with_kernels(work, _at(onnxruntime.SOURCE, spec, batch), kernels)
 
 

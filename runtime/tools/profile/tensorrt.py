@@ -37,9 +37,9 @@ def find_plan(deployment: Deployment, candidate: Candidate) -> EnginePlan | None
         BundleError, EngineError: if it is damaged, or not understood.
     """
     used, bundle = candidate.backend, deployment.bundle
-    for engine in bundle.manifest.precisions[candidate.precision].engines:
-        if engine.backend == used.name and used.engine_problem(engine) is None:
-            return decode_plan(bundle.read(engine.plan_file)) if engine.plan_file else None
+    engine = deployment.prebuilt(candidate)
+    if engine is not None:
+        return decode_plan(bundle.read(engine.plan_file)) if engine.plan_file else None
     built = deployment.cache.listing(candidate.key)
     if built is None and isinstance(used, TensorRT):
         blob = deployment.load(candidate)

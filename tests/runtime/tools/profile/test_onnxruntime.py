@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from vit_edge.runtime.backends import BACKENDS
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.deployment import Blob, Deployment
 from vit_edge.runtime.errors import EngineError, ResourceError
@@ -20,13 +21,15 @@ from vit_edge.runtime.tools.profile.kernels import (
 )
 from vit_edge.runtime.tools.profile.onnxruntime import kind_of, profile, read_events
 
+ONNXRUNTIME = BACKENDS["onnxruntime"]
+
 
 def kernels(path: Path, precision: str) -> list[Kernel]:
     deployment = Deployment(Bundle.open(path))
     (candidate,) = deployment.candidates(precision, "onnxruntime")
     blob = deployment.load(candidate)
     assert blob is not None
-    return profile(blob, deployment.bundle.manifest.spec, 1, 0.02)
+    return profile(ONNXRUNTIME, blob, deployment.bundle.manifest.spec, 1, 0.02)
 
 
 def of_kind(found: list[Kernel], kind: str) -> list[str]:
@@ -77,7 +80,7 @@ def test_a_place_that_cannot_be_written_is_an_error_that_may_pass(
 def test_a_graph_that_is_refused_is_an_error(bundle_source: Path) -> None:
     spec = Bundle.open(bundle_source).manifest.spec
     with pytest.raises(EngineError, match="ONNX Runtime's profiler failed"):
-        profile(Blob(b"no graph"), spec, 1, 0.0)
+        profile(ONNXRUNTIME, Blob(b"no graph"), spec, 1, 0.0)
 
 
 def event(name: str, microseconds: int, operator: str = "Add", **other: Any) -> dict[str, Any]:
