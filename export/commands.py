@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import errno
+from collections.abc import Sequence
 from pathlib import Path
 
-from vit_edge.runtime.errors import InputError, VitEdgeError, install_command
+from vit_edge.runtime.deployment import Candidate, Deployment
+from vit_edge.runtime.errors import BackendError, InputError, VitEdgeError, install_command
 from vit_edge.runtime.preprocess import CROP_MODES, INTERPOLATIONS
+from vit_edge.runtime.tools.tune.variants import Proposal
 from vit_edge.vit.command import attach as attach_train
 from vit_edge.vit.config import ACTIVATIONS, POOLS
 from vit_edge.vit.hints import ModelHints
@@ -15,9 +18,10 @@ from vit_edge.vit.labels import Labels, read_labels
 
 
 def attach(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds `export` and `train` to the command line; an entry point of the group
-    `vit_edge.commands`.
+    """Adds `export` and `train` to the command line, and forms of graphs to `tune`; an entry point
+    of the group `vit_edge.commands`.
     """
+    parsers.choices["tune"].set_defaults(find_forms=find_forms)
     attach_train(parsers)
     parser = parsers.add_parser(
         "export",
@@ -99,6 +103,23 @@ def attach(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     parser.add_argument("--seed", type=int, metavar="N", help="default: 0")
     _add_facts(parser)
+
+
+def find_forms(
+    deployment: Deployment, candidate: Candidate, batch: int, most: int
+) -> Sequence[Proposal]:
+    """Proposes other forms of a graph: see `export.forms.on_device`.
+
+    Raises:
+        BackendError: if a package of the extra `export` is missing.
+    """
+    try:
+        from .forms import on_device
+    except ModuleNotFoundError as error:
+        raise BackendError(
+            f"other forms of a graph need {error.name}: {install_command('export')}"
+        ) from None
+    return on_device.find_forms(deployment, candidate, batch, most)
 
 
 def _add_facts(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -19,7 +18,7 @@ from vit_edge.runtime.errors import EngineError
 from vit_edge.runtime.manifest import EngineSpec
 from vit_edge.runtime.outputs import image_centred
 from vit_edge.runtime.tools.images import ImageSet
-from vit_edge.runtime.tools.plan.devices import DEVICES, PORTABLE, Device, nearest_capability
+from vit_edge.runtime.tools.plan.devices import PORTABLE, Device, devices_for
 from vit_edge.runtime.tools.plan.engine_plan import EnginePlan, PlanAtBatch, plan_of
 from vit_edge.runtime.tools.plan.listing import read_layers
 
@@ -30,7 +29,7 @@ from .plan import FAST, Target
 from .progress import Update, ignore
 from .simulate import widen
 
-__all__ = ["EngineBuilder", "FoundForm", "devices_for", "same_outputs"]
+__all__ = ["EngineBuilder", "FoundForm", "same_outputs"]
 
 _PROOF_IMAGES = 4
 _log = logging.getLogger("vit_edge.export")
@@ -151,13 +150,6 @@ class EngineBuilder:
 
         short = shorten(model, fp32)
         return search_form(short, build, batch, self.devices, self._given_up.set)
-
-
-def devices_for(capabilities: Sequence[str]) -> tuple[Device, ...]:
-    """The devices of each of these compute capabilities; where it has none, the nearest ones."""
-    known = tuple(dict.fromkeys(device.capability for device in DEVICES.values()))
-    nearest = {nearest_capability(capability, known) for capability in capabilities}
-    return tuple(device for device in DEVICES.values() if device.capability in nearest)
 
 
 def same_outputs(one: ir.Model, other: ir.Model, images: ImageSet, tolerance: float) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 from vit_edge.runtime.schema import encode
 from vit_edge.runtime.tools.display import mebibytes, percent, print_table, say
-from vit_edge.runtime.tools.plan.devices import PORTABLE
+from vit_edge.runtime.tools.plan.devices import PORTABLE, devices_for
 from vit_edge.runtime.tools.plan.show import (
     ESTIMATE_COLUMNS,
     NOTE,
@@ -30,7 +30,6 @@ from vit_edge.runtime.tools.plan.show import (
 )
 
 from .assemble import EngineResult, GraphResult, PrecisionResult
-from .engines import devices_for
 from .explain import ABOUT, draw, explain
 from .explain import COLUMNS as EXPLAINED
 from .forms import DEFAULT

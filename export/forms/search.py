@@ -78,6 +78,7 @@ def search_form(
     batch: int,
     devices: Sequence[Device],
     stop: Callable[[], None] = lambda: None,
+    workers: int = _AT_ONCE,
 ) -> FoundForm:
     """Tries each choice of `FORMS` in turn, the ones before it settled.
 
@@ -87,6 +88,7 @@ def search_form(
         batch: The batch size to estimate for.
         devices: The target's.
         stop: Ends the builds that run, when the search is given up.
+        workers: How many builds run at a time; one where the builder times kernels on the device.
 
     Raises:
         EngineError: if the builder refuses the graph in every form.
@@ -105,7 +107,7 @@ def search_form(
     for name, choices in FORMS.items():
         others = [{**best.form, name: choice} for choice in choices if choice != best.form[name]]
         others = [form for form in others if _makes_a_difference(model, name, form)]
-        for trial in at_once(attempt, others, stop):
+        for trial in at_once(attempt, others, stop, workers):
             trials.append(trial)
             if trial.cost and (best.cost is None or trial.cost.beats(best.cost)):
                 best = trial
@@ -114,12 +116,17 @@ def search_form(
     return FoundForm(best.form, tuple(trials))
 
 
-def at_once(function: Callable[[T], R], items: Sequence[T], stop: Callable[[], None]) -> list[R]:
+def at_once(
+    function: Callable[[T], R],
+    items: Sequence[T],
+    stop: Callable[[], None],
+    workers: int = _AT_ONCE,
+) -> list[R]:
     """Returns the results of `function` for all items, computed some at a time.
 
     `stop` is called where that is given up, as by Ctrl-C, which threads do not see.
     """
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         try:
             return list(pool.map(function, items))
         except BaseException:

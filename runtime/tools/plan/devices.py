@@ -9,7 +9,7 @@ is what is assumed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vit_edge.runtime.errors import InputError
@@ -106,6 +106,13 @@ def nearest_capability(capability: str, built: tuple[str, ...]) -> str:
     order = sorted(built, key=_number)
     below = [known for known in order if _number(known) <= _number(capability)]
     return below[-1] if below else order[0]
+
+
+def devices_for(capabilities: Sequence[str]) -> tuple[Device, ...]:
+    """The devices of each of these compute capabilities; where it has none, the nearest ones."""
+    known = tuple(dict.fromkeys(device.capability for device in DEVICES.values()))
+    nearest = {nearest_capability(capability, known) for capability in capabilities}
+    return tuple(device for device in DEVICES.values() if device.capability in nearest)
 
 
 def _number(capability: str) -> tuple[int, ...]:
