@@ -12,6 +12,7 @@ import numpy as np
 from ...bundle import Bundle
 from ...deployment import Candidate, Deployment, Opened
 from ...errors import BackendError, EngineError
+from ...selection import LEVEL
 from ...tuned import forget_variant, keep_variant
 from ..check import FAILED, OK, list_runnable
 from ..compare.contest import SINGLE, schedule_for
@@ -207,7 +208,16 @@ def _tune(bench: Bench, proposals: Sequence[Proposal]) -> tuple[Sequence[Trial],
     finals = bench.try_all(finalists)
     trials |= {trial.name: trial for trial in finals}
     faster = [t for t in finals if not t.problem and counts(t.gains)]
-    return list(trials.values()), max(faster, key=lambda t: overall(t.gains), default=None)
+    return list(trials.values()), _preferred(faster)
+
+
+def _preferred(faster: Sequence[Trial]) -> Trial | None:
+    """Returns the fastest of those that count; of those that are level with it the one that changes
+    the fewest settings, so that noise does not decide between them.
+    """
+    top = max((overall(trial.gains) for trial in faster), default=0.0)
+    level = [trial for trial in faster if overall(trial.gains) * LEVEL > top]
+    return min(level, key=lambda t: (t.changes, -overall(t.gains)), default=None)
 
 
 def _keep(deployment: Deployment, candidate: Candidate, best: Trial | None, bench: Bench) -> None:
@@ -230,12 +240,21 @@ def _rows(bench: Bench, trials: Sequence[Trial], best: Trial | None) -> Iterator
     status = OK if default.problem is None else f"{FAILED}: {default.problem}"
     row = TunedRow(*names, DEFAULT, status)
     yield from _of_sizes(_checked(row, default), bench.default_series)
-    behind = "behind those that were measured again" if best is None else f"behind {best.name}"
     for trial in trials:
-        status = KEPT if trial is best else trial.problem or shortcoming(trial.gains) or behind
+        status = KEPT if trial is best else trial.problem or shortcoming(trial.gains)
+        status = status or _behind(trial, best)
         row = TunedRow(*names, trial.name, status, about=trial.proposal.about)
         for sized in _of_sizes(_checked(row, trial.opened), trial.series):
             yield replace(sized, gain=trial.gains.get(sized.batch or 0))
+
+
+def _behind(trial: Trial, best: Trial | None) -> str:
+    """Says why a variant that counts is not kept."""
+    if best is None:
+        return "behind those that were measured again"
+    if overall(trial.gains) * LEVEL > overall(best.gains):
+        return f"level with {best.name}"
+    return f"behind {best.name}"
 
 
 def _checked(row: TunedRow, opened: Opened | None) -> TunedRow:

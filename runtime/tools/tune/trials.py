@@ -50,6 +50,11 @@ class Trial:
     def name(self) -> str:
         return self.proposal.variant.name
 
+    @property
+    def changes(self) -> int:
+        """How many settings differ from the defaults; of an engine, its form has all."""
+        return len(self.proposal.variant.settings)
+
 
 class Bench:
     """Place where the variants of one candidate are tried.

@@ -25,7 +25,7 @@ from vit_edge.runtime.device_cache import DeviceCache
 from vit_edge.runtime.errors import BackendError, EngineError, InputError
 from vit_edge.runtime.tools.cli import main
 from vit_edge.runtime.tools.compare.run import compare_bundle
-from vit_edge.runtime.tools.measure.rounds import Schedule
+from vit_edge.runtime.tools.measure.rounds import Contest, Schedule
 from vit_edge.runtime.tools.tune.run import Tuning, tune_bundle
 
 from .synthetic import rig_contests
@@ -101,6 +101,39 @@ def test_variants_that_are_faster_are_tried_together(
     assert loaded(bundle_source) == both
     (kept,) = cache_of(bundle_source).variants().values()
     assert kept.settings == {"memory_pattern": False, "optimisation": "extended"}
+
+
+def test_of_variants_that_are_level_the_simplest_is_kept(
+    bundle_source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = f"{FASTER}, {SLOWER}"
+    rig_contests(monkeypatch, {FASTER: 0.5, SLOWER: 0.6, both: 0.495})
+    tuning = tune(bundle_source)
+    assert tuning.kept == {NAME: FASTER}
+    assert statuses(tuning)[both] == f"level with {FASTER}"
+    assert statuses(tuning)[SLOWER] == f"behind {FASTER}"
+
+
+def test_variants_that_memory_does_not_hold_at_once_run_one_after_the_other(
+    bundle_source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vit_edge.runtime.tools.tune.trials.available_memory", lambda: 0)
+    contests = rig_contests(monkeypatch, {FASTER: 0.5})
+    assert tune(bundle_source).kept == {NAME: FASTER}
+    assert {("default", FASTER), ("default", SLOWER)} <= set(contests)
+    assert all(len(contest) == 2 for contest in contests)
+
+
+def test_a_default_that_fails_while_it_is_measured_is_said(
+    bundle_source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "vit_edge.runtime.tools.tune.trials.measure_rounds",
+        lambda calls, *others: Contest({}, dict.fromkeys(calls, "the device is gone")),
+    )
+    tuning = tune(bundle_source)
+    assert not tuning.good
+    assert statuses(tuning) == {"default": "failed: the device is gone"}
 
 
 def test_what_was_luck_is_not_kept(bundle_source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

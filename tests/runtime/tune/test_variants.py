@@ -131,6 +131,25 @@ def test_the_number_of_threads_is_set(deployment: Deployment, backend: str) -> N
 
 @pytest.mark.parametrize(
     "settings",
+    [
+        {"hyper_threading": "on"},
+        {"hyper_threading": "off"},
+        {"cores": "performance"},
+        {"cores": "any"},
+    ],
+    ids=str,
+)
+def test_openvino_takes_settings_for_processors_that_are_not_here(
+    deployment: Deployment, settings: dict[str, str | int | float | bool]
+) -> None:
+    variant = Variant("x", settings)
+    opened = try_variant(deployment, Candidate("fp32", BACKENDS["openvino"], variant=variant))
+    with closing(opened.session):
+        assert opened.problem is None
+
+
+@pytest.mark.parametrize(
+    "settings",
     [{"linears": "curves"}, {"colour": "blue"}, {"threads": -1}, {"optimisation": "most"}],
 )
 def test_settings_that_no_backend_has_are_refused(
