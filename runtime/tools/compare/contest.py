@@ -123,7 +123,7 @@ def _measure(
     batch, spec = len(frames), deployment.bundle.manifest.spec
     calls = {o.candidate: _call(o, spec, frames) for o in opened}
     say(f"measuring {len(opened)} engines at batch {batch}, {schedule.rounds} rounds ...")
-    contest: Contest[Candidate] = measure_rounds(calls, schedule, _say_time_left())
+    contest: Contest[Candidate] = measure_rounds(calls, schedule, say_time_left())
     found = []
     for o in opened:
         error = contest.failures.get(o.candidate)
@@ -152,7 +152,7 @@ def _device_time(opened: Opened, spec: EngineSpec, frames: NDArray[np.uint8]) ->
     return float(np.median(times))
 
 
-def _say_time_left() -> Callable[[int, int], None]:
+def say_time_left() -> Callable[[int, int], None]:
     """After the first round, how long the rest will take, if that is long."""
     start = time.perf_counter()
 

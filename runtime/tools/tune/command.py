@@ -12,7 +12,7 @@ from ...deployment import Deployment
 from ...selection import LEVEL
 from ...tuned import forget_variants
 from ..check import cell, print_machine
-from ..display import print_table
+from ..display import is_verbose, print_table
 from ..measure.statistics import Estimate
 from .run import SECONDS, TunedRow, Tuning, require_kept, tune_bundle
 
@@ -97,6 +97,10 @@ def _show(tuning: Tuning) -> None:
     for row in tuning.rows:
         if row.status.partition(":")[2]:
             print(f"{row.precision} on {row.backend}, {row.variant}: {row.status}")
+    if is_verbose():
+        for row in tuning.rows:
+            if row.about:
+                print(f"{row.precision} on {row.backend}, {row.variant}: {row.about}")
     for name, problem in tuning.not_tuned.items():
         print(f"{name}: no other forms were tried: {problem}")
     print_machine(tuning.machine, tuning.not_run)

@@ -18,6 +18,7 @@ from ...files import available_memory
 from ...frames import run_frames
 from ...selection import ROOM
 from ...tuned import try_variant
+from ..compare.contest import say_time_left
 from ..display import say
 from ..measure.rounds import Contest, Schedule, Series, measure_rounds
 from ..measure.statistics import interleaved_ratio
@@ -151,9 +152,8 @@ class Bench:
                 for name, trial in racing.items()
                 if trial.opened is not None
             }
-            contest: Contest[str] = measure_rounds(
-                calls, self._schedule(batch), lambda done, rounds: None
-            )
+            say(f"  measuring {len(racing)} variants beside the default at batch {batch} ...")
+            contest: Contest[str] = measure_rounds(calls, self._schedule(batch), say_time_left())
             if DEFAULT in contest.failures:
                 raise EngineError(contest.failures[DEFAULT])
             default = self.default_series[batch] = contest.series[DEFAULT]

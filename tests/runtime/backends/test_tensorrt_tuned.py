@@ -103,8 +103,10 @@ def test_the_fastest_form_is_kept_and_used(
     with Engine.load(bundle_source, "int8", "tensorrt") as engine:
         expected = engine(digit_frames)
     contests = rig_contests(monkeypatch, {PRODUCT: 0.5})
-    assert tune(bundle_source) == 0
-    assert f"kept: {INT8} runs with {PRODUCT}" in capsys.readouterr().out
+    assert tune(bundle_source, "-v") == 0
+    out = capsys.readouterr().out
+    assert f"kept: {INT8} runs with {PRODUCT}" in out
+    assert f"{INT8}, {PRODUCT}: " in out, "what it was estimated to take"
     assert contests[-1] == ("default", PRODUCT)
     built = len(builder.whole)
     assert built == 1 + 3, "the default, and the three of the least estimated cost"
