@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from vit_edge.runtime.tools.plan.engine_plan import EnginePlan, decode_plan
 from .baseline import SavedReference
 from .cache import tool_versions
 from .measure import LatencyHere
+from .merging.result import Merging
 from .plan import Plan, Target
 from .precision import find_precision
 from .quantise.explanation import SiteExplanation
@@ -108,6 +109,9 @@ class PrecisionResult:
         latency: On this machine.
         engines: Those that were built.
         evidence: Why the images cannot carry the verdict; "" if they can.
+        merging: Of a merged precision that merges something.
+        left_out: Why it is not there, without being a problem; "" if it is.
+        notes: About engines that are not there.
     """
 
     name: str
@@ -118,6 +122,9 @@ class PrecisionResult:
     latency: LatencyHere | None = None
     engines: tuple[EngineResult, ...] = ()
     evidence: str = ""
+    merging: Merging | None = None
+    left_out: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def assemble(
@@ -129,7 +136,8 @@ def assemble(
 ) -> tuple[Manifest, dict[str, Path]]:
     """The manifest, its hashes still to be filled in, and path inside the bundle -> file."""
     files = {GOLDEN: reference.folder / GOLDEN, CALIBRATION: table_file}
-    precisions = {result.name: _entry(result, files) for result in results}
+    there = [result for result in results if not result.left_out]
+    precisions = {result.name: _entry(result, files) for result in there}
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         name=plan.source.name,
@@ -138,7 +146,7 @@ def assemble(
         labels=plan.data.class_names,
         precisions=precisions,
         model=_flat(plan.source.facts),
-        provenance=_provenance(plan, table),
+        provenance=_provenance(plan, table, there),
         tools=tool_versions(),
         files={name: FileEntry("0" * 64, 0) for name in files},
     )
@@ -206,7 +214,9 @@ def _entry(result: PrecisionResult, files: dict[str, Path]) -> PrecisionEntry:
     return PrecisionEntry(graphs, tuple(engines), layers, reason, result.evidence)
 
 
-def _provenance(plan: Plan, table: CalibrationTable) -> dict[str, Fact]:
+def _provenance(
+    plan: Plan, table: CalibrationTable, results: Sequence[PrecisionResult]
+) -> dict[str, Fact]:
     evaluation, observed = plan.data.evaluation, table.provenance
     return {
         "weights": plan.source.weights,
@@ -221,4 +231,5 @@ def _provenance(plan: Plan, table: CalibrationTable) -> dict[str, Fact]:
         "calibrated graph sha256": observed.graph,
         "evaluation": f"{len(evaluation)} images of {evaluation.source}",
         "classes": "; ".join(plan.data.notes) or "-",
+        **{r.name: str(r.merging) for r in results if r.merging is not None},
     }

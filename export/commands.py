@@ -59,6 +59,12 @@ def attach(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--precision", action="extend", nargs="+", metavar="P", help="default: fp32 fp16 int8"
     )
     parser.add_argument(
+        "--merge",
+        metavar="M",
+        help="merge similar tokens, in a merged form of each precision that has one (int8, fp16): "
+        "auto (as many as the budget allows), or how many in every block (8), or in each (8,8,0,4)",
+    )
+    parser.add_argument(
         "--target",
         action="extend",
         nargs="+",
@@ -221,6 +227,7 @@ def run_export(arguments: argparse.Namespace) -> int:
         "precisions": arguments.precision and tuple(arguments.precision),
         "targets": arguments.target and tuple(arguments.target),
         "out": arguments.out,
+        "merge": arguments.merge,
         "max_drop": arguments.max_drop,
         "max_batch": arguments.max_batch,
         "calibration_size": arguments.calibration_size,

@@ -9,7 +9,7 @@ How a stage does its work is in the module that it calls.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from vit_edge.runtime.errors import EngineError, InputError
@@ -30,10 +30,16 @@ from .collapse import PlainLowerings
 from .engines import EngineBuilder
 from .evidence import find_weakness, remarks_on_calibration, remarks_on_reference
 from .forms import DEFAULT
-from .measure import LatencyHere
+from .measure import AS_IT_IS, LatencyHere
+from .merging.blocks import CannotMergeError
+from .merging.engines import judge_engine
+from .merging.result import Merging
+from .merging.schedule import AUTO
+from .merging.stages import Candidates, CompareWithBase, Merge, SearchMerging, given_schedule
+from .metric import Metric
 from .package import recover, write_bundle
 from .plan import FAST, ExportRequest, Plan, Target, make_plan
-from .precision import Budget, Precision, QuantisedPrecision, find_precision
+from .precision import Budget, MergedPrecision, Precision, QuantisedPrecision, find_precision
 from .progress import Display
 from .report import Report, make_report, write_report
 from .search import Problem, find_fallback
@@ -129,26 +135,30 @@ class _PrecisionRoad:
         of proven graphs only.
         """
         precision = find_precision(self.name)
-        if isinstance(precision, QuantisedPrecision):
-            result = self._run_quantised(precision)
-        else:
-            lowered = self.cache.run(Lower(self.name, precision, self.baseline.calibrated))
-            result = self._result(precision, lowered, self._find_problem(precision, lowered))
-        if result.problem:
+        result = self._prove(precision)[1]
+        if result.problem or result.left_out:
             return result
         if "cpu" in result.graphs:
             result = replace(result, latency=self._measure_latency(result.graphs["cpu"]))
         if "gpu" in result.graphs:
             try:
-                graph = result.graphs["gpu"]
-                narrowed = [t.narrowed(precision.least_capability) for t in self.plan.targets]
-                engines = tuple(self._build(graph, target) for target in narrowed if target)
-                return replace(result, engines=engines)
+                return self._with_engines(precision, result)
             except EngineError as error:
                 return replace(result, problem=str(error))
         return result
 
-    def _run_quantised(self, precision: QuantisedPrecision) -> PrecisionResult:
+    def _prove(self, precision: Precision) -> tuple[dict[str, LoweredGraph], PrecisionResult]:
+        """The graphs of a precision, with what was measured of them."""
+        if isinstance(precision, MergedPrecision):
+            return self._prove_merged(precision)
+        if isinstance(precision, QuantisedPrecision):
+            return self._prove_quantised(precision)
+        lowered = self.cache.run(Lower(self.name, precision, self.baseline.calibrated))
+        return lowered, self._result(precision, lowered, self._find_problem(precision, lowered))
+
+    def _prove_quantised(
+        self, precision: QuantisedPrecision
+    ) -> tuple[dict[str, LoweredGraph], PrecisionResult]:
         """Searches a quantisation; layers fall back where it misses the budget or is broken."""
         scheme, calibrated = precision.scheme, self.baseline.calibrated
         pair = self.cache.run(SearchQuantisation(scheme, calibrated))
@@ -169,7 +179,71 @@ class _PrecisionRoad:
                 lowered, problem = lower(fallback.layers), None
         result = self._result(precision, lowered, problem)
         quantisation = QuantisationResult(pair.read_explanation(), sensitivities)
-        return replace(result, quantisation=quantisation, fallback=fallback)
+        return lowered, replace(result, quantisation=quantisation, fallback=fallback)
+
+    def _prove_merged(
+        self, precision: MergedPrecision
+    ) -> tuple[dict[str, LoweredGraph], PrecisionResult]:
+        """Merges tokens in the proven graphs of another precision, as many as the budget allows."""
+        road = replace(self, name=precision.base)
+        graphs, base = road._prove(precision.of)
+        if base.problem:
+            why = f"{precision.base}, which it is made from, is not good"
+            return graphs, PrecisionResult(self.name, {}, why)
+        candidates = self._find_schedules(precision, graphs)
+        problem, merged = Problem(candidates.reason), graphs
+        for schedule in candidates.schedules:
+            merged = self.cache.run(Merge(self.name, graphs, schedule))
+            missed = self._find_missed(precision, merged)
+            if missed is None:
+                merging = self._compare(precision, merged, graphs, schedule)
+                result = self._result(precision, merged, None)
+                return merged, replace(result, fallback=base.fallback, merging=merging)
+            problem = missed
+        if self.plan.merge == AUTO:
+            missed_all = f"nothing within the budget: {problem}"
+            words = missed_all if candidates.schedules else problem.words
+            return graphs, PrecisionResult(self.name, {}, None, left_out=words)
+        if candidates.schedules:
+            return merged, self._result(precision, merged, problem)
+        return graphs, PrecisionResult(self.name, {}, f"--merge {self.plan.merge}: {problem}")
+
+    def _compare(
+        self,
+        precision: MergedPrecision,
+        merged: Mapping[str, LoweredGraph],
+        graphs: Mapping[str, LoweredGraph],
+        schedule: tuple[int, ...],
+    ) -> Merging:
+        """Measures what merging alone changes, on the graphs for CPUs where there are some."""
+        one, other = (next(iter(lowered.values())) for lowered in (merged, graphs))
+        reference = self.baseline.reference
+        return self.cache.run(
+            CompareWithBase(self.name, precision.base, one, other, schedule, reference)
+        )
+
+    def _find_schedules(
+        self, precision: MergedPrecision, graphs: Mapping[str, LoweredGraph]
+    ) -> Candidates:
+        """Searches schedules, or takes the one that was given."""
+        plan, graph = self.plan, next(iter(graphs.values()))
+        if not isinstance(plan.merge, str):
+            try:
+                return Candidates((given_schedule(plan.merge, graph.file),))
+            except CannotMergeError as error:
+                return Candidates((), str(error))
+        search = SearchMerging(
+            precision.base,
+            graph.file if graph.how == AS_IT_IS else self.baseline.graph,
+            self.baseline.graph,
+            self.baseline.reference.outputs(),
+            self.baseline.calibrated.inputs.images,
+            self._budget(precision),
+            plan.source.random,
+            self._metric(),
+            plan.max_drop,
+        )
+        return self.cache.run(search)
 
     def _result(
         self, precision: Precision, lowered: dict[str, LoweredGraph], problem: Problem | None
@@ -189,22 +263,15 @@ class _PrecisionRoad:
         self, precision: Precision, lowered: dict[str, LoweredGraph]
     ) -> Problem | None:
         """The first problem of the graphs of a lowering; those behind it are not measured."""
-        reference, plan = self.baseline.reference, self.plan
-        outputs, budget = reference.outputs(), self._budget(precision)
-        files = []
-        for graph in dict.fromkeys(lowered.values()):
-            proof = self._measure(graph)
-            problem = find_problem(
-                proof.accuracy, outputs, budget, plan.source.random, plan.max_drop
-            )
-            if problem is not None:
-                return Problem(problem)
-            files.append(graph.file)
+        problem = self._find_missed(precision, lowered)
+        if problem is not None:
+            return problem
+        files = sorted(graph.file for graph in dict.fromkeys(lowered.values()))
         check = CheckForCollapse(
             self.name,
-            tuple(sorted(files)),
+            tuple(files),
             self.baseline.graph,
-            reference,
+            self.baseline.reference,
             precision.limits,
             Hashed(self.plain, None),
         )
@@ -214,13 +281,27 @@ class _PrecisionRoad:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         return Problem(f"{faults[0]}{more}", tuple(fault.module for fault in faults))
 
+    def _find_missed(
+        self, precision: Precision, lowered: dict[str, LoweredGraph]
+    ) -> Problem | None:
+        """The first graph's measure that is outside of the budget."""
+        plan, outputs = self.plan, self.baseline.reference.outputs()
+        for graph in dict.fromkeys(lowered.values()):
+            accuracy, budget = self._measure(graph).accuracy, self._budget(precision)
+            problem = find_problem(accuracy, outputs, budget, plan.source.random, plan.max_drop)
+            if problem is not None:
+                return Problem(problem)
+        return None
+
     def _measure(self, graph: LoweredGraph) -> GraphResult:
         if graph not in self.proofs:
-            metric = self.plan.metric
-            hashed = None if metric is None else Hashed(metric, metric.key)
-            stage = MeasureAccuracy(graph, self.baseline.reference, hashed)
+            stage = MeasureAccuracy(graph, self.baseline.reference, self._metric())
             self.proofs[graph] = self.cache.run(stage)
         return self.proofs[graph]
+
+    def _metric(self) -> Hashed[Metric] | None:
+        metric = self.plan.metric
+        return None if metric is None else Hashed(metric, metric.key)
 
     def _budget(self, precision: Precision) -> Budget:
         """The precision's; `--max-drop` is the metric's where there is one."""
@@ -231,6 +312,24 @@ class _PrecisionRoad:
     def _measure_latency(self, graph: GraphResult) -> LatencyHere | None:
         plan, images = self.plan, self.baseline.reference.images
         return self.cache.run(MeasureLatency(self.name, graph.file, plan.spec, images, plan.timing))
+
+    def _with_engines(self, precision: Precision, result: PrecisionResult) -> PrecisionResult:
+        """Builds the engines; of a merged precision those that cost less than without merging.
+
+        Raises:
+            EngineError: if a builder refuses a graph.
+        """
+        narrowed = [t.narrowed(precision.least_capability) for t in self.plan.targets]
+        targets = [target for target in narrowed if target]
+        engines = [self._build(result.graphs["gpu"], target) for target in targets]
+        if not isinstance(precision, MergedPrecision):
+            return replace(result, engines=tuple(engines))
+        road = replace(self, name=precision.base)
+        graph = road._prove(precision.of)[1].graphs["gpu"]
+        pairs = [(e, road._build(graph, t)) for e, t in zip(engines, targets, strict=True)]
+        worth = [judge_engine(self.name, precision.base, *pair) for pair in pairs]
+        kept = tuple(e for e, verdict in zip(engines, worth, strict=True) if verdict.pays)
+        return replace(result, engines=kept, notes=tuple(verdict.words for verdict in worth))
 
     def _build(self, graph: GraphResult, target: Target) -> EngineResult:
         """Builds an engine in the form that costs least on the target: in the default one where the

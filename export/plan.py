@@ -23,16 +23,18 @@ from vit_edge.vit.hints import ModelHints
 from .data import ExportData, find_data
 from .doors import find_source
 from .doors.source import Source
+from .merging.schedule import AUTO, Asked, parse_merge
 from .metric import Metric, load_metric
 from .onnx_export import INPUT_NAME
 from .package import require_replaceable
-from .precision import DEFAULT_PRECISIONS, find_precision
+from .precision import DEFAULT_PRECISIONS, PRECISIONS, MergedPrecision, find_precision, merged_forms
 
 FAST, DEFAULT_EFFORT = "fast", "default"
 EFFORTS = (FAST, DEFAULT_EFFORT)
 """Fast builds each engine once, in the form that is best for most; by default several equivalent
 forms of the graph are tried, and built again for estimates of latency.
 """
+_MERGEABLE = tuple(name for name in PRECISIONS if merged_forms(name))
 MAX_BATCH, _BATCH_BYTES = 32, 256 << 20
 """Largest batch of the engines by default, and the most that its outputs may take."""
 
@@ -44,8 +46,9 @@ class ExportRequest:
     `model` is a name or a `torch.nn.Module`, `name` the bundle's own name. `facts` is what the user
     says of the model beside its weights; `outputs` are those to export,
     with their kinds where they are said, all if there is none; `metric` is a measure of the user's
-    own, or `FILE.py:FUNCTION`; `timing` is how long the latency on this machine is measured: the
-    command line leaves it alone.
+    own, or `FILE.py:FUNCTION`; `merge` is "auto", the tokens that every block merges or those of
+    each block, of each precision that has a merged form; `timing` is how long the latency on this
+    machine is measured: the command line leaves it alone.
     """
 
     model: object | None = None
@@ -61,6 +64,7 @@ class ExportRequest:
     precisions: tuple[str, ...] = DEFAULT_PRECISIONS
     targets: tuple[str, ...] | None = None
     out: Path | None = None
+    merge: object | None = None
     max_drop: float | None = None
     max_batch: int | None = None
     calibration_size: int = 128
@@ -107,6 +111,7 @@ class Plan:
     targets: tuple[Target, ...]
     out: Path
     spec: EngineSpec
+    merge: Asked
     max_drop: float | None
     metric: Metric | None
     calibration_size: int
@@ -124,8 +129,7 @@ def make_plan(request: ExportRequest) -> Plan:
         InputError: if anything in it is wrong.
         BackendError: if engines are asked for that cannot be built here.
     """
-    for precision in request.precisions:
-        find_precision(precision)
+    precisions = _with_merged(request)
     require_method(request.method)
     if request.effort not in EFFORTS:
         raise InputError(f"unknown effort {request.effort!r}: choose from {', '.join(EFFORTS)}")
@@ -156,10 +160,11 @@ def make_plan(request: ExportRequest) -> Plan:
     return Plan(
         source=source,
         data=data,
-        precisions=tuple(dict.fromkeys(request.precisions)),
+        precisions=precisions,
         targets=targets,
         out=out,
         spec=_spec(source, request.max_batch),
+        merge=AUTO if request.merge is None else parse_merge(request.merge),
         max_drop=request.max_drop,
         metric=metric,
         calibration_size=request.calibration_size,
@@ -171,10 +176,30 @@ def make_plan(request: ExportRequest) -> Plan:
             *_describe(source, data),
             *data.notes,
             *notes,
-            *_without_engines(request.precisions, targets),
-            *_gone(out, request.precisions),
+            *_without_engines(precisions, targets),
+            *_gone(out, precisions),
         ),
     )
+
+
+def _with_merged(request: ExportRequest) -> tuple[str, ...]:
+    """The precisions, each merged one behind the one that it is made from."""
+    names = list[str]()
+    for name in request.precisions:
+        precision = find_precision(name)
+        if isinstance(precision, MergedPrecision):
+            names.append(precision.base)
+        names.append(name)
+        if request.merge is not None:
+            names += merged_forms(name)
+    if request.merge is not None:
+        parse_merge(request.merge)
+        if not any(isinstance(find_precision(name), MergedPrecision) for name in names):
+            raise InputError(
+                f"--merge {request.merge}: none of {', '.join(names)} has a merged form; "
+                f"{', '.join(_MERGEABLE)} have"
+            )
+    return tuple(dict.fromkeys(names))
 
 
 def _spec(source: Source, asked: int | None) -> EngineSpec:

@@ -8,7 +8,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,7 @@ class Report:
     rows: tuple[tuple[str, ...], ...]
     more: tuple[tuple[str, ...], ...]
     problems: tuple[str, ...]
+    merging: tuple[str, ...]
     weaknesses: tuple[str, ...]
     repairs: tuple[str, ...]
     explanations: dict[str, tuple[tuple[str, ...], ...]]
@@ -106,6 +107,7 @@ def make_report(plan: Plan, results: list[PrecisionResult], passes: list[dict[st
         rows=tuple(row for result in results for row in _rows(result, good)),
         more=tuple(row for result in results for row in _more(result)),
         problems=tuple(f"{result.name}: {result.problem}" for result in results if result.problem),
+        merging=tuple(_merging(results)),
         weaknesses=tuple(f"{r.name}: {r.evidence}" for r in results if r.evidence),
         repairs=tuple(
             f"{result.name}: left {', '.join(result.fallback.layers)} in higher precision: "
@@ -123,6 +125,16 @@ def make_report(plan: Plan, results: list[PrecisionResult], passes: list[dict[st
         results=tuple(_numbers(result) for result in results),
         good=good,
     )
+
+
+def _merging(results: Sequence[PrecisionResult]) -> Iterator[str]:
+    """Lines on what merged precisions merge, and on what is not there."""
+    for result in results:
+        if result.merging is not None:
+            yield f"{result.name}: {result.merging}"
+        if result.left_out:
+            yield f"no {result.name}: {result.left_out}"
+        yield from result.notes
 
 
 def _left_out(passes: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -226,6 +238,8 @@ def _numbers(result: PrecisionResult) -> dict[str, Any]:
             for s in (q.sensitivities if q else ())
         ],
         "explanation": [asdict(site) for site in q.explanation] if q else [],
+        "merging": asdict(result.merging) if result.merging else None,
+        "left_out": result.left_out,
         "latency": asdict(result.latency) if result.latency else None,
         "graphs": {kind: _accuracies(graph) for kind, graph in result.graphs.items()},
         "quantised": {kind: graph.work.shares for kind, graph in result.graphs.items()},
@@ -263,6 +277,8 @@ def show_report(report: Report) -> None:
     print_table(report.title, *_without_one_output(COLUMNS, report.rows))
     if report.engines:
         print_table("engines", ENGINE_COLUMNS, report.engines)
+    for line in report.merging:
+        print(f"merging  {line}")
     for weakness in report.weaknesses:
         print(f"weak evidence  {weakness}")
     for repair in report.repairs:
@@ -310,6 +326,7 @@ def _picture(name: str) -> str:
 
 def _markdown(report: Report) -> str:
     lines = [*report.notes, *(f"repaired {repair}" for repair in report.repairs)]
+    lines += [f"merging {line}" for line in report.merging]
     lines += [f"weak evidence {weakness}" for weakness in report.weaknesses]
     lines += [f"MISSED {problem}" for problem in report.problems]
     passes = [(p["name"], str(p["nodes_before"]), str(p["nodes_after"])) for p in report.passes]

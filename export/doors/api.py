@@ -48,11 +48,13 @@ class ExportedPrecision:
             measured.
         problem: The reason why it is not good, in words; None if it met its budget.
         fallback: Layers left in higher precision so that it did.
+        merged: Tokens that each block merges; none where nothing is merged.
     """
 
     accuracy: Mapping[str, Mapping[str, Accuracy]]
     problem: str | None
     fallback: tuple[str, ...]
+    merged: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def export_model(
     outputs: Mapping[str, str | None] | None = None,
     labels: Sequence[str] | None = None,
     metric: Function | str | None = None,
+    merge: str | int | Sequence[int] | None = None,
     max_drop: float | None = None,
     effort: str = DEFAULT_EFFORT,
     name: str | None = None,
@@ -117,6 +120,9 @@ def export_model(
         labels: Names of the classes.
         metric: A measure of your own over all evaluation images, (outputs by name, labels or None)
             -> number, higher is better; or "FILE.py:FUNCTION".
+        merge: Merges similar tokens in a merged form of each precision that has one, "int8" and
+            "fp16": "auto" for as many as the budget allows, a number for that many in every block,
+            or a list of those of each block. None: merges none.
         max_drop: Top-1 drop that is allowed, in percentage points; of a `metric`, how much lower it
             may be.
         effort: "fast", or "default" (tries several forms of the graph).
@@ -138,6 +144,7 @@ def export_model(
         precisions=_words(precisions, "precisions"),
         targets=None if targets is None else _words(targets, "targets"),
         out=Path(out),
+        merge=merge,
         max_drop=max_drop,
         effort=effort,
     )
@@ -151,10 +158,12 @@ def export_model(
                 {kind: graph.accuracy for kind, graph in result.graphs.items()},
                 result.problem,
                 result.fallback.layers if result.fallback else (),
+                result.merging.tokens if result.merging else (),
             )
             for result in results
+            if not result.left_out
         },
-        notes=report.notes,
+        notes=(*report.notes, *report.merging),
         report=_report_file(report),
     )
 

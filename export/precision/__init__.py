@@ -15,6 +15,7 @@ from .fp16 import FP16
 from .fp32 import FP32
 from .int4 import INT4
 from .int8 import INT8, INT8Attention, Mixed
+from .merged import MergedPrecision, merged_from
 from .nvfp4 import NVFP4, NVFP4Weights
 from .quantised import QuantisedPrecision
 
@@ -23,10 +24,12 @@ __all__ = [
     "PRECISIONS",
     "Budget",
     "Graphs",
+    "MergedPrecision",
     "Precision",
     "QuantisedPrecision",
     "Ranks",
     "find_precision",
+    "merged_forms",
     "tensors_to_observe",
 ]
 
@@ -42,6 +45,8 @@ PRECISIONS: dict[str, Precision] = {
     "int4": INT4(),
     "nvfp4": NVFP4(),
     "nvfp4_weights": NVFP4Weights(),
+    "int8_merged": merged_from("int8", INT8(), Ranks(cpu=0, gpu=1)),
+    "fp16_merged": merged_from("fp16", FP16(), Ranks(cpu=4, gpu=1)),
 }
 DEFAULT_PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -51,6 +56,12 @@ def find_precision(name: str) -> Precision:
     if name not in PRECISIONS:
         raise InputError(f"unknown precision {name!r}: choose from {', '.join(PRECISIONS)}")
     return PRECISIONS[name]
+
+
+def merged_forms(name: str) -> tuple[str, ...]:
+    """The precisions that merge tokens in the graphs of the one of that name."""
+    rows = PRECISIONS.items()
+    return tuple(n for n, p in rows if isinstance(p, MergedPrecision) and p.base == name)
 
 
 def tensors_to_observe(graph: ir.Graph, precisions: Iterable[Precision]) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ from .types import UNKNOWN, bits, find_type, widest
 
 _EIGHT_BITS = 8
 _MAX_BATCH = 1 << 16
+_MERGES = ".merge/"
+"""In the names of the nodes that merge tokens."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class EnginePlan:
     @property
     def blocks(self) -> int:
         """Number of attentions."""
-        attentions = sum(not product.weights for product in self.products) // 2
+        attentions = len(_of_attention(self.products)) // 2
         return max(attentions, sum(layer.kind == kinds.ATTENTION for layer in self.layers))
 
     def summary(self) -> PlanSummary:
@@ -143,6 +145,11 @@ def _dequantised(products: Sequence[AskedProduct], layers: Sequence[Layer]) -> l
     ]
 
 
+def _of_attention(products: Sequence[AskedProduct]) -> list[AskedProduct]:
+    """The products of two activations, those aside that merge tokens (`export.merging`)."""
+    return [p for p in products if not p.weights and _MERGES not in p.node]
+
+
 def _name(node: str) -> str:
     """The module of a node: "blocks.0.attn.qkv/MatMul" -> "blocks.0.attn.qkv"."""
     module, _, operator = node.rpartition("/")
@@ -179,7 +186,7 @@ def _linear_work(
 def _kernels_per_block(products: Sequence[AskedProduct], layers: Sequence[Layer]) -> float | None:
     """Median distance, in kernels, from one attention's second product to the next one's."""
     running = list(kernels(layers))
-    seconds = [product for product in products if not product.weights][1::2]
+    seconds = _of_attention(products)[1::2]
     owners = [layer_of(product, running) for product in seconds]
     places = [running.index(layer) for layer in owners if layer is not None]
     distances = [after - before for before, after in pairwise(places)]

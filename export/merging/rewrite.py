@@ -1,0 +1,185 @@
+"""Merges tokens in a graph: puts the steps in, and fits what follows to fewer tokens.
+
+A tensor whose tokens were merged keeps its name. What reads it and works on each token alone, or is
+attention, works on fewer; anything else gets each token of the image back, a copy of the one that
+it became part of: the mean of those is the mean weighted by sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from vit_edge.export.graph_edit import add_initializer, array, replace_input
+
+from .blocks import Block, CannotMergeError, find_structure
+from .following import Tracked, follow
+from .matching import Merged, Sides, merge_step, similarity
+from .writer import INT64, Writer, sizes_of
+
+
+def merge_tokens(model: ir.Model, schedule: Sequence[int]) -> ir.Model:
+    """A copy of `model` that merges `schedule[i]` tokens in its i-th block; itself where that is
+    nothing.
+
+    Args:
+        model: A lowering, with its tensors' shapes.
+        schedule: Tokens to merge in each block; missing ones are 0.
+
+    Raises:
+        CannotMergeError: if its tokens cannot be merged, or not as many.
+    """
+    if not any(schedule):
+        return model
+    copy = model.clone()
+    _Rewriter(copy.graph).run(schedule)
+    RemoveUnusedNodesPass()(copy)
+    return copy
+
+
+@dataclass
+class _Rewriter:
+    """Walks through a graph once, from its input to its outputs.
+
+    Attributes:
+        graph: Changed in place.
+        special: Class and register tokens.
+        counts: Tokens after each step, first those of the image.
+        steps: The steps so far.
+        known: Tensors with merged tokens.
+        logarithms: Of the sizes after a step, in a type, as attention's scores take them.
+        maps: Where each token of the image is after a step, int64 `[B, N, 1]`.
+        whole: Tensors with every token again.
+    """
+
+    graph: ir.Graph
+    special: int = 0
+    counts: list[int] = field(default_factory=list)
+    steps: list[Merged] = field(default_factory=list)
+    known: dict[ir.Value, Tracked] = field(default_factory=dict)
+    logarithms: dict[tuple[int, ir.DataType], ir.Value] = field(default_factory=dict)
+    maps: dict[int, ir.Value] = field(default_factory=dict)
+    whole: dict[ir.Value, ir.Value] = field(default_factory=dict)
+
+    def run(self, schedule: Sequence[int]) -> None:
+        """Merges `schedule[i]` tokens in block i. Raises CannotMergeError."""
+        structure = find_structure(self.graph)
+        self.special, self.counts = structure.special, [structure.tokens]
+        if len(schedule) > len(structure.blocks):
+            raise CannotMergeError(
+                f"tokens are given for {len(schedule)} blocks, the model has "
+                f"{len(structure.blocks)}"
+            )
+        streams = {
+            block.stream: (block, count)
+            for block, count in zip(structure.blocks, schedule, strict=False)
+            if count
+        }
+        nodes = list(self.graph)
+        for node, following in zip(nodes, [*nodes[1:], None], strict=True):
+            self._visit(node)
+            for value in node.outputs:
+                if value in streams:
+                    self._merge(following, *streams[value])
+        for index, output in enumerate(self.graph.outputs):
+            if output in self.known:
+                name = str(output.name)
+                given_back = self._give_back(output, None)
+                output.name, given_back.name = f"{name}/merged", name
+                self.graph.outputs[index] = given_back
+
+    def _visit(self, node: ir.Node) -> None:
+        """Fits a node that reads merged tokens to them, or gives it every token."""
+        reads = [value for value in node.inputs if value is not None and value in self.known]
+        if not reads:
+            return
+        followed = follow(node, self.known, self.counts[0], self.special)
+        if followed is None:
+            for value in dict.fromkeys(reads):
+                replace_input(node, value, self._give_back(value, node))
+            return
+        for value, tracked in zip(node.outputs, followed, strict=True):
+            if tracked is None:
+                continue
+            shape = sizes_of(value)
+            for axis in tracked.axes:
+                shape[axis] = self.counts[tracked.step]
+            value.shape = ir.Shape(shape)
+            self.known[value] = tracked
+            if node.op_type == "Reshape":
+                self._resize(node, tracked)
+            elif tracked.weighted and node.op_type == "Softmax":
+                self._weigh(node, tracked)
+
+    def _resize(self, node: ir.Node, tracked: Tracked) -> None:
+        """Gives a Reshape its new sizes."""
+        target = node.inputs[1]
+        assert target is not None
+        numbers = array(target).astype(np.int64).copy()
+        for axis in tracked.axes:
+            if numbers[axis] > 0:
+                numbers[axis] = self.counts[tracked.step]
+        new = add_initializer(self.graph, f"{node.name}/sizes", numbers)
+        replace_input(node, target, new)
+
+    def _weigh(self, softmax: ir.Node, tracked: Tracked) -> None:
+        """Adds the logarithm of the sizes to the scores: a key counts as often as it stands for."""
+        scores = softmax.inputs[0]
+        assert scores is not None
+        assert scores.dtype is not None
+        key = (tracked.step, scores.dtype)
+        w = Writer(self.graph, softmax, f"{softmax.name}/sizes")
+        if key not in self.logarithms:
+            sizes = self.steps[tracked.step - 1].sizes
+            batch, count, _ = sizes_of(sizes)
+            value = w.write("Log", [sizes], sizes_of(sizes))
+            value = w.write("Transpose", [value], [batch, 1, count], perm=[0, 2, 1])
+            value = w.write("Unsqueeze", [value, w.integers("heads", 1)], [batch, 1, 1, count])
+            self.logarithms[key] = w.cast(value, scores.dtype)
+        inputs = [scores, self.logarithms[key]]
+        softmax.replace_input_with(0, w.write("Add", inputs, sizes_of(scores), scores.dtype))
+
+    def _merge(self, before: ir.Node | None, block: Block, count: int) -> None:
+        """Puts a step in behind a block's attention."""
+        sides = Sides(self.counts[-1], self.special)
+        if not block.merges or not 0 < count <= sides.most:
+            most = sides.most if block.merges else 0
+            raise CannotMergeError(f"{block.name} can merge {most} tokens, not {count}")
+        stream, readers = block.stream, list(block.stream.uses())
+        module = block.name.rpartition(".")[0] or block.name
+        w = Writer(self.graph, before, f"{module}.merge")
+        sizes = self.steps[-1].sizes if self.steps else None
+        merged = merge_step(w, stream, sizes, similarity(w, block.keys, sides), sides, count)
+        for node, index in readers:
+            node.replace_input_with(index, merged.stream)
+        self.steps.append(merged)
+        self.counts.append(self.counts[-1] - count)
+        self.known[merged.stream] = Tracked(len(self.steps), (1,))
+
+    def _give_back(self, value: ir.Value, before: ir.Node | None) -> ir.Value:
+        """`value` with every token of the image."""
+        if value not in self.whole:
+            tracked, shape = self.known[value], sizes_of(value)
+            if tracked.axes != (1,) or value.dtype is None:
+                reader = "the output" if before is None else f"{before.name} ({before.op_type})"
+                raise CannotMergeError(f"{reader} needs tokens that are merged in {value.name}")
+            w = Writer(self.graph, before, f"{value.name}/unmerged")
+            shape[1] = self.counts[0]
+            places = self._map(tracked.step, w)
+            self.whole[value] = w.write(
+                "GatherND", [value, places], shape, value.dtype, batch_dims=1
+            )
+        return self.whole[value]
+
+    def _map(self, step: int, w: Writer) -> ir.Value:
+        if step not in self.maps:
+            own = w.cast(self.steps[step - 1].places, INT64)
+            if step > 1:
+                shape = [sizes_of(own)[0], self.counts[0], 1]
+                own = w.write("GatherND", [own, self._map(step - 1, w)], shape, INT64, batch_dims=1)
+            self.maps[step] = own
+        return self.maps[step]

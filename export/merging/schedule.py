@@ -1,0 +1,181 @@
+"""Schedules: how many tokens each block merges, and the work that this saves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import onnx_ir as ir
+
+from vit_edge.export.quantise.work import multiplications
+from vit_edge.runtime.errors import InputError
+
+from .blocks import CannotMergeError, Structure
+from .matching import Sides
+from .writer import sizes_of
+
+AUTO = "auto"
+Schedule = tuple[int, ...]
+"""Tokens that each block merges, in the order of the blocks."""
+Asked = str | int | Schedule
+"""`AUTO`, tokens for every block, or for each of them."""
+
+
+def parse_merge(value: object) -> Asked:
+    """Reads `auto`, `8`, `8,8,0,4`, a number or a sequence of them. Raises InputError."""
+    problem = InputError(
+        f"merge is {value!r}: give auto, the tokens that every block merges (8), or those of each "
+        "block (8,8,0,4)"
+    )
+    if isinstance(value, str):
+        if value == AUTO:
+            return AUTO
+        parts: Sequence[object] = value.split(",")
+        if not all(str(part).strip().isdecimal() for part in parts):
+            raise problem
+        numbers = tuple(int(str(part)) for part in parts)
+        value = numbers[0] if len(numbers) == 1 else numbers
+    if isinstance(value, bool) or not isinstance(value, (int, Sequence)):
+        raise problem
+    counts = (value,) if isinstance(value, int) else tuple(value)
+    if not all(type(count) is int and count >= 0 for count in counts) or not any(counts):
+        raise problem
+    return value if isinstance(value, int) else counts
+
+
+def resolve(asked: int | Schedule, structure: Structure) -> Schedule:
+    """The schedule of a given number: as many in each block, where so many can be.
+
+    Raises:
+        CannotMergeError: for a schedule of more blocks than the model has, or one that nothing can
+            be merged by.
+    """
+    if not isinstance(asked, int):
+        if len(asked) > len(structure.blocks):
+            raise CannotMergeError(
+                f"tokens are given for {len(asked)} blocks, the model has {len(structure.blocks)}"
+            )
+        return asked + (0,) * (len(structure.blocks) - len(asked))
+    schedule, tokens = list[int](), structure.tokens
+    for block in structure.blocks:
+        most = Sides(tokens, structure.special).most if block.merges else 0
+        schedule.append(min(asked, most))
+        tokens -= schedule[-1]
+    return tuple(schedule)
+
+
+def tokens_of(schedule: Schedule, structure: Structure) -> list[int]:
+    """The tokens after each block's attention, before it first those of the image."""
+    tokens = [structure.tokens]
+    for count in schedule:
+        tokens.append(tokens[-1] - count)
+    return tokens
+
+
+@dataclass(frozen=True)
+class WorkModel:
+    """Multiplications of an image by the number of tokens there are at each place.
+
+    Attributes:
+        structure: The model's.
+        fixed: Those that do not depend on merging.
+        linear, square: For each place, before the first step and behind each block's, those that
+            grow with the tokens and with their square, at the tokens of the whole image.
+    """
+
+    structure: Structure
+    fixed: int
+    linear: tuple[int, ...]
+    square: tuple[int, ...]
+
+    @property
+    def total(self) -> int:
+        return self.fixed + sum(self.linear) + sum(self.square)
+
+    def saved(self, schedule: Schedule) -> float:
+        """The share of the multiplications that a schedule saves, 0 to 1."""
+        tokens = tokens_of(schedule, self.structure)
+        work = float(self.fixed)
+        for count, linear, square in zip(tokens, self.linear, self.square, strict=True):
+            share = count / self.structure.tokens
+            work += share * linear + share**2 * square
+        return 1 - work / max(self.total, 1)
+
+
+def work_model(graph: ir.Graph, structure: Structure) -> WorkModel:
+    """Counts the multiplications of a graph that merges nothing."""
+    places = {block.stream: i for i, block in enumerate(structure.blocks, start=1)}
+    costs = [[0] * (len(places) + 1) for _ in range(3)]
+    place = 0
+    for node in graph:
+        if node.op_type in ("MatMul", "Gemm", "Conv", "ConvTranspose"):
+            costs[min(_order(node, structure.tokens), 2)][place] += multiplications(node)
+        place = max([place, *(places[v] for v in node.outputs if v in places)])
+    return WorkModel(structure, sum(costs[0]), tuple(costs[1]), tuple(costs[2]))
+
+
+def _order(node: ir.Node, tokens: int) -> int:
+    """The power of the number of tokens that a product's work grows with."""
+    left, right = node.inputs[:2]
+    if node.op_type != "MatMul" or left is None or right is None:
+        return 0
+    order = sum(size == tokens for size in sizes_of(node.outputs[0])[-2:])
+    over_tokens = sizes_of(left)[-1] == tokens == sizes_of(right)[-2]
+    is_weight = len(sizes_of(right)) < 3
+    return min(order, 1) if is_weight else order + over_tokens
+
+
+def stronger(
+    structure: Structure, work: WorkModel, errors: Sequence[Sequence[tuple[int, float]]]
+) -> Iterator[Schedule]:
+    """Schedules that save more and more, each with the least error for what it saves.
+
+    Args:
+        structure: The model's.
+        work: Its multiplications.
+        errors: For each block points of tokens merged there alone and the squared error that this
+            makes, in rising order; none where nothing can be merged.
+    """
+    chunk = max(1, structure.tokens // CHUNKS)
+    schedule = (0,) * len(structure.blocks)
+    while True:
+        best, least = None, float("inf")
+        for index, points in enumerate(errors):
+            more = chunk if schedule[index] else FIRST * chunk
+            longer = (*schedule[:index], schedule[index] + more, *schedule[index + 1 :])
+            if not points or not _possible(longer, structure):
+                continue
+            gain = work.saved(longer) - work.saved(schedule)
+            gain -= 0 if schedule[index] else STEP / len(structure.blocks)
+            cost = _error(points, longer[index]) - _error(points, schedule[index])
+            if gain > 0 and cost / gain < least:
+                best, least = longer, cost / gain
+        if best is None:
+            return
+        schedule = best
+        yield schedule
+
+
+CHUNKS, FIRST = 64, 3
+"""Schedules grow by this part of the tokens, and begin in a block with so many of them."""
+STEP = 0.05
+"""Work of a step itself, relative to that of a block: it takes as long on a CPU."""
+
+
+def _possible(schedule: Schedule, structure: Structure) -> bool:
+    tokens = tokens_of(schedule, structure)
+    return all(
+        not count or (block.merges and count <= Sides(before, structure.special).most)
+        for count, before, block in zip(schedule, tokens, structure.blocks, strict=False)
+    )
+
+
+def _error(points: Sequence[tuple[int, float]], count: int) -> float:
+    """The squared error between and beyond the points that were measured."""
+    known = [(0, 0.0), *points]
+    for (low, first), (high, second) in pairwise(known):
+        if count <= high:
+            return first + (second - first) * (count - low) / (high - low)
+    (low, first), (high, second) = known[-2:]
+    return second + 2 * (second - first) * (count - high) / (high - low)

@@ -1,0 +1,171 @@
+"""Stages of a merged precision: the search of a schedule, the merged graphs, what they change."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from vit_edge.calibration.onnx_file import save_onnx
+from vit_edge.export.accuracy import Reference, assess, find_problem
+from vit_edge.export.baseline import SavedReference
+from vit_edge.export.cache import Hashed, Stage
+from vit_edge.export.doors.source import Images
+from vit_edge.export.measure import measure_outputs, predict
+from vit_edge.export.metric import Metric
+from vit_edge.export.precision import Budget
+from vit_edge.export.progress import Update
+from vit_edge.export.quantise.work import Work, count_work
+from vit_edge.export.stages import LoweredGraph
+from vit_edge.runtime.outputs import OutputSpec, compare
+from vit_edge.runtime.schema import decode, encode
+
+from .blocks import CannotMergeError, find_structure
+from .result import Merging
+from .rewrite import merge_tokens
+from .schedule import Schedule, resolve
+from .search import search_schedules
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Schedules to prove, the strongest first, or the reason why there are none."""
+
+    schedules: tuple[Schedule, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class SearchMerging(Stage[Candidates]):
+    """Searches schedules on the calibration images.
+
+    Attributes:
+        base: The precision that is merged.
+        graph: Its graph, or one that computes the same and is measured sooner.
+        fp32: The optimised graph, which the outputs are compared with.
+        outputs: Their kinds and scales.
+        images: Of calibration.
+        budget: What the outputs have to hold.
+        random: True where classes mean nothing.
+        metric: The user's own measure.
+        max_drop: Its fall that is allowed.
+    """
+
+    base: str
+    graph: Path
+    fp32: Path
+    outputs: tuple[OutputSpec, ...]
+    images: Images
+    budget: Budget
+    random: bool
+    metric: Hashed[Metric] | None
+    max_drop: float | None
+    title_of = "{base} search for tokens to merge"
+
+    def run(self, folder: Path, update: Update) -> None:
+        images = self.images.value
+        metric = None if self.metric is None else self.metric.value
+        expected = predict(ir.load(self.fp32), images)
+        reference = Reference(expected, self.outputs, images.labels, np.arange(len(images)))
+
+        def holds(values: np.ndarray) -> bool:
+            accuracy = assess(values, reference, "", metric)
+            problem = find_problem(accuracy, self.outputs, self.budget, self.random, self.max_drop)
+            return problem is None
+
+        try:
+            model = ir.load(self.graph)
+            schedules = search_schedules(model, self.outputs, images, holds, update)
+            reason = "" if schedules else "the budget allows nothing on the calibration images"
+        except CannotMergeError as error:
+            schedules, reason = [], str(error)
+        (folder / "schedules.json").write_text(json.dumps([schedules, reason]))
+
+    def load(self, folder: Path) -> Candidates:
+        schedules, reason = json.loads((folder / "schedules.json").read_text())
+        return Candidates(tuple(map(tuple, schedules)), reason)
+
+
+@dataclass(frozen=True)
+class Merge(Stage[dict[str, LoweredGraph]]):
+    """Merges tokens in the graphs of a precision; gives a graph for each kind of backend."""
+
+    name: str
+    graphs: Mapping[str, LoweredGraph]
+    schedule: Schedule
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} graph, {sum(self.schedule)} tokens merged"
+
+    def run(self, folder: Path, update: Update) -> None:
+        files: dict[Path, str] = {}
+        works: dict[str, Work] = {}
+        for graph in self.graphs.values():
+            if graph.file in files:
+                continue
+            merged = merge_tokens(ir.load(graph.file), self.schedule)
+            stem = graph.file.name.partition(".")[2]  # onnx, or the kind of backend and that
+            files[graph.file] = f"{self.name}.{stem}"
+            works[graph.file.name] = count_work(merged.graph)
+            save_onnx(merged, folder / files[graph.file])
+        entries = {
+            kind: [files[graph.file], graph.how, asdict(works[graph.file.name])]
+            for kind, graph in self.graphs.items()
+        }
+        (folder / "graphs.json").write_text(json.dumps(entries))
+
+    def load(self, folder: Path) -> dict[str, LoweredGraph]:
+        entries = json.loads((folder / "graphs.json").read_text())
+        return {
+            kind: LoweredGraph(folder / file, how, decode(Work, work))
+            for kind, (file, how, work) in entries.items()
+        }
+
+
+@dataclass(frozen=True)
+class CompareWithBase(Stage[Merging]):
+    """Compares the outputs of a merged graph with those of the one that merges nothing."""
+
+    name: str
+    base: str
+    merged: LoweredGraph
+    graph: LoweredGraph
+    schedule: Schedule
+    reference: SavedReference
+    title_of = "{name} agreement with {base}"
+
+    def run(self, folder: Path, update: Update) -> None:
+        images, outputs = self.reference.images.value, self.reference.outputs()
+        both = []
+        for index, graph in enumerate((self.merged, self.graph)):
+
+            def count(done: int, total: int, before: int = index * len(images)) -> None:
+                update(before + done, 2 * total)
+
+            both.append(measure_outputs(graph.file, graph.how, images, count).values)
+        metrics = compare(both[0], both[1], outputs)[outputs[0].name]
+        structure = find_structure(ir.load(self.graph.file).graph)
+        before, after = (sum(p.total for p in g.work.parts) for g in (self.graph, self.merged))
+        result = Merging(
+            self.base,
+            self.schedule,
+            structure.tokens - structure.special,
+            1 - after / max(before, 1),
+            len(images),
+            metrics.agreement,
+            metrics.rms_error,
+        )
+        (folder / "merging.json").write_text(encode(result))
+
+    def load(self, folder: Path) -> Merging:
+        return decode(Merging, json.loads((folder / "merging.json").read_text()))
+
+
+def given_schedule(asked: int | Schedule, graph: Path) -> Schedule:
+    """The schedule that the user gave, for this graph. Raises CannotMergeError."""
+    return resolve(asked, find_structure(ir.load(graph).graph))
