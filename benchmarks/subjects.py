@@ -21,7 +21,7 @@ from vit_edge.vit.vision_transformer import VisionTransformer
 
 from .characters import characters
 from .outliers import with_injected_outliers
-from .training import PREPROCESS, characters_vit, outliers_vit
+from .training import PREPROCESS, characters_vit, outliers_vit, patches_vit
 
 INJECTED = "+injected"
 _SEED = 0
@@ -45,9 +45,10 @@ class Subject:
 
 
 def subject(name: str, cache: Path) -> Subject:
-    """Returns the named subject, one of `NAMES`; trained first if the cache does not have it."""
+    """Returns the named subject, one of `NAMES` or `PATCHES`; trained first if the cache does not have it."""
     base, _, injected = name.partition("+")
-    model, preprocess, calibration, evaluation = _BASES[base](cache)
+    make = _on_characters(patches_vit) if base == PATCHES else _BASES[base]
+    model, preprocess, calibration, evaluation = make(cache)
     if injected:
         model = with_injected_outliers(model, _SEED)
     return Subject(name, model, preprocess, calibration, evaluation)
@@ -87,4 +88,6 @@ _BASES: dict[str, Callable[[Path], _Parts]] = {
     "characters": _on_characters(characters_vit),
     "outliers": _on_characters(outliers_vit),
 }
+PATCHES = "patches"
+"""Not among `NAMES`: quantisers are compared on the others."""
 NAMES = tuple(name + suffix for name in _BASES for suffix in ("", INJECTED))

@@ -1,6 +1,7 @@
 """Trains the benchmark's own models on rendered characters, and keeps them for later runs.
 
-Expected on 2 cores: `characters` in about 12 minutes, `outliers` in about 6 more.
+Expected on 2 cores: `characters` in about 12 minutes, `outliers` in about 6 more, `patches` in about
+6.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -52,6 +53,7 @@ class Recipe:
 
 
 FROM_SCRATCH = Recipe(steps=5_000, learning_rate=2e-3)
+OF_MANY_TOKENS = Recipe(steps=2_000, learning_rate=2e-3)
 INTO_OUTLIERS = Recipe(steps=1_500, learning_rate=5e-4, massive=MassiveActivations())
 
 
@@ -59,6 +61,13 @@ def characters_vit(data: ImageSet, cache: Path) -> VisionTransformer:
     """Trains the ViT for characters from random weights."""
     torch.manual_seed(0)
     return _trained(VisionTransformer.from_config(CONFIG), data, FROM_SCRATCH, cache)
+
+
+def patches_vit(data: ImageSet, cache: Path) -> VisionTransformer:
+    """Trains one of 36 patches in place of 16, for what depends on the number of tokens."""
+    torch.manual_seed(0)
+    config = replace(CONFIG, patch_size=4)
+    return _trained(VisionTransformer.from_config(config), data, OF_MANY_TOKENS, cache)
 
 
 def outliers_vit(data: ImageSet, cache: Path) -> VisionTransformer:

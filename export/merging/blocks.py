@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from vit_edge.export.graph_edit import array
 from vit_edge.export.quantise.attention import Attention, find_attentions
 
 from .matching import Keys
@@ -168,12 +169,25 @@ def _rows_of_image(value: ir.Value) -> NDArray[np.bool_]:
     inputs = [] if node is None else [v for v in node.inputs if v is not None]
     if node is not None and node.op_type == "Concat" and node.attributes.get_int("axis", 0) == 1:
         return np.concatenate([np.broadcast_to(_rows_of_image(v), _tokens(v)) for v in inputs])
+    if node is not None and node.op_type == "Slice":
+        cut = _cut_tokens(node)
+        if cut is not None:
+            return np.broadcast_to(_rows_of_image(inputs[0]), _tokens(inputs[0]))[cut]
     if node is not None and node.op_type in _BY_TOKEN:
         rows = np.zeros(_tokens(value), bool)
         for operand in inputs[: 2 if node.op_type in ("Add", "Mul") else 1]:
             rows = rows | _rows_of_image(operand)
         return rows
     return np.full(1, _depends_on_image(value))
+
+
+def _cut_tokens(node: ir.Node) -> slice | None:
+    """The tokens that a Slice takes; None if it cuts another axis, or its bounds are not known."""
+    bounds = [v for v in node.inputs[1:] if v is not None]
+    if len(bounds) < 3 or not all(v.is_initializer() and sizes_of(v) == [1] for v in bounds):
+        return None
+    start, end, axis, *step = (int(array(v)[0]) for v in bounds)
+    return slice(start, end, *step) if axis == 1 else None
 
 
 def _tokens(value: ir.Value) -> int:

@@ -138,11 +138,12 @@ def stronger(
             makes, in rising order; none where nothing can be merged.
     """
     chunk = max(1, structure.tokens // CHUNKS)
+    first = min(FIRST * chunk, Sides(structure.tokens, structure.special).most)
     schedule = (0,) * len(structure.blocks)
     while True:
         best, least = None, float("inf")
         for index, points in enumerate(errors):
-            more = chunk if schedule[index] else FIRST * chunk
+            more = chunk if schedule[index] else first
             longer = (*schedule[:index], schedule[index] + more, *schedule[index + 1 :])
             if not points or not _possible(longer, structure):
                 continue

@@ -19,14 +19,14 @@ from vit_edge.export.progress import Update
 from vit_edge.runtime.outputs import OutputSpec
 from vit_edge.runtime.tools.images import ImageSet
 
-from .blocks import Structure, find_structure
+from .blocks import CannotMergeError, Structure, find_structure
 from .matching import Sides
 from .rewrite import merge_tokens
 from .schedule import Schedule, WorkModel, stronger, work_model
 
 _SHARES = (1 / 24, 1 / 8, 1 / 4)
 """Shares of the tokens that are merged in one block alone, to measure the error of that."""
-_MULTIPLICATIONS, _FEWEST, _MOST = 3e12, 4, 32
+_MULTIPLICATIONS, _FEWEST, _MOST = 2e12, 4, 32
 """Budget of that measurement, and the images that it takes at least and at most."""
 _MOST_SAVED = 0.8
 """Share of the work; beyond it little is left of any image."""
@@ -72,6 +72,7 @@ def measure_errors(
 
 def search_schedules(
     model: ir.Model,
+    exact: ir.Model,
     outputs: Sequence[OutputSpec],
     images: ImageSet,
     holds: Holds,
@@ -82,7 +83,9 @@ def search_schedules(
 
     Args:
         model: The graph that merges nothing.
-        outputs: What it gives.
+        exact: The same in fp32: where numbers are rounded, any change rounds them anew, and that
+            would hide what merging does.
+        outputs: What they give.
         images: Of calibration.
         holds: Judges the outputs of all of them.
         update: Called with graphs done and in all.
@@ -92,12 +95,16 @@ def search_schedules(
     """
     structure = find_structure(model.graph)
     work = work_model(model.graph, structure)
-    errors = measure_errors(join_outputs(model, outputs), structure, work, images, update)
+    joined = join_outputs(exact, outputs)
+    errors = measure_errors(joined, find_structure(exact.graph), work, images, update)
     path = []
     for schedule in stronger(structure, work, errors):
         if work.saved(schedule) > _MOST_SAVED:
             break
         path.append(schedule)
+    if not path:
+        tokens = structure.tokens - structure.special
+        raise CannotMergeError(f"an image has {tokens} tokens, too few to merge any")
     count = _strongest(path, lambda schedule: holds(predict(merge_tokens(model, schedule), images)))
     return [path[i - 1] for i in _back_from(count)]
 

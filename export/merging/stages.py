@@ -69,7 +69,8 @@ class SearchMerging(Stage[Candidates]):
     def run(self, folder: Path, update: Update) -> None:
         images = self.images.value
         metric = None if self.metric is None else self.metric.value
-        expected = predict(ir.load(self.fp32), images)
+        exact = ir.load(self.fp32)
+        expected = predict(exact, images)
         reference = Reference(expected, self.outputs, images.labels, np.arange(len(images)))
 
         def holds(values: np.ndarray) -> bool:
@@ -79,7 +80,7 @@ class SearchMerging(Stage[Candidates]):
 
         try:
             model = ir.load(self.graph)
-            schedules = search_schedules(model, self.outputs, images, holds, update)
+            schedules = search_schedules(model, exact, self.outputs, images, holds, update)
             reason = "" if schedules else "the budget allows nothing on the calibration images"
         except CannotMergeError as error:
             schedules, reason = [], str(error)
