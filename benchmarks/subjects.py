@@ -45,7 +45,9 @@ class Subject:
 
 
 def subject(name: str, cache: Path) -> Subject:
-    """Returns the named subject, one of `NAMES` or `PATCHES`; trained first if the cache does not have it."""
+    """Returns the named subject, one of `NAMES` or `PATCHES`; trained first if the cache does not
+    have it.
+    """
     base, _, injected = name.partition("+")
     make = _on_characters(patches_vit) if base == PATCHES else _BASES[base]
     model, preprocess, calibration, evaluation = make(cache)

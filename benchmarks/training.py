@@ -1,7 +1,7 @@
 """Trains the benchmark's own models on rendered characters, and keeps them for later runs.
 
-Expected on 2 cores: `characters` in about 12 minutes, `outliers` in about 6 more, `patches` in about
-6.
+Expected on 2 cores: `characters` in about 12 minutes, `outliers` in about 6 more; `patches` in
+about 8.
 """
 
 from __future__ import annotations

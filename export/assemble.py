@@ -231,5 +231,5 @@ def _provenance(
         "calibrated graph sha256": observed.graph,
         "evaluation": f"{len(evaluation)} images of {evaluation.source}",
         "classes": "; ".join(plan.data.notes) or "-",
-        **{r.name: str(r.merging) for r in results if r.merging is not None},
+        **{f"{r.name} merges": str(r.merging) for r in results if r.merging is not None},
     }

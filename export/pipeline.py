@@ -201,9 +201,8 @@ class _PrecisionRoad:
                 return merged, replace(result, fallback=base.fallback, merging=merging)
             problem = missed
         if self.plan.merge == AUTO:
-            missed_all = f"nothing within the budget: {problem}"
-            words = missed_all if candidates.schedules else problem.words
-            return graphs, PrecisionResult(self.name, {}, None, left_out=words)
+            why = f"nothing within the budget: {problem}" if candidates.schedules else str(problem)
+            return graphs, PrecisionResult(self.name, {}, None, left_out=why)
         if candidates.schedules:
             return merged, self._result(precision, merged, problem)
         return graphs, PrecisionResult(self.name, {}, f"--merge {self.plan.merge}: {problem}")
@@ -238,6 +237,7 @@ class _PrecisionRoad:
             self.baseline.graph,
             self.baseline.reference.outputs(),
             self.baseline.calibrated.inputs.images,
+            plan.data.folders,
             self._budget(precision),
             plan.source.random,
             self._metric(),
@@ -314,7 +314,8 @@ class _PrecisionRoad:
         return self.cache.run(MeasureLatency(self.name, graph.file, plan.spec, images, plan.timing))
 
     def _with_engines(self, precision: Precision, result: PrecisionResult) -> PrecisionResult:
-        """Builds the engines; of a merged precision those that cost less than without merging.
+        """Builds the engines; of a merged precision those that cost less than without merging, and
+        where none does it is for CPUs alone.
 
         Raises:
             EngineError: if a builder refuses a graph.
@@ -327,9 +328,12 @@ class _PrecisionRoad:
         road = replace(self, name=precision.base)
         graph = road._prove(precision.of)[1].graphs["gpu"]
         pairs = [(e, road._build(graph, t)) for e, t in zip(engines, targets, strict=True)]
-        worth = [judge_engine(self.name, precision.base, *pair) for pair in pairs]
-        kept = tuple(e for e, verdict in zip(engines, worth, strict=True) if verdict.pays)
-        return replace(result, engines=kept, notes=tuple(verdict.words for verdict in worth))
+        verdicts = [judge_engine(self.name, precision.base, *pair) for pair in pairs]
+        kept = tuple(e for e, verdict in zip(engines, verdicts, strict=True) if verdict.pays)
+        notes, graphs = tuple(verdict.words for verdict in verdicts), dict(result.graphs)
+        if verdicts and not kept:
+            del graphs["gpu"]  # or GPUs would build it
+        return replace(result, graphs=graphs, engines=kept, notes=notes)
 
     def _build(self, graph: GraphResult, target: Target) -> EngineResult:
         """Builds an engine in the form that costs least on the target: in the default one where the

@@ -188,7 +188,8 @@ def _rows(result: PrecisionResult, good: bool) -> list[tuple[str, ...]]:
             status += _not_as_asked(result)
         if result.quantisation is not None and graph.work.share < HALF:
             status += f", {result.name} in part: {100 * graph.work.share:.0f} % of the work"
-        share = f"{100 * graph.work.share:.0f} %" if result.quantisation is not None else "-"
+        quantised = result.quantisation is not None or graph.work.shares
+        share = f"{100 * graph.work.share:.0f} %" if quantised else "-"
         about: tuple[str, ...] = (share, mebibytes(graph.size), p50, status)
         for output, a in graph.accuracy.items():
             drop = "-" if a.drop is None else f"{a.drop:+.2f}"

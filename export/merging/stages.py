@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from vit_edge.calibration.onnx_file import save_onnx
 from vit_edge.export.accuracy import Reference, assess, find_problem
@@ -23,6 +24,7 @@ from vit_edge.export.quantise.work import Work, count_work
 from vit_edge.export.stages import LoweredGraph
 from vit_edge.runtime.outputs import OutputSpec, compare
 from vit_edge.runtime.schema import decode, encode
+from vit_edge.runtime.tools.images import ImageSet
 
 from .blocks import CannotMergeError, find_structure
 from .result import Merging
@@ -49,6 +51,7 @@ class SearchMerging(Stage[Candidates]):
         fp32: The optimised graph, which the outputs are compared with.
         outputs: Their kinds and scales.
         images: Of calibration.
+        folders: Class folders, and the model's index of each.
         budget: What the outputs have to hold.
         random: True where classes mean nothing.
         metric: The user's own measure.
@@ -60,6 +63,7 @@ class SearchMerging(Stage[Candidates]):
     fp32: Path
     outputs: tuple[OutputSpec, ...]
     images: Images
+    folders: tuple[tuple[str, int], ...]
     budget: Budget
     random: bool
     metric: Hashed[Metric] | None
@@ -71,7 +75,8 @@ class SearchMerging(Stage[Candidates]):
         metric = None if self.metric is None else self.metric.value
         exact = ir.load(self.fp32)
         expected = predict(exact, images)
-        reference = Reference(expected, self.outputs, images.labels, np.arange(len(images)))
+        labels = _labels(images, self.folders, self.outputs[0])
+        reference = Reference(expected, self.outputs, labels, np.arange(len(images)))
 
         def holds(values: np.ndarray) -> bool:
             accuracy = assess(values, reference, "", metric)
@@ -89,6 +94,20 @@ class SearchMerging(Stage[Candidates]):
     def load(self, folder: Path) -> Candidates:
         schedules, reason = json.loads((folder / "schedules.json").read_text())
         return Candidates(tuple(map(tuple, schedules)), reason)
+
+
+def _labels(
+    images: ImageSet, folders: tuple[tuple[str, int], ...], output: OutputSpec
+) -> NDArray[np.int64] | None:
+    """The model's class of each image; None where that is not known. An embedding's are whatever
+    tells images apart.
+    """
+    if images.labels is None or images.class_names is None or not output.classifies:
+        return images.labels
+    known = dict(folders)
+    if not known.keys() >= set(images.class_names):
+        return None
+    return np.array([known[name] for name in images.class_names], np.int64)[images.labels]
 
 
 @dataclass(frozen=True)

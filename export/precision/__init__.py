@@ -45,8 +45,8 @@ PRECISIONS: dict[str, Precision] = {
     "int4": INT4(),
     "nvfp4": NVFP4(),
     "nvfp4_weights": NVFP4Weights(),
-    "int8_merged": merged_from("int8", INT8(), Ranks(cpu=0, gpu=1)),
-    "fp16_merged": merged_from("fp16", FP16(), Ranks(cpu=4, gpu=1)),
+    "int8_merged": merged_from("int8", INT8(), Ranks(cpu=1, gpu=6)),
+    "fp16_merged": merged_from("fp16", FP16(), Ranks(cpu=4, gpu=6)),
 }
 DEFAULT_PRECISIONS = ("fp32", "fp16", "int8")
 
