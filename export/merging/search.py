@@ -103,8 +103,10 @@ def search_schedules(
             break
         path.append(schedule)
     if not path:
-        tokens = structure.tokens - structure.special
-        raise CannotMergeError(f"an image has {tokens} tokens, too few to merge any")
+        raise CannotMergeError(
+            f"the steps would cost more than they save: an image has {structure.tokens} tokens and "
+            f"{work.total / 1e6:.3g} million multiplications"
+        )
     count = _strongest(path, lambda schedule: holds(predict(merge_tokens(model, schedule), images)))
     return [path[i - 1] for i in _back_from(count)]
 

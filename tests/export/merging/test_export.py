@@ -16,6 +16,7 @@ from vit_edge.calibration.collect import Calibration
 from vit_edge.calibration.onnx_file import to_bytes
 from vit_edge.export.engines import EngineBuilder
 from vit_edge.export.forms import DEFAULT
+from vit_edge.export.merging import schedule
 from vit_edge.export.merging.rewrite import merge_tokens
 from vit_edge.export.pipeline import export_and_measure, export_bundle
 from vit_edge.export.plan import ExportRequest, Target, make_plan
@@ -32,6 +33,12 @@ from ...specs import engine_spec
 RTX_PROBLEM = BACKENDS["tensorrt-rtx"].build_problem()
 
 
+@pytest.fixture
+def free_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digits model has nothing to gain otherwise."""
+    monkeypatch.setattr(schedule, "STEP_AT_LEAST", 0)
+
+
 def request(weights: Path, out: Path, **changes: object) -> ExportRequest:
     """The digits model: 4 patches and the class token, 4 blocks, the last for the class alone."""
     base = ExportRequest(
@@ -46,6 +53,7 @@ def request(weights: Path, out: Path, **changes: object) -> ExportRequest:
     return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("free_steps")
 def test_merged_int8_ships_beside_int8_with_its_own_proof(
     digits_weights: Path, digit_frames: np.ndarray, tmp_path: Path
 ) -> None:
@@ -58,8 +66,9 @@ def test_merged_int8_ships_beside_int8_with_its_own_proof(
     assert (sum(merging.tokens), merging.of) == (1, 4)
     assert 0 < merging.work_saved < 0.5
     assert 0.9 < (merging.agreement or 0) <= 1
-    (line,) = report.merging
-    assert line.startswith("int8_merged: 1 of 4 tokens merged")
+    first, second = report.merging
+    assert first.startswith("int8_merged: 1 of 4 tokens merged")
+    assert re.search(r"int8_merged takes [\d.]+ ms for one image here, int8 [\d.]+", second)
     assert json.loads((tmp_path / "out.report" / "report.json").read_text())["results"][1][
         "merging"
     ]
@@ -77,6 +86,7 @@ def test_merged_int8_ships_beside_int8_with_its_own_proof(
     assert np.abs(scores[0] - scores[1]).max() > 1e-3  # some tokens were merged
 
 
+@pytest.mark.usefixtures("free_steps")
 def test_a_budget_that_allows_nothing_costs_nothing(
     digits_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +153,8 @@ def test_engines_are_built_of_merged_graphs(
 
 
 @pytest.mark.skipif(RTX_PROBLEM is not None, reason=str(RTX_PROBLEM))
+@pytest.mark.slow
+@pytest.mark.usefixtures("free_steps")
 def test_where_merging_costs_more_on_a_gpu_it_is_left_out_and_said(
     digits_weights: Path, tmp_path: Path
 ) -> None:

@@ -7,10 +7,12 @@ import onnx_ir as ir
 import pytest
 
 from vit_edge.export.measure import predict
+from vit_edge.export.merging import schedule
 from vit_edge.export.merging.blocks import CannotMergeError, find_structure
 from vit_edge.export.merging.matching import Sides
 from vit_edge.export.merging.schedule import AUTO, parse_merge, resolve, stronger, work_model
 from vit_edge.export.merging.search import search_schedules
+from vit_edge.export.progress import ignore
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.outputs import LOGITS, OutputSpec
 from vit_edge.runtime.tools.images import ImageSet
@@ -52,16 +54,33 @@ def test_a_number_is_for_each_block_that_can(optimised: ir.Model) -> None:
         resolve((1, 1, 1), structure)
 
 
+@pytest.fixture
+def free_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So small a model has nothing to gain otherwise."""
+    monkeypatch.setattr(schedule, "STEP_AT_LEAST", 0)
+
+
+def test_steps_that_cost_more_than_they_save_are_not_taken(
+    optimised: ir.Model, photographs: ImageSet
+) -> None:
+    with pytest.raises(CannotMergeError, match="would cost more than they save"):
+        search_schedules(
+            optimised, optimised, OUTPUTS, photographs.subset([0, 1]), lambda v: True, ignore
+        )
+
+
+@pytest.mark.usefixtures("free_steps")
 def test_schedules_grow_where_the_least_is_lost(optimised: ir.Model) -> None:
     structure = find_structure(optimised.graph)
     work = work_model(optimised.graph, structure)
     path = list(stronger(structure, work, [[(2, 0.1), (6, 0.5)], []]))
-    assert [sum(schedule) for schedule in path] == [3, 4, 5, 6, 7]
-    saved = [work.saved(schedule) for schedule in path]
+    assert [sum(counts) for counts in path] == [3, 4, 5, 6, 7]
+    saved = [work.saved(counts) for counts in path]
     assert saved == sorted(saved)
     assert 0 < saved[0] < saved[-1] < 1
 
 
+@pytest.mark.usefixtures("free_steps")
 def test_the_search_takes_the_strongest_that_holds(
     optimised: ir.Model, photographs: ImageSet
 ) -> None:
@@ -73,12 +92,12 @@ def test_the_search_takes_the_strongest_that_holds(
         def holds(values: np.ndarray) -> bool:
             return float(abs(values - exact).max()) < most
 
-        return search_schedules(optimised, optimised, OUTPUTS, few, holds, lambda a, b: None)
+        return search_schedules(optimised, optimised, OUTPUTS, few, holds, ignore)
 
     assert search(0) == []
     everything = search(1e9)
     assert everything[0] == (7, 0)
-    assert [sum(schedule) for schedule in everything] == [7, 5, 4, 3]
+    assert [sum(counts) for counts in everything] == [7, 5, 4, 3]
 
 
 def search_errors(model: ir.Model, images: ImageSet) -> object:

@@ -1,4 +1,4 @@
-"""Judges whether merging pays on a GPU: its own kernels may cost more than fewer tokens save."""
+"""Judges where merging pays: its own kernels may cost more than fewer tokens save."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from vit_edge.export.assemble import EngineResult
 from vit_edge.export.engines import devices_for
+from vit_edge.export.measure import LatencyHere
 from vit_edge.runtime.tools.plan.devices import PORTABLE
 from vit_edge.runtime.tools.plan.engine_plan import EnginePlan
 from vit_edge.runtime.tools.plan.estimate import estimate
@@ -69,6 +70,15 @@ def judge_engine(name: str, base: str, merged: EngineResult, plain: EngineResult
         faster = sum(pair.gain > 1 for pair in here)
         shares.append(f"{faster} of {len(here)} GPUs at batch {batch}")
     return Verdict(True, f"{what}: cheaper on {', '.join(shares)}; at best {figures}")
+
+
+def judge_latency(name: str, base: str, merged: LatencyHere, plain: LatencyHere) -> str:
+    """Says how long a single image takes on this machine with merging and without."""
+    pays = merged.p50_ms < plain.p50_ms
+    return (
+        f"{name} takes {merged.p50_ms:.3g} ms for one image here, {base} {plain.p50_ms:.3g}"
+        f"{'' if pays else ': merging does not pay on this CPU'}"
+    )
 
 
 def _compare(
