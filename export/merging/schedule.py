@@ -64,12 +64,7 @@ def resolve(asked: int | Schedule, structure: Structure) -> Schedule:
                 f"tokens are given for {len(asked)} blocks, the model has {len(structure.blocks)}"
             )
         return asked + (0,) * (len(structure.blocks) - len(asked))
-    schedule, tokens = list[int](), structure.tokens
-    for block in structure.blocks:
-        most = Sides(tokens, structure.special).most if block.merges else 0
-        schedule.append(min(asked, most))
-        tokens -= schedule[-1]
-    return tuple(schedule)
+    return _fitted((asked,) * len(structure.blocks), structure)
 
 
 def tokens_of(schedule: Schedule, structure: Structure) -> list[int]:
@@ -154,11 +149,12 @@ def stronger(
         for index, points in enumerate(errors):
             for more in (chunk,) if schedule[index] else first:
                 longer = (*schedule[:index], schedule[index] + more, *schedule[index + 1 :])
-                if not points or not _possible(longer, structure):
+                longer = _fitted(longer, structure)
+                if not points or longer[index] == schedule[index]:
                     continue
                 gain = work.saved(longer) - work.saved(schedule)
                 gain -= 0 if schedule[index] else step
-                cost = _error(points, longer[index]) - _error(points, schedule[index])
+                cost = _errors(errors, longer) - _errors(errors, schedule)
                 if gain > 0 and cost / gain < least:
                     best, least = longer, cost / gain
         if best is None:
@@ -167,12 +163,20 @@ def stronger(
         yield schedule
 
 
-def _possible(schedule: Schedule, structure: Structure) -> bool:
-    tokens = tokens_of(schedule, structure)
-    return all(
-        not count or (block.merges and count <= Sides(before, structure.special).most)
-        for count, before, block in zip(schedule, tokens, structure.blocks, strict=False)
-    )
+def _fitted(schedule: Schedule, structure: Structure) -> Schedule:
+    """A schedule with no more in any block than can be merged there."""
+    fitted, tokens = list[int](), structure.tokens
+    for count, block in zip(schedule, structure.blocks, strict=True):
+        most = Sides(tokens, structure.special).most if block.merges else 0
+        fitted.append(min(count, most))
+        tokens -= fitted[-1]
+    return tuple(fitted)
+
+
+def _errors(errors: Sequence[Sequence[tuple[int, float]]], schedule: Schedule) -> float:
+    """The squared error of a schedule: those of its blocks add up."""
+    blocks = zip(errors, schedule, strict=True)
+    return sum(_error(points, count) for points, count in blocks if count)
 
 
 def _error(points: Sequence[tuple[int, float]], count: int) -> float:
