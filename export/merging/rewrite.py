@@ -148,7 +148,9 @@ class _Rewriter:
         sides = Sides(self.counts[-1], self.special)
         if not block.merges or not 0 < count <= sides.most:
             most = sides.most if block.merges else 0
-            raise CannotMergeError(f"{block.name} can merge {most} tokens, not {count}")
+            raise CannotMergeError(
+                f"{block.name} can merge at most {most} of {sides.tokens} tokens, not {count}"
+            )
         stream, readers = block.stream, list(block.stream.uses())
         module = block.name.rpartition(".")[0] or block.name
         w = Writer(self.graph, before, f"{module}.merge")

@@ -16,7 +16,15 @@ from .blocks import CannotMergeError
 from .judge import judge_engine, judge_latency
 from .result import Merging
 from .schedule import AUTO
-from .stages import Candidates, CompareWithBase, Merge, SearchMerging, given_schedule
+from .stages import (
+    RANDOM,
+    TRAINED,
+    Candidates,
+    CompareWithBase,
+    Merge,
+    SearchMerging,
+    given_schedule,
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,12 @@ class MergedRoad(PrecisionRoad):
         candidates = self._find_schedules(precision, graphs)
         problem, merged = Problem(candidates.reason), graphs
         for schedule in candidates.schedules:
-            merged = self.cache.run(Merge(self.name, graphs, schedule))
+            try:
+                merged = self.cache.run(Merge(self.name, graphs, schedule))
+            except CannotMergeError as error:
+                candidates = Candidates((), str(error))
+                problem = Problem(str(error))
+                break
             missed = self.find_missed(precision, merged)
             if missed is None:
                 merging = self._compare(precision, merged, graphs, schedule)
@@ -83,7 +96,7 @@ class MergedRoad(PrecisionRoad):
             self.baseline.calibrated.inputs.images,
             plan.data.folders,
             self.budget(precision),
-            plan.source.random,
+            RANDOM if plan.source.random else TRAINED,
             self.metric(),
             plan.max_drop,
         )

@@ -22,6 +22,7 @@ from vit_edge.export.precision import Budget
 from vit_edge.export.progress import Update
 from vit_edge.export.quantise.work import Work, count_work
 from vit_edge.export.stages import LoweredGraph
+from vit_edge.runtime.manifest import Accuracy
 from vit_edge.runtime.outputs import OutputSpec, compare
 from vit_edge.runtime.schema import decode, encode
 from vit_edge.runtime.tools.images import ImageSet
@@ -31,6 +32,12 @@ from .result import Merging
 from .rewrite import merge_tokens
 from .schedule import Schedule, resolve
 from .search import search_schedules
+
+TRAINED, RANDOM = "trained", "random"
+MARGIN = 2.0
+"""Classes that may change on the calibration images, relative to those that a budget allows where
+there are no labels.
+"""
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class SearchMerging(Stage[Candidates]):
         images: Of calibration.
         folders: Class folders, and the model's index of each.
         budget: What the outputs have to hold.
-        random: True where classes mean nothing.
+        weights: `TRAINED`, or `RANDOM`, whose classes mean nothing.
         metric: The user's own measure.
         max_drop: Its fall that is allowed.
     """
@@ -65,7 +72,7 @@ class SearchMerging(Stage[Candidates]):
     images: Images
     folders: tuple[tuple[str, int], ...]
     budget: Budget
-    random: bool
+    weights: str
     metric: Hashed[Metric] | None
     max_drop: float | None
     title_of = "{base} search for tokens to merge"
@@ -78,10 +85,11 @@ class SearchMerging(Stage[Candidates]):
         labels = _labels(images, self.folders, self.outputs[0])
         reference = Reference(expected, self.outputs, labels, np.arange(len(images)))
 
-        def holds(values: np.ndarray) -> bool:
+        def holds(values: NDArray[np.float32]) -> bool:
             accuracy = assess(values, reference, "", metric)
-            problem = find_problem(accuracy, self.outputs, self.budget, self.random, self.max_drop)
-            return problem is None
+            random = self.weights == RANDOM
+            problem = find_problem(accuracy, self.outputs, self.budget, random, self.max_drop)
+            return problem is None and self._agrees(accuracy[self.outputs[0].name])
 
         try:
             model = ir.load(self.graph)
@@ -90,6 +98,17 @@ class SearchMerging(Stage[Candidates]):
         except CannotMergeError as error:
             schedules, reason = [], str(error)
         (folder / "schedules.json").write_text(json.dumps([schedules, reason]))
+
+    def _agrees(self, accuracy: Accuracy) -> bool:
+        """False where more of the classes change than a budget on top-1 can come from: of few
+        images as many may be won as lost by chance.
+        """
+        budget, agreement = self.budget, accuracy.agreement
+        judged = self.outputs[0].classifies and self.weights == TRAINED
+        if not judged or accuracy.drop is None or agreement is None:
+            return True
+        least = budget.min_agreement or 0.0
+        return 1 - agreement <= MARGIN * max(1 - least, (budget.max_drop or 0.0) / 100)
 
     def load(self, folder: Path) -> Candidates:
         schedules, reason = json.loads((folder / "schedules.json").read_text())
