@@ -16,7 +16,7 @@ from vit_edge.export.cache import Hashed, Stage, StageCache
 from vit_edge.export.collapse import Limits
 from vit_edge.export.doors import module, own
 from vit_edge.export.pipeline import export_bundle
-from vit_edge.export.precision import PRECISIONS, Precision, QuantisedPrecision
+from vit_edge.export.precision import PRECISIONS, Budget, Precision, QuantisedPrecision
 from vit_edge.export.progress import Display
 from vit_edge.export.quantise.grid import FP8_GRID, INT8_GRID, Grid, Scheme
 from vit_edge.runtime.manifest import EngineSpec
@@ -49,6 +49,7 @@ def samples(kind: Any, cache: Path) -> list[Any]:
         OutputSpec: [spec.outputs[0] for spec in SPECS],
         Grid: [INT8_GRID, FP8_GRID],
         Scheme: [Scheme(INT8_GRID, INT8_GRID), Scheme(FP8_GRID, FP8_GRID)],  # has one inside
+        Budget: [PRECISIONS[name].budget for name in ("fp16", "int8")],
         Limits: [PRECISIONS[name].limits for name in ("fp16", "int8")],
         Precision: [PRECISIONS[name] for name in ("fp16", "bf16")],
         QuantisedPrecision: [PRECISIONS[name] for name in ("int8", "int4")],
