@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vit_edge.export.assemble import EngineResult
-from vit_edge.export.engines import devices_for
 from vit_edge.export.measure import LatencyHere
-from vit_edge.runtime.tools.plan.devices import PORTABLE
+from vit_edge.runtime.tools.plan.devices import PORTABLE, devices_for
 from vit_edge.runtime.tools.plan.engine_plan import EnginePlan
 from vit_edge.runtime.tools.plan.estimate import estimate
 from vit_edge.runtime.tools.plan.layers import kernels
