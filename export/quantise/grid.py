@@ -15,7 +15,7 @@ from vit_edge.calibration.observers import INT8_MAX
 
 Floats = NDArray[np.float32]
 
-MIN_GAIN_OF_CLIPPING = 1.5
+MIN_GAIN_OF_CLIPPING = 3.0
 """Factor by which clipping must lower the squared error, or nothing of the samples is clipped:
 what goes far are a few tokens, such as those of massive activations, on which all others hang.
 """
