@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import onnx_ir as ir
 
@@ -27,8 +26,9 @@ from vit_edge.export.quantise.convolutions import (
 from vit_edge.export.quantise.explanation import SiteExplanation
 from vit_edge.export.quantise.grid import Floats, Scheme
 from vit_edge.export.quantise.layers import find_layers
-from vit_edge.export.quantise.linears import Smoothed
+from vit_edge.export.quantise.linears import Smoothed, quantise, round_all
 from vit_edge.export.quantise.roads import road_of
+from vit_edge.export.quantise.rounding import round_to_nearest
 from vit_edge.export.quantise.sites import find_sites
 
 from .base import Graphs, Precision
@@ -112,16 +112,14 @@ def quantise_model(
 
     road, samples = road_of(scheme), calibration.samples
     smoothed = road.smooth_all(exact.graph, samples, scheme, first)
-    divided, rounded = _divide_where_outputs_gain(exact, calibration, smoothed, scheme)
-    smoothed |= divided
+    smoothed |= _divide_where_outputs_gain(exact, calibration, smoothed, scheme)
     scaling: dict[str, Floats] = {}
     if scheme.attention is not None:
         scaling |= balance_all(exact.graph, calibration, scheme.attention)
         scaling |= scaling_of_values(exact.graph, smoothed)
     lowered = exact.clone()
     lowered.ir_version = max(lowered.ir_version, road.ir_version)
-    left = {name: site for name, site in smoothed.items() if name not in rounded}
-    rounded |= road.round_all(exact.graph, left, scheme, second)
+    rounded = road.round_all(exact.graph, smoothed, scheme, second)
     road.quantise(lowered.graph, rounded, scheme)
     explanation = road.explain(exact.graph, samples, smoothed, rounded)
     explanation += quantise_convolutions(lowered.graph, samples, scheme, ignore)
@@ -138,33 +136,28 @@ def quantise_model(
 
 def _divide_where_outputs_gain(
     exact: ir.Model, calibration: Calibration, smoothed: Mapping[str, Smoothed], scheme: Scheme
-) -> tuple[dict[str, Smoothed], dict[str, Any]]:
+) -> dict[str, Smoothed]:
     """Finds the sites whose quantised layer shall divide its input, because the model's outputs
-    gain by it.
+    gain by it. Weights are rounded to the nearest to tell.
 
     Args:
         exact: The fp32 graph after smoothing.
         calibration: Its samples and images.
         smoothed: All sites as they are.
         scheme: The grids.
-
-    Returns:
-        These sites, and the rounding of all that were tried, by name.
     """
-    road, samples = road_of(scheme), calibration.samples
-    divided = road.divide_all(exact.graph, samples, scheme, ignore)
+    road, graphs = road_of(scheme), list[ir.Model]()
+    divided = road.divide_all(exact.graph, calibration.samples, scheme, ignore)
     if not divided:
-        return {}, {}
-    graphs, rounded = list[ir.Model](), list[dict[str, Any]]()
+        return {}
     for sites in ({name: smoothed[name] for name in divided}, divided):
         graphs.append(exact.clone())
-        rounded.append(road.round_all(exact.graph, sites, scheme, ignore))
-        road.quantise(graphs[-1].graph, rounded[-1], scheme)
+        rounded = round_all(exact.graph, sites, scheme, ignore, round_to_nearest)
+        quantise(graphs[-1].graph, rounded, scheme)
     layers = find_layers(exact.graph, graphs[0].graph)
     gain = choose_costly(exact, graphs[0], graphs[1], layers, calibration.images)
     names = {layer.reads[0] for layer in layers if layer.name in gain}
-    chosen = {name: site for name, site in divided.items() if name in names}
-    return chosen, rounded[0] | {name: rounded[1][name] for name in chosen}
+    return {name: site for name, site in divided.items() if name in names}
 
 
 def _quantise_by_table(exact: ir.Model, calibration: Calibration, scheme: Scheme) -> Quantised:

@@ -19,6 +19,7 @@ from .explanation import SiteExplanation, describe_channels
 from .grid import Floats, Scheme, for_each_weight, representable_scale
 from .parallel import parallel_map
 from .qdq import quantise_activation, quantise_weight
+from .rounding import Rounding, round_weights
 from .shift import divide, subtract
 from .site_search import RoundedSite, search_site
 from .sites import Site, find_scalable, find_sites, is_behind_gelu
@@ -100,7 +101,11 @@ def smooth_by(
 
 
 def round_all(
-    graph: ir.Graph, smoothed: Mapping[str, Smoothed], scheme: Scheme, update: Update
+    graph: ir.Graph,
+    smoothed: Mapping[str, Smoothed],
+    scheme: Scheme,
+    update: Update,
+    rounding: Rounding = round_weights,
 ) -> dict[str, RoundedSite]:
     """Searches ranges, rounding and biases of every site in `smoothed`; returns them by name.
 
@@ -109,6 +114,7 @@ def round_all(
         smoothed: The result of `smooth_all`, sites of `divide_all` in place of theirs.
         scheme: The grids.
         update: Called with sites done and sites in all.
+        rounding: How weights are rounded.
     """
     sites = [site for site in find_sites(graph) if site.name in smoothed]
     done = dict[str, RoundedSite]()
@@ -116,7 +122,9 @@ def round_all(
     def search_one(site: Site) -> RoundedSite:
         seen = smoothed[site.name]
         factor = seen.factor if seen.inside else None
-        return search_site(site, seen.rows, float(seen.channel_amax.max()), scheme, factor)
+        return search_site(
+            site, seen.rows, float(seen.channel_amax.max()), scheme, factor, rounding
+        )
 
     for site, rounded in zip(sites, parallel_map(search_one, sites), strict=True):
         done[site.name] = rounded

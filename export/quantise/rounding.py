@@ -9,6 +9,8 @@ needed instead of passed on to all that is left.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cholesky
@@ -19,6 +21,13 @@ _DAMPING = 0.01
 _BLOCK = 128
 
 SecondMoments = NDArray[np.float64]
+Rounding = Callable[[Floats, Floats, SecondMoments, Grid], Floats]
+"""`round_weights`, or what takes its place."""
+
+
+def round_to_nearest(weight: Floats, scales: Floats, moments: SecondMoments, grid: Grid) -> Floats:
+    """The same by each weight alone, in no time: enough to compare ways of quantising inputs."""
+    return grid.round(weight / for_each_weight(scales, weight.shape))
 
 
 def round_weights(

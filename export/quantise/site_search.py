@@ -15,7 +15,7 @@ from vit_edge.export.passes.linears import Linear
 from .explanation import sqnr_db
 from .grid import Floats, Scheme, cautious_range, fake_quantise, for_each_weight, thin_out
 from .grid import weight_scales as search_scales
-from .rounding import SecondMoments, round_weights
+from .rounding import Rounding, SecondMoments, round_weights
 from .shift import shift_of
 from .sites import Site
 
@@ -59,7 +59,12 @@ class RoundedSite:
 
 
 def search_site(
-    site: Site, rows: Floats, largest: float, scheme: Scheme, factor: Floats | None = None
+    site: Site,
+    rows: Floats,
+    largest: float,
+    scheme: Scheme,
+    factor: Floats | None = None,
+    rounding: Rounding = round_weights,
 ) -> RoundedSite:
     """Ranges, rounding and biases.
 
@@ -70,6 +75,7 @@ def search_site(
         scheme: The grids.
         factor: float32 `[K]`, what the layer itself divides its input by: `rows` and `largest` are
             of the quotient already, the site's weights not; None for nothing.
+        rounding: How weights are rounded.
     """
     weights = [_multiplied(array(linear.weight), factor) for linear in site.linears]
     amax, scale, grid = None, None, scheme.activations
@@ -81,7 +87,7 @@ def search_site(
         quantised, amax = fake_quantise(rows - shift, scale, grid) + shift, float(best)
     moments = (quantised.T @ quantised).astype(np.float64) / len(quantised)
     linears = (
-        _round(linear, weight, moments, scheme, rows, quantised, shift)
+        _round(linear, weight, moments, scheme, rows, quantised, shift, rounding)
         for linear, weight in zip(site.linears, weights, strict=True)
     )
     return RoundedSite(amax, scale, factor, shift, tuple(linears))
@@ -99,12 +105,13 @@ def _round(
     rows: Floats,
     quantised: Floats,
     shift: np.float32,
+    rounding: Rounding,
 ) -> RoundedLinear:
     """`quantised` are `rows` on their grid, `shift` is what will be subtracted from them."""
     grid = scheme.weights
     importance = np.diag(moments).astype(np.float32)
     scales = search_scales(weight, importance, grid, scheme.block_for(len(weight)))
-    numbers = round_weights(weight, scales, moments, grid)
+    numbers = rounding(weight, scales, moments, grid)
     rounded = numbers * for_each_weight(scales, weight.shape)
     expected = _mean(rows) @ weight
     lost: Floats = expected - _mean(quantised) @ rounded
