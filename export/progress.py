@@ -16,6 +16,15 @@ def ignore(done: int, total: int) -> None:
     """`Update` that shows nothing."""
 
 
+def stretch(update: Update, part: int, parts: int) -> Update:
+    """Returns the `Update` of one of so many parts of a stage, counted from 0."""
+
+    def stretched(done: int, total: int) -> None:
+        update(part * total + done, parts * total)
+
+    return stretched
+
+
 class Display:
     """Prints to standard error."""
 

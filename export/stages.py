@@ -116,12 +116,12 @@ class LoweredGraph:
 
 
 @dataclass(frozen=True)
-class MakeLowering(Stage[dict[str, LoweredGraph]]):
-    """Base of the stages that lower the optimised graph; gives a graph for each kind of backend."""
+class MakeGraphs(Stage[dict[str, LoweredGraph]]):
+    """Base of the stages that make the graphs of the precision `name`; gives one for each kind of
+    backend.
+    """
 
     name: str
-    precision: Precision
-    calibrated: CalibratedGraph
     title_of = "{name} graph"
 
     @abstractmethod
@@ -150,18 +150,22 @@ class MakeLowering(Stage[dict[str, LoweredGraph]]):
 
 
 @dataclass(frozen=True)
-class Lower(MakeLowering):
-    """Lowers in one step, without a search."""
+class Lower(MakeGraphs):
+    """Lowers the optimised graph in one step, without a search."""
+
+    precision: Precision
+    calibrated: CalibratedGraph
 
     def lower(self) -> Graphs:
         return self.precision.lower(*self.calibrated.load())
 
 
 @dataclass(frozen=True)
-class LowerQuantised(MakeLowering):
+class LowerQuantised(MakeGraphs):
     """Finishes what `SearchQuantisation` wrote, with some layers left in higher precision."""
 
     precision: QuantisedPrecision
+    calibrated: CalibratedGraph
     pair: QuantisedPair
     fallback: tuple[str, ...]
 

@@ -124,7 +124,7 @@ class Deployment:
 
     def refresh(self) -> None:
         """Reads again what the device's cache knows."""
-        self._findings, self.variants = self.cache.findings(), self.cache.variants()
+        self._findings, self.variants = self.cache.read()
 
     @cached_property
     def golden(self) -> GoldenSamples:

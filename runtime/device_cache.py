@@ -112,13 +112,16 @@ class DeviceCache:
         except (OSError, ValueError, SchemaError, RecursionError):
             return _Index()
 
+    def read(self) -> tuple[dict[str, Finding], dict[str, Variant]]:
+        """All findings by their keys, and all kept variants by the keys of what they are variants
+        of.
+        """
+        index = self._index()
+        return index.findings, index.variants
+
     def findings(self) -> dict[str, Finding]:
         """All findings, by their keys."""
-        return self._index().findings
-
-    def variants(self) -> dict[str, Variant]:
-        """All kept variants, by the keys of what they are variants of."""
-        return self._index().variants
+        return self.read()[0]
 
     def finding(self, key: str) -> Finding:
         return self.findings().get(key, Finding())

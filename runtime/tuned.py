@@ -112,8 +112,8 @@ def forget_variants(deployment: Deployment, precision: str, backend: str) -> lis
     devices and numbers of threads too.
     """
     start = key_start(precision, backend)
-    found = {k: v for k, v in deployment.variants.items() if k.startswith(start)}
-    for key in found:
+    kept = {k: v for k, v in deployment.variants.items() if k.startswith(start)}
+    for key in kept:
         deployment.cache.forget_variant(key)
     deployment.refresh()
-    return list(found.values())
+    return list(kept.values())

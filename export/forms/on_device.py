@@ -76,8 +76,8 @@ def find_forms(
     say(f"  estimating forms of {candidate} ...")
     workers = 2 if _builds_without_gpu(candidate) else 1
     devices = _devices_here(candidate)
-    found = search_form(short, plan_form, size, devices, given_up.set, workers)
-    new = [t for t in ranked(found.trials) if not _runs(deployment, candidate, t.form, here)]
+    searched = search_form(short, plan_form, size, devices, given_up.set, workers)
+    new = [t for t in ranked(searched.trials) if not _runs(deployment, candidate, t.form, here)]
     return [
         Proposal(_variant(t.form, here), _builder(compile_form, model, t.form), _about(t.cost))
         for t in new[:most]

@@ -1,4 +1,4 @@
-"""Which operators work on merged tokens as they did on all of them, and what they give."""
+"""Operators that work on merged tokens as they did on all of them, and their outputs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Followed = tuple["Tracked | None", ...]
 def follow(
     node: ir.Node, known: Mapping[ir.Value, Tracked], tokens: int, special: int
 ) -> Followed | None:
-    """What a node that reads merged tokens gives; None if it needs every token of the image.
+    """Outputs of a node that reads merged tokens; None if it needs every token of the image.
 
     Args:
         node: What it gives has the shape of the graph that merges nothing.

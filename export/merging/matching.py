@@ -167,7 +167,7 @@ def _choose(
 def _places(
     w: Writer, partner: ir.Value, merging: ir.Value, kept: ir.Value, sides: Sides
 ) -> ir.Value:
-    """Where each token goes, int64 `[B, N, 1]`."""
+    """Index of the token that each one goes to, int64 `[B, N, 1]`."""
     batch, left, _ = sizes_of(kept)
     assert isinstance(left, int)
     count = len(sides.a)

@@ -1,4 +1,4 @@
-"""What a merged precision merges, and what that changes."""
+"""Tokens that a merged precision merges, and the change of its outputs."""
 
 from __future__ import annotations
 

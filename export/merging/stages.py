@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from vit_edge.calibration.onnx_file import save_onnx
 from vit_edge.export.accuracy import Reference, assess, find_problem
 from vit_edge.export.baseline import SavedReference
 from vit_edge.export.cache import Hashed, Stage
 from vit_edge.export.doors.source import Images
 from vit_edge.export.measure import measure_outputs, predict
 from vit_edge.export.metric import Metric
-from vit_edge.export.precision import Budget
-from vit_edge.export.progress import Update
-from vit_edge.export.quantise.work import Work, count_work
-from vit_edge.export.stages import LoweredGraph
+from vit_edge.export.precision import Budget, Graphs
+from vit_edge.export.progress import Update, stretch
+from vit_edge.export.stages import LoweredGraph, MakeGraphs
 from vit_edge.runtime.manifest import Accuracy
 from vit_edge.runtime.outputs import OutputSpec, compare
 from vit_edge.runtime.schema import decode, encode
@@ -130,10 +128,9 @@ def _labels(
 
 
 @dataclass(frozen=True)
-class Merge(Stage[dict[str, LoweredGraph]]):
-    """Merges tokens in the graphs of a precision; gives a graph for each kind of backend."""
+class Merge(MakeGraphs):
+    """Merges tokens in the graphs of another precision."""
 
-    name: str
     graphs: Mapping[str, LoweredGraph]
     schedule: Schedule
 
@@ -141,29 +138,10 @@ class Merge(Stage[dict[str, LoweredGraph]]):
     def title(self) -> str:
         return f"{self.name} graph, {sum(self.schedule)} tokens merged"
 
-    def run(self, folder: Path, update: Update) -> None:
-        files: dict[Path, str] = {}
-        works: dict[str, Work] = {}
-        for graph in self.graphs.values():
-            if graph.file in files:
-                continue
-            merged = merge_tokens(ir.load(graph.file), self.schedule)
-            stem = graph.file.name.partition(".")[2]  # onnx, or the kind of backend and that
-            files[graph.file] = f"{self.name}.{stem}"
-            works[graph.file.name] = count_work(merged.graph)
-            save_onnx(merged, folder / files[graph.file])
-        entries = {
-            kind: [files[graph.file], graph.how, asdict(works[graph.file.name])]
-            for kind, graph in self.graphs.items()
-        }
-        (folder / "graphs.json").write_text(json.dumps(entries))
-
-    def load(self, folder: Path) -> dict[str, LoweredGraph]:
-        entries = json.loads((folder / "graphs.json").read_text())
-        return {
-            kind: LoweredGraph(folder / file, how, decode(Work, work))
-            for kind, (file, how, work) in entries.items()
-        }
+    def lower(self) -> Graphs:
+        files = {graph.file for graph in self.graphs.values()}
+        merged = {file: merge_tokens(ir.load(file), self.schedule) for file in files}
+        return {kind: merged[graph.file] for kind, graph in self.graphs.items()}
 
 
 @dataclass(frozen=True)
@@ -182,11 +160,8 @@ class CompareWithBase(Stage[Merging]):
         images, outputs = self.reference.images.value, self.reference.outputs()
         both = []
         for index, graph in enumerate((self.merged, self.graph)):
-
-            def count(done: int, total: int, before: int = index * len(images)) -> None:
-                update(before + done, 2 * total)
-
-            both.append(measure_outputs(graph.file, graph.how, images, count).values)
+            part = stretch(update, index, 2)
+            both.append(measure_outputs(graph.file, graph.how, images, part).values)
         metrics = compare(both[0], both[1], outputs)[outputs[0].name]
         structure = find_structure(ir.load(self.graph.file).graph)
         before, after = (sum(p.total for p in g.work.parts) for g in (self.graph, self.merged))

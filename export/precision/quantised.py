@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -10,14 +9,13 @@ import onnx_ir as ir
 from vit_edge.calibration.collect import Calibration
 from vit_edge.calibration.observers import SEARCH
 from vit_edge.calibration.table import CalibrationTable
-from vit_edge.export.progress import Update, ignore
+from vit_edge.export.progress import Update, ignore, stretch
 from vit_edge.export.quantise.attention import (
     attention_tensors,
     balance_all,
     quantise_attention,
     scaling_of_values,
 )
-from vit_edge.export.quantise.choice import choose_costly
 from vit_edge.export.quantise.convolutions import (
     find_convolution_sites,
     quantise_convolutions,
@@ -25,10 +23,7 @@ from vit_edge.export.quantise.convolutions import (
 )
 from vit_edge.export.quantise.explanation import SiteExplanation
 from vit_edge.export.quantise.grid import Floats, Scheme
-from vit_edge.export.quantise.layers import find_layers
-from vit_edge.export.quantise.linears import Smoothed, quantise, round_all
 from vit_edge.export.quantise.roads import road_of
-from vit_edge.export.quantise.rounding import round_to_nearest
 from vit_edge.export.quantise.sites import find_sites
 
 from .base import Graphs, Precision
@@ -104,22 +99,16 @@ def quantise_model(
     if calibration.table.provenance.method != SEARCH:
         return _quantise_by_table(exact, calibration, scheme)
 
-    def first(done: int, total: int) -> None:
-        update(done, 2 * total)
-
-    def second(done: int, total: int) -> None:
-        update(total + done, 2 * total)
-
     road, samples = road_of(scheme), calibration.samples
-    smoothed = road.smooth_all(exact.graph, samples, scheme, first)
-    smoothed |= _divide_where_outputs_gain(exact, calibration, smoothed, scheme)
+    smoothed = road.smooth_all(exact.graph, samples, scheme, stretch(update, 0, 3))
+    smoothed |= road.divide(exact, calibration, smoothed, scheme, stretch(update, 1, 3))
     scaling: dict[str, Floats] = {}
     if scheme.attention is not None:
         scaling |= balance_all(exact.graph, calibration, scheme.attention)
         scaling |= scaling_of_values(exact.graph, smoothed)
     lowered = exact.clone()
     lowered.ir_version = max(lowered.ir_version, road.ir_version)
-    rounded = road.round_all(exact.graph, smoothed, scheme, second)
+    rounded = road.round_all(exact.graph, smoothed, scheme, stretch(update, 2, 3))
     road.quantise(lowered.graph, rounded, scheme)
     explanation = road.explain(exact.graph, samples, smoothed, rounded)
     explanation += quantise_convolutions(lowered.graph, samples, scheme, ignore)
@@ -132,32 +121,6 @@ def quantise_model(
         others = other.round_all(exact.graph, smoothed, scheme.fallback, ignore)
         other.quantise(fallback.graph, others, scheme.fallback)
     return Quantised(exact, lowered, fallback, explanation)
-
-
-def _divide_where_outputs_gain(
-    exact: ir.Model, calibration: Calibration, smoothed: Mapping[str, Smoothed], scheme: Scheme
-) -> dict[str, Smoothed]:
-    """Finds the sites whose quantised layer shall divide its input, because the model's outputs
-    gain by it. Weights are rounded to the nearest to tell.
-
-    Args:
-        exact: The fp32 graph after smoothing.
-        calibration: Its samples and images.
-        smoothed: All sites as they are.
-        scheme: The grids.
-    """
-    road, graphs = road_of(scheme), list[ir.Model]()
-    divided = road.divide_all(exact.graph, calibration.samples, scheme, ignore)
-    if not divided:
-        return {}
-    for sites in ({name: smoothed[name] for name in divided}, divided):
-        graphs.append(exact.clone())
-        rounded = round_all(exact.graph, sites, scheme, ignore, round_to_nearest)
-        quantise(graphs[-1].graph, rounded, scheme)
-    layers = find_layers(exact.graph, graphs[0].graph)
-    gain = choose_costly(exact, graphs[0], graphs[1], layers, calibration.images)
-    names = {layer.reads[0] for layer in layers if layer.name in gain}
-    return {name: site for name, site in divided.items() if name in names}
 
 
 def _quantise_by_table(exact: ir.Model, calibration: Calibration, scheme: Scheme) -> Quantised:

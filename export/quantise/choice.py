@@ -6,19 +6,23 @@ those of massive activations: the outputs of the whole model tell.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
+from vit_edge.calibration.collect import Calibration
 from vit_edge.export.measure import iter_outputs
 from vit_edge.export.outputs import join_outputs
-from vit_edge.export.progress import ignore
+from vit_edge.export.progress import Update, ignore, stretch
 from vit_edge.export.sensitivity import measure_sensitivity
 from vit_edge.runtime.outputs import MAP, TOKENS, VALUE, OutputSpec, spread
 from vit_edge.runtime.tools.images import ImageSet
 
-from .layers import Layer
+from .grid import Floats, Grid, Scheme
+from .layers import Layer, find_layers
+from .linears import Smoothed, divide_all, quantise, round_all
+from .rounding import SecondMoments, round_to_nearest
 
 IMAGES = 8
 """Images that are compared on, spread over the calibration images."""
@@ -30,12 +34,49 @@ _KINDS = (VALUE, VALUE, TOKENS, MAP)
 """A kind of output for each number of dimensions: here only their sizes count."""
 
 
+def divide_where_outputs_gain(
+    exact: ir.Model,
+    calibration: Calibration,
+    smoothed: Mapping[str, Smoothed],
+    scheme: Scheme,
+    update: Update,
+) -> dict[str, Smoothed]:
+    """Finds the sites whose quantised layer shall divide its input, because the model's outputs
+    gain by it.
+
+    Args:
+        exact: The fp32 graph after smoothing.
+        calibration: Its samples and images.
+        smoothed: All sites as they are.
+        scheme: The grids.
+        update: Called with what is done and what there is in all.
+    """
+    divided = divide_all(exact.graph, calibration.samples, scheme, ignore)
+    if not divided:
+        return {}
+    graphs = list[ir.Model]()
+    for sites in ({name: smoothed[name] for name in divided}, divided):
+        graphs.append(exact.clone())
+        rounded = round_all(exact.graph, sites, scheme, ignore, _quickly)
+        quantise(graphs[-1].graph, rounded, scheme)
+    layers = find_layers(exact.graph, graphs[0].graph)
+    gain = choose_costly(exact, graphs[0], graphs[1], layers, calibration.images, update)
+    names = {layer.reads[0] for layer in layers if layer.name in gain}
+    return {name: site for name, site in divided.items() if name in names}
+
+
+def _quickly(weight: Floats, scales: Floats, moments: SecondMoments, grid: Grid) -> Floats:
+    """Rounds weights to the nearest, which is enough to compare ways of quantising inputs."""
+    return round_to_nearest(weight, scales, grid)
+
+
 def choose_costly(
     exact: ir.Model,
     plain: ir.Model,
     costly: ir.Model,
     layers: Sequence[Layer],
     images: ImageSet,
+    update: Update,
 ) -> tuple[str, ...]:
     """Returns the names of the layers whose costly way the outputs gain by.
 
@@ -45,13 +86,14 @@ def choose_costly(
         costly: The same with `layers` quantised in a way that takes an operator more.
         layers: The layers, in graph order; they read and write tensors of the same names.
         images: The calibration images.
+        update: Called with what is done and what there is in all.
     """
     few = images.subset(_spread_over(len(images)))
     outputs = _outputs(exact, few)
-    errors = []
-    for lowered in (plain, costly):
-        one, other = join_outputs(exact, outputs), join_outputs(lowered, outputs)
-        measured = measure_sensitivity(one, other, layers, few, ignore, classes=False)
+    joined, errors = join_outputs(exact, outputs), []
+    for number, lowered in enumerate((plain, costly)):
+        other, part = join_outputs(lowered, outputs), stretch(update, number, 2)
+        measured = measure_sensitivity(joined, other, layers, few, part, classes=False)
         errors.append(np.array([sensitivity.error for sensitivity in measured]))
     gains = errors[0] ** 2 >= MIN_GAIN * errors[1] ** 2
     return tuple(layer.name for layer, gain in zip(layers, gains, strict=True) if gain)

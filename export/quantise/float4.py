@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from .grid import FP4_GRID, FP8_GRID, Floats, Grid, Scheme, for_each_weight, in_blocks
+from .grid import FP4_GRID, FP8_GRID, Floats, Grid, Scheme, in_blocks
 from .sites import Site, find_sites
 
 BLOCK = 16
@@ -121,8 +121,3 @@ def _rounded(steps: Floats, scale: np.float32) -> Floats:
     numbers = np.maximum(FP8_GRID.round(steps / scale), np.float32(2.0**-9))
     rounded: Floats = numbers * scale
     return rounded
-
-
-def round_to_nearest(weight: Floats, scales: Floats) -> Floats:
-    """Numbers of E2M1 for `weight` `[K, N]`, each rounded by itself."""
-    return FP4_GRID.round(weight / for_each_weight(scales, weight.shape))

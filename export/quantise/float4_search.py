@@ -19,7 +19,6 @@ from .float4 import (
     fake_quantise,
     float4_sites,
     plain_scales,
-    round_to_nearest,
     scale_of_weights,
     search_scales,
     tensor_scale,
@@ -28,7 +27,7 @@ from .float4_qdq import quantise_activation, quantise_weight
 from .grid import FP4_GRID, Floats, Scheme, for_each_weight, thin_out
 from .linears import Smoothed, correct_bias, smooth_by
 from .parallel import parallel_map
-from .rounding import SecondMoments, round_weights
+from .rounding import SecondMoments, round_to_nearest, round_weights
 from .sites import Site, find_scalable
 from .smooth import Smoothing, search_by
 
@@ -86,7 +85,7 @@ def search_smoothing(samples: SiteSamples, weight: Floats, scheme: Scheme) -> Sm
 def _error(rows: Floats, weight: Floats, outputs: Floats, scheme: Scheme, amax: float) -> float:
     """Relative squared error of the outputs when both are quantised, weights to the nearest."""
     scales = scheme.plain_scales(weight)
-    rounded = round_to_nearest(weight, scales) * for_each_weight(scales, weight.shape)
+    rounded = round_to_nearest(weight, scales, FP4_GRID) * for_each_weight(scales, weight.shape)
     if scheme.activations is not None:
         rows = fake_quantise(rows, tensor_scale(amax, ROOM_OF_ACTIVATIONS))
     difference = rows @ rounded - outputs
@@ -197,6 +196,6 @@ def quantise_by_table(graph: ir.Graph, amax: Mapping[str, float], scheme: Scheme
         for linear in site.linears:
             weight, scale = array(linear.weight), tensor_scale(largest)
             scales = plain_scales(weight, scale)
-            numbers = round_to_nearest(weight, scales)
+            numbers = round_to_nearest(weight, scales, FP4_GRID)
             linear.node.replace_input_with(0, read)
             quantise_weight(graph, linear, numbers, scales, scale)

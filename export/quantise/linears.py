@@ -16,10 +16,10 @@ from vit_edge.export.passes.linears import Linear
 from vit_edge.export.progress import Update
 
 from .explanation import SiteExplanation, describe_channels
-from .grid import Floats, Scheme, for_each_weight, representable_scale
+from .grid import Floats, Scheme, representable_scale
 from .parallel import parallel_map
 from .qdq import quantise_activation, quantise_weight
-from .rounding import Rounding, round_weights
+from .rounding import Rounding, round_to_nearest, round_weights
 from .shift import divide, subtract
 from .site_search import RoundedSite, search_site
 from .sites import Site, find_scalable, find_sites, is_behind_gelu
@@ -204,7 +204,7 @@ def quantise_by_table(graph: ir.Graph, amax: Mapping[str, float], scheme: Scheme
         for linear in site.linears:
             weight = array(linear.weight)
             scales = scheme.plain_scales(weight)
-            numbers = scheme.weights.round(weight / for_each_weight(scales, weight.shape))
+            numbers = round_to_nearest(weight, scales, scheme.weights)
             linear.node.replace_input_with(0, read)
             quantise_weight(graph, linear, numbers, scales, scheme.weights)
 

@@ -8,10 +8,12 @@ from typing import Any, Generic, TypeVar
 
 import onnx_ir as ir
 
+from vit_edge.calibration.collect import Calibration
 from vit_edge.calibration.samples import Samples
 from vit_edge.export.progress import Update
 
 from . import float4_search, linears
+from .choice import divide_where_outputs_gain
 from .explanation import SiteExplanation
 from .float4 import Float4Scheme
 from .float4_qdq import IR_VERSION
@@ -19,19 +21,21 @@ from .grid import Scheme
 from .linears import Smoothed
 
 Rounded = TypeVar("Rounded")
-"""What a road decides about a site's grids."""
+"""Decisions of a road about a site's grids."""
 
 
 @dataclass(frozen=True)
 class Road(Generic[Rounded]):
-    """A way to quantise; see the functions of these names in `linears`.
+    """A way to quantise; see the functions of these names in `linears`, of `divide` in `choice`.
 
     Attributes:
         ir_version: The first version of ONNX's representation that knows the types.
     """
 
     smooth_all: Callable[[ir.Graph, Samples, Scheme, Update], dict[str, Smoothed]]
-    divide_all: Callable[[ir.Graph, Samples, Scheme, Update], dict[str, Smoothed]]
+    divide: Callable[
+        [ir.Model, Calibration, Mapping[str, Smoothed], Scheme, Update], dict[str, Smoothed]
+    ]
     round_all: Callable[[ir.Graph, Mapping[str, Smoothed], Scheme, Update], dict[str, Rounded]]
     quantise: Callable[[ir.Graph, Mapping[str, Rounded], Scheme], None]
     explain: Callable[
@@ -42,9 +46,20 @@ class Road(Generic[Rounded]):
     ir_version: int
 
 
+def _divide_nothing(
+    exact: ir.Model,
+    calibration: Calibration,
+    smoothed: Mapping[str, Smoothed],
+    scheme: Scheme,
+    update: Update,
+) -> dict[str, Smoothed]:
+    """Block scales follow the channels by themselves."""
+    return {}
+
+
 _ONE_SCALE = Road(
     linears.smooth_all,
-    linears.divide_all,
+    divide_where_outputs_gain,
     linears.round_all,
     linears.quantise,
     linears.explain,
@@ -53,7 +68,7 @@ _ONE_SCALE = Road(
 )
 _FLOAT4 = Road(
     float4_search.smooth_all,
-    lambda graph, samples, scheme, update: {},  # block scales follow the channels by themselves
+    _divide_nothing,
     float4_search.round_all,
     float4_search.quantise,
     float4_search.explain,

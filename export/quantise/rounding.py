@@ -22,11 +22,11 @@ _BLOCK = 128
 
 SecondMoments = NDArray[np.float64]
 Rounding = Callable[[Floats, Floats, SecondMoments, Grid], Floats]
-"""`round_weights`, or what takes its place."""
+"""`round_weights`, or a function that takes its place."""
 
 
-def round_to_nearest(weight: Floats, scales: Floats, moments: SecondMoments, grid: Grid) -> Floats:
-    """The same by each weight alone, in no time: enough to compare ways of quantising inputs."""
+def round_to_nearest(weight: Floats, scales: Floats, grid: Grid) -> Floats:
+    """Numbers of `grid`, in fp32, for `weight` `[K, N]`, each rounded by itself."""
     return grid.round(weight / for_each_weight(scales, weight.shape))
 
 

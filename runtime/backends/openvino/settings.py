@@ -65,4 +65,4 @@ class OpenVinoSettings:
 
 
 DEFAULTS = OpenVinoSettings()
-"""What suits most models."""
+"""Settings that suit most models."""

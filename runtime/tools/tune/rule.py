@@ -16,7 +16,7 @@ from ...selection import LEVEL
 from ..measure.statistics import Estimate
 
 Gains = Mapping[int, Estimate]
-"""How many times as fast as the default a variant is, by batch size."""
+"""A variant's speed in units of the default's, by batch size."""
 
 
 def is_faster(gain: Estimate) -> bool:

@@ -27,7 +27,7 @@ from .trials import DEFAULT, Bench, Trial
 from .variants import FindForms, Proposal, join, propose_settings
 
 SECONDS = 2.0
-"""How long each variant is measured at each batch size, unless the user says otherwise."""
+"""Time that each variant is measured at each batch size, unless the user says otherwise."""
 MOST_FORMS = 3
 """Engines that are built of one candidate: those of the least estimated cost."""
 _FINALISTS = 3

@@ -53,7 +53,7 @@ class Trial:
 
     @property
     def changes(self) -> int:
-        """How many settings differ from the defaults; of an engine, its form has all."""
+        """Number of settings that differ from the defaults; of an engine, its form has all."""
         return len(self.proposal.variant.settings)
 
 

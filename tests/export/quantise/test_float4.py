@@ -16,13 +16,13 @@ from vit_edge.export.quantise.float4 import (
     fake_quantise,
     float4_sites,
     plain_scales,
-    round_to_nearest,
     scale_of_weights,
     search_scales,
     tensor_scale,
 )
 from vit_edge.export.quantise.float4_qdq import quantise_activation, quantise_weight
 from vit_edge.export.quantise.grid import FP4_GRID, Floats, for_each_weight
+from vit_edge.export.quantise.rounding import round_to_nearest
 
 E2M1, E4M3 = ml_dtypes.float4_e2m1fn, ml_dtypes.float8_e4m3fn
 NUMBERS = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
@@ -132,7 +132,7 @@ def test_a_weight_is_stored_as_both_types_hold_it(searched: bool) -> None:
     scales = search_scales(matrix, importance, scale) if searched else plain_scales(matrix, scale)
     assert scales.shape == (4, 24)
     assert (scales > 0).all()
-    numbers = round_to_nearest(matrix, scales)
+    numbers = round_to_nearest(matrix, scales, FP4_GRID)
     model, value = graph_of(ir.DataType.FLOAT, 64)
     constant = ir.val("w", const_value=ir.tensor(matrix, name="w"))
     model.graph.register_initializer(constant)
@@ -165,7 +165,7 @@ def test_searched_scales_lose_less_than_plain_ones() -> None:
     scale, errors = scale_of_weights([matrix]), []
     for scales in (search_scales(matrix, importance, scale), plain_scales(matrix, scale)):
         steps = for_each_weight(scales, matrix.shape)
-        lost = round_to_nearest(matrix, scales) * steps - matrix
+        lost = round_to_nearest(matrix, scales, FP4_GRID) * steps - matrix
         errors.append((importance[:, None] * lost**2).reshape(4, BLOCK, 24).sum(axis=1))
     assert (errors[0] <= errors[1] * (1 + 1e-5)).all()
     assert errors[0].sum() < 0.85 * errors[1].sum()

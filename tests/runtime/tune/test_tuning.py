@@ -99,7 +99,7 @@ def test_variants_that_are_faster_are_tried_together(
     assert tune(bundle_source).kept == {NAME: both}
     assert contests[-1] == ("default", FASTER, SLOWER, both)
     assert loaded(bundle_source) == both
-    (kept,) = cache_of(bundle_source).variants().values()
+    (kept,) = cache_of(bundle_source).read()[1].values()
     assert kept.settings == {"memory_pattern": False, "optimisation": "extended"}
 
 
@@ -173,7 +173,7 @@ def test_a_wrong_default_is_said_and_nothing_is_kept_of_it(
     tuning = tune(bundle_source)
     assert not tuning.good
     assert [row.variant for row in tuning.rows] == ["default"]
-    assert cache_of(bundle_source).variants() == {}
+    assert cache_of(bundle_source).read()[1] == {}
 
 
 def test_a_variant_that_is_refused_keeps_no_other_from_being_tried(
@@ -346,7 +346,7 @@ def test_a_process_that_is_killed_leaves_the_cache_sound(bundle_source: Path, mo
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert cache_of(bundle_source).findings() != {}, "the default was checked before"
-    assert cache_of(bundle_source).variants() == {}
+    assert cache_of(bundle_source).read()[1] == {}
     assert loaded(bundle_source) == ""
 
 
