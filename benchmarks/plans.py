@@ -35,7 +35,7 @@ from vit_edge.export.engines import EngineBuilder
 from vit_edge.export.forms import DEFAULT, write_in
 from vit_edge.export.onnx_export import export_onnx
 from vit_edge.export.passes import optimise
-from vit_edge.export.plan import DEFAULT_EFFORT, Target
+from vit_edge.export.plan import Target
 from vit_edge.export.precision import PRECISIONS, tensors_to_observe
 from vit_edge.runtime.errors import EngineError
 from vit_edge.runtime.manifest import EngineSpec
@@ -137,7 +137,7 @@ def build(
     builder = EngineBuilder.for_target(Target("tensorrt-rtx", (capability,)), spec, how)
     content = read_onnx(file)
     built = builder.build(content, form, spec.batch)
-    plan = builder.read_plan(content, form, built, DEFAULT_EFFORT)
+    plan = builder.read_plan(content, form, built, estimates=True)
     assert plan is not None
     return plan
 

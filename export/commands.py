@@ -74,8 +74,9 @@ def attach(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument(
         "--effort",
         metavar="E",
-        help="fast (builds each engine once) or default (tries several equivalent forms of the "
-        "graph, and estimates latencies)",
+        help="fast (builds each engine once, asks less of the quantiser), default (tries several "
+        "equivalent forms of the graph, and estimates latencies) or thorough (divides the inputs "
+        "of more quantised layers: nearer to PyTorch, a multiplication for each)",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: build/MODEL")
     parser.add_argument(

@@ -25,7 +25,7 @@ from vit_edge.runtime.tools.plan.listing import read_layers
 from .forms import GraphForm, aux_streams
 from .forms.search import FoundForm, at_once, search_form, shorten
 from .measure import predict
-from .plan import FAST, Target
+from .plan import Target
 from .progress import Update, ignore
 from .simulate import widen
 
@@ -105,15 +105,15 @@ class EngineBuilder:
         return find_backend(self.target.backend).compile(content.graph, spec, options)
 
     def read_plan(
-        self, content: OnnxBytes, form: GraphForm, built: Built, effort: str
+        self, content: OnnxBytes, form: GraphForm, built: Built, estimates: bool
     ) -> EnginePlan | None:
-        """The plan of `built`, and of the same graph built for single images and for the batch size
-        that engines are built for best alone, where that takes seconds and `effort` allows it; None
-        where the builder lists nothing.
+        """The plan of `built`; if `estimates` is true and builds take seconds, also those of the
+        same graph built for single images, and for the batch size that engines are built for best,
+        alone. None where the builder lists nothing.
         """
         if not built.listing:
             return None
-        several = effort != FAST and self.tells_plans
+        several = estimates and self.tells_plans
         sizes = sorted(set(self.spec.batch[:2])) if several else []
 
         def alone(size: int) -> PlanAtBatch | None:

@@ -23,14 +23,13 @@ from vit_edge.vit.hints import ModelHints
 from .data import ExportData, find_data
 from .doors import find_source
 from .doors.source import Source
+from .effort import DEFAULT_EFFORT, EFFORTS, Effort
 from .merging.schedule import AUTO, Asked, parse_merge
 from .metric import Metric, load_metric
 from .onnx_export import INPUT_NAME
 from .package import require_replaceable
 from .precision import DEFAULT_PRECISIONS, PRECISIONS, MergedPrecision, find_precision, merged_forms
 
-FAST, DEFAULT_EFFORT = "fast", "default"
-EFFORTS = (FAST, DEFAULT_EFFORT)
 """Fast builds each engine once, in the form that is best for most; by default several equivalent
 forms of the graph are tried, and built again for estimates of latency.
 """
@@ -117,7 +116,7 @@ class Plan:
     calibration_size: int
     method: str
     seed: int
-    effort: str
+    effort: Effort
     timing: TimingBudget
     notes: tuple[str, ...]
 
@@ -170,7 +169,7 @@ def make_plan(request: ExportRequest) -> Plan:
         calibration_size=request.calibration_size,
         method=request.method,
         seed=request.seed,
-        effort=request.effort,
+        effort=EFFORTS[request.effort],
         timing=request.timing,
         notes=(
             *_describe(source, data),

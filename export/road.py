@@ -16,7 +16,7 @@ from .evidence import find_weakness
 from .forms import DEFAULT
 from .measure import LatencyHere
 from .metric import Metric
-from .plan import FAST, Plan, Target
+from .plan import Plan, Target
 from .precision import Budget, Precision, QuantisedPrecision, find_precision
 from .search import Problem, find_fallback
 from .stages import (
@@ -76,7 +76,8 @@ class PrecisionRoad:
     ) -> tuple[dict[str, LoweredGraph], PrecisionResult]:
         """Searches a quantisation; layers fall back where it misses the budget or is broken."""
         scheme, calibrated = precision.scheme, self.baseline.calibrated
-        pair = self.cache.run(SearchQuantisation(scheme, calibrated))
+        gain = self.plan.effort.gain_of_division
+        pair = self.cache.run(SearchQuantisation(scheme, calibrated, gain))
         images, outputs = calibrated.inputs.images, self.baseline.reference.outputs()
         sensitivities = self.cache.run(MeasureSensitivity(scheme, pair, images, outputs))
 
@@ -182,9 +183,9 @@ class PrecisionRoad:
         """
         builder = EngineBuilder.for_target(target, self.plan.spec, self.name)
         effort, form = self.plan.effort, DEFAULT
-        if effort != FAST and builder.tells_plans:
+        if effort.tries_forms and builder.tells_plans:
             images = self.baseline.reference.images
             tolerance = min(graph.rms_tolerance.values()) / 4
             search = SearchForm(builder, graph.file, self.baseline.graph, images, tolerance)
             form = self.cache.run(search)
-        return self.cache.run(BuildEngine(builder, graph.file, form, effort))
+        return self.cache.run(BuildEngine(builder, graph.file, form, effort.tries_forms))

@@ -65,10 +65,13 @@ class SearchQuantisation(Stage[QuantisedPair]):
 
     scheme: Scheme
     calibrated: CalibratedGraph
+    gain_of_division: float | None
     title_of = "{scheme} search"
 
     def run(self, folder: Path, update: Update) -> None:
-        quantised = quantise_model(*self.calibrated.load(), self.scheme, update)
+        quantised = quantise_model(
+            *self.calibrated.load(), self.scheme, update, self.gain_of_division
+        )
         save_onnx(quantised.exact, folder / "exact.onnx")
         save_onnx(quantised.lowered, folder / "lowered.onnx")
         if quantised.fallback is not quantised.exact:
@@ -293,14 +296,14 @@ class BuildEngine(Stage[EngineResult]):
     builder: EngineBuilder
     graph: Path
     form: Mapping[str, str]
-    effort: str
+    estimates: bool
     title_of = "{builder.precision} engine {builder.target}"
 
     def run(self, folder: Path, update: Update) -> None:
         content = to_bytes(write_in(ir.load(self.graph), self.form))
         built = self.builder.build(content, self.form, self.builder.spec.batch, update)
         (folder / "engine").write_bytes(built.engine)
-        plan = self.builder.read_plan(content, self.form, built, self.effort)
+        plan = self.builder.read_plan(content, self.form, built, self.estimates)
         if plan is not None:
             (folder / "plan.json").write_bytes(plan.encode())
 

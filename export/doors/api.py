@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from vit_edge.export.effort import DEFAULT_EFFORT
 from vit_edge.export.metric import Function, metric_of
 from vit_edge.export.pipeline import export_and_measure
-from vit_edge.export.plan import DEFAULT_EFFORT, ExportRequest
+from vit_edge.export.plan import ExportRequest
 from vit_edge.export.precision import DEFAULT_PRECISIONS
 from vit_edge.export.progress import Display
 from vit_edge.export.report import MARKDOWN, Report, report_folder
@@ -125,7 +126,9 @@ def export_model(
             or a list of those of each block. None: merges none.
         max_drop: Top-1 drop that is allowed, in percentage points; of a `metric`, how much lower it
             may be.
-        effort: "fast", or "default" (tries several forms of the graph).
+        effort: "fast" (builds each engine once and asks less of the quantiser), "default", or
+            "thorough" (divides the inputs of more quantised layers, which is nearer to PyTorch and
+            costs a multiplication for each).
         name: The bundle's name; None: the class of the model.
 
     Raises:

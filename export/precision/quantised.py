@@ -9,6 +9,7 @@ import onnx_ir as ir
 from vit_edge.calibration.collect import Calibration
 from vit_edge.calibration.observers import SEARCH
 from vit_edge.calibration.table import CalibrationTable
+from vit_edge.export.effort import DEFAULT_EFFORT, EFFORTS
 from vit_edge.export.progress import Update, ignore, stretch
 from vit_edge.export.quantise.attention import (
     attention_tensors,
@@ -88,9 +89,20 @@ class Quantised:
 
 
 def quantise_model(
-    model: ir.Model, calibration: Calibration, scheme: Scheme, update: Update = ignore
+    model: ir.Model,
+    calibration: Calibration,
+    scheme: Scheme,
+    update: Update = ignore,
+    gain_of_division: float | None = EFFORTS[DEFAULT_EFFORT].gain_of_division,
 ) -> Quantised:
     """Decides about smoothing, ranges and rounding: all that takes time.
+
+    Args:
+        model: The fp32 graph.
+        calibration: What was observed of it.
+        scheme: The grids.
+        update: Called with what is done and what there is in all.
+        gain_of_division: See `Effort`.
 
     Raises:
         InputError: if attention is to be quantised and cannot be.
@@ -101,7 +113,9 @@ def quantise_model(
 
     road, samples = road_of(scheme), calibration.samples
     smoothed = road.smooth_all(exact.graph, samples, scheme, stretch(update, 0, 3))
-    smoothed |= road.divide(exact, calibration, smoothed, scheme, stretch(update, 1, 3))
+    if gain_of_division is not None:
+        middle = stretch(update, 1, 3)
+        smoothed |= road.divide(exact, calibration, smoothed, scheme, gain_of_division, middle)
     scaling: dict[str, Floats] = {}
     if scheme.attention is not None:
         scaling |= balance_all(exact.graph, calibration, scheme.attention)

@@ -15,7 +15,7 @@ from vit_edge.calibration.collect import Calibration
 from vit_edge.export.measure import iter_outputs
 from vit_edge.export.outputs import join_outputs
 from vit_edge.export.progress import Update, ignore, stretch
-from vit_edge.export.sensitivity import measure_sensitivity
+from vit_edge.export.sensitivity import images_for, measure_sensitivity
 from vit_edge.runtime.outputs import MAP, TOKENS, VALUE, OutputSpec, spread
 from vit_edge.runtime.tools.images import ImageSet
 
@@ -24,12 +24,8 @@ from .layers import Layer, find_layers
 from .linears import Smoothed, divide_all, quantise, round_all
 from .rounding import SecondMoments, round_to_nearest
 
-IMAGES = 8
-"""Images that are compared on, spread over the calibration images."""
-MIN_GAIN = 3.0
-"""Factor by which the squared error of the outputs must fall for the way that costs more. Less than
-that is lost again, and more, on images that go further than those of the calibration.
-"""
+MOST_IMAGES = 8
+"""Images that are compared on, spread over the calibration images; fewer of large models."""
 _KINDS = (VALUE, VALUE, TOKENS, MAP)
 """A kind of output for each number of dimensions: here only their sizes count."""
 
@@ -39,6 +35,7 @@ def divide_where_outputs_gain(
     calibration: Calibration,
     smoothed: Mapping[str, Smoothed],
     scheme: Scheme,
+    min_gain: float,
     update: Update,
 ) -> dict[str, Smoothed]:
     """Finds the sites whose quantised layer shall divide its input, because the model's outputs
@@ -49,6 +46,7 @@ def divide_where_outputs_gain(
         calibration: Its samples and images.
         smoothed: All sites as they are.
         scheme: The grids.
+        min_gain: See `choose_costly`.
         update: Called with what is done and what there is in all.
     """
     divided = divide_all(exact.graph, calibration.samples, scheme, ignore)
@@ -60,7 +58,7 @@ def divide_where_outputs_gain(
         rounded = round_all(exact.graph, sites, scheme, ignore, _quickly)
         quantise(graphs[-1].graph, rounded, scheme)
     layers = find_layers(exact.graph, graphs[0].graph)
-    gain = choose_costly(exact, graphs[0], graphs[1], layers, calibration.images, update)
+    gain = choose_costly(exact, graphs[0], graphs[1], layers, calibration.images, min_gain, update)
     names = {layer.reads[0] for layer in layers if layer.name in gain}
     return {name: site for name, site in divided.items() if name in names}
 
@@ -76,6 +74,7 @@ def choose_costly(
     costly: ir.Model,
     layers: Sequence[Layer],
     images: ImageSet,
+    min_gain: float,
     update: Update,
 ) -> tuple[str, ...]:
     """Returns the names of the layers whose costly way the outputs gain by.
@@ -86,22 +85,23 @@ def choose_costly(
         costly: The same with `layers` quantised in a way that takes an operator more.
         layers: The layers, in graph order; they read and write tensors of the same names.
         images: The calibration images.
+        min_gain: Factor by which the squared error of the outputs must fall for the costly way to
+            be taken.
         update: Called with what is done and what there is in all.
     """
-    few = images.subset(_spread_over(len(images)))
+    few = images.subset(_spread_over(min(MOST_IMAGES, images_for(layers), len(images)), images))
     outputs = _outputs(exact, few)
     joined, errors = join_outputs(exact, outputs), []
     for number, lowered in enumerate((plain, costly)):
         other, part = join_outputs(lowered, outputs), stretch(update, number, 2)
         measured = measure_sensitivity(joined, other, layers, few, part, classes=False)
         errors.append(np.array([sensitivity.error for sensitivity in measured]))
-    gains = errors[0] ** 2 >= MIN_GAIN * errors[1] ** 2
+    gains = errors[0] ** 2 >= min_gain * errors[1] ** 2
     return tuple(layer.name for layer, gain in zip(layers, gains, strict=True) if gain)
 
 
-def _spread_over(images: int) -> Sequence[int]:
-    count = min(IMAGES, images)
-    return [number * images // count for number in range(count)]
+def _spread_over(count: int, images: ImageSet) -> Sequence[int]:
+    return [number * len(images) // count for number in range(count)]
 
 
 def _outputs(model: ir.Model, images: ImageSet) -> tuple[OutputSpec, ...]:

@@ -34,7 +34,7 @@ class Road(Generic[Rounded]):
 
     smooth_all: Callable[[ir.Graph, Samples, Scheme, Update], dict[str, Smoothed]]
     divide: Callable[
-        [ir.Model, Calibration, Mapping[str, Smoothed], Scheme, Update], dict[str, Smoothed]
+        [ir.Model, Calibration, Mapping[str, Smoothed], Scheme, float, Update], dict[str, Smoothed]
     ]
     round_all: Callable[[ir.Graph, Mapping[str, Smoothed], Scheme, Update], dict[str, Rounded]]
     quantise: Callable[[ir.Graph, Mapping[str, Rounded], Scheme], None]
@@ -51,6 +51,7 @@ def _divide_nothing(
     calibration: Calibration,
     smoothed: Mapping[str, Smoothed],
     scheme: Scheme,
+    min_gain: float,
     update: Update,
 ) -> dict[str, Smoothed]:
     """Block scales follow the channels by themselves."""

@@ -43,6 +43,7 @@ def samples(kind: Any, cache: Path) -> list[Any]:
         Path: [cache / "one", cache / "other"],
         str: ["one", "other"],
         int: [1, 2],
+        bool: [False, True],
         float: [0.5, 0.25],
         EngineSpec: SPECS,
         Preprocess: SIZES,

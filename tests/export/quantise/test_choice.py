@@ -11,8 +11,9 @@ import torch
 
 from vit_edge.calibration.collect import Calibration
 from vit_edge.calibration.observers import DEFAULT_METHOD
+from vit_edge.export.effort import EFFORTS, FAST
 from vit_edge.export.precision import PRECISIONS
-from vit_edge.export.precision.quantised import Quantised
+from vit_edge.export.precision.quantised import Quantised, quantise_model
 from vit_edge.export.progress import ignore
 from vit_edge.export.quantise.choice import choose_costly
 from vit_edge.export.quantise.layers import apply_fallback, find_layers
@@ -93,7 +94,7 @@ def test_what_gains_the_outputs_nothing_is_left_alone(
 ) -> None:
     lowered = quantised.lowered
     layers = find_layers(quantised.exact.graph, lowered.graph)
-    assert choose_costly(quantised.exact, lowered, lowered, layers, images, ignore) == ()
+    assert choose_costly(quantised.exact, lowered, lowered, layers, images, 3.0, ignore) == ()
 
 
 def test_the_outputs_choose_for_each_layer(
@@ -107,9 +108,24 @@ def test_the_outputs_choose_for_each_layer(
     assert read is not None
     assert read.const_value is not None
     read.const_value = ir.tensor(np.array(30 * read.const_value.numpy(), np.float32))
-    gain = choose_costly(quantised.exact, coarse, lowered, layers, images, ignore)
+    gain = choose_costly(quantised.exact, coarse, lowered, layers, images, 3.0, ignore)
     assert gain == (chosen.name,)
-    assert choose_costly(quantised.exact, lowered, coarse, layers, images, ignore) == ()
+    assert choose_costly(quantised.exact, lowered, coarse, layers, images, 3.0, ignore) == ()
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_more_effort_divides_where_less_is_gained(
+    effort: str, loud: ir.Model, observed: Calibration
+) -> None:
+    scheme = PRECISIONS["int8"].scheme  # type: ignore[attr-defined]
+    gain = EFFORTS[effort].gain_of_division
+    graph = quantise_model(loud, observed, scheme, ignore, gain).lowered.graph
+    thorough = quantise_model(loud, observed, scheme, ignore, 1.0).lowered.graph
+    if effort == FAST:
+        assert not divided(graph)
+    else:
+        assert behind_gelus(loud.graph)[1] in divided(graph)
+        assert set(divided(graph)) <= set(divided(thorough))
 
 
 def _quantiser_of(graph: ir.Graph, name: str) -> str:
