@@ -178,10 +178,13 @@ def write_whole(path: Path, data: bytes, mode: int = _PRIVATE) -> None:
         stream.write(data)
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Writes like `write_whole`, and a power cut after it loses nothing."""
-    with _replacing(path, _PRIVATE) as stream:
-        stream.write(data)
+@contextmanager
+def replacing_durably(path: Path, mode: int = _PRIVATE) -> Iterator[BinaryIO]:
+    """Yields a file that takes the place of `path` when the block ends, after which a power cut
+    loses nothing; a block that fails leaves what was there before.
+    """
+    with _replacing(path, mode) as stream:
+        yield stream
         stream.flush()
         os.fsync(stream.fileno())
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -189,6 +192,12 @@ def write_durably(path: Path, data: bytes) -> None:
         os.fsync(folder)  # the new name too must survive it
     finally:
         os.close(folder)
+
+
+def write_durably(path: Path, data: bytes, mode: int = _PRIVATE) -> None:
+    """Writes like `write_whole`, and a power cut after it loses nothing."""
+    with replacing_durably(path, mode) as stream:
+        stream.write(data)
 
 
 @contextmanager

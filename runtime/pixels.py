@@ -4,6 +4,7 @@ Pillow's images of every mode.
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,23 +147,36 @@ def open_picture(path: Path) -> Image.Image:
         InputError: if the file is missing, is not a readable image, or is too large.
         BackendError: if Pillow is not installed.
     """
-    image = require_pillow("reading image files")
-    from PIL import ImageOps
-
+    require_pillow("reading image files")
     if not path.exists():
         raise InputError(f"there is no image at {path}")
     if not path.is_file():  # opening a pipe would hang
         raise InputError(f"{path} is not a file")
+    return _decode(path, os.fspath(path))
+
+
+def decode_picture(data: bytes, name: str) -> Image.Image:
+    """Decodes the bytes of an image file, which messages call `name`, as `open_picture` does."""
+    require_pillow("reading images")
+    return _decode(io.BytesIO(data), name)
+
+
+def _decode(source: Path | io.BytesIO, name: str) -> Image.Image:
+    image = require_pillow("reading images")
+    from PIL import ImageOps
+
     try:
-        with image.open(path, formats=FORMATS) as picture:
+        with image.open(source, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise ValueError(f"{picture.width}x{picture.height} pixels, at most {MAX_PIXELS}")
             picture.load()
             return ImageOps.exif_transpose(picture)
     except Exception as error:  # what decoders raise on damaged bytes is documented nowhere
-        reason = first_line(error).replace(repr(os.fspath(path)), "it").replace(str(path), "it")
+        # Pillow names a stream by its place in memory, which would differ from run to run.
+        reason = first_line(error).replace(repr(source), "it")
+        reason = reason.replace(repr(name), "it").replace(name, "it")
         raise InputError(
-            f"{path} is not a readable image ({reason}): remove or replace it"
+            f"{name} is not a readable image ({reason}): remove or replace it"
         ) from None
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
-from .pixels import MAX_PIXELS, check_pixels, open_picture, to_mode
+from .pixels import MAX_PIXELS, check_pixels, decode_picture, open_picture, to_mode
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -136,11 +136,17 @@ class Preprocess:
             InputError: if the file is missing or is not a readable image.
             BackendError: if Pillow is not installed.
         """
-        picture = open_picture(Path(path))
+        return self._named(open_picture(Path(path)), os.fspath(path))
+
+    def decode(self, data: bytes, name: str) -> NDArray[np.uint8]:
+        """Reads the bytes of an image file, as `read` does the file. `name` is for messages."""
+        return self._named(decode_picture(data, name), name)
+
+    def _named(self, picture: Image.Image, name: str) -> NDArray[np.uint8]:
         try:
             return self(picture)
         except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+            raise InputError(f"{name}: {error}") from None
 
     def _scaled(self, width: int, height: int) -> tuple[int, int]:
         """Width and height before the crop. Raises InputError where these are beyond reason."""

@@ -26,6 +26,7 @@ from .estimate import add_estimate_arguments, run_estimate
 from .inspect import add_inspect_arguments, run_inspect
 from .report.command import add_report_arguments, run_report
 from .run import add_run_arguments, run_run
+from .score.command import add_score_arguments, run_score
 from .signing import add_sign_arguments, run_sign
 from .tune.command import add_tune_arguments, run_tune
 
@@ -94,18 +95,22 @@ def _add_commands(parsers: Parsers[argparse.ArgumentParser]) -> None:
         parsers, "run", run_run, "classify images: the likeliest classes of each, or its features"
     )
     add_run_arguments(run)
+    score = _add(
+        parsers, "score", run_score, "write the outputs of many images to Parquet files, resumably"
+    )
+    add_score_arguments(score)
     sign = _add(parsers, "sign", run_sign, "sign a bundle, so that devices can demand it")
     add_sign_arguments(sign)
-    for parser in (check, compare, inspect, build, tune, estimate, run):
+    for parser in (check, compare, inspect, build, tune, estimate, run, score):
         parser.add_argument(
             "--public-key", type=Path, metavar="FILE", help="demand a signature of this key"
         )
-    for parser in (check, compare, tune, run):
+    for parser in (check, compare, tune, run, score):
         parser.add_argument(
             "--threads", type=int, metavar="N",
             help="CPU threads that compute; default: one for each core that a quota feeds",
         )  # fmt: skip
-    for parser in (check, compare, inspect, tune, estimate):
+    for parser in (check, compare, inspect, tune, estimate, score):
         parser.add_argument("--json", action="store_true", help="print one JSON object")
     run.add_argument(
         "--json", action="store_true", help="print a JSON object a line: images, then the engine"

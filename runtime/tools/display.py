@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.util import find_spec
 
 _PIPED_WIDTH = 160
 _verbosity = ContextVar("verbosity", default=0)
@@ -40,31 +41,46 @@ def _print_plain(title: str, columns: Sequence[str], rows: Sequence[Sequence[str
         )
 
 
+def shows_bars() -> bool:
+    """Tells whether `progress_bar` shows anything: where rich, a terminal and news are there."""
+    return find_spec("rich") is not None and _verbosity.get() >= 0 and sys.stderr.isatty()
+
+
 @contextmanager
-def progress_bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows a bar on standard error while the block runs, where rich and a terminal are there.
+def progress_bar(name: str, rate: str = "") -> Iterator[Callable[[int, int], None]]:
+    """Shows a bar on standard error while the block runs, where `shows_bars`.
+
+    Args:
+        name: What is under way.
+        rate: Unit of the steps in a second, as "images/s", which are shown beside it; "" for none.
 
     Yields the function that moves it, to steps done out of steps in all.
     """
-    try:
-        import rich.progress as bars
-        from rich.console import Console
-    except ImportError:
-        bars = None  # type: ignore[assignment]
-    if bars is None or _verbosity.get() < 0 or not sys.stderr.isatty():
+    if not shows_bars():
         yield lambda done, total: None
         return
+    import rich.progress as bars
+    from rich.console import Console
+
     with bars.Progress(
         bars.SpinnerColumn(),
         bars.TextColumn(name),
         bars.BarColumn(),
         bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[rate]}"),
         bars.TimeElapsedColumn(),
+        *([bars.TimeRemainingColumn()] if rate else []),
         console=Console(stderr=True),
         transient=True,
     ) as display:
-        task = display.add_task(name, total=None)
-        yield lambda done, total: display.update(task, completed=done, total=total)
+        task = display.add_task(name, total=None, rate="")
+
+        def move(done: int, total: int) -> None:
+            speed = display.tasks[task].speed if rate else None
+            text = "" if speed is None else f"{figures(speed)} {rate}"
+            display.update(task, completed=done, total=total, rate=text)
+
+        yield move
 
 
 def say(message: str) -> None:
