@@ -95,8 +95,11 @@ def test_what_messages_install_is_what_the_extras_need() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     for extra, libraries in LIBRARIES.items():
         (needs,) = re.findall(rf"^{extra} = \[(.*)\]$", text, re.MULTILINE)
-        for nested in re.findall(r"vit-edge\[(\w+)\]", needs):
-            needs += re.findall(rf"^{nested} = \[(.*)\]$", text, re.MULTILINE)[0]
+        nested = re.findall(r"vit-edge\[(\w+)\]", needs)
+        while nested:
+            inner = re.findall(rf"^{nested.pop()} = \[(.*)\]$", text, re.MULTILINE)[0]
+            nested += re.findall(r"vit-edge\[(\w+)\]", inner)
+            needs += inner
         expected = {name for name in re.findall(r'"([^"]+)"', needs) if "vit-edge" not in name}
         assert set(libraries) == expected, extra
     assert install_command("openvino") == "pip install 'openvino>=2025.2'"

@@ -134,6 +134,19 @@ def test_only_picture_formats_reach_a_decoder(tmp_path: Path) -> None:
         WHOLE.read(path)
 
 
+def test_bytes_are_read_as_their_file_is(picture: Image.Image, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "turned.jpg"
+    picture.save(path, exif=exif)
+    data = path.read_bytes()
+    np.testing.assert_array_equal(WHOLE.decode(data, "turned"), WHOLE.read(path))
+    for damaged in (data[:200], b"", b"%!PS-Adobe-3.0 EPSF-3.0\n"):
+        with pytest.raises(InputError, match=r"^row 7 is not a readable image \(") as error:
+            WHOLE.decode(damaged, "row 7")
+        assert "object at" not in str(error.value)
+
+
 def test_what_is_no_file_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     for path, named in (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 
 from vit_edge.runtime import Bundle, Engine
 
-from .rig import ENGINE, column, parts, read, score, write_images
+from .rig import ENGINE, ROOT, column, parts, read, score, write_images
 
 COUNT = 21
 
@@ -225,6 +227,37 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(
     assert "unexpected" not in err
     assert not parts(out)
     assert not (out / "_SUCCESS").exists()
+
+
+@pytest.mark.parametrize(
+    ("blocked", "options", "said"),
+    [
+        ("pyarrow", (), "`score` needs pyarrow: pip install 'pyarrow>=17' 'pillow>=11'"),
+        ("ray", ("--ray",), "--ray needs Ray Data: pip install 'ray[data]>=2.50' 'pyarrow>=17'"),
+    ],
+)
+def test_a_missing_extra_is_named_and_no_other_command_needs_it(
+    blocked: str,
+    options: tuple[str, ...],
+    said: str,
+    bundle_source: Path,
+    folder: Path,
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import sys\n"
+        f"sys.modules[{blocked!r}] = None\n"  # an import of it fails
+        "from vit_edge.runtime.tools.cli import build_parser, main\n"
+        "build_parser()\n"
+        "assert not {'pyarrow', 'ray', 'pandas'} & {n for n, m in sys.modules.items() if m}\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = ("score", bundle_source, folder, "--out", tmp_path / "out", *options)
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("place", ["inside", "used", "file"])
