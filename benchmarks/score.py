@@ -12,10 +12,10 @@ yet, draws JPEGs of 500x375, and times in turn, round by round, so that noise hi
 - ray: `vit-edge score --ray`, a process with one thread for each core.
 
 Before each the script waits, some seconds at most, until the machine is idle, and notes how idle it
-was. Loading an engine is left out of all. Of Ray the start (of the cluster, then until each process
-has written its first file) is told apart from the rate afterwards. CPU time per image is counted
-beside, which other work on the machine disturbs less. Decoding is timed by itself too, in threads
-and in processes. Writes `benchmarks/results/score.json`.
+was. Loading an engine is left out of all, and the first file of each process, whose calls are slow.
+Of Ray the start (of the cluster, then until as many files are there as processes) is told apart.
+CPU time per image is counted beside, which other work on the machine disturbs less. Decoding is
+timed by itself too, in threads and in processes. Writes `benchmarks/results/score.json`.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ import numpy as np
 import pyarrow
 import ray
 from PIL import Image, __version__
+from pyarrow import parquet
 
 from vit_edge.runtime import Bundle, Engine
 from vit_edge.runtime.backends.cpu import choose_threads, cpu_name
@@ -49,10 +50,10 @@ from vit_edge.runtime.tools.score.folder import ScoreFolder
 from vit_edge.runtime.tools.score.run import Request, make_record, prepare, score
 
 OUT = Path(__file__).parent / "results" / "score.json"
-MODELS = {"vit_digits": 1200, "vit_tiny_patch16_224": 320}
+MODELS = {"vit_digits": 1600, "vit_tiny_patch16_224": 160}
 """Images that are scored in a round: enough for some seconds."""
 FILES, SHARDS = 400, 16
-IDLE, WAIT_S = 0.8, 8.0
+IDLE, WAIT_S = 0.8, 3.0
 """Share of the machine that has to be idle before a way is timed, and seconds to wait for it."""
 SIZE, QUALITY = (500, 375), 88
 
@@ -111,7 +112,10 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     """CPU time of processes so far. Source: proc(5), utime and stime of /proc/PID/stat."""
     ticks = 0
     for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended meanwhile
+            continue
         ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
 
@@ -137,7 +141,8 @@ def in_one_process(request: Request, cpu: list[float]) -> float:
     process on Ray has.
     """
     fresh(request.out)
-    rate = score(request).images_per_second or 0.0
+    score(request)
+    rate = steady_rate([request.out], 1)
     single = replace(request, out=fresh(request.out), threads=1, workers=1)
     used = time.process_time()
     summary = score(single)
@@ -145,21 +150,31 @@ def in_one_process(request: Request, cpu: list[float]) -> float:
     return rate
 
 
+def steady_rate(folders: Sequence[Path], skip: int) -> float:
+    """Images per second from the end of the first `skip` files on, by the times of the files: the
+    first calls of an engine are slow, and runs in earnest are long.
+    """
+    parts = [part for folder in folders for part in folder.glob("part-*")]
+    ends = sorted((part.stat().st_mtime, parquet.read_metadata(part).num_rows) for part in parts)
+    return sum(rows for _, rows in ends[skip:]) / (ends[-1][0] - ends[skip - 1][0])
+
+
 def in_processes(request: Request, files: Sequence[Path], count: int) -> float:
-    """The slowest of the processes decides, which load at the same time."""
-    running = []
+    running, outs = [], list[Path]()
     for number in range(count):
         part = request.out.with_name(f"list-{number}.txt")
         part.write_text("\n".join(str(file.absolute()) for file in files[number::count]))
+        outs.append(fresh(request.out.with_name(f"out-{number}")))
         command = [
             sys.executable, "-m", "vit_edge", "score", request.bundle, part,
-            "--out", fresh(request.out.with_name(f"out-{number}")), "--json", "-q",
+            "--out", outs[-1], "--json", "-q",
             "--precision", request.precision, "--backend", request.backend,
             "--threads", 1, "--workers", 1, "--rows", request.rows,
         ]  # fmt: skip
-        running.append(subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE))
-    seconds = [json.loads(process.communicate()[0])["seconds"] for process in running]
-    return len(files) / max(seconds)
+        running.append(subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL))
+    codes = [process.wait() for process in running]
+    assert not any(codes)
+    return steady_rate(outs, count)
 
 
 def on_ray(request: Request, count: int) -> dict[str, float]:
@@ -184,7 +199,7 @@ def on_ray(request: Request, count: int) -> dict[str, float]:
         "cluster_s": ready - begin,
         "first_files_s": steps[count - 1][0] - ready,
         "stop_s": end - steps[-1][0],
-        "images_per_second": behind / (steps[-1][0] - steps[count - 1][0]),
+        "images_per_second": steady_rate([request.out], count),
         **{name: (used[1][name] - used[0][name]) / behind for name in used[0]},
     }
 

@@ -229,6 +229,22 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(
     assert not (out / "_SUCCESS").exists()
 
 
+def test_without_a_terminal_progress_is_a_line_now_and_then(
+    bundle_source: Path,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("vit_edge.runtime.tools.score.progress._EVERY", 0.0)
+    arguments = (bundle_source, folder, "--out", tmp_path / "out", *ENGINE, "--batch", 4)
+    _, _, err = score(capsys, *arguments)
+    lines = [line for line in err.splitlines() if line.endswith(" left")]
+    assert lines[0].startswith(f"4 of {COUNT} images, ")
+    assert " images/s, 0 min " in lines[0]
+    assert lines[-1].startswith(f"{COUNT} of {COUNT} images, ")
+
+
 @pytest.mark.parametrize(
     ("blocked", "options", "said"),
     [
