@@ -32,7 +32,7 @@ SUCCESS = "_SUCCESS"
 _LOCK = ".lock"
 _GROUP_BYTES = 64 << 20
 """Bytes of outputs that are held in memory before they are written as a row group."""
-_TEMPORARY = re.compile(r"\.(part-\d+-of-\d+\.parquet|_score\.json|_SUCCESS)\..+")
+_TEMPORARY = re.compile(r"\.(part-\d+-of-\d+\.parquet|_score\.json|_SUCCESS)\..+|\.attempts-\d+")
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,10 @@ class Shards:
 
     def path(self, number: int) -> Path:
         return self.folder / f"part-{number:05}-of-{len(self):05}.parquet"
+
+    def attempts(self, number: int) -> Path:
+        """File with a byte for each time that a shard was begun on a cluster and not finished."""
+        return self.folder / f".attempts-{number:05}"
 
     def range(self, number: int) -> tuple[int, int]:
         """First image of a shard, and the one behind its last."""

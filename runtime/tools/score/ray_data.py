@@ -23,7 +23,7 @@ from ...bundle import Bundle
 from ...errors import BackendError, InputError, VitEdgeError, first_line, install_command
 from ..display import is_verbose, say, shows_bars
 from .folder import ScoreFolder
-from .listing import Listing
+from .listing import Listing, Part
 from .progress import Progress
 from .record import RunRecord
 from .run import (
@@ -44,8 +44,8 @@ LOCAL = "local"
 _REACHED_S = 10.0
 """Seconds in which a cluster has to be reached."""
 _ATTEMPTS = 3
-"""Times that a range is tried again after its process died: images that kill every process that
-decodes them must not keep a cluster busy for ever."""
+"""Times that a range is begun: Ray tries for ever, and images that end every process that decodes
+them must not keep a cluster busy."""
 _IN_FLIGHT = 2
 """Ranges that a process has: one that it works on, and the next."""
 
@@ -84,20 +84,36 @@ class Scorer:
             self._problem = str(error)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """Writes the files of the parts in `batch["part"]`, pickled; returns what there is in them,
-        or the problem.
+        """Writes the files `batch["number"]` of the parts `batch["part"]`, pickled; returns what
+        there is in them, or the problem.
         """
         steps = list[Step]()
         try:
-            if not self._problem:
-                parts = map(pickle.loads, batch["part"])
-                steps += score_parts(
-                    self._engine, parts, self._shards, self._columns, self._schema, self._job.effort
-                )
-        except VitEdgeError as error:
+            for number, part in zip(batch["number"], batch["part"], strict=True):
+                if not self._problem:
+                    steps += self._write(int(number), pickle.loads(part))
+        except (VitEdgeError, OSError) as error:
             self._problem = str(error)
         rows, failed = sum(step.rows for step in steps), sum(step.failed for step in steps)
         return {"rows": [rows], "failed": [failed], "problem": [self._problem]}
+
+    def _write(self, number: int, part: Part) -> list[Step]:
+        attempts = self._shards.attempts(number)
+        with attempts.open("ab") as stream:
+            stream.write(b".")
+            if stream.tell() > _ATTEMPTS:
+                start, stop = self._shards.range(number)
+                raise InputError(
+                    f"{_ATTEMPTS} processes died one after the other while they had the images "
+                    f"{start} to {stop - 1}: find the one that does it, and take it away"
+                )
+        steps = list(
+            score_parts(
+                self._engine, [part], self._shards, self._columns, self._schema, self._job.effort
+            )
+        )
+        attempts.unlink(missing_ok=True)
+        return steps
 
 
 def score_on_ray(request: Request, address: str) -> Summary:
@@ -205,8 +221,10 @@ def _steps(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = shows_bars()
     context.print_on_execution_start = False
-    parts = [listing.part(*folder.shards.range(number)) for number in folder.missing]
-    rows = [{"part": pickle.dumps(part)} for part in parts]
+    rows = [
+        {"number": number, "part": pickle.dumps(listing.part(*folder.shards.range(number)))}
+        for number in folder.missing
+    ]
     scored = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         Scorer,
         fn_constructor_args=(job,),
@@ -214,7 +232,6 @@ def _steps(
         compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=_IN_FLIGHT),
         num_cpus=decoders,
         num_gpus=1 if on_gpu else None,
-        ray_remote_args_fn=lambda: {"max_task_retries": _ATTEMPTS},
     )
     try:
         for row in scored.iter_rows():

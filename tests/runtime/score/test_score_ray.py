@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from vit_edge.runtime.tools.score.folder import ScoreFolder
+from vit_edge.runtime.tools.score.ray_data import Job, Scorer
+from vit_edge.runtime.tools.score.run import Request, make_record, prepare
+from vit_edge.runtime.tools.score.scoring import Effort
 
 from .rig import ENGINE, column, kill, parts, read, score, start, wait_for, write_images
 
@@ -82,6 +89,41 @@ def test_a_killed_run_goes_on_with_ray_and_without(
     assert done < COUNT // ROWS
     assert "images are done in" in err
     assert column(read(out), "index") == list(range(COUNT))
+
+
+@pytest.mark.parametrize("problem", ["none", "deadly", "folder", "bundle"])
+def test_a_process_of_the_pool_writes_its_range_or_says_why_not(
+    problem: str, bundle_source: Path, tmp_path: Path
+) -> None:
+    """As Ray calls it, in this process."""
+    write_images(tmp_path / "images", 6)
+    out = tmp_path / "out"
+    request = Request(
+        bundle_source, tmp_path / "images", out, "fp32", "onnxruntime", threads=1, rows=4
+    )
+    bundle, listing = prepare(request)
+    record = make_record(request, bundle, listing, "fp32", "onnxruntime")
+    with ScoreFolder.open(out, record) as folder:
+        part = pickle.dumps(listing.part(*folder.shards.range(1)))
+        if problem == "deadly":  # as three processes leave it that died over this range
+            folder.shards.attempts(1).write_bytes(b"...")
+        elif problem == "folder":
+            request = replace(request, out=tmp_path)
+        elif problem == "bundle":
+            record = replace(record, bundle_sha256="0" * 64)
+        scorer = Scorer(Job(request, record, Effort(2, 1)))
+        result = scorer({"number": [1], "part": [part]})
+    assert len(parts(out)) == (problem == "none")
+    if problem == "none":
+        assert result == {"rows": [2], "failed": [0], "problem": [""]}
+        assert column(read(out), "index") == [4, 5]
+    said = {
+        "none": "",
+        "deadly": "3 processes died one after the other while they had the images 4 to 5",
+        "folder": "holds other files",
+        "bundle": "is another bundle",
+    }
+    assert said[problem] in result["problem"][0]
 
 
 def test_a_cluster_that_is_not_there_is_one_clear_line(
