@@ -21,10 +21,10 @@ from ...backends import find_backend
 from ...backends.cpu import choose_threads
 from ...bundle import Bundle
 from ...errors import BackendError, InputError, VitEdgeError, first_line, install_command
-from ..display import is_verbose, say, shows_bars
+from ..display import is_verbose, say
 from .folder import ScoreFolder
 from .listing import Listing, Part
-from .progress import Progress
+from .progress import progress_of
 from .record import RunRecord
 from .run import (
     Request,
@@ -141,8 +141,7 @@ def score_on_ray(request: Request, address: str) -> Summary:
     with ScoreFolder.open(request.out, record) as folder:
         left, seconds = count_left(folder), 0.0
         if left:
-            with _cluster(ray, address, request):
-                progress = Progress(left, _leave_to_ray)
+            with _cluster(ray, address, request), progress_of(left) as progress:
                 for step in _steps(ray, request, record, folder, listing):
                     progress.add(step)
                 seconds = progress.seconds
@@ -151,10 +150,6 @@ def score_on_ray(request: Request, address: str) -> Summary:
         str(request.out), *counts, scored=left, seconds=seconds,
         precision=record.precision, backend=record.backend,
     )  # fmt: skip
-
-
-def _leave_to_ray(done: int, total: int) -> None:
-    """Moves no bar: on a terminal Ray Data shows its own."""
 
 
 def _require_ray() -> Any:
@@ -219,7 +214,7 @@ def _steps(
     decoders = max(1, cores // size) if on_gpu else threads
     job = Job(_absolute(request), record, Effort(record.batch, decoders))
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = shows_bars()
+    context.enable_progress_bars = False  # ours counts images, as in one process
     context.print_on_execution_start = False
     rows = [
         {"number": number, "part": pickle.dumps(listing.part(*folder.shards.range(number)))}

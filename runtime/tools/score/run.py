@@ -79,7 +79,8 @@ class Summary:
         out: The folder.
         rows, failed, files: Of the folder: rows, rows with an error, Parquet files.
         scored: Images that this run did; an earlier one did the rest.
-        seconds: Those took, the loading of the engine left out.
+        seconds: Those took: without loading the engine, but on Ray with what its processes take to
+            start.
         precision, backend: Of all rows.
         engine: What ran; None on Ray, where several did.
     """
