@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+SERVER := $(VENV)/triton-server
 
 # A machine with an NVIDIA driver gets the GPU packages, any other the CPU ones.
 GPU    := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
@@ -40,10 +41,14 @@ help: ## list the targets
 
 setup: $(READY) ## install everything into .venv
 
-$(READY): pyproject.toml requirements/constraints.txt
+$(READY): pyproject.toml requirements/constraints.txt requirements/triton-server.txt
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(BIN)/pip install -c requirements/constraints.txt --index-url "$(TORCH_INDEX)" torch)
 	$(BIN)/pip install -c requirements/constraints.txt -e ".[$(EXTRAS)]"
+	$(PYTHON) -m venv $(SERVER)
+	$(SERVER)/bin/pip install --no-deps --require-hashes -r requirements/triton-server.txt
+	$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
+		> "$$($(SERVER)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/ours.pth"
 	@touch $@
 
 export: $(READY) ## build a bundle of proven engines (default: build/vit_digits)

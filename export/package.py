@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +13,9 @@ from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.manifest import MANIFEST, MANIFEST_DIGEST, FileEntry, Manifest, digest_line
 from vit_edge.runtime.schema import encode
+from vit_edge.runtime.tools.folders import sibling, swap_in
 
 from .cache import file_sha256
-
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def write_bundle(out: Path, manifest: Manifest, files: Mapping[str, Path]) -> Bundle:
@@ -36,7 +32,7 @@ def write_bundle(out: Path, manifest: Manifest, files: Mapping[str, Path]) -> Bu
         BundleError: if what was written does not read back.
     """
     require_replaceable(out)
-    with _sibling(out) as folder:
+    with sibling(out) as folder:
         entries = {}
         for name, source in files.items():
             target = folder / name
@@ -47,8 +43,7 @@ def write_bundle(out: Path, manifest: Manifest, files: Mapping[str, Path]) -> Bu
         (folder / MANIFEST).write_bytes(raw)
         (folder / MANIFEST_DIGEST).write_bytes(digest_line(hashlib.sha256(raw).hexdigest()))
         Bundle.open(folder).verify()
-        _sync(folder)
-        _swap(folder, out)
+        swap_in(folder, out)
     return Bundle.open(out)
 
 
@@ -72,58 +67,3 @@ def require_replaceable(out: Path) -> None:
         raise InputError(
             f"{out} is a folder with other things in it, not a bundle: choose another --out"
         )
-
-
-def recover(out: Path) -> None:
-    """Undoes what a killed export left: an aside bundle goes back, temporary folders go."""
-    aside = _aside(out)
-    if aside.is_dir() and not out.exists():
-        os.rename(aside, out)
-    for leftover in [aside, *out.parent.glob(f".{out.name}.new-*")]:
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _aside(out: Path) -> Path:
-    return out.parent / f".{out.name}.previous"
-
-
-@contextmanager
-def _sibling(out: Path) -> Iterator[Path]:
-    """A temporary folder on the same file system as `out`."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.new-", dir=out.parent))
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _swap(folder: Path, out: Path, exchange: Callable[[Path, Path], bool] | None = None) -> None:
-    """Makes `folder` be `out`; the old one is gone afterwards."""
-    if not out.exists():
-        os.rename(folder, out)
-    elif not (exchange or _exchange)(folder, out):
-        os.rename(out, _aside(out))  # a kill between these two lines is mended by `recover`
-        os.rename(folder, out)
-        shutil.rmtree(_aside(out), ignore_errors=True)
-
-
-def _exchange(a: Path, b: Path) -> bool:
-    """Exchanges two folders in one step.
-
-    Source: renameat2(2). False where the file system cannot.
-    """
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if renameat2 is None:
-        return False
-    return bool(
-        renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE) == 0
-    )
-
-
-def _sync(folder: Path) -> None:
-    """Flushes to disk: a power cut after the swap must not leave empty files."""
-    for path in [p for p in folder.rglob("*") if p.is_file()]:
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())

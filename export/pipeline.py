@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.outputs import unpack
+from vit_edge.runtime.tools.folders import recover
 
 from .assemble import PrecisionResult, assemble
 from .baseline import Baseline, make_baseline, read_passes
@@ -21,7 +22,7 @@ from .cache import StageCache, open_cache
 from .class_order import better_order
 from .evidence import remarks_on_calibration, remarks_on_reference
 from .merging.road import MergedRoad
-from .package import recover, write_bundle
+from .package import write_bundle
 from .plan import ExportRequest, Plan, make_plan
 from .precision import MergedPrecision, find_precision
 from .progress import Display

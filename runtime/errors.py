@@ -36,6 +36,7 @@ LIBRARIES = {
     "timm": ("timm>=1.0.20",),
     "torchvision": ("torchvision>=0.28",),
     "transformers": ("transformers>=5",),
+    "triton": ("tritonclient[grpc,http]>=2.60",),
     "verification": ("cryptography>=42",),
     "video": ("opencv-python-headless>=4.10", "pillow>=11"),
 }

@@ -20,7 +20,7 @@ from .display import is_verbose, mebibytes, percent, print_table, say
 from .measure.machine import Machine, describe_machine
 
 _FIGURES = ("top1", "reference_top1", "agreement", "cosine")
-_COLUMNS = ("precision", "backend", *_FIGURES, "status")
+COLUMNS = ("precision", "backend", *_FIGURES, "status")
 _OUTPUT_COLUMNS = ("precision", "backend", "output", "kind", *_FIGURES, "rms_error")
 OK, FAILED = "ok", "failed"
 
@@ -149,18 +149,26 @@ def failed_row(candidate: Candidate, error: object) -> Row:
 def checked_row(opened: Opened, deployment: Deployment) -> Row:
     """Makes the row of an engine that ran all golden samples, right or wrong."""
     candidate, spec = opened.candidate, deployment.bundle.manifest.spec
-    first = opened.metrics[(spec.classifier or spec.outputs[0]).name]
+    names = candidate.precision, candidate.backend.name
+    row = judged_row(*names, opened.metrics, opened.problem, spec)
+    return dataclasses.replace(row, bytes=opened.size, variant=_variant(candidate))
+
+
+def judged_row(
+    precision: str, backend: str, metrics: Mapping[str, Metrics], problem: str | None,
+    spec: EngineSpec,
+) -> Row:  # fmt: skip
+    """Makes the row of golden samples that were compared, right or wrong (`problem`)."""
+    first = metrics[(spec.classifier or spec.outputs[0]).name]
     return Row(
-        candidate.precision,
-        candidate.backend.name,
-        OK if opened.problem is None else f"{FAILED}: {opened.problem}",
+        precision,
+        backend,
+        OK if problem is None else f"{FAILED}: {problem}",
         top1=first.top1,
         reference_top1=first.reference_top1,
         agreement=first.agreement,
         cosine=first.cosine,
-        bytes=opened.size,
-        outputs=_output_rows(opened.metrics, spec),
-        variant=_variant(candidate),
+        outputs=_output_rows(metrics, spec),
     )
 
 
@@ -239,8 +247,8 @@ def run_check(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(dataclasses.asdict(measured), indent=2))
     else:
-        names = [column.replace("_", " ") for column in _COLUMNS]
-        rows = [row_cells(row, _COLUMNS) for row in measured.rows]
+        names = [column.replace("_", " ") for column in COLUMNS]
+        rows = [row_cells(row, COLUMNS) for row in measured.rows]
         print_table(f"golden samples of {bundle.manifest.name}", names, rows)
         print_outputs(measured.rows)
         for note in tuned_notes(measured.rows):

@@ -24,10 +24,12 @@ from .compare.command import add_compare_arguments, run_compare
 from .display import verbosity
 from .estimate import add_estimate_arguments, run_estimate
 from .inspect import add_inspect_arguments, run_inspect
+from .replay.command import add_replay_arguments, run_replay
 from .report.command import add_report_arguments, run_report
 from .run import add_run_arguments, run_run
 from .score.command import add_score_arguments, run_score
 from .signing import add_sign_arguments, run_sign
+from .triton.command import add_triton_arguments, run_triton
 from .tune.command import add_tune_arguments, run_tune
 
 Parsers = argparse._SubParsersAction  # argparse has no public name for it
@@ -101,7 +103,13 @@ def _add_commands(parsers: Parsers[argparse.ArgumentParser]) -> None:
     add_score_arguments(score)
     sign = _add(parsers, "sign", run_sign, "sign a bundle, so that devices can demand it")
     add_sign_arguments(sign)
-    for parser in (check, compare, inspect, build, tune, estimate, run, score):
+    triton = _add(parsers, "triton", run_triton, "write a model repository for Triton")
+    add_triton_arguments(triton)
+    replay = _add(
+        parsers, "replay", run_replay, "test an inference server on the bundle's golden samples"
+    )
+    add_replay_arguments(replay)
+    for parser in (check, compare, inspect, build, tune, estimate, run, score, triton, replay):
         parser.add_argument(
             "--public-key", type=Path, metavar="FILE", help="demand a signature of this key"
         )
@@ -110,7 +118,7 @@ def _add_commands(parsers: Parsers[argparse.ArgumentParser]) -> None:
             "--threads", type=int, metavar="N",
             help="CPU threads that compute; default: one for each core that a quota feeds",
         )  # fmt: skip
-    for parser in (check, compare, inspect, tune, estimate, score):
+    for parser in (check, compare, inspect, tune, estimate, score, replay):
         parser.add_argument("--json", action="store_true", help="print one JSON object")
     run.add_argument(
         "--json", action="store_true", help="print a JSON object a line: images, then the engine"

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from vit_edge.export import package
-from vit_edge.export.package import recover, write_bundle
+from vit_edge.export.package import write_bundle
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.tools import folders
+from vit_edge.runtime.tools.folders import recover
 
 KILLED_MIDWAY = """
 import os, signal, sys
@@ -71,7 +72,7 @@ def test_an_old_bundle_is_replaced(
 ) -> None:
     """Both ways: in one step, and aside where the file system cannot exchange."""
     if not exchange:
-        monkeypatch.setattr(package, "_exchange", lambda a, b: False)
+        monkeypatch.setattr(folders, "_exchange", lambda a, b: False)
     source, out = Bundle.open(bundle), tmp_path / "out"
     rewrite(source, out)
     (out / "onnx" / "stale").touch()

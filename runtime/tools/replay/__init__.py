@@ -1,0 +1,1 @@
+"""`vit-edge replay`: sends golden samples through an inference server and judges its outputs."""

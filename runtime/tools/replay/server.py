@@ -1,0 +1,216 @@
+"""A model on a server that speaks the KServe v2 protocol, by HTTP or gRPC.
+
+Source: Open Inference Protocol, v2; what is Triton's own (a model's configuration) is left out
+where a server has none.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import BackendError, EngineError, InputError, first_line, install_command
+from ...manifest import EngineSpec
+from ...outputs import pack
+from .address import Address
+
+TIMEOUT_S = 60.0
+_BINARY = "binary_tensor_data"
+"""Extension of HTTP: bytes behind the JSON, in place of numbers in it."""
+_UNREACHABLE = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Input or output as the server describes it; sizes that may be any are -1."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name!r} {self.datatype} [{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the server says of a model.
+
+    Attributes:
+        platform: What runs there, in the server's words.
+        versions: That are there.
+        inputs, outputs: By their names.
+        max_batch: Most images in a request; None where the server does not say.
+        parameters: That the model was configured with; empty where the server does not say.
+    """
+
+    platform: str
+    versions: tuple[str, ...]
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+    max_batch: int | None = None
+    parameters: dict[str, str] = field(default_factory=dict)
+
+
+class Server(Protocol):
+    """Model on a server."""
+
+    @property
+    def address(self) -> Address: ...
+
+    def describe(self) -> Description:
+        """Asks the server for the model's inputs, outputs and configuration."""
+
+    def infer(self, frames: NDArray[np.uint8], spec: EngineSpec) -> NDArray[np.float32]:
+        """Sends uint8 `[n, height, width, channels]`; returns float32 `[n, width]`."""
+
+
+class ServedModel:
+    """Model on a server that speaks the protocol; a context manager.
+
+    Raises:
+        BackendError: if `tritonclient` is not installed.
+    """
+
+    def __init__(self, address: Address, timeout_s: float = TIMEOUT_S) -> None:
+        self.address = address
+        self._encoding: dict[str, bool] = {}
+        try:
+            self._library = importlib.import_module(f"tritonclient.{address.protocol}")
+            self._error = importlib.import_module("tritonclient.utils").InferenceServerException
+        except ImportError as error:
+            raise BackendError(
+                f"talking to a server needs tritonclient ({error}): {install_command('triton')}"
+            ) from None
+        client: Any = self._library.InferenceServerClient
+        if address.protocol == "http":
+            self._client = client(
+                address.host,
+                ssl=address.secure,
+                connection_timeout=timeout_s,
+                network_timeout=timeout_s,
+            )
+            self._options: dict[str, Any] = {}
+        else:
+            self._client = client(address.host, ssl=address.secure)
+            self._options = {"client_timeout": timeout_s}
+
+    def __enter__(self) -> ServedModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def describe(self) -> Description:
+        """Asks the server for the model's inputs, outputs and configuration.
+
+        Raises:
+            BackendError: if the server does not answer.
+            InputError: if it has no such model.
+        """
+        model = self.address.model, self.address.version
+        metadata = self._ask(lambda o: self._client.get_model_metadata(*model, **o))
+        config = self._config()
+        if self.address.protocol == "http":
+            server = self._ask(lambda o: self._client.get_server_metadata(**o))
+            self._encoding = {"binary_data": _BINARY in server.get("extensions", ())}
+        return Description(
+            str(metadata.get("platform", "")),
+            tuple(map(str, metadata.get("versions", ()))),
+            {t["name"]: _tensor(t) for t in metadata.get("inputs", ())},
+            {t["name"]: _tensor(t) for t in metadata.get("outputs", ())},
+            int(config["max_batch_size"]) if config.get("max_batch_size") else None,
+            {k: str(v.get("string_value", "")) for k, v in config.get("parameters", {}).items()},
+        )
+
+    def _config(self) -> dict[str, Any]:
+        """Returns Triton's configuration of the model; empty from a server that has none."""
+        try:
+            config = self._client.get_model_config(
+                self.address.model, self.address.version, **self._dictionaries()
+            )
+        except self._error:
+            return {}
+        inner = config.get("config", config)  # by gRPC it lies in a message of its own
+        return inner if isinstance(inner, dict) else {}
+
+    def infer(self, frames: NDArray[np.uint8], spec: EngineSpec) -> NDArray[np.float32]:
+        """Sends uint8 `[n, height, width, channels]`; returns float32 `[n, width]`.
+
+        Raises:
+            EngineError: if the server refuses or fails, or its outputs have another shape.
+        """
+        value = self._library.InferInput(spec.input_name, list(frames.shape), "UINT8")
+        value.set_data_from_numpy(frames, **self._encoding)
+        wanted = [
+            self._library.InferRequestedOutput(name, **self._encoding) for name in spec.output_names
+        ]
+        try:
+            result = self._client.infer(
+                self.address.model,
+                [value],
+                model_version=self.address.version,
+                outputs=wanted,
+                **self._options,
+            )
+        except Exception as error:  # each client raises errors of libraries below it
+            raise EngineError(f"{self.address}: the server failed: {_reason(error)}") from None
+        arrays = []
+        for output in spec.outputs:
+            sizes = (len(frames), *output.shape)
+            try:
+                array = result.as_numpy(output.name)
+            except ValueError as error:  # fewer bytes than its shape says
+                raise EngineError(
+                    f"{self.address}: the server returned a broken {output.name!r} "
+                    f"({_reason(error)})"
+                ) from None
+            if array is None or array.dtype != np.float32 or array.size != np.prod(sizes):
+                shape = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
+                raise EngineError(
+                    f"{self.address}: the server returned {shape} as {output.name!r}, not float32 "
+                    f"{list(sizes)}"
+                )
+            arrays.append(array.reshape(sizes))
+        return pack(arrays)
+
+    def _dictionaries(self) -> dict[str, Any]:
+        """Options that make gRPC answer as HTTP does."""
+        return {"as_json": True, **self._options} if self.address.protocol == "grpc" else {}
+
+    def _ask(self, question: Any) -> dict[str, Any]:
+        try:
+            answer = question(self._dictionaries())
+        except self._error as error:
+            status = str(error.status() or "")
+            if status.endswith(_UNREACHABLE):
+                raise self._unreachable(error) from None
+            raise InputError(
+                f"{self.address}: the server has no such model that is ready "
+                f"({_reason(error)}): correct --url, or look in the server's log"
+            ) from None
+        except Exception as error:  # no address, refused, timed out, another protocol
+            raise self._unreachable(error) from None
+        return dict(answer)
+
+    def _unreachable(self, error: Exception) -> BackendError:
+        return BackendError(
+            f"no server answers by {self.address.protocol} at {self.address.host} "
+            f"({_reason(error)}): start it, or correct --url"
+        )
+
+
+def _tensor(described: dict[str, Any]) -> Tensor:
+    """Reads a tensor of the metadata, whose sizes gRPC gives as text."""
+    shape = tuple(int(size) for size in described.get("shape", ()))
+    return Tensor(str(described["name"]), str(described.get("datatype", "")), shape)
+
+
+def _reason(error: Exception) -> str:
+    message = getattr(error, "message", None)
+    text = str(message()) if callable(message) else first_line(error)
+    return (text.strip().splitlines() or [type(error).__name__])[0][:300]
