@@ -41,10 +41,14 @@ help: ## list the targets
 
 setup: $(READY) ## install everything into .venv
 
-$(READY): pyproject.toml requirements/constraints.txt requirements/triton-server.txt
+$(READY): pyproject.toml requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(BIN)/pip install -c requirements/constraints.txt --index-url "$(TORCH_INDEX)" torch)
 	$(BIN)/pip install -c requirements/constraints.txt -e ".[$(EXTRAS)]"
+	@touch $@
+
+# The Triton server that the tests start, in an environment of its own.
+$(SERVER)/.ready: $(READY) requirements/triton-server.txt
 	$(PYTHON) -m venv $(SERVER)
 	$(SERVER)/bin/pip install --no-deps --require-hashes -r requirements/triton-server.txt
 	$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
@@ -73,10 +77,10 @@ zoo: $(READY) ## export every model of the zoo by every door, write docs/models.
 example: $(READY) ## classify a digit, draw its patches and attention rollout
 	$(BIN)/python -m vit_edge.vit.example_usage
 
-test: $(READY) ## run the tests (no GPU needed)
+test: $(READY) $(SERVER)/.ready ## run the tests (no GPU needed)
 	$(PYTEST) -m "not slow"
 
-slow: $(READY) ## run the tests that take minutes
+slow: $(READY) $(SERVER)/.ready ## run the tests that take minutes
 	$(PYTEST) -m slow
 
 docs: $(READY) ## build the documentation into build/site
