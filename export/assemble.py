@@ -13,6 +13,7 @@ from vit_edge.runtime.manifest import (
     CALIBRATION,
     GOLDEN,
     SCHEMA_VERSION,
+    STATISTICS,
     Accuracy,
     EngineEntry,
     Fact,
@@ -35,6 +36,7 @@ from .quantise.explanation import SiteExplanation
 from .quantise.work import Work
 from .search import Fallback, rank
 from .sensitivity import Sensitivity
+from .statistics import SavedStatistics
 
 
 @dataclass(frozen=True)
@@ -133,9 +135,14 @@ def assemble(
     table: CalibrationTable,
     reference: SavedReference,
     table_file: Path,
+    statistics: SavedStatistics,
 ) -> tuple[Manifest, dict[str, Path]]:
     """The manifest, its hashes still to be filled in, and path inside the bundle -> file."""
-    files = {GOLDEN: reference.folder / GOLDEN, CALIBRATION: table_file}
+    files = {
+        GOLDEN: reference.folder / GOLDEN,
+        CALIBRATION: table_file,
+        STATISTICS: statistics.file,
+    }
     there = [result for result in results if not result.left_out]
     precisions = {result.name: _entry(result, files) for result in there}
     manifest = Manifest(
@@ -149,6 +156,7 @@ def assemble(
         provenance=_provenance(plan, table, there),
         tools=tool_versions(),
         files={name: FileEntry("0" * 64, 0) for name in files},
+        statistics=statistics.entry,
     )
     return manifest, files
 

@@ -28,6 +28,7 @@ from .precision import MergedPrecision, find_precision
 from .progress import Display
 from .report import Report, make_report, write_report
 from .road import PrecisionRoad
+from .statistics import MeasureStatistics
 
 
 def export_bundle(request: ExportRequest, display: Display) -> Report:
@@ -59,8 +60,14 @@ def export_and_measure(
         report = make_report(plan, results, read_passes(baseline.graph))
         if report.good:
             table, reference = baseline.calibrated, baseline.reference
+            statistics = MeasureStatistics(reference, plan.spec, plan.seed)
             manifest, files = assemble(
-                plan, results, table.read_table(), reference, table.table_file
+                plan,
+                results,
+                table.read_table(),
+                reference,
+                table.table_file,
+                cache.run(statistics),
             )
             with display.stage("bundle"):
                 write_bundle(plan.out, manifest, files)

@@ -9,6 +9,7 @@ A model of several outputs gives a mapping by their names.
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from .preprocess import Preprocess
 from .selection import open_best
 
 if TYPE_CHECKING:
+    from .observer import Observer, Watch
     from .trust import PublicKey
 
 
@@ -88,7 +90,13 @@ class Engine:
     outputs: tuple[OutputSpec, ...]
     output: str
 
-    def __init__(self, session: Session, manifest: Manifest, info: EngineInfo) -> None:
+    def __init__(
+        self,
+        session: Session,
+        manifest: Manifest,
+        info: EngineInfo,
+        observer: Observer | None = None,
+    ) -> None:
         self._session: Session | None = session
         self._spec = manifest.spec
         self.info, self.preprocess, self.labels = info, manifest.preprocess, manifest.labels
@@ -97,6 +105,11 @@ class Engine:
         self.top = TopK(self.labels, manifest.spec.labelled or self.outputs[0])
         self._name = manifest.name
         self._as_it_is = len(self.outputs) == len(self.outputs[0].shape) == 1
+        self._watch: Watch | None = None
+        if observer is not None:
+            from .observer import Watch  # who has no observer imports nothing of it
+
+            self._watch = Watch(observer, info, self.outputs)
 
     @classmethod
     def load(
@@ -106,6 +119,7 @@ class Engine:
         backend: str | None = None,
         public_key: PublicKey | None = None,
         threads: int | None = None,
+        observer: Observer | None = None,
     ) -> Engine:
         """Opens the best engine of the bundle at `path`, verified.
 
@@ -121,6 +135,8 @@ class Engine:
             public_key: Demands this key's signature, and no older release than has run here.
             threads: CPU threads that compute one call; None: one for each core that this process
                 may use, as far as a container's quota feeds them. A GPU does not need it.
+            observer: Sees every call, as those of `vit_edge.runtime.tools.health` do for metrics
+                and drift.
 
         Raises:
             InputError: if the precision, backend, public key or number of threads is invalid.
@@ -150,7 +166,7 @@ class Engine:
             "" if candidate.variant is None else candidate.variant.name,
         )
         reopen = (lambda: deployment.open(candidate)) if used.opens_after_fork else None
-        engine = cls(ProcessSession(session, used.name, reopen), bundle.manifest, info)
+        engine = cls(ProcessSession(session, used.name, reopen), bundle.manifest, info, observer)
         try:
             bundle.remember_release()
         except BaseException:
@@ -174,9 +190,15 @@ class Engine:
             ClosedError: if the engine is closed.
             EngineError: if the backend fails.
         """
-        session = self._opened()
-        packed = run_frames(session, self._spec, self._check(session, frames))
+        watch = self._watch
+        packed = self._run(frames)[1] if watch is None else watch.call(lambda: self._run(frames))
         return packed if self._as_it_is else self._named(packed)
+
+    def _run(self, frames: Any) -> tuple[Frames, NDArray[np.float32]]:
+        """The checked frames and their packed outputs."""
+        session = self._opened()
+        checked = self._check(session, frames)
+        return checked, run_frames(session, self._spec, checked)
 
     def stream(self, frames: Iterable[Any]) -> Iterator[Any]:
         """Runs frames as they come, in order: the next ones are fetched, and copied to the GPU,
@@ -194,9 +216,14 @@ class Engine:
             InputError, ClosedError, EngineError: as above; what `frames` itself raises, once all
                 that it yielded before is answered.
         """
-        session = self._opened()
+        answers = self._stream(frames)
+        return answers if self._watch is None else self._watch.stream(answers)
+
+    def _stream(self, frames: Iterable[Any]) -> Iterator[Any]:
+        session, watch = self._opened(), self._watch
         failures = list[Exception]()
         counts: deque[tuple[int, ...]] = deque()  # of the images in each part of an item
+        arrivals: deque[tuple[Frames, float]] = deque()  # for the observer
 
         def parts() -> Iterator[Frames]:
             for item in frames:
@@ -204,17 +231,20 @@ class Engine:
                 checked = self._check(session, item[None] if single else item)
                 pieces = list(cut(checked, self._spec))
                 counts.append(() if single else tuple(piece.count for piece in pieces))
+                if watch is not None:
+                    arrivals.append((checked, time.perf_counter()))
                 yield from (piece.images for piece in pieces)
 
         answers = session.stream(_until_failure(parts(), failures))
         for first in answers:
             expected = counts.popleft()
-            if not expected:
-                yield self._of_one(first)
-                continue
+            packed = first[: expected[0]] if expected else first
             rest = [next(answers)[:count] for count in expected[1:]]
-            packed = first[: expected[0]]
-            yield self._named(np.concatenate([packed, *rest]) if rest else packed)
+            packed = np.concatenate([packed, *rest]) if rest else packed
+            if watch is not None:
+                came, start = arrivals.popleft()
+                watch.answered(came, packed[: len(came)], start)
+            yield self._named(packed) if expected else self._of_one(packed)
         if failures:
             raise failures[0]
 

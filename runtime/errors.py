@@ -21,6 +21,7 @@ cuDNN status codes; ONNX Runtime's arena allocator; TensorRT, ErrorCode; `std::b
 
 CUDA_BINDINGS = "cuda-bindings>=12.8"
 LIBRARIES = {
+    "health": ("opentelemetry-api>=1.30",),
     "hub": ("huggingface_hub>=0.30",),
     "images": ("pillow>=11",),
     "onnxruntime": ("onnxruntime>=1.20",),

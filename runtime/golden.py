@@ -12,7 +12,7 @@ import math
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,23 +98,46 @@ def parse_golden(raw: bytes, spec: EngineSpec) -> GoldenSamples:
         "logits": (np.float32, (spec.width,)),
         "labels": (np.int64, ()),
     }
-    try:
-        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-            arrays = {}
-            for member in archive.infolist():
-                name = member.filename.removesuffix(".npy")
-                if name == member.filename or name not in expected or name in arrays:
-                    raise ValueError(f"{member.filename[:60]!r} does not belong there")
-                arrays[name] = _read_array(archive, member, *expected[name])
-        samples = GoldenSamples(arrays["images"], arrays["logits"], arrays.get("labels"))
-    except _DAMAGE as error:
-        raise BundleError(f"{GOLDEN} is not valid: {error}; {REMEDY}") from None
+    arrays = parse_arrays(raw, expected, {"images", "logits"}, GOLDEN)
+    samples = GoldenSamples(arrays["images"], arrays["logits"], arrays.get("labels"))
     if {len(array) for array in arrays.values()} != {len(samples)}:
         raise BundleError(
             f"{GOLDEN} does not fit the manifest: {len(samples)} images, {len(samples.logits)} "
             f"answers; {REMEDY}"
         )
     return samples
+
+
+def parse_arrays(
+    raw: bytes,
+    expected: Mapping[str, tuple[Any, tuple[int, ...]]],
+    required: Set[str],
+    file: str,
+) -> dict[str, NDArray[Any]]:
+    """The arrays in the bytes of an `.npz`, by name.
+
+    Args:
+        raw: The bytes.
+        expected: The type of each array that may be there, and its shape but for the first axis.
+        required: Names of those that must be.
+        file: What it is called, for messages.
+
+    Raises:
+        BundleError: if it is damaged, or holds anything else.
+    """
+    arrays = dict[str, NDArray[Any]]()
+    try:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            for member in archive.infolist():
+                name = member.filename.removesuffix(".npy")
+                if name == member.filename or name not in expected or name in arrays:
+                    raise ValueError(f"{member.filename[:60]!r} does not belong there")
+                arrays[name] = _read_array(archive, member, *expected[name])
+        if missing := sorted(required - arrays.keys()):
+            raise ValueError(f"{missing[0]} are not there")
+    except _DAMAGE as error:
+        raise BundleError(f"{file} is not valid: {error}; {REMEDY}") from None
+    return arrays
 
 
 def _read_array(

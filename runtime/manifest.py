@@ -18,14 +18,15 @@ from .outputs import (
 from .preprocess import Preprocess
 from .schema import SchemaError, decode, parse_json
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 OLDEST_SCHEMA = 3
 """Version 4 added what is known of an engine's plan, version 5 named outputs of several kinds,
 version 6 has numbers in `model` and `provenance`, which were text, version 7 says which GPUs have
-the types of a graph.
+the types of a graph, version 8 names the reference's statistics, where a bundle has them.
 """
 MANIFEST, MANIFEST_DIGEST = "manifest.json", "manifest.sha256"
 GOLDEN, CALIBRATION = "golden.npz", "calibration.json"
+STATISTICS = "statistics.npz"
 SIGNATURE = "model.sig"
 RELEASE = "release.json"
 """Beside the manifest of a signed bundle, and signed with it."""
@@ -48,6 +49,7 @@ _MAX_FACT = 1 << 63
 _ROUNDING = 1e-3
 _MAX_TOLERANCE = 10.0
 _MAX_RANK = 1000
+_MAX_REFERENCE, _MAX_STATISTICS = 1 << 16, 1 << 10
 _NAMED_OUTPUTS = 5
 """Schema version since which a manifest names its outputs."""
 _OWN = {MANIFEST, MANIFEST_DIGEST, RELEASE, SIGNATURE}
@@ -316,10 +318,35 @@ class PrecisionEntry:
 
 
 @dataclass(frozen=True)
+class ReferenceStatistics:
+    """Statistics of reference images and of the reference's outputs, one number of each image, by
+    which `vit_edge.runtime.tools.health` sees drift.
+
+    Attributes:
+        file: Its path in the bundle: an `.npz` with `values` float32 `[images, len(names)]`.
+        images: Their number.
+        source: The images, in words.
+        names: The statistics, in the order of the columns.
+    """
+
+    file: str
+    images: int
+    source: str
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.images <= _MAX_REFERENCE:
+            raise ValueError(f"images {self.images} is not between 1 and {_MAX_REFERENCE}")
+        if not 0 < len(set(self.names)) == len(self.names) <= _MAX_STATISTICS:
+            raise ValueError(f"names {list(self.names)[:5]} are none, too many, or twice the same")
+
+
+@dataclass(frozen=True)
 class Manifest:
     """A bundle's contents.
 
     `model`, `provenance` and `tools` are for people and `inspect`: text, numbers as numbers.
+    `statistics` is None in bundles from before version 8.
     """
 
     schema_version: int
@@ -332,6 +359,7 @@ class Manifest:
     provenance: dict[str, Fact]
     tools: dict[str, str]
     files: dict[str, FileEntry]
+    statistics: ReferenceStatistics | None = None
 
     def __post_init__(self) -> None:
         _require_plain_files(self.files)
@@ -341,6 +369,7 @@ class Manifest:
         named = [file for graph in graphs for file in (graph.file, *graph.external)]
         engines = [engine for p in self.precisions.values() for engine in p.engines]
         named += [file for e in engines for file in (e.file, e.plan_file) if file]
+        named += [] if self.statistics is None else [self.statistics.file]
         missing = sorted({GOLDEN, *named} - self.files.keys())
         if missing:
             raise ValueError(f"files are named but not listed with their hashes: {missing[:5]}")

@@ -23,6 +23,7 @@ from .command_line import run_program
 from .compare.command import add_compare_arguments, run_compare
 from .display import verbosity
 from .estimate import add_estimate_arguments, run_estimate
+from .health.command import add_drift_arguments, run_drift
 from .inspect import add_inspect_arguments, run_inspect
 from .replay.command import add_replay_arguments, run_replay
 from .report.command import add_report_arguments, run_report
@@ -101,6 +102,10 @@ def _add_commands(parsers: Parsers[argparse.ArgumentParser]) -> None:
         parsers, "score", run_score, "write the outputs of many images to Parquet files, resumably"
     )
     add_score_arguments(score)
+    drift = _add(
+        parsers, "drift", run_drift, "tell whether images are still like those of the export"
+    )
+    add_drift_arguments(drift)
     sign = _add(parsers, "sign", run_sign, "sign a bundle, so that devices can demand it")
     add_sign_arguments(sign)
     triton = _add(parsers, "triton", run_triton, "write a model repository for Triton")
@@ -109,16 +114,16 @@ def _add_commands(parsers: Parsers[argparse.ArgumentParser]) -> None:
         parsers, "replay", run_replay, "test an inference server on the bundle's golden samples"
     )
     add_replay_arguments(replay)
-    for parser in (check, compare, inspect, build, tune, estimate, run, score, triton, replay):
+    for parser in (check, compare, inspect, build, tune, estimate, run, score, triton, replay, drift):
         parser.add_argument(
             "--public-key", type=Path, metavar="FILE", help="demand a signature of this key"
         )
-    for parser in (check, compare, tune, run, score):
+    for parser in (check, compare, tune, run, score, drift):
         parser.add_argument(
             "--threads", type=int, metavar="N",
             help="CPU threads that compute; default: one for each core that a quota feeds",
         )  # fmt: skip
-    for parser in (check, compare, inspect, tune, estimate, score, replay):
+    for parser in (check, compare, inspect, tune, estimate, score, replay, drift):
         parser.add_argument("--json", action="store_true", help="print one JSON object")
     run.add_argument(
         "--json", action="store_true", help="print a JSON object a line: images, then the engine"

@@ -71,6 +71,14 @@ def run_inspect(arguments: argparse.Namespace) -> int:
     ):
         print_table(title, ("", ""), [(name, str(pairs[name])) for name in sorted(pairs)])
     _show_precisions(bundle)
+    reference = manifest.statistics
+    if reference is None:
+        print("no reference statistics: `vit-edge drift` cannot judge images by this bundle")
+    else:
+        print(
+            f"reference statistics of {reference.images} images ({reference.source}), by which "
+            f"`vit-edge drift` judges: {', '.join(reference.names)}"
+        )
     tuned_rows = [
         (c.precision, c.backend.name, c.variant.name, f"{c.variant.gain:.3g}")
         for c in _tuned(bundle)

@@ -153,7 +153,7 @@ def test_paths_out_of_the_bundle_are_refused(bundle: Path, name: str) -> None:
         (lambda m: m.update(schema_version=99), "made by a newer vit-edge: update"),
         (
             lambda m: m.update(schema_version=2),
-            "schema_version is 2, this vit-edge reads 3 to 7: export",
+            "schema_version is 2, this vit-edge reads 3 to 8: export",
         ),
         (lambda m: m.update(precisions={}), "no precision"),
         (lambda m: m["preprocess"].update(height=9), "preprocess makes"),

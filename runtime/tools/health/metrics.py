@@ -1,0 +1,137 @@
+"""Metrics of an engine by OpenTelemetry: the application chooses where they go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from vit_edge import __version__
+
+from ...engine import EngineInfo
+from ...errors import BackendError, install_command
+from .drift import DriftMonitor
+from .judge import StatisticReport
+from .statistics import Floats
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+
+BOUNDARIES = (
+    0.0005, 0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15,
+    0.2, 0.3, 0.5, 1.0, 2.0, 5.0,
+)  # fmt: skip
+"""Seconds between the histogram's buckets: a call takes from half a millisecond to seconds."""
+BACKEND, PRECISION, DEVICE = "vit_edge.backend", "vit_edge.precision", "vit_edge.device"
+ERROR, STATISTIC = "error.type", "vit_edge.statistic"
+
+
+class HealthMetrics:
+    """Observer that gives an engine's calls, images, errors and drift to OpenTelemetry.
+
+    One may watch several engines, which the attributes tell apart; a monitor watches one.
+
+    | instrument | kind | of |
+    | --- | --- | --- |
+    | `vit_edge.call.duration` | histogram, s | calls and items of streams |
+    | `vit_edge.images` | counter | images that were answered |
+    | `vit_edge.errors` | counter | exceptions, by `error.type` |
+    | `vit_edge.drift.images` | gauge | images that are judged |
+    | `vit_edge.drift.alarm` | gauge | 1 where a statistic drifted, else 0 |
+    | `vit_edge.drift.shift` | gauge | change of its mean rank, of a class's share; 0 is none |
+    | `vit_edge.drift.median` | gauge | its median over the window |
+
+    Args:
+        monitor: Sees the calls too; its judgement is what the gauges show, made when they are read.
+        provider: Where the metrics go; None: OpenTelemetry's global one.
+
+    Raises:
+        BackendError: if OpenTelemetry is not installed.
+    """
+
+    def __init__(
+        self, monitor: DriftMonitor | None = None, provider: MeterProvider | None = None
+    ) -> None:
+        try:
+            from opentelemetry.metrics import get_meter_provider
+        except ImportError:
+            raise BackendError(f"metrics need OpenTelemetry: {install_command('health')}") from None
+        self._monitor = monitor
+        self._attributes = dict[int, tuple[EngineInfo, dict[str, str]]]()
+        self._last: EngineInfo | None = None
+        meter = (provider or get_meter_provider()).get_meter("vit_edge", __version__)
+        self._duration = meter.create_histogram(
+            "vit_edge.call.duration",
+            unit="s",
+            description="How long calls of the engine took",
+            explicit_bucket_boundaries_advisory=BOUNDARIES,
+        )
+        self._images = meter.create_counter(
+            "vit_edge.images", unit="{image}", description="Images that the engine answered"
+        )
+        self._errors = meter.create_counter(
+            "vit_edge.errors", unit="{error}", description="Exceptions of calls, by their class"
+        )
+        if monitor is not None:
+            for name, about, read in (
+                ("images", "Images that are judged for drift", None),
+                ("alarm", "1 where a statistic drifted from the reference's", _alarm),
+                ("shift", "Change of a statistic's mean rank, or of a class's share", _shift),
+                ("median", "Median of a statistic over the last images", _median),
+            ):
+                meter.create_observable_gauge(
+                    f"vit_edge.drift.{name}", [self._reader(read)], description=about
+                )
+
+    def on_call(
+        self, info: EngineInfo, frames: Any, outputs: Mapping[str, Floats], seconds: float
+    ) -> None:
+        """See `vit_edge.runtime.observer.Observer`."""
+        attributes = self._of(info)
+        self._duration.record(seconds, attributes)
+        self._images.add(len(frames), attributes)
+        if self._monitor is not None:
+            self._monitor.on_call(info, frames, outputs, seconds)
+
+    def on_error(self, info: EngineInfo, error: Exception) -> None:
+        """See `vit_edge.runtime.observer.Observer`."""
+        self._errors.add(1, {**self._of(info), ERROR: type(error).__name__})
+
+    def _of(self, info: EngineInfo) -> dict[str, str]:
+        """The attributes of an engine."""
+        self._last = info
+        known = self._attributes.get(id(info))
+        if known is None:  # kept beside them, so that no other one gets its id
+            own = {BACKEND: info.backend, PRECISION: info.precision, DEVICE: info.device}
+            known = self._attributes[id(info)] = (info, own)
+        return known[1]
+
+    def _reader(
+        self, read: Callable[[StatisticReport], float] | None
+    ) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        """A callback that gives a number of each statistic; None is the number of images."""
+        from opentelemetry.metrics import Observation
+
+        def observe(options: CallbackOptions) -> Iterator[Observation]:
+            assert self._monitor is not None  # no gauges without one
+            if self._last is None:
+                return
+            attributes, report = self._of(self._last), self._monitor.report()
+            if read is None:
+                yield Observation(report.images, attributes)
+                return
+            for statistic in report.statistics:
+                yield Observation(read(statistic), {**attributes, STATISTIC: statistic.name})
+
+        return observe
+
+
+def _alarm(statistic: StatisticReport) -> float:
+    return int(statistic.drifted)
+
+
+def _shift(statistic: StatisticReport) -> float:
+    return statistic.shift
+
+
+def _median(statistic: StatisticReport) -> float:
+    return statistic.now.median

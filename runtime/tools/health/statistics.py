@@ -1,0 +1,190 @@
+"""Statistics of an image and of what the model makes of it: what drift is judged by.
+
+Each is one number of one image. Pixels are sampled on a grid of about 32 by 32 places, with their
+right and lower neighbours, so that a call of a small model costs hardly more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...manifest import EngineSpec
+from ...outputs import KINDS, LOGITS, MULTILABEL, OutputSpec
+
+Floats = NDArray[np.float32]
+
+BRIGHTNESS, CONTRAST = "brightness", "contrast"
+SHARPNESS, DETAIL, CLIPPED, CENTRE = "sharpness", "detail", "clipped", "centre - edge"
+SATURATION, RED_BLUE = "saturation", "red - blue"
+CLASS, CONFIDENCE, ENTROPY = "class", "confidence", "entropy"
+MEAN, SPREAD, LABELS = "mean", "spread", "labels"
+COLORS = ("red", "green", "blue")
+
+_GRID = 32
+_MOST_VALUES = 4096
+"""Numbers of an output that its mean and spread are taken of: maps have hundreds of thousands."""
+
+
+def input_names(channels: int) -> tuple[str, ...]:
+    """The statistics of a frame of so many channels: 1 is grey, 3 are red, green and blue."""
+    each = [f"{c} {what}" for what in (BRIGHTNESS, CONTRAST) for c in COLORS]
+    own = each if channels == len(COLORS) else [BRIGHTNESS, CONTRAST]
+    colors = [SATURATION, RED_BLUE] if channels == len(COLORS) else []
+    return (*own, SHARPNESS, DETAIL, CLIPPED, CENTRE, *colors)
+
+
+def output_names(output: OutputSpec) -> tuple[str, ...]:
+    """The statistics of an output, by its kind."""
+    own: tuple[str, ...]
+    if output.classifies:
+        own = (CONFIDENCE, ENTROPY, CLASS)
+    elif output.is_of_labels:
+        own = (CONFIDENCE, LABELS)
+    else:
+        own = (MEAN,) if output.size == 1 else (MEAN, SPREAD)
+    return tuple(f"{what} of {output.name}" for what in own)
+
+
+def statistic_names(spec: EngineSpec) -> tuple[str, ...]:
+    """All statistics of an engine's images, in the order of `measure`."""
+    names = list(input_names(spec.image_shape[2]))
+    for output in spec.outputs:
+        names += output_names(output)
+    return tuple(names)
+
+
+def is_class(name: str) -> bool:
+    """Tells whether the statistic is the index of a class, of which shares are compared."""
+    return name.startswith(f"{CLASS} of ")
+
+
+def is_of_output(name: str) -> bool:
+    """Tells whether the statistic is of an output rather than of a frame."""
+    return " of " in name
+
+
+def measure(frames: Any, outputs: Mapping[str, Floats], spec: EngineSpec) -> Floats:
+    """The statistics of images, float32 `[N, len(statistic_names(spec))]`.
+
+    Args:
+        frames: uint8 `[N, height, width, channels]`; of frames on a GPU the statistics are NaN.
+        outputs: float32 `[N, *shape]` by name. Where an image's are not finite, the statistics of
+            that output are NaN.
+        spec: Of the engine.
+    """
+    if isinstance(frames, np.ndarray):
+        parts = [measure_frames(frames)]
+    else:
+        shape = (len(outputs[spec.outputs[0].name]), len(input_names(spec.image_shape[2])))
+        parts = [np.full(shape, np.nan, np.float32)]
+    parts += [measure_output(outputs[output.name], output) for output in spec.outputs]
+    return np.concatenate(parts, axis=1)
+
+
+def measure_frames(frames: NDArray[np.uint8]) -> Floats:
+    """The statistics of `input_names`, float32 `[N, their number]`.
+
+    Brightness and contrast are a channel's mean and standard deviation, 0 to 255; detail is the
+    binary logarithm of the mean square of differences between neighbours, sharpness the same less
+    that of the variance; clipped is the share of values that are 0 or 255; centre - edge compares
+    the middle half of each side with the whole; saturation is the mean range over the channels.
+    """
+    count, height, width, channels = frames.shape
+    step = (max(1, height // _GRID), max(1, width // _GRID))
+    top, left = (min(s // 2, edge - 1) for s, edge in zip(step, (height, width), strict=True))
+    # The last row and column have no neighbours; of a single one there is nothing else.
+    bottom, right = max(1, height - 1), max(1, width - 1)
+    grid = frames[:, top : bottom : step[0], left : right : step[1]]
+    rows, columns = grid.shape[1:3]
+    values = _by_channel(grid)
+    below = frames[:, min(top + 1, height - 1) :: step[0], left : right : step[1]][:, :rows]
+    beside = frames[:, top : bottom : step[0], min(left + 1, width - 1) :: step[1]][:, :, :columns]
+    places = rows * columns
+    # `add.reduce` is `sum` without its preparations, which would cost more than the sums.
+    mean = np.add.reduce(values, axis=2) / places
+    centred = values - mean[:, :, None]
+    variance = np.einsum("ncp,ncp->nc", centred, centred) / places
+    energy = (_squares(_by_channel(below), values) + _squares(_by_channel(beside), values)) / 2
+    detail = np.log2(1 + energy)
+    extreme = np.asarray((values == 0) | (values == 255))
+    clipped = [np.count_nonzero(each) / extreme[0].size for each in extreme]
+    middle = values.reshape(count, channels, rows, columns)
+    middle = middle[:, :, rows // 4 : rows - rows // 4, columns // 4 : columns - columns // 4]
+    inner = np.add.reduce(middle, axis=(1, 2, 3)) / middle[0].size
+    parts = [
+        *mean.T,
+        *np.sqrt(variance).T,
+        detail - np.log2(1 + np.add.reduce(variance, axis=1) / channels),
+        detail,
+        clipped,
+        inner - np.add.reduce(mean, axis=1) / channels,
+    ]
+    if channels == len(COLORS):
+        red, green, blue = values[:, 0], values[:, 1], values[:, 2]
+        extent = np.maximum(np.maximum(red, green), blue)
+        extent -= np.minimum(np.minimum(red, green), blue)
+        parts += [np.add.reduce(extent, axis=1) / places, mean[:, 0] - mean[:, 2]]
+    return np.array(parts, np.float32).T
+
+
+def _by_channel(grid: NDArray[np.uint8]) -> Floats:
+    """Pixels as float32 `[N, channels, places]`."""
+    count, _, _, channels = grid.shape
+    values: Floats = grid.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+    return values.reshape(count, channels, -1)
+
+
+def _squares(one: Floats, other: Floats) -> Floats:
+    """Mean square of the differences of each image."""
+    difference = (one - other).reshape(len(one), -1)
+    squares: Floats = np.einsum("nv,nv->n", difference, difference) / difference.shape[1]
+    return squares
+
+
+def measure_output(values: Floats, output: OutputSpec) -> Floats:
+    """The statistics of `output_names` of values `[N, *shape]`; NaN of an image whose values are
+    not finite.
+
+    Confidence is the probability of the likeliest class, of labels the mean of what each is taken
+    for; entropy is in nats; labels are those that hold; mean and spread (standard deviation) are
+    over the output's numbers, of large ones over a few thousand.
+    """
+    flat = values.reshape(len(values), -1)
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        if output.classifies:
+            own = _measure_classes(flat, output.kind == LOGITS)
+        elif output.is_of_labels:
+            own = _measure_labels(flat, output)
+        else:
+            some = flat[:, :: -(-flat.shape[1] // _MOST_VALUES)]
+            own = [some.mean(axis=1)] if output.size == 1 else [some.mean(axis=1), some.std(axis=1)]
+    measured = np.array(own, np.float32).T
+    finite = np.asarray(np.isfinite(measured).all(axis=1))
+    if output.is_of_labels:  # an infinite score is a finite probability
+        finite &= np.isfinite(flat).all(axis=1)
+    return measured if finite.all() else np.where(finite[:, None], measured, np.float32(np.nan))
+
+
+def _measure_classes(flat: Floats, are_logits: bool) -> list[Any]:
+    best = flat.argmax(axis=1)
+    if are_logits:
+        shifted = flat - flat[np.arange(len(flat)), best][:, None]
+        powers = np.exp(shifted)
+        total = np.add.reduce(powers, axis=1)
+        weighted = np.einsum("nc,nc->n", powers, shifted)
+        return [1 / total, np.log(total) - weighted / total, best]
+    tiny = np.float32(1e-30)
+    entropy = -(flat * np.log(np.maximum(flat, tiny))).sum(axis=1)
+    return [flat.max(axis=1), entropy, best]
+
+
+def _measure_labels(flat: Floats, output: OutputSpec) -> list[Any]:
+    decide = KINDS[output.kind].decide
+    assert decide is not None  # of every kind of labels
+    holds = decide(flat)
+    odds = 1 / (1 + np.exp(-flat)) if output.kind == MULTILABEL else flat
+    return [np.where(holds, odds, 1 - odds).mean(axis=1), holds.sum(axis=1)]
