@@ -39,7 +39,7 @@ class Reference:
 def encode_statistics(values: Floats) -> bytes:
     """The contents of `statistics.npz`, the same for the same values."""
     stream = io.BytesIO()
-    np.savez_compressed(stream, values=values)
+    np.savez_compressed(stream, values=np.ascontiguousarray(values))
     return stream.getvalue()
 
 
