@@ -63,7 +63,7 @@ def run_drift(arguments: argparse.Namespace) -> int:
         arguments.backend,
         arguments.public_key,
         arguments.threads,
-        monitor,
+        observer=monitor,
     ) as engine:
         if not arguments.json:
             say(str(engine.info))

@@ -93,8 +93,13 @@ class DriftMonitor:
         self._columns = np.array(columns, np.intp)
         self._rows = np.zeros((window, len(columns)), np.float32)
         self._seen = self._kept = 0
-        self._lock = threading.Lock()
+        self._locks = dict[int, threading.Lock]()  # one that was held at a fork stays so
         self._latest: tuple[int, DriftReport] | None = None
+
+    @property
+    def _lock(self) -> threading.Lock:
+        """The lock of this process."""
+        return self._locks.setdefault(os.getpid(), threading.Lock())
 
     def on_call(
         self,

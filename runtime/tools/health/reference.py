@@ -14,7 +14,7 @@ from ...golden import parse_arrays
 from .statistics import Floats, is_class, statistic_names
 
 MOST_IMAGES = 1024
-"""Reference images of a bundle: more would narrow the limits of a window of 128 by 3 % at most."""
+"""Reference images of a bundle: more would narrow the limits of a window of 128 by 6 % at most."""
 NONE = "no reference statistics: the bundle was made by an older vit-edge, export it again"
 _VALUES = "values"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -233,6 +235,20 @@ def test_threads_lose_no_image(bundle_source: Path, held_out: np.ndarray) -> Non
             [other.now.low, other.now.median, other.now.high, other.shift],
             rtol=1e-4, atol=1e-4,
         )  # fmt: skip
+
+
+def test_a_forked_child_does_not_wait_for_a_lock_of_its_parent(
+    bundle_source: Path, held_out: np.ndarray
+) -> None:
+    monitor = DriftMonitor(bundle_source)
+    logits = np.zeros((40, 10), np.float32)
+    with monitor._lock:  # as by another thread at the fork
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            monitor.on_call(None, held_out[:40], {"logits": logits}, 0.1)  # type: ignore[arg-type]
+            os._exit(0 if monitor.report().images == 40 else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.parametrize(
