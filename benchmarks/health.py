@@ -1,12 +1,12 @@
 """Drift without labels: what watching costs, how often it is wrong, and what it sees.
 
-    python -m benchmarks.health [--calls 1500] [--windows 10000] [--markdown docs/health.md]
+    python -m benchmarks.health [--rounds 200] [--windows 10000] [--markdown docs/health.md]
 
 Needs the packages of the extras `dev` and `export`, and scikit-image for its photographs. Three
 parts, in `benchmarks/results/health.json` and as tables in the document:
 
 - Cost: calls of a ViT-Ti/16 of one image with and without observers take turns on one session; the
-  median of their differences, relative to the median of the calls without.
+  median of their differences, relative to the median of the calls without, on one thread.
 - False alarms: reference and window are drawn from images of one kind, again and again.
 - Detection: windows of distorted images, the share of them that is called drift at the default rate
   of false alarms. Colored images are judged by their pixels alone, digits by their trained model
@@ -19,6 +19,7 @@ import argparse
 import json
 import platform
 import tempfile
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -41,7 +42,7 @@ from vit_edge.runtime.manifest import EngineSpec
 from vit_edge.runtime.observer import Observer, Watch
 from vit_edge.runtime.outputs import OutputSpec
 from vit_edge.runtime.tools.health import DriftMonitor, HealthMetrics
-from vit_edge.runtime.tools.health.drift import ALARM_RATE, WINDOW
+from vit_edge.runtime.tools.health.drift import ALARM_RATE, EVERY, WINDOW
 from vit_edge.runtime.tools.health.judge import judge
 from vit_edge.runtime.tools.health.reference import Reference
 from vit_edge.runtime.tools.health.statistics import (
@@ -56,7 +57,6 @@ from vit_edge.vit.variants import find_variant
 
 from . import distortions as d
 from .documents import put_into
-from .overhead import alternate
 
 OUT = Path(__file__).parent / "results" / "health.json"
 MODEL, BACKENDS, PRECISIONS = "vit_tiny_patch16_224", ("openvino", "onnxruntime"), ("fp32", "int8")
@@ -69,6 +69,8 @@ WINDOWS = (32, WINDOW)
 TRIALS = 200
 RATES = (1e-2, ALARM_RATE)
 SIDE = 224
+PARTS = ("cost", "colors", "digits")
+WARM_UP = 10
 
 Frames = NDArray[np.uint8]
 COLOR_DRIFTS: dict[str, Callable[[Frames], Frames]] = {
@@ -128,34 +130,39 @@ def export(folder: Path, **options: Any) -> Path:
     return out
 
 
-def measure_cost(bundle: Path, backend: str, precision: str, calls: int) -> list[dict[str, Any]]:
-    """Rows for the observers: the median of what each adds to a call, with its 95 % interval."""
+def measure_cost(bundle: Path, backend: str, precision: str, rounds: int) -> list[dict[str, Any]]:
+    """Rows for the observers: the median of what each adds to a call, with its 95 % interval.
+
+    A round is `EVERY` calls with each observer and without any, of which one is measured.
+    """
     generator = np.random.default_rng(0)
     frame = generator.integers(0, 256, (1, SIDE, SIDE, 3), dtype=np.uint8)
     provider = MeterProvider([InMemoryMetricReader()])
     observers: dict[str, Observer] = {
         "drift": DriftMonitor(bundle),
         "drift and metrics": HealthMetrics(DriftMonitor(bundle), provider),
+        "drift, each image": DriftMonitor(bundle, every=1),
     }
     rows = []
     with Engine.load(bundle, precision, backend, threads=1) as engine:
         watches = [Watch(own, engine.info, engine.outputs) for own in observers.values()]
-
-        def call(watch: Watch | None) -> Callable[[], object]:
-            def run() -> object:
-                engine._watch = watch
-                return engine(frame)
-
-            return run
-
-        times = alternate((call(None), *map(call, watches)), calls)
+        contenders = [None, *watches]
+        times = np.empty((rounds + WARM_UP, len(contenders)))
+        for index in range(len(times)):
+            for place in generator.permutation(len(contenders)):
+                engine._watch = contenders[place]
+                start = time.perf_counter_ns()
+                for _ in range(EVERY):
+                    engine(frame)
+                times[index, place] = (time.perf_counter_ns() - start) / 1e3 / EVERY
+        times = times[WARM_UP:]
         plain = float(np.median(times[:, 0]))
         for index, name in enumerate(observers, 1):
             added = times[:, index] - times[:, 0]
-            resampled = np.median(generator.choice(added, (1000, calls)), axis=1)
+            resampled = np.median(generator.choice(added, (1000, rounds)), axis=1)
             rows.append(
                 {
-                    "backend": f"{backend} {engine.info.version}",
+                    "backend": f"{backend} {engine.info.version.split('-')[0]}",
                     "precision": precision,
                     "threads": engine.info.threads,
                     "observer": name,
@@ -284,19 +291,18 @@ def of_digits(bundle: Path, trials: int) -> dict[str, Any]:
 def tables(result: dict[str, Any]) -> str:
     """The three parts in Markdown."""
     lines = [
-        f"ViT-Ti/16, one image, 1 thread, {result['machine']}, {result['calls']} rounds:",
+        f"ViT-Ti/16, one image, 1 thread, {result['machine']}, {result['rounds']} rounds of "
+        f"{EVERY} calls with each:",
         "",
-        "| backend | precision | a call | drift adds | drift and metrics add |",
-        "| --- | --- | --- | --- | --- |",
+        f"| backend | precision | a call | drift, 1 in {EVERY} | and metrics | drift, each image |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     cost = result["cost"]
-    for alone, both in zip(cost[::2], cost[1::2], strict=True):
-        cells = [
-            f"{row['added_us']:.0f} us, {100 * row['added_share']:.1f} %" for row in (alone, both)
-        ]
+    for rows in zip(cost[::3], cost[1::3], cost[2::3], strict=True):
+        cells = [f"{row['added_us']:.0f} us, {100 * row['added_share']:.1f} %" for row in rows]
         lines.append(
-            f"| {alone['backend']} | {alone['precision']} | {alone['plain_us'] / 1e3:.2f} ms | "
-            f"{cells[0]} | {cells[1]} |"
+            f"| {rows[0]['backend']} | {rows[0]['precision']} | {rows[0]['plain_us'] / 1e3:.2f} ms "
+            f"| {' | '.join(cells)} |"
         )
     lines += [
         "",
@@ -326,31 +332,37 @@ def tables(result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--calls", type=int, default=1500)
+    parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--windows", type=int, default=10_000)
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, help="the others stay as they were"
+    )
     parser.add_argument("--markdown", type=Path, help="put the tables into this document")
     arguments = parser.parse_args()
+    result = json.loads(OUT.read_text()) if OUT.exists() else {}
+    result |= {
+        "machine": cpu_name(),
+        "python": platform.python_version(),
+        "packages": {p: version(p) for p in ("numpy", "opentelemetry-sdk", "scikit-image")},
+        "alarm_rate": ALARM_RATE,
+    }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        tiny = export(
-            folder, model=MODEL, weights="random", precisions=PRECISIONS, calibration_size=16
-        )
-        small = export(folder, model="vit_digits", precisions=("fp32",))
-        result = {
-            "machine": cpu_name(),
-            "python": platform.python_version(),
-            "packages": {p: version(p) for p in ("numpy", "opentelemetry-sdk", "scikit-image")},
-            "calls": arguments.calls,
-            "alarm_rate": ALARM_RATE,
-            "cost": [
+        if "cost" in arguments.parts:
+            options = {"weights": "random", "precisions": PRECISIONS, "calibration_size": 16}
+            tiny = export(folder, model=MODEL, **options)
+            result["rounds"] = arguments.rounds
+            result["cost"] = [
                 row
                 for backend in BACKENDS
                 for precision in PRECISIONS
-                for row in measure_cost(tiny, backend, precision, arguments.calls)
-            ],
-            "colors": of_colors(arguments.windows),
-            "digits": of_digits(small, arguments.windows),
-        }
+                for row in measure_cost(tiny, backend, precision, arguments.rounds)
+            ]
+        if "colors" in arguments.parts:
+            result["colors"] = of_colors(arguments.windows)
+        if "digits" in arguments.parts:
+            small = export(folder, model="vit_digits", precisions=("fp32",))
+            result["digits"] = of_digits(small, arguments.windows)
     OUT.write_text(json.dumps(result, indent=2) + "\n")
     text = tables(result)
     print(text)

@@ -54,7 +54,7 @@ def run_drift(arguments: argparse.Namespace) -> int:
     reference = read_reference(bundle)
     if reference is None:
         raise InputError(f"{bundle.path} has {NONE}")
-    monitor = DriftMonitor(bundle, MOST_IMAGES, alarm_rate=arguments.alarm_rate)
+    monitor = DriftMonitor(bundle, MOST_IMAGES, 1, arguments.alarm_rate)
     sampling = Sampling(arguments.every, arguments.frames)
     failed = 0
     with Engine.load(

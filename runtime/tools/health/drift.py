@@ -15,11 +15,13 @@ from ...engine import EngineInfo
 from ...errors import InputError
 from .judge import StatisticReport, fewest_images, judge
 from .reference import NONE, Reference, read_reference
-from .statistics import Floats, is_of_output, measure
+from .statistics import Floats, is_of_output, measure, statistic_names
 from .words import describe
 
 WINDOW = 128
 """Images that are judged together."""
+EVERY = 4
+"""Images of which one is measured: the others cost nothing, and a window spans more time."""
 ALARM_RATE = 1e-4
 """Windows of images like the reference's, of which one is called drift: one in 10,000."""
 _MOST_WINDOW = 1 << 20
@@ -58,13 +60,13 @@ class DriftReport:
 class DriftMonitor:
     """Observer that compares the last images with the reference's of their bundle.
 
-    A call costs the statistics of its images; judging is done when a report is asked for. One
-    monitor watches one engine, from any number of threads.
+    A call costs the statistics of one image in `every`; judging is done when a report is asked for.
+    One monitor watches one engine, from any number of threads.
 
     Args:
         bundle: The engine's bundle, or its path.
         window: Images that are judged together.
-        every: Takes one image in so many: the images of a window should not be of one moment.
+        every: Measures one image in so many: those of a window should not be of one moment.
         alarm_rate: Probability of calling drift by chance, for each window.
 
     Raises:
@@ -76,7 +78,7 @@ class DriftMonitor:
         self,
         bundle: Bundle | str | os.PathLike[str],
         window: int = WINDOW,
-        every: int = 1,
+        every: int = EVERY,
         alarm_rate: float = ALARM_RATE,
     ) -> None:
         if not 1 <= window <= _MOST_WINDOW:
@@ -90,7 +92,8 @@ class DriftMonitor:
         self._reference = read_reference(opened)
         self._every, self._alarm_rate = every, alarm_rate
         columns = () if self._reference is None else self._reference.columns
-        self._columns = np.array(columns, np.intp)
+        everything = columns == tuple(range(len(statistic_names(self._spec))))
+        self._columns = None if everything else np.array(columns, np.intp)
         self._rows = np.zeros((window, len(columns)), np.float32)
         self._seen = self._kept = 0
         self._locks = dict[int, threading.Lock]()  # one that was held at a fork stays so
@@ -119,11 +122,13 @@ class DriftMonitor:
             chosen = slice(first, None, self._every)
             outputs = {name: values[chosen] for name, values in outputs.items()}
             frames = frames[chosen] if isinstance(frames, np.ndarray) else frames
-        rows = measure(frames, outputs, self._spec)[-len(self._rows) :, self._columns]
+        rows = measure(frames, outputs, self._spec)[-len(self._rows) :]
+        if self._columns is not None:
+            rows = rows[:, self._columns]
         with self._lock:
-            places = (self._kept + np.arange(len(rows))) % len(self._rows)
-            self._rows[places] = rows
-            self._kept += len(rows)
+            for row in rows:
+                self._rows[self._kept % len(self._rows)] = row
+                self._kept += 1
 
     def on_error(self, info: EngineInfo, error: Exception) -> None:
         """See `vit_edge.runtime.observer.Observer`: errors are no images."""

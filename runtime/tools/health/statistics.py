@@ -6,7 +6,9 @@ right and lower neighbours, so that a call of a small model costs hardly more.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ _MOST_VALUES = 4096
 """Numbers of an output that its mean and spread are taken of: maps have hundreds of thousands."""
 
 
+@functools.cache
 def input_names(channels: int) -> tuple[str, ...]:
     """The statistics of a frame of so many channels: 1 is grey, 3 are red, green and blue."""
     each = [f"{c} {what}" for what in (BRIGHTNESS, CONTRAST) for c in COLORS]
@@ -93,56 +96,69 @@ def measure_frames(frames: NDArray[np.uint8]) -> Floats:
     that of the variance; clipped is the share of values that are 0 or 255; centre - edge compares
     the middle half of each side with the whole; saturation is the mean range over the channels.
     """
-    count, height, width, channels = frames.shape
-    step = (max(1, height // _GRID), max(1, width // _GRID))
-    top, left = (min(s // 2, edge - 1) for s, edge in zip(step, (height, width), strict=True))
-    # The last row and column have no neighbours; of a single one there is nothing else.
-    bottom, right = max(1, height - 1), max(1, width - 1)
-    grid = frames[:, top : bottom : step[0], left : right : step[1]]
-    rows, columns = grid.shape[1:3]
-    values = _by_channel(grid)
-    below = frames[:, min(top + 1, height - 1) :: step[0], left : right : step[1]][:, :rows]
-    beside = frames[:, top : bottom : step[0], min(left + 1, width - 1) :: step[1]][:, :, :columns]
-    places = rows * columns
-    # `add.reduce` is `sum` without its preparations, which would cost more than the sums.
-    mean = np.add.reduce(values, axis=2) / places
-    centred = values - mean[:, :, None]
+    count, channels = len(frames), frames.shape[3]
+    sampling = _sampling(*frames.shape[1:3], channels)
+    # Few calls of numpy, for each costs more than what it computes: between two calls of an engine
+    # neither code nor data stay in the processor's caches.
+    taken = frames.reshape(count, -1).take(sampling.indices, axis=1)
+    values = taken.astype(np.float32).reshape(count, 3, channels, -1)
+    own, places = values[:, 0], values.shape[3]
+    means = own @ sampling.weights
+    mean, overall = means[:, :, 0], means.mean(axis=1)
+    centred = own - mean[:, :, None]
     variance = np.einsum("ncp,ncp->nc", centred, centred) / places
-    energy = (_squares(_by_channel(below), values) + _squares(_by_channel(beside), values)) / 2
+    differences = values[:, 1:] - values[:, :1]
+    energy = np.einsum("nkcp,nkcp->n", differences, differences) / differences[0].size
+    spread = variance.sum(axis=1) / channels
     detail = np.log2(1 + energy)
-    extreme = np.asarray((values == 0) | (values == 255))
-    clipped = [np.count_nonzero(each) / extreme[0].size for each in extreme]
-    middle = values.reshape(count, channels, rows, columns)
-    middle = middle[:, :, rows // 4 : rows - rows // 4, columns // 4 : columns - columns // 4]
-    inner = np.add.reduce(middle, axis=(1, 2, 3)) / middle[0].size
-    parts = [
-        *mean.T,
-        *np.sqrt(variance).T,
-        detail - np.log2(1 + np.add.reduce(variance, axis=1) / channels),
-        detail,
-        clipped,
-        inner - np.add.reduce(mean, axis=1) / channels,
-    ]
+    extreme = taken[:, : channels * places] + np.uint8(1) < 2  # 255 comes round to 0
+    measured = np.empty((count, len(input_names(channels))), np.float32)
+    measured[:, :channels] = mean
+    measured[:, channels : 2 * channels] = np.sqrt(variance)
+    rest = measured[:, 2 * channels :]
+    rest[:, 0] = detail - np.log2(1 + spread)
+    rest[:, 1] = detail
+    rest[:, 2] = [np.count_nonzero(each) / each.size for each in extreme]
+    rest[:, 3] = overall[:, 1] - overall[:, 0]
     if channels == len(COLORS):
-        red, green, blue = values[:, 0], values[:, 1], values[:, 2]
-        extent = np.maximum(np.maximum(red, green), blue)
-        extent -= np.minimum(np.minimum(red, green), blue)
-        parts += [np.add.reduce(extent, axis=1) / places, mean[:, 0] - mean[:, 2]]
-    return np.array(parts, np.float32).T
+        extent = own.max(axis=1) - own.min(axis=1)
+        rest[:, 4] = extent @ sampling.weights[:, 0]
+        rest[:, 5] = mean[:, 0] - mean[:, 2]
+    return measured
 
 
-def _by_channel(grid: NDArray[np.uint8]) -> Floats:
-    """Pixels as float32 `[N, channels, places]`."""
-    count, _, _, channels = grid.shape
-    values: Floats = grid.transpose(0, 3, 1, 2).astype(np.float32, order="C")
-    return values.reshape(count, channels, -1)
+@dataclass(frozen=True)
+class _Sampling:
+    """Places of a frame that are looked at.
+
+    Attributes:
+        indices: Into a flat frame, those of the places, of their lower and of their right
+            neighbours, each channel by channel.
+        weights: `[places, 2]`: those of the mean over all, and over the middle half of each side.
+    """
+
+    indices: NDArray[np.intp]
+    weights: Floats
 
 
-def _squares(one: Floats, other: Floats) -> Floats:
-    """Mean square of the differences of each image."""
-    difference = (one - other).reshape(len(one), -1)
-    squares: Floats = np.einsum("nv,nv->n", difference, difference) / difference.shape[1]
-    return squares
+@functools.lru_cache(maxsize=8)
+def _sampling(height: int, width: int, channels: int) -> _Sampling:
+    step = (max(1, height // _GRID), max(1, width // _GRID))
+    # The last row and column have no neighbours; of a single one there is nothing else.
+    rows = np.arange(min(step[0] // 2, height - 1), max(1, height - 1), step[0])
+    columns = np.arange(min(step[1] // 2, width - 1), max(1, width - 1), step[1])
+    flat = []
+    for down, right in ((0, 0), (1, 0), (0, 1)):
+        y, x = np.minimum(rows + down, height - 1), np.minimum(columns + right, width - 1)
+        places = (y[:, None] * width + x[None, :]) * channels
+        flat += [places.reshape(-1) + channel for channel in range(channels)]
+    middle = np.zeros((len(rows), len(columns)))
+    middle[
+        len(rows) // 4 : len(rows) - len(rows) // 4,
+        len(columns) // 4 : len(columns) - len(columns) // 4,
+    ] = 1
+    weights = np.stack([np.full(middle.size, 1 / middle.size), middle.reshape(-1) / middle.sum()])
+    return _Sampling(np.concatenate(flat), np.ascontiguousarray(weights.T, np.float32))
 
 
 def measure_output(values: Floats, output: OutputSpec) -> Floats:

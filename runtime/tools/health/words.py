@@ -95,6 +95,9 @@ def describe(
     sharpness, detail = drifted.get(SHARPNESS), drifted.get(DETAIL)
     if sharpness is not None and detail is not None and sharpness.shift * detail.shift > 0:
         del drifted[DETAIL]  # says nothing more
+    for name in [name for name in drifted if name.startswith(f"{ENTROPY} of ")]:
+        if name.replace(ENTROPY, CONFIDENCE) in drifted:
+            del drifted[name]
     return (*lines, *map(_alone, drifted.values()))
 
 

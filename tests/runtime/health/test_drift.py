@@ -91,7 +91,7 @@ def test_a_difference_that_is_sure_but_small_is_no_drift(reference: Reference) -
 
 
 def observe(bundle: Path, frames: np.ndarray, **options: Any) -> DriftReport:
-    monitor = DriftMonitor(bundle, **options)
+    monitor = DriftMonitor(bundle, every=1, **options)
     with Engine.load(bundle, "fp32", "onnxruntime", observer=monitor) as engine:
         engine(frames)
     return monitor.report()
@@ -101,7 +101,7 @@ def observe(bundle: Path, frames: np.ndarray, **options: Any) -> DriftReport:
 def test_held_out_images_are_no_drift_in_any_precision(
     bundle_source: Path, held_out: np.ndarray, precision: str
 ) -> None:
-    monitor = DriftMonitor(bundle_source)
+    monitor = DriftMonitor(bundle_source, every=1)
     with Engine.load(bundle_source, precision, observer=monitor) as engine:
         for start in range(0, len(held_out), 32):
             engine(held_out[start : start + 32])
@@ -142,7 +142,7 @@ def test_images_of_one_class_are_seen_by_their_share(bundle_source: Path) -> Non
 
 
 def test_the_window_holds_the_last_images(bundle_source: Path, held_out: np.ndarray) -> None:
-    monitor = DriftMonitor(bundle_source, window=32)
+    monitor = DriftMonitor(bundle_source, window=32, every=1)
     with Engine.load(bundle_source, "fp32", "onnxruntime", observer=monitor) as engine:
         assert monitor.report().images == 0
         for start in range(0, 20, 5):
@@ -181,7 +181,7 @@ def test_few_images_cannot_tell_and_say_so(bundle_source: Path, held_out: np.nda
 
 
 def test_outputs_that_are_not_finite_are_drift(bundle_source: Path, held_out: np.ndarray) -> None:
-    monitor = DriftMonitor(bundle_source)
+    monitor = DriftMonitor(bundle_source, every=1)
     logits = np.zeros((40, 10), np.float32)
     logits[7, 3] = np.nan
     monitor.on_call(None, held_out[:40], {"logits": logits}, 0.1)  # type: ignore[arg-type]
@@ -197,7 +197,7 @@ def test_frames_on_a_gpu_are_judged_by_their_outputs(
         def __len__(self) -> int:
             return 40
 
-    monitor = DriftMonitor(bundle_source)
+    monitor = DriftMonitor(bundle_source, every=1)
     logits = np.random.default_rng(0).normal(size=(40, 10)).astype(np.float32)
     monitor.on_call(None, OnGpu(), {"logits": logits}, 0.1)  # type: ignore[arg-type]
     report = monitor.report()
@@ -211,7 +211,7 @@ def test_frames_on_a_gpu_are_judged_by_their_outputs(
 
 
 def test_threads_lose_no_image(bundle_source: Path, held_out: np.ndarray) -> None:
-    monitor = DriftMonitor(bundle_source, window=1000)
+    monitor = DriftMonitor(bundle_source, window=1000, every=1)
     with Engine.load(bundle_source, "fp32", "onnxruntime", observer=monitor) as engine:
 
         def work(start: int) -> None:
@@ -225,7 +225,7 @@ def test_threads_lose_no_image(bundle_source: Path, held_out: np.ndarray) -> Non
         for thread in threads:
             thread.join()
         together = monitor.report()
-        alone = DriftMonitor(bundle_source, window=1000)
+        alone = DriftMonitor(bundle_source, window=1000, every=1)
         alone.on_call(engine.info, held_out, {"logits": engine(held_out)}, 0.1)
         expected = alone.report()
     assert together.images == expected.images == 128
@@ -240,7 +240,7 @@ def test_threads_lose_no_image(bundle_source: Path, held_out: np.ndarray) -> Non
 def test_a_forked_child_does_not_wait_for_a_lock_of_its_parent(
     bundle_source: Path, held_out: np.ndarray
 ) -> None:
-    monitor = DriftMonitor(bundle_source)
+    monitor = DriftMonitor(bundle_source, every=1)
     logits = np.zeros((40, 10), np.float32)
     with monitor._lock:  # as by another thread at the fork
         child = os.fork()

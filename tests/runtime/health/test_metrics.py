@@ -74,7 +74,7 @@ def test_calls_images_and_errors_are_counted_by_engine(
 def test_threads_are_counted_right(
     bundle_source: Path, digit_frames: np.ndarray, reader: InMemoryMetricReader
 ) -> None:
-    monitor = DriftMonitor(bundle_source, window=1000)
+    monitor = DriftMonitor(bundle_source, window=1000, every=1)
     metrics = HealthMetrics(monitor, MeterProvider([reader]))
     with load(bundle_source, metrics) as engine:
 
@@ -98,7 +98,7 @@ def test_threads_are_counted_right(
 def test_drift_is_what_the_monitor_says(
     bundle_source: Path, digit_frames: np.ndarray, reader: InMemoryMetricReader
 ) -> None:
-    monitor = DriftMonitor(bundle_source)
+    monitor = DriftMonitor(bundle_source, every=1)
     metrics = HealthMetrics(monitor, MeterProvider([reader]))
     assert read(reader) == {}  # nothing ran yet
     with load(bundle_source, metrics) as engine:
@@ -121,7 +121,7 @@ def test_prometheus_scrapes_the_same_numbers(bundle_source: Path, digit_frames: 
     provider = MeterProvider([PrometheusMetricReader(registry=registry)])
     server, thread = start_http_server(0, "127.0.0.1", registry)
     try:
-        monitor = DriftMonitor(bundle_source)
+        monitor = DriftMonitor(bundle_source, every=1)
         with load(bundle_source, HealthMetrics(monitor, provider)) as engine:
             engine(digit_frames)
             with pytest.raises(InputError):
