@@ -6,7 +6,8 @@ Needs the packages of the extras `dev` and `export`, and scikit-image for its ph
 parts, in `benchmarks/results/health.json` and as tables in the document:
 
 - Cost: calls of a ViT-Ti/16 of one image with and without observers take turns on one session; the
-  median of their differences, relative to the median of the calls without, on one thread.
+  median of their differences in CPU time, relative to the median of the calls without, on one
+  thread. CPU time, for other programs may run on the machine.
 - False alarms: reference and window are drawn from images of one kind, again and again.
 - Detection: windows of distorted images, the share of them that is called drift at the default rate
   of false alarms. Colored images are judged by their pixels alone, digits by their trained model
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import tempfile
 import time
@@ -151,10 +153,10 @@ def measure_cost(bundle: Path, backend: str, precision: str, rounds: int) -> lis
         for index in range(len(times)):
             for place in generator.permutation(len(contenders)):
                 engine._watch = contenders[place]
-                start = time.perf_counter_ns()
+                start = time.process_time_ns()
                 for _ in range(EVERY):
                     engine(frame)
-                times[index, place] = (time.perf_counter_ns() - start) / 1e3 / EVERY
+                times[index, place] = (time.process_time_ns() - start) / 1e3 / EVERY
         times = times[WARM_UP:]
         plain = float(np.median(times[:, 0]))
         for index, name in enumerate(observers, 1):
@@ -292,7 +294,7 @@ def tables(result: dict[str, Any]) -> str:
     """The three parts in Markdown."""
     lines = [
         f"ViT-Ti/16, one image, 1 thread, {result['machine']}, {result['rounds']} rounds of "
-        f"{EVERY} calls with each:",
+        f"{EVERY} calls with each, CPU time (the machine's load was {result['load']:.1f}):",
         "",
         f"| backend | precision | a call | drift, 1 in {EVERY} | and metrics | drift, each image |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -351,7 +353,7 @@ def main() -> None:
         if "cost" in arguments.parts:
             options = {"weights": "random", "precisions": PRECISIONS, "calibration_size": 16}
             tiny = export(folder, model=MODEL, **options)
-            result["rounds"] = arguments.rounds
+            result["rounds"], result["load"] = arguments.rounds, os.getloadavg()[0]
             result["cost"] = [
                 row
                 for backend in BACKENDS

@@ -114,7 +114,19 @@ def _add_commands(parsers: Parsers[argparse.ArgumentParser]) -> None:
         parsers, "replay", run_replay, "test an inference server on the bundle's golden samples"
     )
     add_replay_arguments(replay)
-    for parser in (check, compare, inspect, build, tune, estimate, run, score, triton, replay, drift):
+    for parser in (
+        check,
+        compare,
+        inspect,
+        build,
+        tune,
+        estimate,
+        run,
+        score,
+        triton,
+        replay,
+        drift,
+    ):
         parser.add_argument(
             "--public-key", type=Path, metavar="FILE", help="demand a signature of this key"
         )
