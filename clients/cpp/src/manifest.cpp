@@ -1,0 +1,392 @@
+// Source: runtime/manifest.py. What is for people alone (accuracy, facts, plans) is checked for its
+// fields and types, and not kept.
+#include "vit_edge/manifest.hpp"
+
+#include <algorithm>
+#include <cctype>
+#include <regex>
+#include <set>
+
+#include "json.hpp"
+#include "vit_edge/error.hpp"
+
+namespace vit_edge {
+namespace {
+
+constexpr int kMaxDimension = 1 << 16;
+constexpr std::int64_t kMaxBatchBytes = std::int64_t{1} << 33;
+constexpr std::int64_t kMaxFileBytes = std::int64_t{1} << 38;
+constexpr std::int64_t kMaxBundleBytes = std::int64_t{1} << 40;
+constexpr std::size_t kMaxFiles = 4096, kMaxPath = 200;
+constexpr double kMaxTolerance = 10.0, kMaxScale = 1e12;
+constexpr int kMaxRank = 1000;
+constexpr int kNamedOutputs = 5;  // schema version since which outputs have names and kinds
+
+const std::map<std::string, std::set<std::size_t>>& dimensions_of_kinds() {
+    static const std::map<std::string, std::set<std::size_t>> kinds{
+        {"logits", {1}},    {"probabilities", {1}}, {"multilabel", {1}}, {"label_probabilities", {1}},
+        {"value", {0, 1}},  {"embedding", {1}},     {"tokens", {2}},     {"map", {2, 3}},
+        {"boxes", {2}},
+    };
+    return kinds;
+}
+
+void require(bool fits, const std::string& where, const std::string& message) {
+    if (!fits) throw SchemaError(where + ": " + message);
+}
+
+int read_size(const Json& value, const std::string& where) {
+    const auto size = read_integer(value, where);
+    require(0 < size && size <= kMaxDimension, where,
+            "size " + std::to_string(size) + " is not between 1 and " +
+                std::to_string(kMaxDimension));
+    return static_cast<int>(size);
+}
+
+std::optional<double> read_optional_number(const Json* value, const std::string& where) {
+    if (value == nullptr || value->is_null()) return std::nullopt;
+    return read_number(*value, where);
+}
+
+FileEntry read_file_entry(const Json& value, const std::string& where) {
+    static const std::regex hex("[0-9a-f]{64}");
+    Fields fields(value, where);
+    FileEntry entry{fields.text("sha256"), fields.integer("size")};
+    fields.finish();
+    require(std::regex_match(entry.sha256, hex) && 0 <= entry.size && entry.size <= kMaxFileBytes,
+            where, "bad sha256 or size " + std::to_string(entry.size));
+    return entry;
+}
+
+OutputSpec read_output(const Json& value, const std::string& where) {
+    static const std::regex plain("[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}");
+    Fields fields(value, where);
+    OutputSpec output;
+    output.name = fields.text("name");
+    output.kind = fields.text("kind");
+    output.shape = read_list(fields.required("shape"), fields.path("shape"), read_size);
+    output.scale = read_optional_number(fields.optional("scale"), fields.path("scale"));
+    fields.finish();
+    require(output.name.size() <= 100 && std::regex_match(output.name, plain), where,
+            "output name '" + output.name.substr(0, 60) + "' is not made of letters and digits");
+    const auto kind = dimensions_of_kinds().find(output.kind);
+    require(kind != dimensions_of_kinds().end(), where,
+            "unknown kind of output '" + output.kind.substr(0, 60) + "'");
+    require(kind->second.count(output.shape.size()) != 0, where,
+            output.name + " cannot be of the kind " + output.kind);
+    require(output.kind != "boxes" || output.shape.back() == 4, where,
+            output.name + " has no boxes of four coordinates");
+    require(!output.scale || (*output.scale > 0 && *output.scale <= kMaxScale), where,
+            "the scale of " + output.name + " is out of range");
+    return output;
+}
+
+// The one output of a manifest before version 5, which had its name and width alone.
+OutputSpec read_older_output(Fields& spec) {
+    OutputSpec output;
+    output.name = spec.text("output_name");
+    output.kind = output.name == "features" ? "embedding" : "logits";
+    output.shape = {read_size(spec.required("outputs"), spec.path("outputs"))};
+    return output;
+}
+
+EngineSpec read_spec(const Json& value, const std::string& where, int version) {
+    Fields fields(value, where);
+    EngineSpec spec;
+    spec.input_name = fields.text("input_name");
+    if (version < kNamedOutputs) {
+        spec.outputs = {read_older_output(fields)};
+    } else {
+        spec.outputs = read_list(fields.required("outputs"), fields.path("outputs"), read_output);
+    }
+    const auto image = read_list(fields.required("image_shape"), fields.path("image_shape"),
+                                 read_size);
+    const auto batch = read_list(fields.required("batch"), fields.path("batch"), read_size);
+    fields.finish();
+    require(image.size() == 3 && batch.size() == 3, where,
+            "image_shape is [height, width, channels] and batch [min, opt, max]");
+    std::copy(image.begin(), image.end(), spec.image_shape.begin());
+    std::copy(batch.begin(), batch.end(), spec.batch.begin());
+    require(std::is_sorted(batch.begin(), batch.end()), where, "batch is not in rising order");
+    std::set<std::string> names;
+    for (const OutputSpec& output : spec.outputs) {
+        require(names.insert(output.name).second, where, "two outputs are named " + output.name);
+        // 2^48 at most, so that no sum of them overflows.
+        require(output.size() <= kMaxBatchBytes, where, output.name + " is too large");
+    }
+    require(!names.empty() && names.size() <= kMaxFiles, where, "no outputs, or too many");
+    const std::int64_t largest =
+        std::max(spec.image_bytes(), 4 * spec.width());  // of an image: below 2^48 each
+    require(largest <= kMaxBatchBytes / spec.batch[2], where, "a batch takes too many bytes");
+    return spec;
+}
+
+std::vector<double> read_numbers(const Json& value, const std::string& where) {
+    return read_list(value, where, read_number);
+}
+
+Preprocess read_preprocess(const Json& value, const std::string& where) {
+    Fields fields(value, where);
+    Preprocess p;
+    p.height = read_size(fields.required("height"), fields.path("height"));
+    p.width = read_size(fields.required("width"), fields.path("width"));
+    p.channels = read_size(fields.required("channels"), fields.path("channels"));
+    p.crop = fields.number("crop");
+    p.interpolation = fields.text("interpolation");
+    const Json* mode = fields.optional("crop_mode");
+    p.crop_mode = mode == nullptr ? "center" : read_text(*mode, fields.path("crop_mode"));
+    const auto mean = read_numbers(fields.required("mean"), fields.path("mean"));
+    const auto deviation = read_numbers(fields.required("std"), fields.path("std"));
+    fields.finish();
+    try {
+        p.validate();
+    } catch (const InputError& error) {
+        throw SchemaError(where + ": " + error.what());
+    }
+    const auto channels = static_cast<std::size_t>(p.channels);
+    require(mean.size() == channels && deviation.size() == channels, where,
+            "give a mean and a deviation for each channel");
+    return p;
+}
+
+// An output's accuracy, or an older manifest's of its only output: numbers, and where they are from.
+bool check_accuracy(const Json& value, const std::string& where) {
+    Fields fields(value, where);
+    require(fields.integer("images") > 0, where, "no images");
+    for (const char* name : {"cosine", "logit_error", "rms_error"}) fields.number(name);
+    fields.text("measured_on");
+    for (const char* name :
+         {"top1", "reference_top1", "drop", "drop_low", "drop_high", "agreement"}) {
+        read_optional_number(&fields.required(name), fields.path(name));
+    }
+    for (const char* name : {"average_precision", "metric", "reference_metric"}) {
+        read_optional_number(fields.optional(name), fields.path(name));
+    }
+    fields.finish();
+    return true;
+}
+
+double read_tolerance(const Json& value, const std::string& where) {
+    const double tolerance = read_number(value, where);
+    require(tolerance > 0 && tolerance <= kMaxTolerance, where, "rms_tolerance is out of range");
+    return tolerance;
+}
+
+std::string folder_of(const std::string& path) {
+    const auto slash = path.rfind('/');
+    return slash == std::string::npos ? "" : path.substr(0, slash);
+}
+
+Graph read_graph(const Json& value, const std::string& where, const EngineSpec& spec, int version) {
+    Fields fields(value, where);
+    Graph graph;
+    graph.file = fields.text("file");
+    graph.external = read_list(fields.required("external"), fields.path("external"), read_text);
+    const Json& accuracy = fields.required("accuracy");
+    const Json& tolerance = fields.required("rms_tolerance");
+    if (version < kNamedOutputs) {
+        check_accuracy(accuracy, fields.path("accuracy"));
+        graph.rms_tolerance = {{spec.outputs[0].name,
+                                read_tolerance(tolerance, fields.path("rms_tolerance"))}};
+    } else {
+        graph.rms_tolerance = read_map(tolerance, fields.path("rms_tolerance"), read_tolerance);
+        const auto measured = read_map(accuracy, fields.path("accuracy"), check_accuracy);
+        for (const OutputSpec& output : spec.outputs) {
+            require(measured.count(output.name) && graph.rms_tolerance.count(output.name), where,
+                    "no accuracy of the output " + output.name);
+        }
+        require(measured.size() == spec.outputs.size() &&
+                    graph.rms_tolerance.size() == spec.outputs.size(),
+                where, "it has the accuracy of outputs that are not there");
+    }
+    const Json* rank = fields.optional("rank");
+    if (rank != nullptr && !rank->is_null()) {
+        const auto place = read_integer(*rank, fields.path("rank"));
+        require(0 <= place && place <= kMaxRank, where, "rank is out of range");
+        graph.rank = static_cast<int>(place);
+    }
+    if (const Json* shares = fields.optional("quantised")) {
+        read_map(*shares, fields.path("quantised"), read_number);
+    }
+    if (const Json* least = fields.optional("least_capability")) {
+        read_text(*least, fields.path("least_capability"));
+    }
+    fields.finish();
+    for (const std::string& file : graph.external) {
+        require(folder_of(file) == folder_of(graph.file), where,
+                "its weights do not lie beside " + graph.file);
+    }
+    return graph;
+}
+
+EngineEntry read_engine(const Json& value, const std::string& where) {
+    static const std::regex capability("[0-9]{1,3}\\.[0-9]{1,2}");
+    Fields fields(value, where);
+    EngineEntry engine;
+    engine.file = fields.text("file");
+    engine.backend = fields.text("backend");
+    engine.version = fields.text("version");
+    engine.compute_capabilities = read_list(fields.required("compute_capabilities"),
+                                            fields.path("compute_capabilities"), read_text);
+    if (const Json* form = fields.optional("form")) {
+        read_map(*form, fields.path("form"), read_text);
+    }
+    if (const Json* file = fields.optional("plan_file")) {
+        read_text(*file, fields.path("plan_file"));
+    }
+    const Json* plan = fields.optional("plan");
+    require(plan == nullptr || plan->is_null() || plan->is_object(), where, "plan is no object");
+    fields.finish();
+    for (const std::string& one : engine.compute_capabilities) {
+        require(std::regex_match(one, capability), where, "a compute capability is no number");
+    }
+    return engine;
+}
+
+PrecisionEntry read_precision(const Json& value, const std::string& where, const EngineSpec& spec,
+                              int version) {
+    Fields fields(value, where);
+    PrecisionEntry entry;
+    entry.graphs = read_map(fields.required("graphs"), fields.path("graphs"),
+                            [&](const Json& graph, const std::string& path) {
+                                return read_graph(graph, path, spec, version);
+                            });
+    entry.engines = read_list(fields.required("engines"), fields.path("engines"), read_engine);
+    read_list(fields.required("raised"), fields.path("raised"), read_text);
+    fields.text("reason");
+    if (const Json* evidence = fields.optional("evidence")) {
+        read_text(*evidence, fields.path("evidence"));
+    }
+    fields.finish();
+    require(!entry.graphs.empty(), where, "a precision without a graph");
+    return entry;
+}
+
+bool check_fact(const Json& value, const std::string& where) {
+    if (value.is_string()) read_text(value, where);
+    require(value.is_string() || value.is_number() || value.is_boolean(), where,
+            "is neither text nor a number");
+    return true;
+}
+
+void require_plain_files(const std::map<std::string, FileEntry>& files) {
+    static const std::regex plain("[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*");
+    static const std::set<std::string> own{"manifest.json", "manifest.sha256", "release.json",
+                                           "model.sig"};
+    require(files.size() <= kMaxFiles, "files", "too many");
+    std::int64_t bytes = 0;
+    std::set<std::string> lower;
+    for (const auto& [path, entry] : files) {
+        bytes += entry.size;  // 4096 times 2^38 does not overflow
+        require(path.size() <= kMaxPath && std::regex_match(path, plain) && own.count(path) == 0,
+                "files", "'" + path.substr(0, 60) + "' is not a plain relative path of a file");
+        std::string name = path;
+        std::transform(name.begin(), name.end(), name.begin(),
+                       [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+        require(lower.insert(name).second, "files",
+                "two file names differ in upper and lower case only");
+    }
+    require(bytes <= kMaxBundleBytes, "files", "too many bytes");
+}
+
+void require_listed(const Manifest& manifest) {
+    std::vector<std::string> named{"golden.npz"};
+    for (const auto& [name, precision] : manifest.precisions) {
+        for (const auto& [kind, graph] : precision.graphs) {
+            named.push_back(graph.file);
+            named.insert(named.end(), graph.external.begin(), graph.external.end());
+        }
+        for (const EngineEntry& engine : precision.engines) named.push_back(engine.file);
+    }
+    for (const std::string& file : named) {
+        require(manifest.files.count(file) != 0, "files",
+                "'" + file.substr(0, 60) + "' is named but not listed with its hash");
+    }
+}
+
+int read_version(const Json& value) {
+    const Json* version = nullptr;
+    if (value.is_object() && value.contains("schema_version")) version = &value["schema_version"];
+    const bool whole = version != nullptr && version->is_number_integer();
+    if (whole && *version >= kOldestSchema && *version <= kSchemaVersion) return version->get<int>();
+    const bool newer = whole && *version > kSchemaVersion;
+    throw SchemaError("schema_version is " +
+                      (version == nullptr ? "missing" : version->dump().substr(0, 20)) +
+                      ", this client reads " + std::to_string(kOldestSchema) + " to " +
+                      std::to_string(kSchemaVersion) + ": " +
+                      (newer ? "the bundle was made by a newer vit-edge: update this client"
+                             : "export the bundle again"));
+}
+
+Manifest read_manifest(const Json& value) {
+    Manifest manifest;
+    manifest.schema_version = read_version(value);
+    const int version = manifest.schema_version;
+    Fields fields(value, "Manifest");
+    fields.required("schema_version");
+    manifest.name = fields.text("name");
+    manifest.spec = read_spec(fields.required("spec"), fields.path("spec"), version);
+    manifest.preprocess =
+        read_preprocess(fields.required("preprocess"), fields.path("preprocess"));
+    const Json& labels = fields.required("labels");
+    if (!labels.is_null()) manifest.labels = read_list(labels, fields.path("labels"), read_text);
+    manifest.precisions = read_map(fields.required("precisions"), fields.path("precisions"),
+                                   [&](const Json& precision, const std::string& path) {
+                                       return read_precision(precision, path, manifest.spec,
+                                                             version);
+                                   });
+    read_map(fields.required("model"), fields.path("model"), check_fact);
+    read_map(fields.required("provenance"), fields.path("provenance"), check_fact);
+    read_map(fields.required("tools"), fields.path("tools"), read_text);
+    manifest.files = read_map(fields.required("files"), fields.path("files"), read_file_entry);
+    fields.finish();
+    require_plain_files(manifest.files);
+    require_listed(manifest);
+    require(!manifest.precisions.empty(), "Manifest", "no precision");
+    const OutputSpec* labelled = manifest.spec.labelled();
+    const std::size_t classes = labelled == nullptr ? 0 : labelled->shape[0];
+    require(!manifest.labels || manifest.labels->size() == classes, "Manifest",
+            "the labels are not as many as the outputs");
+    const Preprocess& p = manifest.preprocess;
+    require(manifest.spec.image_shape == std::array<int, 3>{p.height, p.width, p.channels},
+            "Manifest", "preprocess makes another shape than the engines take");
+    return manifest;
+}
+
+}  // namespace
+
+std::int64_t OutputSpec::size() const {
+    std::int64_t product = 1;
+    for (const int side : shape) product *= side;  // at most three of 2^16
+    return product;
+}
+
+std::int64_t EngineSpec::image_bytes() const {
+    return std::int64_t{image_shape[0]} * image_shape[1] * image_shape[2];
+}
+
+std::int64_t EngineSpec::width() const {
+    std::int64_t sum = 0;
+    for (const OutputSpec& output : outputs) sum += output.size();
+    return sum;
+}
+
+const OutputSpec* EngineSpec::labelled() const {
+    for (const OutputSpec& output : outputs) {
+        if (output.classifies() || output.is_of_labels()) return &output;
+    }
+    for (const OutputSpec& output : outputs) {
+        if (output.kind == "map" && output.shape.size() == 3 && output.shape[0] > 1) return &output;
+    }
+    return nullptr;
+}
+
+Manifest parse_manifest(const std::string& text) {
+    try {
+        return read_manifest(parse_json(text));
+    } catch (const SchemaError& error) {
+        throw BundleError("manifest.json is not valid: " + std::string(error.what()).substr(0, 300));
+    }
+}
+
+}  // namespace vit_edge
