@@ -70,7 +70,9 @@ def binaries(once: Once) -> Path:
         if configured.returncode:
             (folder / "problem").write_text(configured.stderr)
             return
-        subprocess.run(["cmake", "--build", folder / "build"], check=True, capture_output=True)
+        command = ["cmake", "--build", folder / "build"]
+        built = subprocess.run(command, capture_output=True, text=True)
+        assert built.returncode == 0, built.stderr
 
     folder = once("cpp", build)
     if (folder / "problem").exists():
@@ -170,7 +172,9 @@ def test_outputs_of_a_larger_model_too(run: Run, large_bundle: Path, tmp_path: P
 
 
 def test_top_k_is_that_of_python(run: Run, bundle: Path, tmp_path: Path) -> None:
-    paths = write_pictures(tmp_path)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    paths = write_pictures(folder)
     done = run("--precision", "fp32", "--top", 3, "--json", bundle, *paths)
     assert done.returncode == 0, done.stderr
     *rows, end = map(json.loads, done.stdout.splitlines())

@@ -3,7 +3,6 @@
 #include <chrono>
 #include <cstdio>
 #include <iostream>
-
 #include <nlohmann/json.hpp>
 
 #include "arguments.hpp"
@@ -87,8 +86,8 @@ void print_answers(const std::string& picture, const ordered_json& answers, cons
 
 void print_engine(const Engine& engine) {
     std::cout << engine.precision() << " on " << engine.backend().name() << " "
-              << engine.backend().version() << ": golden check passed, "
-              << engine.golden_samples() << " samples";
+              << engine.backend().version() << ": golden check passed, " << engine.golden_samples()
+              << " samples";
     for (const auto& error : engine.golden_errors()) {
         std::cout << ", " << error.output << " " << formatted("%.3g", error.rms) << " off ("
                   << formatted("%.3g", error.tolerance) << " allowed)";

@@ -46,8 +46,8 @@ std::vector<Answer> top(const std::vector<float>& values, const OutputSpec& outp
     order.resize(std::min(order.size(), static_cast<std::size_t>(k)));
     std::vector<Answer> answers;
     for (const int index : order) {
-        answers.push_back({labels ? labels->at(index) : std::to_string(index), index,
-                           likely[index]});
+        answers.push_back(
+            {labels ? labels->at(index) : std::to_string(index), index, likely[index]});
     }
     return answers;
 }

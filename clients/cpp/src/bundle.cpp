@@ -2,6 +2,7 @@
 
 #include "files.hpp"
 #include "onnx_files.hpp"
+#include "plain_text.hpp"
 #include "vit_edge/error.hpp"
 
 namespace vit_edge {
@@ -46,7 +47,7 @@ Blob Bundle::read_graph(const Graph& graph) const {
     }
     for (const std::string& name : external_locations(blob.data)) {
         if (blob.external.count(name) == 0) {
-            throw BundleError(folder_->place(graph.file) + " reads '" + name.substr(0, 60) +
+            throw BundleError(folder_->place(graph.file) + " reads '" + plain(name.substr(0, 60)) +
                               "', which the manifest does not list: do not use this bundle");
         }
     }

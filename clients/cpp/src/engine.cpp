@@ -84,9 +84,8 @@ Engine Engine::load(const std::string& path, const EngineOptions& options) {
         engine.prove(graph, options.golden_samples);
         return engine;
     }
-    throw BackendError("nothing in " + path + " runs with this build's backends (" +
-                       joined(names) + ")" +
-                       (options.precision ? " in " + *options.precision : std::string()));
+    throw BackendError("nothing in " + path + " runs with this build's backends (" + joined(names) +
+                       ")" + (options.precision ? " in " + *options.precision : std::string()));
 }
 
 void Engine::prove(const Graph& graph, std::optional<std::int64_t> samples) {

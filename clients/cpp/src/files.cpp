@@ -55,7 +55,7 @@ std::string sizes(std::int64_t size, std::int64_t expected) {
 }  // namespace
 
 Folder Folder::open(const std::string& path) {
-    struct stat status {};
+    struct stat status{};
     if (path.find('\0') != std::string::npos || ::stat(path.c_str(), &status) != 0 ||
         !S_ISDIR(status.st_mode)) {
         throw BundleError("there is no bundle at " + path + ": make one with `vit-edge export`");
@@ -70,7 +70,7 @@ int Folder::descend(const std::string& name) const {
                            kRemedy);
     };
     Descriptor folder(::open(path_.c_str(), kDirectory));
-    struct stat status {};
+    struct stat status{};
     if (!folder.is_open() || ::fstat(folder.get(), &status) != 0) throw fail();
     if (status.st_dev != device_ || status.st_ino != inode_) {
         throw BundleError(path_ + " was replaced while it was read: load it again");
@@ -97,7 +97,7 @@ int Folder::descend(const std::string& name) const {
 std::string Folder::read(const std::string& name, std::int64_t limit,
                          std::optional<std::int64_t> exact) const {
     const Descriptor file(descend(name));
-    struct stat status {};
+    struct stat status{};
     if (::fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode)) {
         throw BundleError(place(name) + " is not a regular file; " + kRemedy);
     }

@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "npy.hpp"
+#include "plain_text.hpp"
 #include "vit_edge/error.hpp"
 
 namespace vit_edge {
@@ -68,7 +69,8 @@ GoldenSamples parse_golden(const std::string& raw, const EngineSpec& spec) {
         std::memcpy(golden.outputs.data(), values.data(), values.size());
         return golden;
     } catch (const std::runtime_error& error) {
-        throw BundleError(std::string("golden.npz is not valid: ") + error.what() + "; " + kRemedy);
+        throw BundleError(std::string("golden.npz is not valid: ") + plain(error.what()) + "; " +
+                          kRemedy);
     }
 }
 

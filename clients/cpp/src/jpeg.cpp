@@ -5,8 +5,10 @@
 #include <cstdio>
 #include <cstring>
 
+// clang-format off: each needs the ones before it
 #include <jpeglib.h>
 #include <jerror.h>
+// clang-format on
 
 #include "decoders.hpp"
 #include "orientation.hpp"

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "json.hpp"
+#include "plain_text.hpp"
 #include "vit_edge/error.hpp"
 
 namespace vit_edge {
@@ -24,8 +25,10 @@ constexpr int kNamedOutputs = 5;  // schema version since which outputs have nam
 
 const std::map<std::string, std::set<std::size_t>>& dimensions_of_kinds() {
     static const std::map<std::string, std::set<std::size_t>> kinds{
-        {"logits", {1}},    {"probabilities", {1}}, {"multilabel", {1}}, {"label_probabilities", {1}},
-        {"value", {0, 1}},  {"embedding", {1}},     {"tokens", {2}},     {"map", {2, 3}},
+        {"logits", {1}},     {"probabilities", {1}},
+        {"multilabel", {1}}, {"label_probabilities", {1}},
+        {"value", {0, 1}},   {"embedding", {1}},
+        {"tokens", {2}},     {"map", {2, 3}},
         {"boxes", {2}},
     };
     return kinds;
@@ -37,9 +40,9 @@ void require(bool fits, const std::string& where, const std::string& message) {
 
 int read_size(const Json& value, const std::string& where) {
     const auto size = read_integer(value, where);
-    require(0 < size && size <= kMaxDimension, where,
-            "size " + std::to_string(size) + " is not between 1 and " +
-                std::to_string(kMaxDimension));
+    require(
+        0 < size && size <= kMaxDimension, where,
+        "size " + std::to_string(size) + " is not between 1 and " + std::to_string(kMaxDimension));
     return static_cast<int>(size);
 }
 
@@ -99,8 +102,8 @@ EngineSpec read_spec(const Json& value, const std::string& where, int version) {
     } else {
         spec.outputs = read_list(fields.required("outputs"), fields.path("outputs"), read_output);
     }
-    const auto image = read_list(fields.required("image_shape"), fields.path("image_shape"),
-                                 read_size);
+    const auto image =
+        read_list(fields.required("image_shape"), fields.path("image_shape"), read_size);
     const auto batch = read_list(fields.required("batch"), fields.path("batch"), read_size);
     fields.finish();
     require(image.size() == 3 && batch.size() == 3, where,
@@ -149,7 +152,8 @@ Preprocess read_preprocess(const Json& value, const std::string& where) {
     return p;
 }
 
-// An output's accuracy, or an older manifest's of its only output: numbers, and where they are from.
+// An output's accuracy, or an older manifest's of its only output: numbers, and where they are
+// from.
 bool check_accuracy(const Json& value, const std::string& where) {
     Fields fields(value, where);
     require(fields.integer("images") > 0, where, "no images");
@@ -186,8 +190,8 @@ Graph read_graph(const Json& value, const std::string& where, const EngineSpec& 
     const Json& tolerance = fields.required("rms_tolerance");
     if (version < kNamedOutputs) {
         check_accuracy(accuracy, fields.path("accuracy"));
-        graph.rms_tolerance = {{spec.outputs[0].name,
-                                read_tolerance(tolerance, fields.path("rms_tolerance"))}};
+        graph.rms_tolerance = {
+            {spec.outputs[0].name, read_tolerance(tolerance, fields.path("rms_tolerance"))}};
     } else {
         graph.rms_tolerance = read_map(tolerance, fields.path("rms_tolerance"), read_tolerance);
         const auto measured = read_map(accuracy, fields.path("accuracy"), check_accuracy);
@@ -308,7 +312,8 @@ int read_version(const Json& value) {
     const Json* version = nullptr;
     if (value.is_object() && value.contains("schema_version")) version = &value["schema_version"];
     const bool whole = version != nullptr && version->is_number_integer();
-    if (whole && *version >= kOldestSchema && *version <= kSchemaVersion) return version->get<int>();
+    if (whole && *version >= kOldestSchema && *version <= kSchemaVersion)
+        return version->get<int>();
     const bool newer = whole && *version > kSchemaVersion;
     throw SchemaError("schema_version is " +
                       (version == nullptr ? "missing" : version->dump().substr(0, 20)) +
@@ -326,15 +331,14 @@ Manifest read_manifest(const Json& value) {
     fields.required("schema_version");
     manifest.name = fields.text("name");
     manifest.spec = read_spec(fields.required("spec"), fields.path("spec"), version);
-    manifest.preprocess =
-        read_preprocess(fields.required("preprocess"), fields.path("preprocess"));
+    manifest.preprocess = read_preprocess(fields.required("preprocess"), fields.path("preprocess"));
     const Json& labels = fields.required("labels");
     if (!labels.is_null()) manifest.labels = read_list(labels, fields.path("labels"), read_text);
-    manifest.precisions = read_map(fields.required("precisions"), fields.path("precisions"),
-                                   [&](const Json& precision, const std::string& path) {
-                                       return read_precision(precision, path, manifest.spec,
-                                                             version);
-                                   });
+    manifest.precisions =
+        read_map(fields.required("precisions"), fields.path("precisions"),
+                 [&](const Json& precision, const std::string& path) {
+                     return read_precision(precision, path, manifest.spec, version);
+                 });
     read_map(fields.required("model"), fields.path("model"), check_fact);
     read_map(fields.required("provenance"), fields.path("provenance"), check_fact);
     read_map(fields.required("tools"), fields.path("tools"), read_text);
@@ -385,7 +389,7 @@ Manifest parse_manifest(const std::string& text) {
     try {
         return read_manifest(parse_json(text));
     } catch (const SchemaError& error) {
-        throw BundleError("manifest.json is not valid: " + std::string(error.what()).substr(0, 300));
+        throw BundleError("manifest.json is not valid: " + plain(error.what()));
     }
 }
 

@@ -65,7 +65,8 @@ std::int64_t read_count(zip_file_t* stream, const ExpectedArray& expected) {
         R"('shape': \(([1-9][0-9]{0,7})(?:,|((?:, [1-9][0-9]{0,7}){1,3}))\), \} *\n)");
     std::string start(kMagic.size() + 2, '\0');
     read_exactly(stream, &start[0], start.size());
-    const auto low = static_cast<unsigned char>(start[8]), high = static_cast<unsigned char>(start[9]);
+    const auto low = static_cast<unsigned char>(start[8]),
+               high = static_cast<unsigned char>(start[9]);
     const std::size_t length = low + 256u * high;
     if (start.compare(0, kMagic.size(), kMagic) != 0 || length > kMaxHeader) {
         throw std::runtime_error(expected.name + " is no array of numpy's format 1.0");
@@ -101,7 +102,8 @@ Array read_array(zip_t* archive, zip_uint64_t index, const ExpectedArray& expect
     array.count = read_count(stream.get(), expected);
     std::int64_t bytes = array.count * expected.item_bytes;
     for (const std::int64_t side : expected.rest) {
-        if (bytes > kMaxArrayBytes / side) throw std::runtime_error(expected.name + " is too large");
+        if (bytes > kMaxArrayBytes / side)
+            throw std::runtime_error(expected.name + " is too large");
         bytes *= side;
     }
     // Memory grows with what is there, not with what the header promises.

@@ -1,7 +1,8 @@
 // An ONNX graph names the files that hold its weights, and libraries open them by name and follow
 // `../`: a hostile graph would read what it likes. So the names are looked up in the verified bytes
 // first, by just enough of protobuf's wire format, read strictly.
-// Source: runtime/bundle.py; protobuf.dev/programming-guides/encoding; `onnx.proto` (IR version 13).
+// Source: runtime/bundle.py; protobuf.dev/programming-guides/encoding; `onnx.proto` (IR version
+// 13).
 #include "onnx_files.hpp"
 
 #include <cstdint>
@@ -21,7 +22,15 @@ constexpr int kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5;
 constexpr std::uint64_t kKey = 1, kValue = 2;
 
 enum class Message {
-    kModel, kTraining, kFunction, kGraph, kNode, kAttribute, kSparseTensor, kTensor, kEntry
+    kModel,
+    kTraining,
+    kFunction,
+    kGraph,
+    kNode,
+    kAttribute,
+    kSparseTensor,
+    kTensor,
+    kEntry
 };
 
 // For each message type the fields through which a tensor's `external_data` is reached.
@@ -34,8 +43,12 @@ const std::map<Message, std::map<std::uint64_t, Message>>& tensor_fields() {
         {M::kGraph, {{1, M::kNode}, {5, M::kTensor}, {15, M::kSparseTensor}}},
         {M::kNode, {{5, M::kAttribute}}},
         {M::kAttribute,
-         {{5, M::kTensor}, {6, M::kGraph}, {10, M::kTensor}, {11, M::kGraph},
-          {22, M::kSparseTensor}, {23, M::kSparseTensor}}},
+         {{5, M::kTensor},
+          {6, M::kGraph},
+          {10, M::kTensor},
+          {11, M::kGraph},
+          {22, M::kSparseTensor},
+          {23, M::kSparseTensor}}},
         {M::kSparseTensor, {{1, M::kTensor}, {2, M::kTensor}}},
         {M::kTensor, {{13, M::kEntry}}},
     };

@@ -46,9 +46,9 @@ public:
             const auto images = Ort::Value::CreateTensor<std::uint8_t>(
                 memory, const_cast<std::uint8_t*>(frames), bytes, shape.data(), shape.size());
             const char* input = spec_.input_name.c_str();
-            return collect(session_.Run(Ort::RunOptions{}, &input, &images, 1, names_.data(),
-                                        names_.size()),
-                           count);
+            return collect(
+                session_.Run(Ort::RunOptions{}, &input, &images, 1, names_.data(), names_.size()),
+                count);
         } catch (const Ort::Exception& error) {
             throw EngineError("ONNX Runtime failed: " + first_line(error));
         }

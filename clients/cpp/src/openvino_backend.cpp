@@ -8,7 +8,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-
 #include <openvino/openvino.hpp>
 
 #include "backends.hpp"
@@ -133,7 +132,8 @@ private:
         for (const OutputSpec& output : spec_.outputs) {
             const ov::Tensor tensor = request_.get_tensor(output.name);
             const auto size = static_cast<std::size_t>(output.size());
-            if (tensor.get_element_type() != ov::element::f32 || tensor.get_size() != size * count) {
+            if (tensor.get_element_type() != ov::element::f32 ||
+                tensor.get_size() != size * count) {
                 throw EngineError("the output " + output.name + " is not as the manifest says");
             }
             const float* values = tensor.data<const float>();

@@ -4,7 +4,6 @@
 #include "openvino_linears.hpp"
 
 #include <cstring>
-
 #include <openvino/opsets/opset13.hpp>
 
 #include "vit_edge/error.hpp"
@@ -99,7 +98,8 @@ Output find_shift(const Output& x) {
 // `(bound - zero) * scale`, of as many dimensions as the one with most.
 Node dequantised(const Node& bound, const Quantiser& quantiser) {
     const auto constant = as_constant(bound);
-    if (!constant) throw EngineError("OpenVINO refuses the graph: a quantiser's bound is no constant");
+    if (!constant)
+        throw EngineError("OpenVINO refuses the graph: a quantiser's bound is no constant");
     const float zero = quantiser.zero->cast_vector<float>()[0];
     const float scale = quantiser.scale->cast_vector<float>()[0];
     auto values = constant->cast_vector<float>();
@@ -150,8 +150,8 @@ Output make_filters(const Linear& linear) {
     }
     const Node filters = std::make_shared<Constant>(turned);
     if (linear.scale.get_node() == nullptr) return filters;
-    const Node scale = std::make_shared<ov::opset13::Reshape>(linear.scale,
-                                                              integers({-1, 1, 1, 1}), false);
+    const Node scale =
+        std::make_shared<ov::opset13::Reshape>(linear.scale, integers({-1, 1, 1, 1}), false);
     const Node wide =
         std::make_shared<ov::opset13::Convert>(filters, scale->get_output_element_type(0));
     return std::make_shared<ov::opset13::Multiply>(wide, scale)->output(0);
@@ -188,8 +188,8 @@ void replace(const Linear& linear) {
     sums->set_friendly_name(linear.node->get_friendly_name() + "/Convolution");  // for profiles
     const Bias bias = find_bias(linear);
     if (bias.values) {
-        const auto shaped = std::make_shared<Reshape>(
-            bias.values, integers({1, linear.outputs(), 1, 1}), false);
+        const auto shaped =
+            std::make_shared<Reshape>(bias.values, integers({1, linear.outputs(), 1, 1}), false);
         sums = std::make_shared<Add>(sums, shaped);
     }
     Node tokens = std::make_shared<Transpose>(sums, integers({0, 2, 3, 1}));

@@ -3,10 +3,9 @@
 
 #include <cstdint>
 #include <memory>
-#include <vector>
-
 #include <openvino/op/constant.hpp>
 #include <openvino/openvino.hpp>
+#include <vector>
 
 namespace vit_edge {
 

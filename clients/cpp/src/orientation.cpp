@@ -1,5 +1,5 @@
-// Source: Exif 2.32, tag 0x0112; TIFF 6.0, image file directories; Pillow's `ImageOps.exif_transpose`
-// and `Image.getexif`.
+// Source: Exif 2.32, tag 0x0112; TIFF 6.0, image file directories; Pillow's
+// `ImageOps.exif_transpose` and `Image.getexif`.
 #include "orientation.hpp"
 
 #include <cstring>
@@ -87,8 +87,7 @@ Picture turned(Picture picture, int orientation) {
                 from_y = height - 1 - from_y;
             }
             const std::size_t to = (static_cast<std::size_t>(y) * result.width + x) * channels;
-            const std::size_t from =
-                (static_cast<std::size_t>(from_y) * width + from_x) * channels;
+            const std::size_t from = (static_cast<std::size_t>(from_y) * width + from_x) * channels;
             std::memcpy(&result.pixels[to], &picture.pixels[from], channels);
         }
     }

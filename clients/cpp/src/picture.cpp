@@ -8,6 +8,7 @@
 
 #include "decoders.hpp"
 #include "orientation.hpp"
+#include "plain_text.hpp"
 #include "vit_edge/error.hpp"
 
 namespace vit_edge {
@@ -50,7 +51,7 @@ Picture decode_picture(const std::vector<std::uint8_t>& bytes, const std::string
         }
         return turned(std::move(decoded.picture), decoded.orientation);
     } catch (const std::exception& error) {
-        throw InputError(name + " is not a readable image (" + error.what() +
+        throw InputError(name + " is not a readable image (" + plain(error.what()) +
                          "): remove or replace it");
     }
 }

@@ -1,11 +1,11 @@
 // PNG by libpng, its samples converted as Pillow converts them: no gamma, alpha dropped, 16 bits of
 // colour cut to 8, and 16 bits of grey divided by 257.
 // Source: libpng-manual.txt; Pillow's PngImagePlugin.py (`_MODES`), runtime/pixels.py.
+#include <png.h>
+
 #include <csetjmp>
 #include <cstring>
 #include <optional>
-
-#include <png.h>
 
 #include "decoders.hpp"
 #include "orientation.hpp"

@@ -35,9 +35,9 @@ Size resized(const Preprocess& p, std::int64_t width, std::int64_t height) {
     if (wide != high) {
         const double scale = std::max(static_cast<double>(wide) / static_cast<double>(width),
                                       static_cast<double>(high) / static_cast<double>(height));
-        return {std::max<std::int64_t>(p.width, round_half_even(static_cast<double>(width) * scale)),
-                std::max<std::int64_t>(p.height,
-                                       round_half_even(static_cast<double>(height) * scale))};
+        return {
+            std::max<std::int64_t>(p.width, round_half_even(static_cast<double>(width) * scale)),
+            std::max<std::int64_t>(p.height, round_half_even(static_cast<double>(height) * scale))};
     }
     if (width <= height) return {wide, wide * height / width};
     return {high * width / height, high};
@@ -63,8 +63,8 @@ void Preprocess::validate() const {
                          " is none of bicubic, bilinear, lanczos, box");
     }
     if (height < 1 || height > kMaxSide || width < 1 || width > kMaxSide) {
-        throw InputError("height " + std::to_string(height) + " or width " +
-                         std::to_string(width) + " is out of range");
+        throw InputError("height " + std::to_string(height) + " or width " + std::to_string(width) +
+                         " is out of range");
     }
     if (!(crop >= kMinCrop && crop <= 1)) {
         throw InputError("crop " + std::to_string(crop) + " is not between 0.05 and 1");
@@ -88,8 +88,7 @@ std::vector<std::uint8_t> Preprocess::operator()(const Picture& picture) const {
     const std::size_t row = static_cast<std::size_t>(width) * channels;
     std::vector<std::uint8_t> frame(row * height);
     for (int y = 0; y < height; ++y) {
-        const std::size_t from =
-            static_cast<std::size_t>((top + y) * size.width + left) * channels;
+        const std::size_t from = static_cast<std::size_t>((top + y) * size.width + left) * channels;
         std::memcpy(&frame[y * row], &whole.pixels[from], row);
     }
     return frame;

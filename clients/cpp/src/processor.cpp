@@ -41,7 +41,8 @@ std::vector<int> allowed_cores() {
 std::optional<double> group_quota(const fs::path& group) {
     std::string words = first_line(group / "cpu.max");
     if (words.empty()) {
-        words = first_line(group / "cpu.cfs_quota_us") + " " + first_line(group / "cpu.cfs_period_us");
+        words =
+            first_line(group / "cpu.cfs_quota_us") + " " + first_line(group / "cpu.cfs_period_us");
     }
     std::istringstream stream(words);
     double quota = 0, period = 0;

@@ -1,5 +1,5 @@
-// Source: Pillow's `src/libImaging/Resample.c`: weights in double, rounded to fixed point of 22 bits,
-// rows first, columns then, each rounded to 8 bits.
+// Source: Pillow's `src/libImaging/Resample.c`: weights in double, rounded to fixed point of 22
+// bits, rows and columns one after the other, each rounded to 8 bits.
 #include "resize.hpp"
 
 #include <algorithm>
@@ -129,9 +129,16 @@ Picture resize_columns(const Picture& picture, int height, const Filter& filter)
 
 Picture resize(const Picture& picture, int width, int height, const std::string& filter) {
     const Filter chosen = find_filter(filter);
+    const bool is_wide = width != picture.width, is_high = height != picture.height;
+    // Since version 13 (pull request 9549), where the height shrinks by more than twice as many
+    // pixels as the width, Pillow resizes columns first, and rounds in another order.
+    if (is_wide && height < picture.height &&
+        picture.height - height > 2 * (picture.width - width)) {
+        return resize_rows(resize_columns(picture, height, chosen), width, chosen);
+    }
     Picture result = picture;
-    if (width != result.width) result = resize_rows(result, width, chosen);
-    if (height != result.height) result = resize_columns(result, height, chosen);
+    if (is_wide) result = resize_rows(result, width, chosen);
+    if (is_high) result = resize_columns(result, height, chosen);
     return result;
 }
 
