@@ -110,6 +110,7 @@ Decoded decode_jpeg(const std::vector<std::uint8_t>& bytes) {
     guarded(errors, [&] { jpeg_start_decompress(&info); });
 
     Decoded decoded;
+    decoded.orientation = find_orientation(info);  // libjpeg frees its markers at the end
     Picture& picture = decoded.picture;
     picture.width = static_cast<int>(info.output_width);
     picture.height = static_cast<int>(info.output_height);
@@ -126,7 +127,6 @@ Decoded decode_jpeg(const std::vector<std::uint8_t>& bytes) {
         }
     }
     guarded(errors, [&] { jpeg_finish_decompress(&info); });
-    decoded.orientation = find_orientation(info);
     return decoded;
 }
 
