@@ -19,9 +19,9 @@ int older_rank(const std::string& kind, const std::string& precision) {
     return static_cast<int>(std::find(names.begin(), names.end(), precision) - names.begin());
 }
 
-const EngineEntry* find_engine(const PrecisionEntry& entry, const std::string& backend) {
+const EngineEntry* find_engine(const PrecisionEntry& entry, const Backend& backend) {
     for (const EngineEntry& engine : entry.engines) {
-        if (engine.backend == backend) return &engine;
+        if (backend.takes(engine)) return &engine;
     }
     return nullptr;
 }
@@ -35,7 +35,7 @@ std::string best_precision(const Manifest& manifest, const Backend& backend,
         const auto graph = entry.graphs.find(backend.graph_kind());
         if (asked && name != *asked) continue;
         if (graph == entry.graphs.end() || !backend.has_kernels_for(name)) continue;
-        if (backend.needs_engine() && find_engine(entry, backend.name()) == nullptr) continue;
+        if (backend.needs_engine() && find_engine(entry, backend) == nullptr) continue;
         const int rank =
             graph->second.rank ? *graph->second.rank : older_rank(backend.graph_kind(), name);
         if (best.empty() || rank < best_rank) {
@@ -77,7 +77,7 @@ Engine Engine::load(const std::string& path, const EngineOptions& options) {
         const PrecisionEntry& entry = manifest.precisions.at(precision);
         const Graph graph = entry.graphs.at(backend->graph_kind());
         const Blob blob = backend->needs_engine()
-                              ? Blob{bundle.read(find_engine(entry, name)->file), {}}
+                              ? Blob{bundle.read(find_engine(entry, *backend)->file), {}}
                               : bundle.read_graph(graph);
         auto session = backend->open(blob, manifest.spec, options.threads);
         Engine engine(std::move(bundle), precision, std::move(backend), std::move(session));

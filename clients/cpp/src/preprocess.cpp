@@ -76,8 +76,15 @@ void Preprocess::validate() const {
 
 std::vector<std::uint8_t> Preprocess::operator()(const Picture& picture) const {
     if (picture.width < 1 || picture.height < 1) throw InputError("the picture has no pixels");
+    const std::int64_t expected = std::int64_t{picture.width} * picture.height * picture.channels;
+    if ((picture.channels != 1 && picture.channels != 3) ||
+        static_cast<std::int64_t>(picture.pixels.size()) != expected) {
+        throw InputError("the picture has " + std::to_string(picture.pixels.size()) +
+                         " bytes: give width * height * channels of them, in 1 or 3 channels");
+    }
     const Size size = resized(*this, picture.width, picture.height);
-    if (size.width * size.height > kMaxPixels) {
+    // In floating point: the product of two that are out of all bounds would overflow.
+    if (static_cast<double>(size.width) * static_cast<double>(size.height) > kMaxPixels) {
         throw InputError(std::to_string(picture.width) + "x" + std::to_string(picture.height) +
                          " pixels are too long and thin: cut the picture");
     }

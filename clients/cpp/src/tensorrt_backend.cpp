@@ -144,6 +144,17 @@ private:
     std::unique_ptr<nvinfer1::IExecutionContext> context_;
 };
 
+// The compute capability of the current GPU, as "8.9"; "" if there is none.
+std::string compute_capability() {
+    int device = 0, major = 0, minor = 0;
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess) {
+        return "";
+    }
+    return std::to_string(major) + "." + std::to_string(minor);
+}
+
 class TensorRt : public Backend {
 public:
     std::string name() const override { return kName; }
@@ -151,6 +162,15 @@ public:
     bool needs_engine() const override { return true; }
     bool has_kernels_for(const std::string&) const override { return true; }
     std::string version() const override { return std::to_string(getInferLibVersion()); }
+
+    bool takes(const EngineEntry& engine) const override {
+        if (!Backend::takes(engine)) return false;
+        const auto& targets = engine.compute_capabilities;
+        const std::string here = compute_capability();
+        // Without a GPU any will do: `open` says what is missing.
+        return targets.empty() || here.empty() ||
+               std::find(targets.begin(), targets.end(), here) != targets.end();
+    }
 
     std::unique_ptr<Session> open(const Blob& blob, const EngineSpec& spec,
                                   std::optional<int>) override {

@@ -43,6 +43,8 @@ public:
     // False for precisions for whose graphs it has no kernels.
     virtual bool has_kernels_for(const std::string& precision) const = 0;
     virtual std::string version() const = 0;
+    // False for a prebuilt engine that this device cannot run.
+    virtual bool takes(const EngineEntry& engine) const { return engine.backend == name(); }
 
     // Opens verified bytes with `threads` CPU threads (none: as many as suit the machine).
     // Throws EngineError if they are refused.
