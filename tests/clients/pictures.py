@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from sklearn.datasets import load_sample_image
 
-ORIENTATIONS = range(0, 10)
+ORIENTATIONS = range(10)
 """EXIF's are 1 to 8; others mean nothing."""
 XMP = '<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
 _ORIENTATION = 0x0112
@@ -95,8 +95,10 @@ def _write_jpegs(folder: Path, photograph: Image.Image) -> None:
     photograph.convert("L").save(folder / "jpeg_grey.jpg")
     inverted = photograph.convert("CMYK")
     inverted.save(folder / "jpeg_cmyk.jpg")
-    tilted = Image.fromarray(np.random.default_rng(2).integers(0, 256, (24, 31, 4), np.uint8), "CMYK")
-    tilted.save(folder / "jpeg_cmyk_black.jpg", quality=90)
+    inks = np.random.default_rng(2).integers(0, 256, (24, 31, 4), np.uint8)
+    Image.frombytes("CMYK", (31, 24), inks.tobytes()).save(
+        folder / "jpeg_cmyk_black.jpg", quality=90
+    )
 
 
 def _png(samples: np.ndarray, depth: int, kind: int) -> bytes:
