@@ -54,6 +54,7 @@ def _locations() -> list[str]:
 @pytest.fixture(scope="session")
 def binaries(once: Once) -> Path:
     """The folder with the built programs; skips with the reason where they cannot be built."""
+    pytest.importorskip("openvino")
     for tool in ("cmake", "c++"):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed: see docs/cpp.md")
