@@ -338,11 +338,12 @@ def test_what_python_refuses_in_a_manifest_is_refused(run: Run, bundle: Path) ->
         (name, '"name": 3'),
         ('"onnx/fp32.onnx"', '"../fp32.onnx"'),
         ('"golden.npz"', '"golden.npy"'),
+        ('"file": "statistics.npz"', '"file": "statistics.npy"'),
     ):
         changed = text.replace(old, new)
-        if changed != text:
-            write_manifest(bundle, changed.encode())
-            require_refused(run, bundle, "manifest.json is not valid")
+        assert changed != text, old
+        write_manifest(bundle, changed.encode())
+        require_refused(run, bundle, "manifest.json is not valid")
 
 
 def test_wrong_golden_answers_are_a_miss(run: Run, bundle: Path, tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ constexpr std::int64_t kMaxBundleBytes = std::int64_t{1} << 40;
 constexpr std::size_t kMaxFiles = 4096, kMaxPath = 200;
 constexpr double kMaxTolerance = 10.0;
 constexpr int kMaxRank = 1000;
+constexpr std::int64_t kMaxReference = std::int64_t{1} << 16;
+constexpr std::size_t kMaxStatistics = 1 << 10;
 
 FileEntry read_file_entry(const Json& value, const std::string& where) {
     static const std::regex hex("[0-9a-f]{64}");
@@ -180,6 +182,7 @@ void require_listed(const Manifest& manifest) {
         }
         for (const EngineEntry& engine : precision.engines) named.push_back(engine.file);
     }
+    if (manifest.statistics) named.push_back(*manifest.statistics);
     for (const std::string& file : named) {
         require(manifest.files.count(file) != 0, "files",
                 "'" + file.substr(0, 60) + "' is named but not listed with its hash");
@@ -199,6 +202,21 @@ int read_version(const Json& value) {
                       std::to_string(kSchemaVersion) + ": " +
                       (newer ? "the bundle was made by a newer vit-edge: update this client"
                              : "export the bundle again"));
+}
+
+// The file of the reference's statistics, which only Python's tools read.
+std::string read_statistics(const Json& value, const std::string& where) {
+    Fields fields(value, where);
+    const std::string file = fields.text("file");
+    const std::int64_t images = fields.integer("images");
+    require(images > 0 && images <= kMaxReference, where, "images is not in range");
+    fields.text("source");
+    const auto names = read_list(fields.required("names"), fields.path("names"), read_text);
+    const std::set<std::string> unique(names.begin(), names.end());
+    require(!names.empty() && names.size() <= kMaxStatistics && unique.size() == names.size(),
+            where, "names are none, too many, or twice the same");
+    fields.finish();
+    return file;
 }
 
 Manifest read_manifest(const Json& value) {
@@ -221,6 +239,8 @@ Manifest read_manifest(const Json& value) {
     read_map(fields.required("provenance"), fields.path("provenance"), check_fact);
     read_map(fields.required("tools"), fields.path("tools"), read_text);
     manifest.files = read_map(fields.required("files"), fields.path("files"), read_file_entry);
+    if (const Json* statistics = fields.optional("statistics"); statistics && !statistics->is_null())
+        manifest.statistics = read_statistics(*statistics, fields.path("statistics"));
     fields.finish();
     require_plain_files(manifest.files);
     require_listed(manifest);

@@ -12,7 +12,7 @@
 
 namespace vit_edge {
 
-inline constexpr int kSchemaVersion = 7;
+inline constexpr int kSchemaVersion = 8;
 inline constexpr int kOldestSchema = 3;
 
 struct FileEntry {
@@ -75,6 +75,7 @@ struct Manifest {
     std::optional<std::vector<std::string>> labels;
     std::map<std::string, PrecisionEntry> precisions;
     std::map<std::string, FileEntry> files;
+    std::optional<std::string> statistics;  // file of the reference's statistics
 };
 
 // Parses the bytes of `manifest.json`. Throws BundleError if they are not a manifest of a schema
