@@ -3,7 +3,7 @@
     pip install 'vit-edge[openvino,images,service]'
     VIT_EDGE_BUNDLE=build/vit_digits uvicorn --app-dir deploy service:app
 
-    curl --data-binary @build/digit.png http://localhost:8000/predict
+    curl --data-binary @build/example_digit.png http://localhost:8000/predict
 
 Expected: `{"precision": "int8", "top": [{"label": "3", "index": 3, "probability": 0.9998}, ...]}`,
 or `{"precision": ..., "outputs": {...}}` of a model without classes.
