@@ -5,7 +5,7 @@
 
     curl --data-binary @build/example_digit.png http://localhost:8000/predict
 
-Expected: `{"precision": "int8", "top": [{"label": "3", "index": 3, "probability": 0.9998}, ...]}`,
+Expected: `{"precision": "fp32", "top": [{"label": "6", "index": 6, "probability": 0.9184}, ...]}`,
 or `{"precision": ..., "outputs": {...}}` of a model without classes.
 
 `/health/live` says that the process answers, `/health/ready` that the engine still gives the answer
