@@ -1,4 +1,4 @@
-"""What happens to a camera's images: distortions of frames uint8 `[N, height, width, channels]`."""
+"""Distortions that happen to a camera's images, of frames uint8 `[N, height, width, channels]`."""
 
 from __future__ import annotations
 

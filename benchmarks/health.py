@@ -227,9 +227,9 @@ def detection(name: str, reference: Reference, rows: Floats, seed: int) -> dict[
         seen = 0
         for _ in range(TRIALS):
             chosen = rows[generator.choice(len(rows), window, replace=len(rows) < window)]
-            found = [r.name for r in judge(reference, chosen, ALARM_RATE, None) if r.drifted]
-            seen += bool(found)
-            for statistic in found:
+            drifted = [r.name for r in judge(reference, chosen, ALARM_RATE, None) if r.drifted]
+            seen += bool(drifted)
+            for statistic in drifted:
                 by[statistic] += 1
         row["seen"][str(window)] = seen / TRIALS
         ranked = sorted(by, key=lambda statistic: -by[statistic])

@@ -51,7 +51,7 @@ class Service:
         return {self.engine.outputs[0].name: outputs}
 
     def predict(self, image: bytes) -> dict[str, Any]:
-        """What the model makes of an image file. Raises InputError if it is not one."""
+        """Runs an image file through the model. Raises InputError if it is not one."""
         frame = self.engine.preprocess.decode(image, "the body")
         outputs = self.engine(frame[None])
         answer: dict[str, Any] = {"precision": self.engine.info.precision}

@@ -1,4 +1,4 @@
-"""How much time an export may take to find better engines. What is proven is the same."""
+"""Time that an export may take to find better engines. What is proven is the same."""
 
 from __future__ import annotations
 

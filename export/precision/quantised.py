@@ -113,7 +113,7 @@ def quantise_model(
 
     road, samples = road_of(scheme), calibration.samples
     smoothed = road.smooth_all(exact.graph, samples, scheme, stretch(update, 0, 3))
-    if gain_of_division is not None:
+    if gain_of_division is not None and road.divide is not None:
         middle = stretch(update, 1, 3)
         smoothed |= road.divide(exact, calibration, smoothed, scheme, gain_of_division, middle)
     scaling: dict[str, Floats] = {}

@@ -29,13 +29,18 @@ class Road(Generic[Rounded]):
     """A way to quantise; see the functions of these names in `linears`, of `divide` in `choice`.
 
     Attributes:
+        divide: None where the scales of blocks follow the channels by themselves.
         ir_version: The first version of ONNX's representation that knows the types.
     """
 
     smooth_all: Callable[[ir.Graph, Samples, Scheme, Update], dict[str, Smoothed]]
-    divide: Callable[
-        [ir.Model, Calibration, Mapping[str, Smoothed], Scheme, float, Update], dict[str, Smoothed]
-    ]
+    divide: (
+        Callable[
+            [ir.Model, Calibration, Mapping[str, Smoothed], Scheme, float, Update],
+            dict[str, Smoothed],
+        ]
+        | None
+    )
     round_all: Callable[[ir.Graph, Mapping[str, Smoothed], Scheme, Update], dict[str, Rounded]]
     quantise: Callable[[ir.Graph, Mapping[str, Rounded], Scheme], None]
     explain: Callable[
@@ -44,18 +49,6 @@ class Road(Generic[Rounded]):
     ]
     quantise_by_table: Callable[[ir.Graph, Mapping[str, float], Scheme], None]
     ir_version: int
-
-
-def _divide_nothing(
-    exact: ir.Model,
-    calibration: Calibration,
-    smoothed: Mapping[str, Smoothed],
-    scheme: Scheme,
-    min_gain: float,
-    update: Update,
-) -> dict[str, Smoothed]:
-    """Block scales follow the channels by themselves."""
-    return {}
 
 
 _ONE_SCALE = Road(
@@ -69,7 +62,7 @@ _ONE_SCALE = Road(
 )
 _FLOAT4 = Road(
     float4_search.smooth_all,
-    _divide_nothing,
+    None,
     float4_search.round_all,
     float4_search.quantise,
     float4_search.explain,

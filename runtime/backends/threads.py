@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 IN_FLIGHT = 2
 """Batches of a stream that may be under way: one computes while the next is fetched. More would
@@ -60,23 +61,39 @@ class Pool(Generic[T]):
             free(item)
 
 
-def stream_in_thread(
-    run: Callable[[Frames], NDArray[np.float32]], batches: Iterable[Frames]
-) -> Iterator[NDArray[np.float32]]:
-    """Runs batches in order in a worker thread, while the caller's thread fetches the next one:
-    reads a camera, decodes, resizes.
+def map_ahead(
+    run: Callable[[T], R], items: Iterable[T], threads: int, ahead: int, name: str
+) -> Iterator[R]:
+    """Yields `run(item)` for each item, in their order, run by threads while the caller's thread
+    fetches the next one.
+
+    Args:
+        run: Called in the threads; what it raises is raised here.
+        items: Fetched in the caller's thread.
+        threads: How many.
+        ahead: Items that are run, or wait for it, before they are asked for: memory stays bounded.
+        name: Of the threads.
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    waiting: deque[Future[NDArray[np.float32]]] = deque()
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="vit-edge-stream") as pool:
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix=name) as pool:
         try:
-            for batch in batches:
-                waiting.append(pool.submit(run, batch))
-                if len(waiting) >= IN_FLIGHT:
+            for item in items:
+                waiting.append(pool.submit(run, item))
+                if len(waiting) >= ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:  # the reader may leave early
             for future in waiting:
                 future.cancel()
+
+
+def stream_in_thread(
+    run: Callable[[Frames], NDArray[np.float32]], batches: Iterable[Frames]
+) -> Iterator[NDArray[np.float32]]:
+    """Runs batches in order in a worker thread, while the caller's thread fetches the next one:
+    reads a camera, decodes, resizes.
+    """
+    return map_ahead(run, batches, 1, IN_FLIGHT, "vit-edge-stream")

@@ -17,7 +17,7 @@ from ..images import load_npz
 from ..sources import Picture, Sampling, Unreadable, read_each, score_each
 from .drift import ALARM_RATE, DriftMonitor, DriftReport
 from .judge import StatisticReport, fewest_images
-from .reference import NONE, read_reference
+from .reference import NONE
 from .statistics import is_class
 
 MOST_IMAGES = 1 << 16
@@ -51,10 +51,9 @@ def run_drift(arguments: argparse.Namespace) -> int:
     raises InputError: a bundle without reference statistics, or too few images to tell.
     """
     bundle = Bundle.open(arguments.bundle, arguments.public_key)
-    reference = read_reference(bundle)
-    if reference is None:
-        raise InputError(f"{bundle.path} has {NONE}")
     monitor = DriftMonitor(bundle, MOST_IMAGES, 1, arguments.alarm_rate)
+    if monitor.reference is None:
+        raise InputError(f"{bundle.path} has {NONE}")
     sampling = Sampling(arguments.every, arguments.frames)
     failed = 0
     with Engine.load(
@@ -73,7 +72,7 @@ def run_drift(arguments: argparse.Namespace) -> int:
                 complain(f"vit-edge: {item.error}")
         info = engine.info
     report = monitor.report()
-    least = fewest_images(reference, arguments.alarm_rate)
+    least = fewest_images(monitor.reference, arguments.alarm_rate)
     if not report.drift and (least is None or report.images < least):
         raise InputError(
             f"{arguments.data}: {report.verdict[-1] if report.images else 'no image was read'}"

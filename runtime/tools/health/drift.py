@@ -69,6 +69,9 @@ class DriftMonitor:
         every: Measures one image in so many: those of a window should not be of one moment.
         alarm_rate: Probability of calling drift by chance, for each window.
 
+    Attributes:
+        reference: The bundle's statistics; None where it has none.
+
     Raises:
         InputError: if a number is out of its range.
         BundleError: if the bundle or its statistics are damaged.
@@ -89,9 +92,9 @@ class DriftMonitor:
             raise InputError(f"alarm_rate is {alarm_rate}, not between 0 and 1")
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self._spec, self._labels = opened.manifest.spec, opened.manifest.labels
-        self._reference = read_reference(opened)
+        self.reference = read_reference(opened)
         self._every, self._alarm_rate = every, alarm_rate
-        columns = () if self._reference is None else self._reference.columns
+        columns = () if self.reference is None else self.reference.columns
         everything = columns == tuple(range(len(statistic_names(self._spec))))
         self._columns = None if everything else np.array(columns, np.intp)
         self._rows = np.zeros((window, len(columns)), np.float32)
@@ -116,7 +119,7 @@ class DriftMonitor:
         with self._lock:
             first = -self._seen % self._every
             self._seen += count
-        if self._reference is None or first >= count:
+        if self.reference is None or first >= count:
             return
         if self._every > 1:
             chosen = slice(first, None, self._every)
@@ -146,7 +149,7 @@ class DriftMonitor:
         return report
 
     def _judge(self, rows: Floats) -> DriftReport:
-        reference, window = self._reference, len(self._rows)
+        reference, window = self.reference, len(self._rows)
         if reference is None:
             return DriftReport(0, window, 0, "", self._alarm_rate, False, (NONE,), ())
         statistics = judge(reference, rows, self._alarm_rate, self._labels)

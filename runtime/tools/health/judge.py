@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,54 +70,46 @@ def judge(
         own = own[np.isfinite(own)]
         if len(own):
             values = reference.values[:, column]
-            compare = _judge_class if is_class(name) else _judge_number
-            reports.append(compare(name, values, own, len(reference.names), alarm_rate, labels))
+            if is_class(name):
+                alone = _compare_classes(name, values, own, labels)
+            else:
+                alone = _compare_numbers(name, values, own)
+            probability = min(1.0, len(reference.names) * alone.probability)
+            effect = max(abs(alone.shift), abs(alone.widening))
+            drifted = probability < alarm_rate and effect >= LEAST_EFFECT
+            reports.append(replace(alone, probability=probability, drifted=drifted))
     return tuple(reports)
 
 
-def _judge_number(
-    name: str,
-    reference: Floats,
-    window: Floats,
-    tests: int,
-    alarm_rate: float,
-    labels: Sequence[str] | None,
-) -> StatisticReport:
-    found = compare_numbers(reference, window)
-    probability = min(1.0, tests * found.probability)
-    effect = max(abs(found.shift), abs(found.widening))
+def _compare_numbers(name: str, reference: Floats, window: Floats) -> StatisticReport:
+    """The report of a number, its probability that of this statistic alone."""
+    compared = compare_numbers(reference, window)
     return StatisticReport(
         name,
         _summary(reference),
         _summary(window),
-        found.shift,
-        found.widening,
-        probability,
-        probability < alarm_rate and effect >= LEAST_EFFECT,
+        compared.shift,
+        compared.widening,
+        compared.probability,
+        drifted=False,
     )
 
 
-def _judge_class(
-    name: str,
-    reference: Floats,
-    window: Floats,
-    tests: int,
-    alarm_rate: float,
-    labels: Sequence[str] | None,
+def _compare_classes(
+    name: str, reference: Floats, window: Floats, labels: Sequence[str] | None
 ) -> StatisticReport:
-    found = compare_classes(reference, window)
-    probability = min(1.0, tests * found.probability)
-    named = labels is not None and found.index < len(labels)
-    change = found.share - found.reference
+    """The same of a class."""
+    compared = compare_classes(reference, window)
+    known = labels is not None and compared.index < len(labels)
     return StatisticReport(
         name,
-        Summary(*[found.reference] * 3),
-        Summary(*[found.share] * 3),
-        change,
+        Summary(*[compared.reference] * 3),
+        Summary(*[compared.share] * 3),
+        compared.share - compared.reference,
         0.0,
-        probability,
-        probability < alarm_rate and abs(change) >= LEAST_EFFECT,
-        labels[found.index] if labels is not None and named else str(found.index),
+        compared.probability,
+        drifted=False,
+        subject=labels[compared.index] if labels is not None and known else str(compared.index),
     )
 
 

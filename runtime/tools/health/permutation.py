@@ -1,4 +1,4 @@
-"""How likely a window of images is by chance, if its images and the reference's are of one kind.
+"""Probability of a window of images by chance, if its images and the reference's are of one kind.
 
 Then every choice of the window's images among all of them was equally likely (they are
 *exchangeable*), whatever the distribution. A window whose sum of scores few choices exceed is
@@ -112,7 +112,7 @@ class _Tilt:
         self.slope = self._offset = 0.0
 
     def exponent(self) -> float:
-        """How much less likely, as a natural logarithm, the tilted expectation makes it."""
+        """Natural logarithm of the factor by which the tilted expectation makes it less likely."""
         powers = self.slope * self._scores + self._offset
         joint = np.logaddexp(math.log(1 - self._share), math.log(self._share) + powers).sum()
         return self.slope * self._target + self._offset * self._size - float(joint)

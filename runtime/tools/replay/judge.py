@@ -23,7 +23,7 @@ from .server import Description, Server, Tensor
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the user says of the server; None is what the server says of itself.
+    """Facts about the server that the user gives; None leaves it to the server.
 
     Attributes:
         precision: Whose tolerances judge.
@@ -194,7 +194,7 @@ def _judged_by(
     )
 
 
-def _agreed(what: str, given: str | None, told: str | None) -> str | None:
-    if given is not None and told is not None and given != told:
-        raise InputError(f"--{what} {given}, but the server says that it runs {told}")
-    return given or told
+def _agreed(what: str, asked: str | None, served: str | None) -> str | None:
+    if asked is not None and served is not None and asked != served:
+        raise InputError(f"--{what} {asked}, but the server says that it runs {served}")
+    return asked or served

@@ -38,7 +38,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Description:
-    """What the server says of a model.
+    """Description of a model by its server.
 
     Attributes:
         platform: What runs there, in the server's words.
@@ -146,7 +146,7 @@ class ServedModel:
         """
         value = self._library.InferInput(spec.input_name, list(frames.shape), "UINT8")
         value.set_data_from_numpy(frames, **self._encoding)
-        wanted = [
+        requested = [
             self._library.InferRequestedOutput(name, **self._encoding) for name in spec.output_names
         ]
         try:
@@ -154,7 +154,7 @@ class ServedModel:
                 self.address.model,
                 [value],
                 model_version=self.address.version,
-                outputs=wanted,
+                outputs=requested,
                 **self._options,
             )
         except Exception as error:  # each client raises errors of libraries below it

@@ -6,14 +6,13 @@ not be copied from process to process. `benchmarks/score.py` measures both.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...backends.threads import map_ahead
 from ...errors import InputError, first_line
 from ...preprocess import Preprocess
 from .listing import Item
@@ -58,18 +57,9 @@ def decode_ahead(
     """Yields images in order, decoded by `workers` threads: at most `ahead` of them are decoded or
     being decoded before they are asked for, so that memory stays bounded.
     """
-    waiting: deque[Future[Decoded]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="vit-edge-decode") as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(decode_item, item, preprocess))
-                if len(waiting) >= ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:  # the reader may leave early
-            for future in waiting:
-                future.cancel()
+    return map_ahead(
+        lambda item: decode_item(item, preprocess), items, workers, ahead, "vit-edge-decode"
+    )
 
 
 def _as_utf8(message: str) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 STRUCT, BYTES, PATH = "bytes and path", "bytes", "path"
-"""What a column may hold: Hugging Face's struct, encoded images, or names of files."""
+"""Contents that a column may have: Hugging Face's struct, encoded images, or names of files."""
 _PATHS = "path"
 """Column that names images which are given as bytes, where there is one."""
 _ROWS_AT_ONCE = 64
@@ -141,12 +141,12 @@ def list_parquet(data: Path, files: Sequence[Path], column: str | None) -> Parqu
     spans, images, first = list[Span](), None, files[0]
     for file in files:
         rows, schema = _read_footer(file)
-        found = _find_column(schema, column, file)
+        own = _find_column(schema, column, file)
         if images is None:
-            images = found
-        elif found != images:
+            images = own
+        elif own != images:
             raise InputError(
-                f"{file}: column {found.name} holds {found.holds}, in {first} {images.name} holds "
+                f"{file}: column {own.name} holds {own.holds}, in {first} {images.name} holds "
                 f"{images.holds}: name one with --column, or take one of the files away"
             )
         spans.append(Span(os.path.relpath(file, base), 0, rows))

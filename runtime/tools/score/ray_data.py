@@ -171,8 +171,8 @@ def _cluster(ray: Any, address: str, request: Request) -> Iterator[None]:
     logging.getLogger("ray.data").setLevel(level)
     options: dict[str, Any] = {"log_to_driver": is_verbose(), "logging_level": level}
     if address == LOCAL:
-        wanted = (request.workers or 0) * (request.threads or 1)
-        options |= {"num_cpus": max(choose_threads(None), wanted), "include_dashboard": False}
+        least = (request.workers or 0) * (request.threads or 1)
+        options |= {"num_cpus": max(choose_threads(None), least), "include_dashboard": False}
     try:
         _reach(address)
         ray.init(address=address, **options)

@@ -30,7 +30,7 @@ _AHEAD = 2
 
 @dataclass(frozen=True)
 class Effort:
-    """How images are run.
+    """Sizes and threads that images are run with.
 
     Attributes:
         batch: Images of one call of the engine.

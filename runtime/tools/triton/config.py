@@ -23,7 +23,7 @@ BUNDLE_FOLDER = "bundle"
 ENCODED = "encoded"
 """Input of the models that take image files: their bytes."""
 DECODE, IMAGES = "_decode", "_images"
-"""What the names of the models for image files end in: the step, and the ensemble."""
+"""Endings of the names of the models for image files: the step, and the ensemble."""
 
 PREFIX = "vit_edge."
 """Of the parameters by which a model says what it is."""
@@ -34,7 +34,7 @@ OUTPUTS, PREPROCESS, GOLDEN_FILE = f"{PREFIX}outputs", f"{PREFIX}preprocess", f"
 
 @dataclass(frozen=True)
 class Serving:
-    """How a bundle is to be served.
+    """Choices of the user about a bundle that is to be served.
 
     Attributes:
         name: The model's name.
@@ -77,7 +77,7 @@ class Serving:
 
     @property
     def golden_file(self) -> str:
-        """Where the golden samples lie, relative to the model's folder."""
+        """Path of the golden samples, relative to the model's folder."""
         return "golden.npz" if self.part.target.like else f"1/{BUNDLE_FOLDER}/golden.npz"
 
 

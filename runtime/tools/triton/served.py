@@ -1,4 +1,4 @@
-"""What the models of the Python backend share on the server: the bundle beside them."""
+"""Code that the models of the Python backend share on the server: the bundle beside them."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Part:
-    """What Triton runs of a bundle.
+    """Part of a bundle that Triton runs.
 
     Attributes:
         target: The way to run it.
