@@ -16,38 +16,44 @@ from vit_edge.calibration.onnx_file import save_onnx
 
 from .contest import ENTRANTS, THREADS, Quantised, quantised
 from .environments import python_of
-from .measures import Logits, faithfulness, lead, run, run_once
+from .measures import Values, faithfulness, lead, relative_error, run, run_once
+from .real_subject import RealSubject
 from .subjects import Subject, subject
 
 CALIBRATION_IMAGES = 128
 _RUNTIMES = {"onnxruntime": "ours", "openvino": "openvino"}
 
 HEAD = (
-    "| model | quantiser | top-1 | agreement | KL | 1 - cosine | ours ahead in top-1 "
-    "| in agreement | seconds | MiB | ms ORT | ms OpenVINO |\n" + "| --- " * 12 + "|"
+    "| model | quantiser | top-1 | agreement | KL | 1 - cosine | error | ours ahead in top-1 "
+    "| in agreement | seconds | MiB | ms ORT | ms OpenVINO |\n" + "| --- " * 13 + "|"
 )
 
 
 def rows(name: str, cache: Path) -> list[dict[str, Any]]:
     """Compares all entrants on the named model; prints its part of the table."""
-    asked = subject(name, cache)
-    model, images = write(asked, CALIBRATION_IMAGES, cache)
+    return compare(subject(name, cache), CALIBRATION_IMAGES, cache)
+
+
+def compare(asked: Subject | RealSubject, calibration: int, cache: Path) -> list[dict[str, Any]]:
+    """Compares all entrants, each with so many images to calibrate with; prints the table."""
+    name = asked.name
+    model, images = write(asked, calibration, cache)
     entries = [quantised(entrant, model, images, cache) for entrant in ENTRANTS]
     reference = run(model, asked.evaluation)
-    results, logits = [], dict[str, Logits]()
+    results, values = [], dict[str, Values]()
     for entry in entries:
         row: dict[str, Any] = {"model": name, "quantiser": entry.entrant.name}
-        results.append(row | _judge(entry, asked, reference, logits))
+        results.append(row | _judge(entry, asked, reference, values))
     fp32 = {"model": name, "quantiser": "fp32"}
     results.insert(0, fp32 | _accuracy(reference, reference, asked))
-    files = {e.entrant.name: e.file for e in entries if e.entrant.name in logits}
+    files = {e.entrant.name: e.file for e in entries if e.entrant.name in values}
     for runtime, environment in _RUNTIMES.items():
         _add_latency(results, runtime, environment, {"fp32": model} | files, images, cache)
     print("\n".join([HEAD, *map(_line, results)]), flush=True)
     return results
 
 
-def write(asked: Subject, count: int, cache: Path) -> tuple[Path, Path]:
+def write(asked: Subject | RealSubject, count: int, cache: Path) -> tuple[Path, Path]:
     """Writes the fp32 graph and the first `count` calibration images to files."""
     model, images = cache / f"{asked.name}.onnx", cache / f"{asked.name}-{count}.npy"
     save_onnx(asked.graph(), model)
@@ -56,9 +62,12 @@ def write(asked: Subject, count: int, cache: Path) -> tuple[Path, Path]:
 
 
 def _judge(
-    entry: Quantised, asked: Subject, reference: Logits, logits: dict[str, Logits]
+    entry: Quantised,
+    asked: Subject | RealSubject,
+    reference: Values,
+    values: dict[str, Values],
 ) -> dict[str, Any]:
-    """Measures an entrant's file; adds its logits to `logits`, of which ours are the first."""
+    """Measures an entrant's file; adds its output to `values`, of which ours is the first."""
     cost = {"seconds": entry.seconds, "peak_mib": entry.peak_mib}
     if entry.error is not None:
         return cost | {"error": entry.error}
@@ -66,13 +75,13 @@ def _judge(
         got = run_once(entry.file, asked.evaluation)
     except Exception as error:  # ONNX Runtime's own types; what it refuses is the result
         return cost | {"error": f"ONNX Runtime: {str(error).splitlines()[0][:160]}"}
-    logits[entry.entrant.name] = got
-    ours = next(iter(logits.values()))
+    values[entry.entrant.name] = got
+    ours, theirs = asked.logits(next(iter(values.values()))), asked.logits(got)
     labels = asked.evaluation.labels
     assert labels is not None
     leads = {
-        "top1": lead(ours, got, labels),
-        "agreement": lead(ours, got, reference.argmax(axis=1)),
+        "top1": lead(ours, theirs, labels),
+        "agreement": lead(ours, theirs, asked.logits(reference).argmax(axis=1)),
     }
     return (
         cost
@@ -84,9 +93,11 @@ def _judge(
     )
 
 
-def _accuracy(logits: Logits, reference: Logits, asked: Subject) -> dict[str, Any]:
+def _accuracy(values: Values, reference: Values, asked: Subject | RealSubject) -> dict[str, Any]:
     assert asked.evaluation.labels is not None
-    return asdict(faithfulness(logits, reference, asked.evaluation.labels))
+    logits = (asked.logits(values), asked.logits(reference))
+    judged = asdict(faithfulness(*logits, asked.evaluation.labels))
+    return judged | {"error_rms": relative_error(values, reference)}
 
 
 def _add_latency(
@@ -116,9 +127,9 @@ def _add_latency(
 def _line(row: dict[str, Any]) -> str:
     cells = [row["model"], row["quantiser"]]
     if "error" in row:
-        return "| " + " | ".join([*cells, row["error"], *[""] * 9]) + " |"
+        return "| " + " | ".join([*cells, row["error"], *[""] * 10]) + " |"
     cells += [f"{row['top1']:.2f}", f"{row['agreement']:.2f}", f"{row['kl']:.1e}"]
-    cells += [f"{1 - row['cosine']:.1e}"]
+    cells += [f"{1 - row['cosine']:.1e}", f"{row['error_rms']:.4f}"]
     cells += [_lead(row.get(f"lead_{measure}")) for measure in ("top1", "agreement")]
     cells += [f"{row[key]:.1f}" if key in row else "" for key in ("seconds", "peak_mib")]
     latencies = [row[f"ms_{runtime}"] for runtime in _RUNTIMES]

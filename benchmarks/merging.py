@@ -37,7 +37,6 @@ import onnx
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 
 from vit_edge.calibration.collect import collect
 from vit_edge.calibration.onnx_file import to_bytes
@@ -73,7 +72,8 @@ from vit_edge.vit.vision_transformer import VisionTransformer
 
 from .documents import put_into
 from .merging_tables import tables
-from .real_model import add_embedding
+from .probe import fit_probe
+from .real_model import MEAN, STD, add_embedding
 from .speed.machine import load, physical_cores
 from .subjects import PATCHES, subject
 
@@ -89,9 +89,6 @@ BATCHES = (1, 8)
 _EVALUATION, _CALIBRATION = 8_000, 512
 _OF_CHARACTERS = (0, 4, 4, 8, 8, 0)
 """So small a model gains nothing, which `auto` says: these show what it costs in accuracy."""
-_NEVER = -20.0
-"""Logit of a class that no image of the probe's training has."""
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -306,7 +303,7 @@ def requests(
             ),
         )
     if focus is not None:
-        preprocess = Preprocess(224, 224, 3, 1.0, "bicubic", _MEAN, _STD)
+        preprocess = Preprocess(224, 224, 3, 1.0, "bicubic", MEAN, STD)
         labelled = load_path(Path(images or "."), preprocess)
         training, others = split(labelled, len(labelled) // 2, 0)
         calibration, evaluation = split(others, 96, 0)
@@ -314,7 +311,7 @@ def requests(
             "DINOv2 ViT-S/14, linear probe",
             ExportRequest(
                 onnx=with_probe(focus, training, folder / "focus.onnx"),
-                facts=ModelHints(mean=_MEAN, std=_STD),
+                facts=ModelHints(mean=MEAN, std=STD),
                 outputs={"logits": "logits"},
                 calibration=_known(calibration),
                 evaluation=_known(evaluation),
@@ -338,23 +335,16 @@ def with_probe(focus: Path, images: ImageSet, file: Path) -> Path:
     del model.graph.output[:-1]
     (name,) = (value.name for value in model.graph.input)
     session = open_inference(model.SerializeToString(), {})
-    mean, std = (np.array(v, np.float32)[:, None, None] for v in (_MEAN, _STD))
+    mean, std = (np.array(v, np.float32)[:, None, None] for v in (MEAN, STD))
     rows = [
         session.run(None, {name: (batch.transpose(0, 3, 1, 2) / np.float32(255) - mean) / std})[0]
         for batch in images.batches(1)
     ]
-    features, labels = np.concatenate(rows), images.labels
-    if labels is None:
+    if images.labels is None:
         raise InputError(f"{images.source} has no labels: the probe needs class folders")
-    centre, scale = features.mean(axis=0), features.std(axis=0)
-    probe = LogisticRegression(C=0.05, max_iter=3000).fit((features - centre) / scale, labels)
-    classes = int(labels.max()) + 1
-    weight = np.zeros((features.shape[1], classes), np.float32)
-    bias = np.full(classes, _NEVER, np.float32)
-    weight[:, probe.classes_] = (probe.coef_ / scale).T
-    bias[probe.classes_] = probe.intercept_ - (probe.coef_ / scale) @ centre
-    graph = model.graph
-    for stem, data in (("weight", weight), ("bias", bias)):
+    probe = fit_probe(np.concatenate(rows), images.labels)
+    classes, graph = len(probe.bias), model.graph
+    for stem, data in (("weight", probe.weight), ("bias", probe.bias)):
         graph.initializer.append(onnx.numpy_helper.from_array(data, f"probe.{stem}"))
     inputs = ["embedding", "probe.weight", "probe.bias"]
     graph.node.append(onnx.helper.make_node("Gemm", inputs, ["logits"], name="probe/Gemm"))

@@ -42,7 +42,7 @@ from vit_edge.vit.datasets import digits
 
 from .characters import render
 from .documents import put_into
-from .measures import Lead, Logits, faithfulness, lead
+from .measures import Lead, Values, faithfulness, lead
 from .subjects import Subject, subject
 
 OUT, CACHE, NAME = Path("benchmarks/results/nvfp4.json"), Path("build/benchmarks"), "nvfp4"
@@ -143,7 +143,7 @@ class Measured:
         return replace(row, raised=chosen)
 
 
-def predict(model: ir.Model, images: ImageSet) -> Logits:
+def predict(model: ir.Model, images: ImageSet) -> Values:
     return np.concatenate([outputs[0] for outputs in iter_outputs(model, images, _BATCH)])
 
 
@@ -160,7 +160,7 @@ def _with_fallback(made: Quantised, layers: tuple[Layer, ...], chosen: tuple[str
     return lowered
 
 
-def _problem(logits: Logits, reference: Logits, images: ImageSet) -> Problem | None:
+def _problem(logits: Values, reference: Values, images: ImageSet) -> Problem | None:
     assert images.labels is not None
     rates = faithfulness(logits, reference, images.labels)
     drop = lead(reference, logits, images.labels).points

@@ -35,7 +35,7 @@ from vit_edge.vit.hints import ModelHints
 
 RESULTS = Path(__file__).parent / "results" / "real-model.json"
 _TOKENS, _WIDTH = "/backbone/layernorm/Add_1_output_0", 384
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CALIBRATION = 96
 
 
@@ -63,7 +63,7 @@ def measure(file: Path, images: str | None, out: Path) -> dict[str, object]:
     start = time.perf_counter()
     request = ExportRequest(
         onnx=file,
-        facts=ModelHints(mean=_MEAN, std=_STD),
+        facts=ModelHints(mean=MEAN, std=STD),
         outputs={"output_importance": "map", "embedding": "embedding"},
         calibration=images,
         calibration_size=_CALIBRATION,
