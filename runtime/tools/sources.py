@@ -172,22 +172,46 @@ def is_camera(source: str | os.PathLike[str]) -> bool:
     return name.isascii() and name.isdigit() and not Path(name).exists()
 
 
-def find_pictures(folder: Path) -> list[Path]:
-    """The picture files in a folder and the folders in it, in order of their names. Hidden ones are
-    passed over, and other files too, which is said.
+def walk(folder: Path, hidden: str = ".") -> Iterator[Path]:
+    """Yields the files in a folder and the folders in it, in order of their names; those whose name
+    begins with one of `hidden` are passed over. Links to folders are followed.
 
     Raises:
-        InputError: if there is none.
+        InputError: if a folder cannot be read.
+    """
+    for place, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
+        folders[:] = sorted(
+            name for name in folders if name[0] not in hidden and not _leads_back(place, name)
+        )
+        yield from (Path(place, name) for name in sorted(files) if name[0] not in hidden)
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(
+        f"{error.filename} cannot be read ({error.strerror}): its images would be missing"
+    ) from None
+
+
+def _leads_back(place: str, name: str) -> bool:
+    """True for a link to a folder that it lies in, whose files come anyway."""
+    path = os.path.join(place, name)
+    if not os.path.islink(path):
+        return False
+    return Path(os.path.realpath(place)).is_relative_to(os.path.realpath(path))
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """The picture files that `walk` finds. Other files are passed over, which is said.
+
+    Raises:
+        InputError: if there is none, or a folder cannot be read.
     """
     images, others = list[Path](), 0
-    for place, folders, files in os.walk(folder):  # follows no link to a folder
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(name for name in files if not name.startswith(".")):
-            path = Path(place, name)
-            if path.suffix.lower() in EXTENSIONS:
-                images.append(path)
-            else:
-                others += 1
+    for path in walk(folder):
+        if path.suffix.lower() in EXTENSIONS:
+            images.append(path)
+        else:
+            others += 1
     if not images:
         raise InputError(f"{folder} holds no images ({', '.join(EXTENSIONS)})")
     if others:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 INDEX, PATH, ERROR = "index", "path", "error"
-NAMES = "_top_name"
-"""Ends the names of columns with class names."""
+TOP_INDEX, NAMES, TOP_PROBABILITY = "_top_index", "_top_name", "_top_probability"
+"""End the names of the columns with the likeliest classes."""
 NOT_FINITE = "its outputs are not finite: the engine fails here, `vit-edge check` tells more"
 _KEY = "vit_edge."
 """Begins the names of what is said about a file in its schema's metadata."""
@@ -56,16 +57,16 @@ class Columns:
         ]
         described = []
         for output in self.outputs:
-            name, kind = self.column(output), KINDS[output.kind]
+            name, kind = self.names[output.name], KINDS[output.kind]
             about = {"kind": kind.name, "about": kind.about, "shape": json.dumps(output.shape)}
             value = _list(arrow.float32()) if output.shape else arrow.float32()
             fields.append(arrow.field(name, value, metadata=about))
             described.append({"name": output.name, "column": name, **about, "shape": output.shape})
             if _is_ranked(output):
-                fields.append(arrow.field(f"{name}_top_index", _list(arrow.int32())))
+                fields.append(arrow.field(f"{name}{TOP_INDEX}", _list(arrow.int32())))
                 if self._names(output) is not None:
                     fields.append(arrow.field(f"{name}{NAMES}", _list(arrow.string())))
-                fields.append(arrow.field(f"{name}_top_probability", _list(arrow.float64())))
+                fields.append(arrow.field(f"{name}{TOP_PROBABILITY}", _list(arrow.float64())))
         fields.append(arrow.field(ERROR, arrow.string()))
         metadata = {_KEY + name: value for name, value in facts.items()}
         metadata[_KEY + "outputs"] = json.dumps(described)
@@ -103,9 +104,18 @@ class Columns:
         arrays = [_array(columns[field.name], field.type) for field in schema]
         return arrow.Table.from_arrays(arrays, schema=schema)
 
-    def column(self, output: OutputSpec) -> str:
-        """Name of an output's column: its own, but where another column has it."""
-        return f"{output.name}_output" if output.name in (INDEX, PATH, ERROR) else output.name
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """The columns of the outputs: their own names, but where another column has that."""
+        taken, names = {INDEX, PATH, ERROR}, dict[str, str]()
+        for output in self.outputs:
+            endings = ("", TOP_INDEX, NAMES, TOP_PROBABILITY) if _is_ranked(output) else ("",)
+            name = output.name
+            while any(name + ending in taken for ending in endings):
+                name += "_output"
+            taken.update(name + ending for ending in endings)
+            names[output.name] = name
+        return names
 
     def _names(self, output: OutputSpec) -> tuple[str, ...] | None:
         return self.labels if output == self.labelled else None
@@ -114,16 +124,16 @@ class Columns:
         self, output: OutputSpec, values: Values, usable: NDArray[np.bool_]
     ) -> dict[str, Any]:
         """An output's columns by their names, with None for images that are not `usable`."""
-        name = self.column(output)
+        name = self.names[output.name]
         columns: dict[str, Any] = {name: _nullable(values, usable)}
         if _is_ranked(output):
             top = TopK(self._names(output), output)
             ranked = iter(top.each(values, self.top) if len(values) else ())
             answers = [next(ranked) if ok else None for ok in usable]
-            for part, attribute in (
-                ("index", "index"), ("name", "label"), ("probability", "probability"),
+            for ending, attribute in (
+                (TOP_INDEX, "index"), (NAMES, "label"), (TOP_PROBABILITY, "probability"),
             ):  # fmt: skip
-                columns[f"{name}_top_{part}"] = [
+                columns[f"{name}{ending}"] = [
                     None if each is None else [getattr(answer, attribute) for answer in each]
                     for each in answers
                 ]

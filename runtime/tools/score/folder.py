@@ -55,7 +55,8 @@ class Shards:
         return -(-self.total // self.rows)
 
     def path(self, number: int) -> Path:
-        return self.folder / f"part-{number:05}-of-{len(self):05}.parquet"
+        width = max(5, len(str(len(self))))  # so that names sort as their rows do
+        return self.folder / f"part-{number:0{width}}-of-{len(self):0{width}}.parquet"
 
     def attempts(self, number: int) -> Path:
         """File with a byte for each time that a shard was begun on a cluster and not finished."""

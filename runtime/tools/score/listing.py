@@ -11,11 +11,13 @@ from typing import Protocol
 
 from ...errors import InputError
 from ..images import EXTENSIONS
-from ..sources import find_pictures
+from ..sources import find_pictures, walk
 
 PARQUET = (".parquet", ".pq")
 _MAGIC = b"PAR1"
 """First bytes of a Parquet file. Source: Apache Parquet, "File Format"."""
+_HEAD = 1 << 16
+"""Bytes of a list that are looked at before it is read: a film is told from one by them."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class FileListing:
 
     Attributes:
         source: See `Listing`.
-        names: The files as the user or the list has them.
+        names: The files as the list has them; of a folder, as its name was given.
         base: Folder, in full, that relative names are relative to.
     """
 
@@ -93,7 +95,7 @@ class FileListing:
 
     @property
     def digest(self) -> str:
-        return digest_of((self.source, self.base, *self.names))
+        return digest_of((self.source, *self.names))
 
     def part(self, start: int, stop: int) -> FilePart:
         return FilePart(start, self.names[start:stop], self.base)
@@ -112,6 +114,12 @@ def list_images(data: Path, column: str | None) -> Listing:
         InputError: if there are none, or `data` or `column` is not that.
         BackendError: if pyarrow is needed and not installed.
     """
+    try:
+        data.stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise InputError(f"{data} cannot be read ({error.strerror})") from None
     if data.is_dir():
         tables = _parquet_files(data)
         if not tables:
@@ -152,17 +160,11 @@ def _parquet_files(folder: Path) -> list[Path]:
     """The Parquet files in a folder and its folders, in order; hidden ones and those that begin
     with an underscore are passed over, as readers of Parquet do.
     """
-    return [file for file in _walk(folder) if file.suffix.lower() in PARQUET]
+    return [file for file in walk(folder, "._") if file.suffix.lower() in PARQUET]
 
 
 def _first_image(folder: Path) -> Path | None:
-    return next((file for file in _walk(folder) if file.suffix.lower() in EXTENSIONS), None)
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name[0] not in "._")
-        yield from (Path(place, name) for name in sorted(files) if name[0] not in "._")
+    return next((file for file in walk(folder, "._") if file.suffix.lower() in EXTENSIONS), None)
 
 
 def _begins(file: Path, magic: bytes) -> bool:
@@ -175,11 +177,15 @@ def _begins(file: Path, magic: bytes) -> bool:
 
 def _read_list(file: Path) -> FileListing:
     try:
-        text = file.read_text("utf-8", errors="surrogateescape")  # names are bytes on Linux
+        with file.open("rb") as stream:
+            data = stream.read(_HEAD)
+            if b"\0" not in data:
+                data += stream.read()
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror})") from None
-    if "\0" in text:
+    if b"\0" in data:
         raise InputError(f"{file} is no folder, no Parquet file and no text with a path a line")
+    text = data.decode("utf-8-sig", errors="surrogateescape")  # names are bytes on Linux
     names = tuple(line for line in text.split("\n") if line.strip())
     names = tuple(name.removesuffix("\r") for name in names)
     if not names:

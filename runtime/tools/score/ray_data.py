@@ -36,6 +36,7 @@ from .run import (
     make_record,
     open_shards,
     prepare,
+    versions,
 )
 from .scoring import Effort, Step, score_parts
 
@@ -77,6 +78,12 @@ class Scorer:
             bundle = Bundle.open(job.request.bundle, job.request.public_key)
             if bundle.digest != job.record.bundle_sha256:
                 raise InputError(f"{job.request.bundle} on this machine is another bundle")
+            wanted, here = (job.record.vit_edge, job.record.library), versions(job.record.backend)
+            if here != wanted:
+                raise InputError(
+                    f"this machine has vit-edge {here[0]} and {job.record.backend} {here[1]}, the "
+                    f"run {wanted[0]} and {wanted[1]}: install the same on all"
+                )
             self._shards = open_shards(job.request, job.record)
             self._columns, self._schema = make_columns(bundle, job.record)
             self._engine = load_engine(job.request)

@@ -30,6 +30,7 @@ class RunRecord:
         top: Number of classes that are named.
         source, column: Where the images are; of Parquet the column with them, else "".
         images, images_sha256: Their number, and a hash of which there are, in order.
+        vit_edge, library: Versions of vit-edge and of the backend's library.
     """
 
     bundle: str
@@ -43,6 +44,8 @@ class RunRecord:
     column: str
     images: int
     images_sha256: str
+    vit_edge: str
+    library: str
 
     @property
     def digest(self) -> str:
@@ -63,6 +66,8 @@ def read_record(folder: Path) -> RunRecord | None:
     except FileNotFoundError:
         _require_empty(folder)
         return None
+    except NotADirectoryError:
+        raise InputError(f"{folder} is a file: give --out a folder") from None
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror})") from None
     try:
@@ -90,6 +95,7 @@ def _require_empty(folder: Path) -> None:
 _WORDS = {
     "bundle_sha256": "bundle hash", "rows": "--rows", "batch": "--batch", "top": "--top",
     "images_sha256": "images' hash", "images": "number of images", "source": "source",
+    "vit_edge": "vit-edge", "library": "the backend's library",
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vit_edge import __version__
 
+from ...backends import find_backend
 from ...backends.cpu import choose_threads
 from ...bundle import Bundle
 from ...engine import Engine, EngineInfo
@@ -121,8 +122,8 @@ def prepare(request: Request) -> tuple[Bundle, Listing]:
     require_pyarrow()
     require_pillow("`score`")
     bundle = Bundle.open(request.bundle, request.public_key)
-    out, data = Path(os.path.abspath(request.out)), Path(os.path.abspath(request.data))
-    if request.data.is_dir() and out.is_relative_to(data):
+    out, data = Path(os.path.realpath(request.out)), Path(os.path.realpath(request.data))
+    if os.path.isdir(request.data) and out.is_relative_to(data):
         raise InputError(
             f"--out {request.out} lies in {request.data}, whose files are read: give another folder"
         )
@@ -148,7 +149,13 @@ def make_record(
         listing.column,
         len(listing),
         listing.digest,
+        *versions(backend),
     )
+
+
+def versions(backend: str) -> tuple[str, str]:
+    """Versions of vit-edge and of the backend's library. Raises BackendError if it is missing."""
+    return __version__, find_backend(backend).version()
 
 
 def go_on(request: Request, bundle: Bundle, listing: Listing) -> Request:

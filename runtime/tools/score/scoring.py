@@ -103,20 +103,22 @@ def _run(
     images = decode_ahead(
         items, engine.preprocess, effort.workers, effort.batch * _AHEAD + effort.workers
     )
+    batches = _batches(images, shards, effort.batch)
 
     def frames() -> Iterator[NDArray[np.uint8]]:
-        for batch in _batches(images, shards, effort.batch):
+        for batch in batches:
             waiting.append(batch)
-            if batch.frames:
-                yield np.stack(batch.frames)
+            if not batch.frames:
+                return  # its rows are not to wait for the next image that can be read
+            yield np.stack(batch.frames)
 
-    for outputs in engine.stream(frames()):
-        while not (batch := waiting.popleft()).frames:
-            yield batch, {}
-        named = outputs if isinstance(outputs, Mapping) else {engine.output: outputs}
-        yield batch, named
-    for batch in waiting:
-        yield batch, {}
+    while True:
+        for outputs in engine.stream(frames()):
+            named = outputs if isinstance(outputs, Mapping) else {engine.output: outputs}
+            yield waiting.popleft(), named
+        if not waiting:
+            return
+        yield waiting.popleft(), {}
 
 
 def _batches(images: Iterable[Decoded], shards: Shards, size: int) -> Iterator[_Batch]:

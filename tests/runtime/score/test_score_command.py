@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -178,6 +180,50 @@ def test_parquet_gives_the_same_rows_as_files(
     assert column(mine, "path")[6] == path
 
 
+def test_links_to_folders_are_followed_and_lead_in_no_circle(
+    bundle_source: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    (data / "own").mkdir(parents=True)
+    (data / "linked").symlink_to(images[-1].parent)
+    (data / "own" / "back").symlink_to(data)
+    os.link(images[0], data / "own" / "a.png")
+    out = tmp_path / "out"
+    assert score(capsys, bundle_source, data, "--out", out, *ENGINE)[0] == 0
+    linked = [str(data / "linked" / i.name) for i in images if i.parent == images[-1].parent]
+    assert column(read(out), "path") == [*linked, str(data / "own" / "a.png")]
+
+
+def test_a_folder_that_cannot_be_read_ends_the_run_before_it_begins(
+    bundle_source: Path,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scan = os.scandir
+
+    def refuse(path: Any) -> Any:  # root may read everything
+        if str(path).endswith("below"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    status, _, err = score(capsys, bundle_source, folder, "--out", tmp_path / "out", *ENGINE)
+    assert status == 2
+    assert "below cannot be read (Permission denied): its images would be missing" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_list_may_begin_with_a_byte_order_mark(
+    bundle_source: Path, images: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "list.txt").write_text(f"{images[0]}\r\n{images[1]}\r\n", "utf-8-sig")
+    out = tmp_path / "out"
+    assert score(capsys, bundle_source, tmp_path / "list.txt", "--out", out, *ENGINE)[0] == 0
+    assert column(read(out), "path") == [str(image) for image in images[:2]]
+
+
 @pytest.mark.parametrize(
     ("names", "arguments", "said"),
     [
@@ -185,6 +231,7 @@ def test_parquet_gives_the_same_rows_as_files(
         (("empty/",), (), "holds no images"),
         (("list.txt",), (), "lists no images"),
         (("binary.bin",), (), "no text with a path a line"),
+        (("n" * 300,), (), "File name too long"),
         (("mixed/a.png", "mixed/b.parquet"), (), "name one kind"),
         (("a.png",), (), "is an image"),
         (("a.txt: b.png",), ("--column", "image"), "has no columns"),
@@ -218,7 +265,7 @@ def test_bad_input_is_one_clear_line_and_leaves_nothing(
         (file if name.endswith("/") else file.parent).mkdir(exist_ok=True)
         if name in tables:
             pq.write_table(pa.table(tables[name]), file)
-        elif not name.endswith("/"):
+        elif not name.endswith("/") and len(name) < 256:
             file.write_bytes(b"\0" if name == "binary.bin" else name.partition(": ")[2].encode())
     out = tmp_path / "out"
     status, printed, err = score(capsys, bundle_source, data, "--out", out, *arguments)
@@ -276,7 +323,7 @@ def test_a_missing_extra_is_named_and_no_other_command_needs_it(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("place", ["inside", "used", "file"])
+@pytest.mark.parametrize("place", ["inside", "behind a link", "used", "file"])
 def test_a_folder_that_readers_would_mix_up_is_refused(
     place: str,
     bundle_source: Path,
@@ -287,10 +334,12 @@ def test_a_folder_that_readers_would_mix_up_is_refused(
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "other.parquet").touch()
     (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(folder)
     out, said = {
         "inside": (folder / "scores", "whose files are read"),
+        "behind a link": (tmp_path / "link" / "scores", "whose files are read"),
         "used": (tmp_path / "used", "holds other files (other.parquet)"),
-        "file": (tmp_path / "file", "cannot be"),
+        "file": (tmp_path / "file", "is a file: give --out a folder"),
     }[place]
     status, _, err = score(capsys, bundle_source, folder, "--out", out, *ENGINE)
     assert status == 2

@@ -100,20 +100,28 @@ def test_numbers_labels_and_names_that_clash() -> None:
     """Outputs of every kind, one of them named as a column of our own."""
     outputs = (
         OutputSpec("error", "value", ()),
+        OutputSpec("error_output", "value", ()),
         OutputSpec("tags", "multilabel", (3,)),
+        OutputSpec("tags_top_index", "value", ()),
         OutputSpec("tokens", "tokens", (2, 4)),
     )
-    columns = Columns(outputs, outputs[1], ("a", "b", "c"), 2)
+    columns = Columns(outputs, outputs[2], ("a", "b", "c"), 2)
     schema = columns.schema({"run": "x"})
     frame = np.zeros((1, 1, 1), np.uint8)
     images = [Decoded(7, "x", frame), Decoded(8, "y", None, "gone"), Decoded(9, "z", frame)]
     values = {
         "error": np.array([0.5, 2.0], np.float32),
+        "error_output": np.array([7.0, 8.0], np.float32),
+        "tags_top_index": np.array([5.0, 6.0], np.float32),
         "tags": np.array([[0.0, 3.0, -3.0], [9.0, 0.0, 1.0]], np.float32),
         "tokens": np.arange(16, dtype=np.float32).reshape(2, 2, 4),
     }
     table = columns.table(schema, images, values)
+    assert len(set(table.column_names)) == len(table.column_names)
     assert column(table, "error_output") == [0.5, None, 2.0]
+    assert column(table, "error_output_output") == [7.0, None, 8.0]
+    assert column(table, "tags_top_index") == [[1, 0], None, [0, 2]]
+    assert column(table, "tags_top_index_output") == [5.0, None, 6.0]
     assert column(table, "tags_top_name") == [["b", "a"], None, ["a", "c"]]
     np.testing.assert_allclose(column(table, "tags_top_probability")[0], [0.952574, 0.5], atol=1e-6)
     assert column(table, "tokens")[2] == list(range(8, 16))

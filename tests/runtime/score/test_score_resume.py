@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from vit_edge.runtime.files import locked
+from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.runtime.tools.score import decode as score_decode
 from vit_edge.runtime.tools.score import folder as score_folder
+from vit_edge.runtime.tools.score.listing import Item
+from vit_edge.runtime.tools.score.run import Request
+from vit_edge.runtime.tools.score.run import score as score_images
 
 from .rig import (
     ENGINE,
@@ -87,12 +93,15 @@ def begun(
     return out
 
 
-@pytest.mark.parametrize("change", ["bundle", "--top", "--rows", "--precision", "images", "source"])
+@pytest.mark.parametrize(
+    "change", ["bundle", "--top", "--rows", "--precision", "images", "source", "version"]
+)
 def test_what_would_mix_rows_is_refused_and_named(
     change: str,
     bundle_source: Path,
     begun: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     bundle, data = bundle_source, tmp_path / "few"
@@ -116,6 +125,9 @@ def test_what_would_mix_rows_is_refused_and_named(
     elif change == "images":
         (data / "5.png").rename(data / "6.png")
         said = "images' hash"
+    elif change == "version":
+        monkeypatch.setattr("vit_edge.runtime.tools.score.run.__version__", "99.0")
+        said = "(now 99.0)"
     else:
         data = Path(shutil.copytree(data, tmp_path / "copy"))
         said = f"source {tmp_path / 'few'} (now {data})"
@@ -142,6 +154,37 @@ def test_going_on_needs_no_precision_and_a_complete_run_says_so(
     )
     assert (status, json.loads(printed)["scored"]) == (0, 0)
     assert "6 images are done" in err
+
+
+def test_it_goes_on_from_whatever_folder_the_command_is_given_in(
+    bundle_source: Path,
+    begun: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, err = score(capsys, bundle_source, tmp_path / "few", "--out", begun, *ARGUMENTS)
+    assert status == 0, err
+    assert len(parts(begun)) == 2
+
+
+def test_images_that_cannot_be_read_keep_no_file_waiting(
+    bundle_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file is there before the images of the one behind the next are looked at."""
+    out, looked = tmp_path / "out", list[int]()
+    decode = score_decode.decode_item
+
+    def watch(item: Item, preprocess: Preprocess) -> score_decode.Decoded:
+        looked.append(len(parts(out)))
+        return decode(item, preprocess)
+
+    monkeypatch.setattr(score_decode, "decode_item", watch)
+    (tmp_path / "list.txt").write_text("".join(f"{n}.png\n" for n in range(200)))
+    request = Request(bundle_source, tmp_path / "list.txt", out, "fp32", "onnxruntime", rows=10)
+    assert score_images(replace(request, batch=2, workers=1)).failed == 200
+    assert looked[-1] >= 17
 
 
 @pytest.mark.parametrize("damage", ["truncated", "of another run", "foreign"])
