@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.manifest import MANIFEST
 from vit_edge.runtime.outputs import unpack
 from vit_edge.runtime.tools.folders import recover
 
@@ -51,7 +52,7 @@ def export_and_measure(
     for line in plan.notes:
         display.note(line)
     with open_cache(plan.out.parent / ".stages" / plan.out.name, display) as cache:
-        recover(plan.out)
+        recover(plan.out, MANIFEST)
         baseline = make_baseline(plan, cache)
         for remark in _remarks(plan, baseline):
             display.note(remark)

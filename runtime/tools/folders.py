@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -13,13 +15,23 @@ from pathlib import Path
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
-def recover(out: Path) -> None:
-    """Undoes what a killed process left: an aside folder goes back, temporary folders go."""
+def recover(out: Path, mark: str) -> None:
+    """Undoes what a killed process left: an aside folder goes back, temporary folders go.
+
+    Args:
+        out: A folder that `swap_in` makes.
+        mark: A file that each such folder has: one without it is somebody else's and stays.
+    """
     aside = _aside(out)
-    if aside.is_dir() and not out.exists():
-        os.rename(aside, out)
-    for leftover in [aside, *out.parent.glob(f".{out.name}.new-*")]:
-        shutil.rmtree(leftover, ignore_errors=True)
+    if (aside / mark).is_file():
+        if out.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            os.rename(aside, out)
+    for leftover in out.parent.glob(f".{glob.escape(out.name)}.new-????????"):
+        with _held(leftover) as free:
+            if free:
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _aside(out: Path) -> Path:
@@ -33,9 +45,34 @@ def sibling(out: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.new-", dir=out.parent))
     folder.chmod(0o755)
     try:
-        yield folder
+        with _held(folder):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Holds a folder as in use; yields False if another process does.
+
+    Source: flock(2); a killed process holds nothing.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield False  # gone meanwhile, or no folder
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:  # a file system without locks
+            pass
+        yield True
+    finally:
+        os.close(descriptor)
 
 
 def swap_in(folder: Path, out: Path, exchange: Callable[[Path, Path], bool] | None = None) -> None:

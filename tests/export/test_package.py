@@ -13,6 +13,7 @@ import pytest
 from vit_edge.export.package import write_bundle
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.errors import InputError
+from vit_edge.runtime.manifest import MANIFEST
 from vit_edge.runtime.tools import folders
 from vit_edge.runtime.tools.folders import recover
 
@@ -107,13 +108,13 @@ def test_a_kill_leaves_the_old_bundle_and_the_next_export_clears_up(bundle: Path
     assert siblings(bundle)
     assert Bundle.open(bundle).digest == digest
     Bundle.open(bundle).verify()
-    recover(bundle)
+    recover(bundle, MANIFEST)
     assert siblings(bundle) == []
 
 
 def test_a_kill_between_two_renames_is_undone(bundle: Path) -> None:
     bundle.rename(bundle.parent / f".{bundle.name}.previous")
-    recover(bundle)
+    recover(bundle, MANIFEST)
     Bundle.open(bundle).verify()
     assert siblings(bundle) == []
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from pathlib import Path
 
 from ...bundle import Bundle
 from ...errors import InputError
 from ..display import say
 from .config import DECODE, IMAGES, Serving
-from .repository import write_repository
+from .repository import RECORD, write_repository
 from .target import TARGETS, Part, choose_part
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -61,6 +62,8 @@ def run_triton(arguments: argparse.Namespace) -> int:
             f"the model's name {name[:60]!r} is not made of letters, digits, '_', '-' and '.': "
             "choose another --name"
         )
+    if name == RECORD:
+        raise InputError(f"a file of the repository is called {name}: choose another --name")
     target = TARGETS[arguments.backend]
     if arguments.threads is not None and target.like:
         raise InputError(
@@ -72,8 +75,10 @@ def run_triton(arguments: argparse.Namespace) -> int:
     serving = Serving(name, bundle, part, batches, arguments.instances, arguments.threads)
     written = write_repository(serving, arguments.folder, arguments.decode)
     print(f"{written.folder}: {', '.join(written.models)}; {_describe(part)}")
-    say(f"start it:  tritonserver --model-repository={written.folder.resolve()}")
-    say(f"prove it:  vit-edge replay {bundle.path} --url grpc://localhost:8001/{name}")
+    say(f"start it:  tritonserver --model-repository={shlex.quote(str(written.folder))}")
+    say(
+        f"prove it:  vit-edge replay {shlex.quote(str(bundle.path))} --url grpc://localhost:8001/{name}"
+    )
     return 0
 
 

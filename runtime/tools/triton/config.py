@@ -20,6 +20,8 @@ from .target import Part
 LABELS = "labels.txt"
 """Names of classes, one a line, beside the configuration."""
 BUNDLE_FOLDER = "bundle"
+_MOST = 1024
+"""Instances on a device, and threads of one."""
 ENCODED = "encoded"
 """Input of the models that take image files: their bytes."""
 DECODE, IMAGES = "_decode", "_images"
@@ -64,8 +66,8 @@ class Serving:
                 "batching sends fewer: choose --backend python, which fills up"
             )
         for option, number in (("instances", self.instances), ("threads", self.threads or 1)):
-            if number < 1:
-                raise InputError(f"--{option} {number}: give 1 or more")
+            if not 1 <= number <= _MOST:
+                raise InputError(f"--{option} {number}: give 1 to {_MOST}")
 
     @property
     def spec(self) -> EngineSpec:

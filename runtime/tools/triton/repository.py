@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ...bundle import Bundle
-from ...errors import BundleError, InputError
+from ...errors import BundleError, InputError, first_line
 from ...manifest import GOLDEN, MANIFEST, MANIFEST_DIGEST, RELEASE, SIGNATURE
 from ..folders import recover, sibling, swap_in
 from .config import (
@@ -58,24 +59,35 @@ def write_repository(serving: Serving, out: Path, decode: bool = False) -> Repos
         decode: Adds models that take the bytes of image files.
 
     Raises:
-        InputError: if `out` holds anything that this function did not write.
+        InputError: if `out` holds anything that this function did not write, or cannot be written.
         BundleError: if the bundle is damaged, or what was written does not read back.
         BackendError: if `tritonclient` is not installed.
     """
-    recover(out)
-    require_own(out)
-    with sibling(out) as folder:
-        writer = _Writer(folder)
-        _write_frames_model(serving, writer)
-        models = [serving.name]
-        if decode:
-            _write_images_models(serving, writer)
-            models += [serving.name + DECODE, serving.name + IMAGES]
-        record = {"bundle_sha256": serving.bundle.digest, "models": models, "files": writer.files}
-        (folder / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
-        _require_written(folder, writer.files)
-        swap_in(folder, out)
-    return Repository(out, tuple(models), writer.files)
+    out = Path(os.path.abspath(out))  # the current folder can be swapped by its name alone
+    try:
+        recover(out, RECORD)
+        require_own(out)
+        with sibling(out) as folder:
+            written = _write(serving, folder, decode)
+            swap_in(folder, out)
+    except OSError as error:
+        raise InputError(
+            f"{out} cannot be written ({error.strerror or first_line(error)}): choose another place"
+        ) from None
+    return replace(written, folder=out)
+
+
+def _write(serving: Serving, folder: Path, decode: bool) -> Repository:
+    writer = _Writer(folder)
+    _write_frames_model(serving, writer)
+    models = [serving.name]
+    if decode:
+        _write_images_models(serving, writer)
+        models += [serving.name + DECODE, serving.name + IMAGES]
+    record = {"bundle_sha256": serving.bundle.digest, "models": models, "files": writer.files}
+    (folder / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+    _require_written(folder, writer.files)
+    return Repository(folder, tuple(models), writer.files)
 
 
 def require_own(out: Path) -> None:
@@ -87,16 +99,17 @@ def require_own(out: Path) -> None:
     if not out.is_dir() or not any(out.iterdir()):
         return
     try:
-        files = json.loads((out / RECORD).read_text())["files"]
-        present = {
-            path.relative_to(out).as_posix(): path
-            for path in out.rglob("*")
-            if not path.is_dir() and path.parent.name != _CACHES and path != out / RECORD
-        }
+        record = json.loads((out / RECORD).read_text())
+        files = {RECORD: _sha256((out / RECORD).read_bytes()), **record["files"]}
+        # Of an ensemble nothing lies in the folder of its version.
+        places = {out / f"{model}/1" for model in record["models"]}
+        folders = places.union(
+            *((out / file).parents for file in files), *(p.parents for p in places)
+        )
         others = sorted(
-            name
-            for name, path in present.items()
-            if path.is_symlink() or files.get(name) != _sha256(path.read_bytes())
+            path.relative_to(out).as_posix()
+            for path in out.rglob("*")
+            if not _is_own(path, files.get(path.relative_to(out).as_posix()), folders)
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
@@ -107,6 +120,17 @@ def require_own(out: Path) -> None:
             f"{out} holds {others[0]}, which vit-edge did not write, or which was edited since "
             f"({len(others)} in all): move it away, or choose another place"
         )
+
+
+def _is_own(path: Path, digest: str | None, folders: set[Path]) -> bool:
+    """True of a file with this hash, a folder in which files were written, and Python's caches."""
+    if path.is_symlink():
+        return False
+    if path.is_dir():
+        return path in folders or (path.name == _CACHES and path.parent in folders)
+    if path.parent.name == _CACHES and path.parent.parent in folders:
+        return path.suffix == ".pyc"
+    return digest == _sha256(path.read_bytes())
 
 
 class _Writer:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -193,6 +195,54 @@ def test_what_others_put_there_stays(
     assert not list(tmp_path.glob(".models*"))
 
 
+@pytest.mark.parametrize("theirs", ["link", "folder", "cache", "in a cache"])
+def test_what_is_no_file_stays_too(
+    bundle_source: Path, tmp_path: Path, theirs: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = tmp_path / "models"
+    assert write(bundle_source, ours, "--precision", "fp32", "--decode") == 0
+    place = {
+        "link": ours / "other",
+        "folder": ours / "other" / "1",
+        "cache": ours / "other" / "__pycache__",
+        "in a cache": ours / "vit_digits" / "1" / "__pycache__" / "notes.txt",
+    }[theirs]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if theirs == "link":
+        place.symlink_to(bundle_source)
+    elif theirs == "in a cache":
+        place.touch()
+    else:
+        place.mkdir()
+    assert write(bundle_source, ours, "--precision", "fp32") == 2
+    assert "which vit-edge did not write" in capsys.readouterr().err
+    assert place.exists()
+
+
+def test_folders_beside_it_that_look_like_ours_stay(bundle_source: Path, tmp_path: Path) -> None:
+    aside, used = tmp_path / ".models.previous", tmp_path / ".models.new-0a1b2c3d"
+    left = tmp_path / ".models.new-killed12"
+    for folder in (aside, used, left):
+        folder.mkdir()
+        (folder / "file").touch()
+    descriptor = os.open(used, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)  # another process is writing there
+    assert write(bundle_source, tmp_path / "models", "--precision", "fp32") == 0
+    os.close(descriptor)
+    assert (aside / "file").exists()
+    assert (used / "file").exists()
+    assert not left.exists()
+
+
+def test_the_current_folder_may_be_the_repository(
+    bundle_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path / "models")
+    assert write(bundle_source, Path(), "--precision", "fp32") == 0
+    assert (tmp_path / "models" / "vit-edge.json").exists()
+
+
 def test_a_damaged_bundle_is_not_written(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -211,7 +261,9 @@ def test_a_damaged_bundle_is_not_written(
         (["--precision", "int3"], "no precision 'int3'"),
         (["--name", "a/b"], "--name"),
         (["--batch", "99"], "the engines take 1 to 4"),
+        (["--name", "vit-edge.json"], "--name"),
         (["--instances", "0"], "--instances 0"),
+        (["--instances", "99999999999"], "--instances 99999999999: give 1 to"),
         (["--backend", "openvino", "--threads", "2"], "--threads 2"),
         (["--compute-capability", "8.9"], "--compute-capability 8.9"),
     ],
@@ -226,6 +278,14 @@ def test_bad_options_are_one_clear_error(
     assert write(bundle_source, tmp_path / "models", *options) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_error(
+    bundle_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert write(bundle_source, tmp_path / ("n" * 255)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cannot be written (File name too long): choose another place" in line
 
 
 def test_without_the_extra_the_message_names_it(
