@@ -22,6 +22,8 @@ TIMEOUT_S = 60.0
 _BINARY = "binary_tensor_data"
 """Extension of HTTP: bytes behind the JSON, in place of numbers in it."""
 _UNREACHABLE = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+_HAS_NONE = ("404", "405", "501", "NOT_FOUND", "UNIMPLEMENTED")
+"""Statuses, of HTTP and gRPC, of servers that know no configurations."""
 
 
 @dataclass(frozen=True)
@@ -114,29 +116,45 @@ class ServedModel:
         """
         model = self.address.model, self.address.version
         metadata = self._ask(lambda o: self._client.get_model_metadata(*model, **o))
-        config = self._config()
+        config, server = self._config(), None
         if self.address.protocol == "http":
             server = self._ask(lambda o: self._client.get_server_metadata(**o))
-            self._encoding = {"binary_data": _BINARY in server.get("extensions", ())}
-        return Description(
-            str(metadata.get("platform", "")),
-            tuple(map(str, metadata.get("versions", ()))),
-            {t["name"]: _tensor(t) for t in metadata.get("inputs", ())},
-            {t["name"]: _tensor(t) for t in metadata.get("outputs", ())},
-            int(config["max_batch_size"]) if config.get("max_batch_size") else None,
-            {k: str(v.get("string_value", "")) for k, v in config.get("parameters", {}).items()},
-        )
+        try:
+            if server is not None:
+                self._encoding = {"binary_data": _BINARY in server.get("extensions", ())}
+            return _describe(metadata, config)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise BackendError(
+                f"{self.address}: the server describes the model otherwise than the KServe v2 "
+                f"protocol does ({type(error).__name__}: {first_line(error)}): correct --url"
+            ) from None
 
     def _config(self) -> dict[str, Any]:
-        """Returns Triton's configuration of the model; empty from a server that has none."""
+        """Returns Triton's configuration of the model; empty from a server that has none.
+
+        Raises:
+            BackendError: if the server fails: which bundle it runs must not go unasked.
+        """
         try:
             config = self._client.get_model_config(
                 self.address.model, self.address.version, **self._dictionaries()
             )
-        except self._error:
-            return {}
-        inner = config.get("config", config)  # by gRPC it lies in a message of its own
-        return inner if isinstance(inner, dict) else {}
+        except Exception as error:  # each client raises errors of libraries below it
+            status = str(error.status() or "") if isinstance(error, self._error) else ""
+            if status.endswith(_HAS_NONE):
+                return {}
+            raise BackendError(
+                f"{self.address}: the server does not give the model's configuration "
+                f"({_reason(error)}): look in its log, or try again"
+            ) from None
+        # By gRPC it lies in a message of its own.
+        config = config.get("config", config) if isinstance(config, dict) else config
+        if not isinstance(config, dict):
+            raise BackendError(
+                f"{self.address}: the server's configuration of the model is no object "
+                f"({str(config)[:80]}): correct --url"
+            )
+        return config
 
     def infer(self, frames: NDArray[np.uint8], spec: EngineSpec) -> NDArray[np.float32]:
         """Sends uint8 `[n, height, width, channels]`; returns float32 `[n, width]`.
@@ -164,7 +182,7 @@ class ServedModel:
             sizes = (len(frames), *output.shape)
             try:
                 array = result.as_numpy(output.name)
-            except ValueError as error:  # fewer bytes than its shape says
+            except Exception as error:  # fewer bytes than its shape says, or no data at all
                 raise EngineError(
                     f"{self.address}: the server returned a broken {output.name!r} "
                     f"({_reason(error)})"
@@ -195,13 +213,30 @@ class ServedModel:
             ) from None
         except Exception as error:  # no address, refused, timed out, another protocol
             raise self._unreachable(error) from None
-        return dict(answer)
+        if not isinstance(answer, dict):
+            raise BackendError(
+                f"{self.address}: the server answers {str(answer)[:80]!r}, which is not of the "
+                "KServe v2 protocol: correct --url"
+            )
+        return answer
 
     def _unreachable(self, error: Exception) -> BackendError:
         return BackendError(
             f"no server answers by {self.address.protocol} at {self.address.host} "
             f"({_reason(error)}): start it, or correct --url"
         )
+
+
+def _describe(metadata: dict[str, Any], config: dict[str, Any]) -> Description:
+    """Raises AttributeError, KeyError, TypeError or ValueError if it is not of the protocol."""
+    return Description(
+        str(metadata.get("platform", "")),
+        tuple(map(str, metadata.get("versions", ()))),
+        {t["name"]: _tensor(t) for t in metadata.get("inputs", ())},
+        {t["name"]: _tensor(t) for t in metadata.get("outputs", ())},
+        int(config["max_batch_size"]) if config.get("max_batch_size") else None,
+        {k: str(v.get("string_value", "")) for k, v in config.get("parameters", {}).items()},
+    )
 
 
 def _tensor(described: dict[str, Any]) -> Tensor:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -89,6 +93,72 @@ def test_a_server_that_is_not_there_is_one_clear_error(
     assert main(["replay", str(bundle_source), "--url", url, "--timeout", "5"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"vit-edge: no server answers by {protocol} at 127.0.0.1:{port}")
+
+
+class Answers(BaseHTTPRequestHandler):
+    """A server of the protocol, of which one answer is replaced."""
+
+    replaced: ClassVar[dict[str, tuple[int, str]]] = {}
+    model: ClassVar[dict[str, Any]] = {
+        "name": "m",
+        "versions": ["1"],
+        "inputs": [{"name": "images", "datatype": "UINT8", "shape": [-1, 8, 8, 1]}],
+        "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, 10]}],
+    }
+
+    def do_GET(self) -> None:
+        kind = self.path.rpartition("/")[2]
+        usual = {"config": (404, "{}"), "m": (200, json.dumps(self.model)), "v2": (200, "{}")}
+        self._answer(*self.replaced.get(kind, usual[kind]))
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(*self.replaced["infer"])
+
+    def _answer(self, status: int, text: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "text", "message"),
+    [
+        ("m", 200, '"ok"', "not of the KServe v2 protocol"),
+        ("m", 200, "null", "not of the KServe v2 protocol"),
+        ("m", 200, '{"inputs": null}', "otherwise than the KServe v2 protocol"),
+        ("m", 200, '{"inputs": [{"shape": [1]}]}', "otherwise than the KServe v2 protocol"),
+        ("m", 200, '{"inputs": [{"name": "x", "shape": ["a"]}]}', "otherwise than"),
+        ("config", 200, "<html>", "does not give the model's configuration"),
+        ("config", 200, "[]", "is no object"),
+        ("config", 200, '{"max_batch_size": "x"}', "otherwise than"),
+        ("config", 503, '{"error": "busy"}', "does not give the model's configuration (busy)"),
+        ("infer", 200, "[]", "a broken 'logits'"),
+        ("infer", 200, '{"outputs": [{"name": "logits", "shape": [1, 10]}]}', "a broken 'logits'"),
+    ],
+)
+def test_a_server_that_does_not_keep_to_the_protocol_is_one_clear_error(
+    bundle_source: Path,
+    kind: str,
+    status: int,
+    text: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("tritonclient.http", reason="the extra `triton` is not installed")
+    monkeypatch.setattr(Answers, "replaced", {kind: (status, text)})
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/m"
+        assert main(["replay", str(bundle_source), "--url", url, "-q"]) == 2
+        server.shutdown()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert "bug" not in line
 
 
 @pytest.mark.parametrize(
