@@ -15,8 +15,9 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
-# JetPack's own tensorrt module, Python 3.10 and CUDA 12.
-RUN python3 -m venv --system-site-packages /opt/vit-edge \
+# JetPack's own tensorrt module, Python 3.10 and CUDA 12, where the bindings' pin is of CUDA 13.
+RUN sed -i '/^cuda-/d' requirements/constraints.txt \
+ && python3 -m venv --system-site-packages /opt/vit-edge \
  && /opt/vit-edge/bin/pip install --no-cache-dir -c requirements/constraints.txt \
     "cuda-bindings>=12.8,<13" ".[images,verification,service]" \
  && rm -rf /src \

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = sorted((ROOT / "deploy/docker").glob("*.Dockerfile"))
@@ -42,6 +43,24 @@ def test_images_run_as_no_root_and_say_if_they_are_well(file: Path) -> None:
     assert re.search(r'^HEALTHCHECK .*\["vit-edge", "check", .*"/bundle"\]$', last, re.MULTILINE)
     copied = re.findall(r"^COPY (?!--from)(\S+) ", text, re.MULTILINE)
     assert all((ROOT / source).exists() for source in copied)
+
+
+@pytest.mark.parametrize("file", DOCKERFILES, ids=lambda file: file.stem)
+def test_what_images_ask_for_and_what_is_pinned_go_together(file: Path) -> None:
+    text = file.read_text().replace("\\\n", " ")
+    lines = (ROOT / "requirements/constraints.txt").read_text().splitlines()
+    for removed in re.findall(r"sed -i '/(\S+)/d' requirements/constraints.txt", text):
+        lines = [line for line in lines if not re.search(removed, line)]
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    python = "3.10" if "jetpack6" in file.name else "3.12"
+    asked = [Requirement(part) for part in re.findall(r'"([a-z-]+[<>=][^"]+)"', text)]
+    assert asked or "cpu" in file.name
+    for requirement in asked:
+        for pin in pins:
+            here = pin.marker is None or pin.marker.evaluate({"python_version": python})
+            if pin.name == requirement.name and here:
+                (version,) = (part.version for part in pin.specifier)
+                assert version in requirement.specifier, f"{requirement} against {pin}"
 
 
 def test_the_context_has_what_a_build_needs() -> None:

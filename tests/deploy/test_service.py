@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import io
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 from PIL import Image
 
 from vit_edge import Engine
@@ -105,6 +111,105 @@ def test_what_is_no_image_is_refused(url: str) -> None:
 
 def test_it_is_ready_while_a_golden_sample_is_right(url: str) -> None:
     assert ask(f"{url}/health/ready") == (200, {"status": "ok"})
+
+
+class Altered:
+    """An engine whose outputs are altered on their way."""
+
+    def __init__(self, engine: Engine, alter: Callable[[Any], Any]) -> None:
+        self._engine, self._alter = engine, alter
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def __call__(self, frames: Any) -> Any:
+        return self._alter(self._engine(frames))
+
+
+@pytest.fixture
+def inside(
+    bundle_source: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[TestClient, ModuleType]]:
+    """The service in this process, and its module."""
+    monkeypatch.setenv("VIT_EDGE_BUNDLE", str(bundle_source))
+    monkeypatch.syspath_prepend(ROOT / "deploy")
+    module = importlib.import_module("service")
+    with TestClient(module.app) as client:
+        yield client, module
+
+
+def alter(module: ModuleType, change: Callable[[Any], Any]) -> None:
+    service = module.app.state.service
+    service.engine = Altered(service.engine, change)
+
+
+def test_outputs_that_are_not_finite_are_a_failure(
+    inside: tuple[TestClient, ModuleType], bundle_source: Path
+) -> None:
+    client, module = inside
+    alter(module, lambda scores: scores * np.nan)
+    answer = client.post("/predict", content=picture(bundle_source))
+    assert answer.status_code == 500
+    assert "logits is not finite" in answer.json()["detail"]
+
+
+def test_all_outputs_are_in_the_answer(
+    inside: tuple[TestClient, ModuleType], bundle_source: Path
+) -> None:
+    client, module = inside
+    features = np.ones((1, 4), np.float32)
+    alter(module, lambda scores: {"logits": scores, "features": features})
+    answer = client.post("/predict", content=picture(bundle_source)).json()
+    assert len(answer["top"]) == 5
+    assert answer["outputs"] == {"features": [1.0] * 4}
+
+
+def test_more_requests_than_it_takes_are_sent_away(
+    inside: tuple[TestClient, ModuleType], bundle_source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, module = inside
+    monkeypatch.setattr(module, "MOST_REQUESTS", 1)
+    begun, end, image = threading.Event(), threading.Event(), picture(bundle_source)
+
+    def wait(scores: Any) -> Any:
+        begun.set()
+        end.wait(SECONDS)
+        return scores
+
+    alter(module, wait)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/predict", content=image)
+        assert begun.wait(SECONDS)
+        second = client.post("/predict", content=image)
+        assert (second.status_code, second.headers["retry-after"]) == (503, "1")
+        assert client.get("/health/ready").status_code == 200  # not behind the first
+        end.set()
+        assert first.result().status_code == 200
+
+
+def test_an_image_that_never_arrives_holds_no_place(
+    inside: tuple[TestClient, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, module = inside
+    monkeypatch.setattr(module, "ARRIVAL_S", 0.05)
+
+    async def never(_: Any) -> bytes:
+        await asyncio.sleep(SECONDS)
+        return b""
+
+    monkeypatch.setattr(module, "_body", never)
+    assert client.post("/predict", content=b"x").status_code == 408
+    assert module.app.state.service._requests == 0
+
+
+def test_an_engine_that_is_wrong_is_neither_ready_nor_alive(
+    inside: tuple[TestClient, ModuleType],
+) -> None:
+    client, module = inside
+    assert client.get("/health/live").status_code == 200
+    alter(module, lambda scores: scores * np.float32(0.5))
+    assert client.get("/health/ready").status_code == 503
+    assert client.get("/health/live").status_code == 503
 
 
 @pytest.mark.parametrize("altered", [False, True], ids=["no bundle", "altered"])
