@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from vit_edge.export.graph_edit import array
 from vit_edge.export.quantise.attention import Attention, find_attentions
 
+from .following import EACH_NUMBER
 from .matching import Keys
 from .writer import sizes_of
 
 _PASSED = ("Cast", "QuantizeLinear", "DequantizeLinear", "Identity", "Clip")
 _BRANCH = (*_PASSED, "Transpose", "Reshape", "MatMul", "Add", "Mul", "Gemm")
-_BY_TOKEN = (*_PASSED, "LayerNormalization", "Add", "Mul", "Expand")
+_BETWEEN_TWO = ("Add", "Mul", "Sub", "Div")
+_BY_TOKEN = (*EACH_NUMBER, *_BETWEEN_TWO, "LayerNormalization", "Expand")
 
 
 class CannotMergeError(Exception):
@@ -154,7 +156,7 @@ def _count_special(stream: ir.Value) -> int:
     """The tokens that are no part of the image, in front of those that are.
 
     Raises:
-        CannotMergeError: if some come later.
+        CannotMergeError: if some come later, or which they are cannot be told.
     """
     of_image = _rows_of_image(stream)
     special = int(of_image.argmax()) if of_image.any() else len(of_image)
@@ -167,7 +169,7 @@ def _rows_of_image(value: ir.Value) -> NDArray[np.bool_]:
     """For each token of `[B, N, C]`, or one for all, True if it depends on the image."""
     node = value.producer()
     inputs = [] if node is None else [v for v in node.inputs if v is not None]
-    if node is not None and node.op_type == "Concat" and node.attributes.get_int("axis", 0) == 1:
+    if node is not None and _joins_tokens(node):
         return np.concatenate([np.broadcast_to(_rows_of_image(v), _tokens(v)) for v in inputs])
     if node is not None and node.op_type == "Slice":
         cut = _cut_tokens(node)
@@ -175,10 +177,27 @@ def _rows_of_image(value: ir.Value) -> NDArray[np.bool_]:
             return np.broadcast_to(_rows_of_image(inputs[0]), _tokens(inputs[0]))[cut]
     if node is not None and node.op_type in _BY_TOKEN:
         rows = np.zeros(_tokens(value), bool)
-        for operand in inputs[: 2 if node.op_type in ("Add", "Mul") else 1]:
+        for operand in inputs[: 2 if node.op_type in _BETWEEN_TWO else 1]:
             rows = rows | _rows_of_image(operand)
         return rows
+    if node is not None and node.op_type == "MatMul" and _is_constant(inputs[1]):  # a Linear
+        return _rows_of_image(inputs[0])
+    for other in _ancestors(value):
+        if _joins_tokens(other) and len({_depends_on_image(v) for v in other.inputs if v}) == 2:
+            assert node is not None
+            raise CannotMergeError(
+                f"which tokens are class or register tokens is not seen: {other.name} adds some, "
+                f"and {node.name} ({node.op_type}) comes behind it"
+            )
     return np.full(1, _depends_on_image(value))
+
+
+def _joins_tokens(node: ir.Node) -> bool:
+    """True for a Concat of tokens, `[B, N, C]` along N."""
+    shape = node.outputs[0].shape
+    if node.op_type != "Concat" or shape is None or len(shape) != 3:
+        return False
+    return node.attributes.get_int("axis", 0) % 3 == 1
 
 
 def _cut_tokens(node: ir.Node) -> slice | None:
@@ -187,7 +206,7 @@ def _cut_tokens(node: ir.Node) -> slice | None:
     if len(bounds) < 3 or not all(v.is_initializer() and sizes_of(v) == [1] for v in bounds):
         return None
     start, end, axis, *step = (int(array(v)[0]) for v in bounds)
-    return slice(start, end, *step) if axis == 1 else None
+    return slice(start, end, *step) if axis % len(sizes_of(node.outputs[0])) == 1 else None
 
 
 def _tokens(value: ir.Value) -> int:
@@ -197,13 +216,16 @@ def _tokens(value: ir.Value) -> int:
 
 def _depends_on_image(value: ir.Value) -> bool:
     """True if the image's pixels, not its shape alone, reach `value`."""
-    seen, waiting = set[ir.Value](), [value]
+    read = [value, *(v for node in _ancestors(value) for v in node.inputs if v is not None)]
+    return any(v.producer() is None and not v.is_initializer() for v in read)
+
+
+def _ancestors(value: ir.Value) -> Iterator[ir.Node]:
+    """Yields the nodes whose numbers reach `value`; what reads a shape alone ends the way."""
+    seen, waiting = set[ir.Node](), [value]
     while waiting:
-        value = waiting.pop()
-        node = value.producer()
-        if node is None and not value.is_initializer():
-            return True
-        if node is not None and node.op_type != "Shape" and value not in seen:
-            seen.add(value)
+        node = waiting.pop().producer()
+        if node is not None and node.op_type != "Shape" and node not in seen:
+            seen.add(node)
+            yield node
             waiting += [v for v in node.inputs if v is not None]
-    return False

@@ -13,7 +13,7 @@ from vit_edge.export.graph_edit import array, size_per_image
 
 from .writer import sizes_of
 
-_EACH_NUMBER = (
+EACH_NUMBER = (
     "Cast", "Identity", "Gelu", "Relu", "Sigmoid", "Tanh", "Erf", "Clip", "Neg", "Sqrt", "Exp",
     "HardSigmoid", "HardSwish", "QuantizeLinear", "DequantizeLinear",
 )  # fmt: skip
@@ -71,11 +71,13 @@ def _follow(
         return None
     tracked = reads[first]
     rank = len(sizes_of(first))
-    if node.op_type in _EACH_NUMBER:
+    if node.op_type in EACH_NUMBER:
         return (tracked,) if _scales_fit(node, rank, tracked) else None
     if node.op_type in _ON_AXIS:
         axis = node.attributes.get_int("axis", -1) % rank
-        if node.op_type == "Softmax" and axis == tracked.axes[-1] == rank - 1:
+        # Weights of all tokens are no tensor that every token could be given back in: of two axes,
+        # as a pooling has them, the scores get every token instead.
+        if node.op_type == "Softmax" and axis == tracked.axes[-1] == rank - 1 >= 2:
             return (Tracked(tracked.step, tracked.axes, weighted=True),)
         return None if axis in tracked.axes else (tracked,)
     if node.op_type == "Transpose":

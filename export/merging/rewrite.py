@@ -7,14 +7,18 @@ it became part of: the mean of those is the mean weighted by sizes.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
+from onnx.shape_inference import InferenceError, infer_shapes
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from vit_edge.calibration.onnx_file import to_bytes
 from vit_edge.export.graph_edit import add_initializer, array, replace_input
+from vit_edge.runtime.errors import first_line
 
 from .blocks import Block, CannotMergeError, find_structure
 from .following import Tracked, follow
@@ -38,7 +42,24 @@ def merge_tokens(model: ir.Model, schedule: Sequence[int]) -> ir.Model:
     copy = model.clone()
     _Rewriter(copy.graph).run(schedule)
     RemoveUnusedNodesPass()(copy)
+    _require_valid(copy)
     return copy
+
+
+def _require_valid(model: ir.Model) -> None:
+    """Raises CannotMergeError where sizes do not fit or names are taken: a graph of a kind that
+    nobody has seen must not end the export of the precision that is merged.
+    """
+    names = Counter(value.name for node in model.graph for value in node.outputs)
+    twice = [name for name, times in names.items() if times > 1 and name]
+    try:
+        if twice:
+            raise ValueError(f"{twice[0]} is computed twice")
+        infer_shapes(to_bytes(model).graph, strict_mode=True)
+    except (InferenceError, ValueError) as error:
+        raise CannotMergeError(
+            f"the merged graph would not be valid ({first_line(error)}): report this model, please"
+        ) from None
 
 
 @dataclass
@@ -51,7 +72,7 @@ class _Rewriter:
         counts: Tokens after each step, first those of the image.
         steps: The steps so far.
         known: Tensors with merged tokens.
-        logarithms: Of the sizes after a step, in a type, as attention's scores take them.
+        logarithms: Of the sizes after a step, in a type, as scores of so many axes take them.
         maps: Where each token of the image is after a step, int64 `[B, N, 1]`.
         whole: Tensors with every token again.
     """
@@ -61,7 +82,7 @@ class _Rewriter:
     counts: list[int] = field(default_factory=list)
     steps: list[Merged] = field(default_factory=list)
     known: dict[ir.Value, Tracked] = field(default_factory=dict)
-    logarithms: dict[tuple[int, ir.DataType], ir.Value] = field(default_factory=dict)
+    logarithms: dict[tuple[int, ir.DataType, int], ir.Value] = field(default_factory=dict)
     maps: dict[int, ir.Value] = field(default_factory=dict)
     whole: dict[ir.Value, ir.Value] = field(default_factory=dict)
 
@@ -131,14 +152,19 @@ class _Rewriter:
         scores = softmax.inputs[0]
         assert scores is not None
         assert scores.dtype is not None
-        key = (tracked.step, scores.dtype)
+        rank, sizes = len(sizes_of(scores)), self.steps[tracked.step - 1].sizes
+        batch, count, _ = sizes_of(sizes)
+        if sizes_of(scores)[0] != batch:
+            raise CannotMergeError(f"{softmax.name} has no axis of its own for the images")
+        key = (tracked.step, scores.dtype, rank)
         w = Writer(self.graph, softmax, f"{softmax.name}/sizes")
         if key not in self.logarithms:
-            sizes = self.steps[tracked.step - 1].sizes
-            batch, count, _ = sizes_of(sizes)
             value = w.write("Log", [sizes], sizes_of(sizes))
             value = w.write("Transpose", [value], [batch, 1, count], perm=[0, 2, 1])
-            value = w.write("Unsqueeze", [value, w.integers("heads", 1)], [batch, 1, 1, count])
+            heads = range(1, rank - 2)
+            if heads:
+                shape = [batch, *(1 for _ in heads), 1, count]
+                value = w.write("Unsqueeze", [value, w.integers("heads", *heads)], shape)
             self.logarithms[key] = w.cast(value, scores.dtype)
         inputs = [scores, self.logarithms[key]]
         softmax.replace_input_with(0, w.write("Add", inputs, sizes_of(scores), scores.dtype))
@@ -152,8 +178,17 @@ class _Rewriter:
                 f"{block.name} can merge at most {most} of {sides.tokens} tokens, not {count}"
             )
         stream, readers = block.stream, list(block.stream.uses())
+        for value in (stream, block.keys.value) if self.steps else ():
+            tracked = self.known.get(value)
+            if tracked is None or tracked.step != len(self.steps):
+                raise CannotMergeError(
+                    f"{block.name} computes with all {self.counts[0]} tokens again, whatever was "
+                    "merged before: tokens can be merged in one block alone"
+                )
         module = block.name.rpartition(".")[0] or block.name
-        w = Writer(self.graph, before, f"{module}.merge")
+        # Several blocks have one module where attention is written in no module of its own, and
+        # where weights are shared.
+        w = Writer(self.graph, before, f"{module}.merge{len(self.steps) or ''}")
         sizes = self.steps[-1].sizes if self.steps else None
         merged = merge_step(w, stream, sizes, similarity(w, block.keys, sides), sides, count)
         for node, index in readers:

@@ -15,7 +15,7 @@ from vit_edge.export.stages import LoweredGraph
 from .blocks import CannotMergeError
 from .judge import judge_engine, judge_latency
 from .result import Merging
-from .schedule import AUTO
+from .schedule import AUTO, as_typed
 from .stages import (
     RANDOM,
     TRAINED,
@@ -62,7 +62,9 @@ class MergedRoad(PrecisionRoad):
             return graphs, PrecisionResult(self.name, {}, None, left_out=why)
         if candidates.schedules:
             return merged, self.result(precision, merged, problem)
-        return graphs, PrecisionResult(self.name, {}, f"--merge {self.plan.merge}: {problem}")
+        return graphs, PrecisionResult(
+            self.name, {}, f"--merge {as_typed(self.plan.merge)}: {problem}"
+        )
 
     def _compare(
         self,

@@ -51,6 +51,11 @@ def parse_merge(value: object) -> Asked:
     return value if isinstance(value, int) else counts
 
 
+def as_typed(asked: Asked) -> str:
+    """What `parse_merge` reads, in the words of the command line."""
+    return ",".join(map(str, asked)) if isinstance(asked, tuple) else str(asked)
+
+
 def resolve(asked: int | Schedule, structure: Structure) -> Schedule:
     """The schedule of a given number: as many in each block, where so many can be.
 
@@ -64,7 +69,13 @@ def resolve(asked: int | Schedule, structure: Structure) -> Schedule:
                 f"tokens are given for {len(asked)} blocks, the model has {len(structure.blocks)}"
             )
         return asked + (0,) * (len(structure.blocks) - len(asked))
-    return _fitted((asked,) * len(structure.blocks), structure)
+    fitted = _fitted((asked,) * len(structure.blocks), structure)
+    if not any(fitted):
+        raise CannotMergeError(
+            f"none of its {structure.tokens} tokens can be merged: {structure.special} of them are "
+            "class or register tokens"
+        )
+    return fitted
 
 
 def tokens_of(schedule: Schedule, structure: Structure) -> list[int]:

@@ -63,7 +63,8 @@ def measure_errors(
         for count in counts:
             schedule = (0,) * index + (count,)
             changed = predict(merge_tokens(model, schedule), few)
-            worst = max(worst, float(((changed - expected) ** 2).mean()))
+            error = float(((changed - expected) ** 2).mean())
+            worst = max(worst, error) if np.isfinite(error) else np.inf
             errors[index].append((count, worst))
             done += 1
             update(done, len(blocks) * len(counts))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -50,6 +52,8 @@ def test_a_number_is_for_each_block_that_can(optimised: ir.Model) -> None:
     assert resolve(3, structure) == (3, 0)
     assert resolve(99, structure) == (7, 0)
     assert resolve((2,), structure) == (2, 0)
+    with pytest.raises(CannotMergeError, match="none of its 2 tokens"):
+        resolve(3, replace(structure, tokens=2))
     with pytest.raises(CannotMergeError, match="the model has 2"):
         resolve((1, 1, 1), structure)
 
