@@ -206,7 +206,7 @@ def count_alarms(
     for _ in range(trials):
         chosen = rows[generator.permutation(len(rows))[: reference + window]]
         own = Reference(names, chosen[:reference], tuple(range(len(names))), "")
-        least = min(report.probability for report in judge(own, chosen[reference:], 1.0, None))
+        least = min(report.probability for report in judge(own, chosen[reference:], 1.0))
         for rate in RATES:
             alarms[rate] += least < rate
     return {
@@ -227,7 +227,7 @@ def detection(name: str, reference: Reference, rows: Floats, seed: int) -> dict[
         seen = 0
         for _ in range(TRIALS):
             chosen = rows[generator.choice(len(rows), window, replace=len(rows) < window)]
-            drifted = [r.name for r in judge(reference, chosen, ALARM_RATE, None) if r.drifted]
+            drifted = [r.name for r in judge(reference, chosen, ALARM_RATE) if r.drifted]
             seen += bool(drifted)
             for statistic in drifted:
                 by[statistic] += 1

@@ -47,8 +47,9 @@ def add_drift_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_drift(arguments: argparse.Namespace) -> int:
-    """Judges all images together. The exit status is 0 without drift and 1 with it; bad input
-    raises InputError: a bundle without reference statistics, or too few images to tell.
+    """Judges all images together. The exit status is 0 without drift, and 1 with it or where an
+    image could not be read; bad input raises InputError: a bundle without reference statistics, or
+    too few images to tell.
     """
     bundle = Bundle.open(arguments.bundle, arguments.public_key)
     monitor = DriftMonitor(bundle, MOST_IMAGES, 1, arguments.alarm_rate)
@@ -84,7 +85,7 @@ def run_drift(arguments: argparse.Namespace) -> int:
         _print(report)
     if failed:
         complain(f"{failed} of {report.images + failed} could not be read, see above")
-    return int(report.drift)
+    return int(report.drift or failed > 0)
 
 
 def _items(data: str, engine: Engine, sampling: Sampling) -> Iterator[Picture | Unreadable]:

@@ -15,7 +15,7 @@ from ...engine import EngineInfo
 from ...errors import InputError
 from .judge import StatisticReport, fewest_images, judge
 from .reference import NONE, Reference, read_reference
-from .statistics import Floats, is_of_output, measure, statistic_names
+from .statistics import Floats, class_labels, is_of_output, measure, statistic_names
 from .words import describe
 
 WINDOW = 128
@@ -84,14 +84,15 @@ class DriftMonitor:
         every: int = EVERY,
         alarm_rate: float = ALARM_RATE,
     ) -> None:
-        if not 1 <= window <= _MOST_WINDOW:
+        if not isinstance(window, int) or not 1 <= window <= _MOST_WINDOW:
             raise InputError(f"window is {window}, not 1 to {_MOST_WINDOW} images")
-        if every < 1:
+        if not isinstance(every, int) or every < 1:
             raise InputError(f"every is {every}: take one image in 1 or more")
         if not 0 < alarm_rate < 1:
             raise InputError(f"alarm_rate is {alarm_rate}, not between 0 and 1")
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        self._spec, self._labels = opened.manifest.spec, opened.manifest.labels
+        self._spec = opened.manifest.spec
+        self._labels = class_labels(self._spec, opened.manifest.labels)
         self.reference = read_reference(opened)
         self._every, self._alarm_rate = every, alarm_rate
         columns = () if self.reference is None else self.reference.columns

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from .statistics import Floats, is_class
 LEAST_EFFECT = 0.1
 """Change of a mean rank (0 to 1) or of a class's share below which a difference, however certain,
 is not called drift."""
+NO_LABELS: Mapping[str, Sequence[str]] = {}
 _WAYS = 4
 """Ways in which a number can be unusual: lower or higher, narrower or wider."""
 _PERCENTILES = (5, 50, 95)
@@ -57,12 +58,16 @@ class StatisticReport:
 
 
 def judge(
-    reference: Reference, rows: Floats, alarm_rate: float, labels: Sequence[str] | None
+    reference: Reference,
+    rows: Floats,
+    alarm_rate: float,
+    labels: Mapping[str, Sequence[str]] = NO_LABELS,
 ) -> tuple[StatisticReport, ...]:
     """Compares each statistic of a window, `[N, len(reference.names)]`, with the reference's.
 
     All together call drift by chance with a probability of at most `alarm_rate`: each has an equal
-    share of it. Numbers that are not finite are left out, and a statistic without any.
+    share of it. Numbers that are not finite are left out, and a statistic without any. `labels`
+    names the classes of statistics.
     """
     reports = []
     for column, name in enumerate(reference.names):
@@ -71,7 +76,7 @@ def judge(
         if len(own):
             values = reference.values[:, column]
             if is_class(name):
-                alone = _compare_classes(name, values, own, labels)
+                alone = _compare_classes(name, values, own, labels.get(name, ()))
             else:
                 alone = _compare_numbers(name, values, own)
             probability = min(1.0, len(reference.names) * alone.probability)
@@ -96,11 +101,11 @@ def _compare_numbers(name: str, reference: Floats, window: Floats) -> StatisticR
 
 
 def _compare_classes(
-    name: str, reference: Floats, window: Floats, labels: Sequence[str] | None
+    name: str, reference: Floats, window: Floats, labels: Sequence[str]
 ) -> StatisticReport:
     """The same of a class."""
     compared = compare_classes(reference, window)
-    known = labels is not None and compared.index < len(labels)
+    known = compared.index < len(labels)
     return StatisticReport(
         name,
         Summary(*[compared.reference] * 3),
@@ -109,7 +114,7 @@ def _compare_classes(
         0.0,
         compared.probability,
         drifted=False,
-        subject=labels[compared.index] if labels is not None and known else str(compared.index),
+        subject=labels[compared.index] if known else str(compared.index),
     )
 
 

@@ -9,7 +9,7 @@ from vit_edge import __version__
 
 from ...engine import EngineInfo
 from ...errors import BackendError, install_command
-from .drift import DriftMonitor
+from .drift import DriftMonitor, DriftReport
 from .judge import StatisticReport
 from .statistics import Floats
 
@@ -35,6 +35,7 @@ class HealthMetrics:
     | `vit_edge.call.duration` | histogram, s | calls and items of streams |
     | `vit_edge.images` | counter | images that were answered |
     | `vit_edge.errors` | counter | exceptions, by `error.type` |
+    | `vit_edge.drift.verdict` | gauge | 1 where one drifted or is not finite, else 0 |
     | `vit_edge.drift.images` | gauge | images that are judged |
     | `vit_edge.drift.alarm` | gauge | 1 where a statistic drifted, else 0 |
     | `vit_edge.drift.shift` | gauge | change of its mean rank, of a class's share; 0 is none |
@@ -72,14 +73,20 @@ class HealthMetrics:
             "vit_edge.errors", unit="{error}", description="Exceptions of calls, by their class"
         )
         if monitor is not None:
+            for name, about, whole in (
+                ("verdict", "1 where anything drifted, or outputs are not finite", _verdict),
+                ("images", "Images that are judged for drift", _judged),
+            ):
+                meter.create_observable_gauge(
+                    f"vit_edge.drift.{name}", [self._reader(whole)], description=about
+                )
             for name, about, read in (
-                ("images", "Images that are judged for drift", None),
                 ("alarm", "1 where a statistic drifted from the reference's", _alarm),
                 ("shift", "Change of a statistic's mean rank, or of a class's share", _shift),
                 ("median", "Median of a statistic over the last images", _median),
             ):
                 meter.create_observable_gauge(
-                    f"vit_edge.drift.{name}", [self._reader(read)], description=about
+                    f"vit_edge.drift.{name}", [self._reader_of_each(read)], description=about
                 )
 
     def on_call(
@@ -106,23 +113,43 @@ class HealthMetrics:
         return known[1]
 
     def _reader(
-        self, read: Callable[[StatisticReport], float] | None
+        self, read: Callable[[DriftReport], float]
     ) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        """A callback that gives a number of each statistic; None is the number of images."""
+        """A callback that gives a number of the judgement."""
         from opentelemetry.metrics import Observation
 
         def observe(options: CallbackOptions) -> Iterator[Observation]:
-            assert self._monitor is not None  # no gauges without one
-            if self._last is None:
-                return
-            attributes, report = self._of(self._last), self._monitor.report()
-            if read is None:
-                yield Observation(report.images, attributes)
-                return
-            for statistic in report.statistics:
-                yield Observation(read(statistic), {**attributes, STATISTIC: statistic.name})
+            for attributes, report in self._reports():
+                yield Observation(read(report), attributes)
 
         return observe
+
+    def _reader_of_each(
+        self, read: Callable[[StatisticReport], float]
+    ) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        """A callback that gives a number of each statistic."""
+        from opentelemetry.metrics import Observation
+
+        def observe(options: CallbackOptions) -> Iterator[Observation]:
+            for attributes, report in self._reports():
+                for statistic in report.statistics:
+                    yield Observation(read(statistic), {**attributes, STATISTIC: statistic.name})
+
+        return observe
+
+    def _reports(self) -> Iterator[tuple[dict[str, str], DriftReport]]:
+        """The judgement and its engine, once there was a call."""
+        assert self._monitor is not None  # no gauges without one
+        if self._last is not None:
+            yield self._of(self._last), self._monitor.report()
+
+
+def _verdict(report: DriftReport) -> float:
+    return int(report.drift)
+
+
+def _judged(report: DriftReport) -> float:
+    return report.images
 
 
 def _alarm(statistic: StatisticReport) -> float:

@@ -15,7 +15,7 @@ from .statistics import Floats, is_class, statistic_names
 
 MOST_IMAGES = 1024
 """Reference images of a bundle: more would narrow the limits of a window of 128 by 6 % at most."""
-NONE = "no reference statistics: the bundle was made by an older vit-edge, export it again"
+NONE = "no reference statistics: the bundle was made by another vit-edge, export it again"
 _VALUES = "values"
 
 
@@ -44,8 +44,8 @@ def encode_statistics(values: Floats) -> bytes:
 
 
 def read_reference(bundle: Bundle) -> Reference | None:
-    """The reference statistics of a bundle; None where it has none. Those that this version does
-    not know are left out.
+    """The reference statistics of a bundle; None where it has none, or none that this version
+    knows: others are left out.
 
     Raises:
         BundleError: if they are damaged, altered, or not as the manifest says.
@@ -63,6 +63,8 @@ def read_reference(bundle: Bundle) -> Reference | None:
     places = {name: place for place, name in enumerate(entry.names)}
     known = [(c, name) for c, name in enumerate(statistic_names(spec)) if name in places]
     names = tuple(name for _, name in known)
+    if not names:
+        return None
     values = np.ascontiguousarray(values[:, [places[name] for name in names]])
     for column, name in enumerate(names):
         own = values[:, column]

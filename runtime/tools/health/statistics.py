@@ -7,7 +7,7 @@ right and lower neighbours, so that a call of a small model costs hardly more.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,13 @@ def statistic_names(spec: EngineSpec) -> tuple[str, ...]:
     for output in spec.outputs:
         names += output_names(output)
     return tuple(names)
+
+
+def class_labels(spec: EngineSpec, labels: Sequence[str] | None) -> dict[str, Sequence[str]]:
+    """The names of classes by the statistic that they are of: those of one output alone."""
+    if labels is None or spec.labelled is None:
+        return {}
+    return {f"{CLASS} of {spec.labelled.name}": labels}
 
 
 def is_class(name: str) -> bool:

@@ -77,8 +77,9 @@ def test_pictures_that_cannot_be_read_are_named_and_left_out(
     folder = folder_of(frames[:64], tmp_path / "clean")
     (folder / "torn.png").write_bytes(b"torn")
     status, out, err = drift(capsys, bundle_source, folder)
-    assert status == 0
+    assert status == 1
     assert "torn.png" in err
+    assert "no drift: 64 images" in out
     assert "1 of 65 could not be read" in err
     assert "64 images" in out
 

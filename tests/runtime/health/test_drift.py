@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from vit_edge.runtime import Engine, InputError
+from vit_edge.runtime.manifest import EngineSpec
+from vit_edge.runtime.outputs import OutputSpec
 from vit_edge.runtime.tools.health import DriftMonitor, DriftReport
 from vit_edge.runtime.tools.health.judge import fewest_images, judge
 from vit_edge.runtime.tools.health.reference import Reference
-from vit_edge.runtime.tools.health.statistics import input_names, measure_frames
+from vit_edge.runtime.tools.health.statistics import class_labels, input_names, measure_frames
 from vit_edge.runtime.tools.health.words import describe
 from vit_edge.vit.datasets import digits
 from vit_edge.vit.variants import find_variant
@@ -44,11 +46,27 @@ def drifted(reports: Any) -> list[str]:
     return [report.name for report in reports if report.drifted]
 
 
+@pytest.mark.parametrize(("window", "every"), [(0, 1), (2.5, 1), (8, 0), (8, 2.5)])
+def test_numbers_out_of_range_are_refused(window: Any, every: Any, bundle_source: Path) -> None:
+    with pytest.raises(InputError, match=r"window is|every is"):
+        DriftMonitor(bundle_source, window, every)
+
+
+def test_names_of_classes_are_those_of_their_output_alone() -> None:
+    logits, other = (OutputSpec(name, "logits", (3,)) for name in ("logits", "weather"))
+    spec = EngineSpec("images", (logits, other), (8, 8, 1), (1, 8, 8))
+    names = ("class of logits", "class of weather")
+    before = np.zeros((200, 2), np.float32)
+    labels = class_labels(spec, ("cat", "dog", "cow"))
+    reports = judge(Reference(names, before, (0, 1), ""), before[:50] + 1, 1e-4, labels)
+    assert [report.subject for report in reports] in (["cat", "0"], ["dog", "1"])
+
+
 @pytest.mark.parametrize("name", DRIFTS)
 def test_drifts_of_a_color_camera_are_seen_and_named(reference: Reference, name: str) -> None:
     distort, words = DRIFTS[name]
     rows = measure_frames(distort(crops(128, 9)))
-    reports = judge(reference, rows, 1e-4, None)
+    reports = judge(reference, rows, 1e-4)
     assert drifted(reports)
     assert re.search(words, "\n".join(describe(reports, reference, rows)))
 
@@ -58,9 +76,9 @@ def test_clean_windows_are_no_drift(reference: Reference) -> None:
     0.001.
     """
     rows = measure_frames(crops(20 * 48, 2)).reshape(20, 48, -1)
-    alarms = [window for window in rows if drifted(judge(reference, window, 1e-2, None))]
+    alarms = [window for window in rows if drifted(judge(reference, window, 1e-2))]
     assert len(alarms) <= 2
-    reports = judge(reference, rows[0], 1e-4, None)
+    reports = judge(reference, rows[0], 1e-4)
     assert (drifted(reports), describe(reports, reference, rows[0])) == ([], ())
 
 
@@ -69,7 +87,7 @@ def test_small_references_widen_the_limits(reference: Reference) -> None:
 
     def probability(images: int) -> float:
         few = Reference(reference.names, reference.values[:images], reference.columns, "")
-        return min(report.probability for report in judge(few, rows, 1e-4, None))
+        return min(report.probability for report in judge(few, rows, 1e-4))
 
     found = [probability(images) for images in (1, 2, 8, 400)]
     assert found == sorted(found, reverse=True)
@@ -85,7 +103,7 @@ def test_a_difference_that_is_sure_but_small_is_no_drift(reference: Reference) -
     generator = np.random.default_rng(0)
     names = ("brightness",)
     values = generator.normal(100, 10, (20000, 1)).astype(np.float32)
-    reports = judge(Reference(names, values[:10000], (0,), ""), values[10000:] + 1, 1e-4, None)
+    reports = judge(Reference(names, values[:10000], (0,), ""), values[10000:] + 1, 1e-4)
     assert reports[0].probability < 1e-6
     assert not reports[0].drifted
 

@@ -114,6 +114,23 @@ def test_drift_is_what_the_monitor_says(
             assert point.value == expected[name]
             assert point.attributes["vit_edge.backend"] == "onnxruntime"
     assert points["vit_edge.drift.images"][0].value == 40
+    assert points["vit_edge.drift.verdict"][0].value == 1
+
+
+def test_outputs_that_are_not_finite_show(
+    bundle_source: Path, digit_frames: np.ndarray, reader: InMemoryMetricReader
+) -> None:
+    """Their statistics are unknown, and none of them drifted."""
+    monitor = DriftMonitor(bundle_source, every=1)
+    metrics = HealthMetrics(monitor, MeterProvider([reader]))
+    with load(bundle_source, metrics) as engine:
+        broken = {"logits": engine(digit_frames) * np.float32(np.nan)}
+        for _ in range(10):
+            metrics.on_call(engine.info, digit_frames, broken, 0.01)
+    points = read(reader)
+    assert points["vit_edge.drift.verdict"][0].value == 1
+    known = {p.attributes["vit_edge.statistic"] for p in points["vit_edge.drift.alarm"]}
+    assert "confidence of logits" in known  # of the first call alone
 
 
 def test_prometheus_scrapes_the_same_numbers(bundle_source: Path, digit_frames: np.ndarray) -> None:

@@ -109,6 +109,19 @@ def test_statistics_of_a_later_version_are_left_out(bundle: Path) -> None:
     assert reference.values.shape == (600, 8)
 
 
+def test_a_bundle_with_unknown_statistics_alone_has_none(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        entry = manifest["statistics"]
+        entry["names"] = [f"warmth {number}" for number in range(len(entry["names"]))]
+
+    rewrite_manifest(bundle, change)
+    assert read_reference(Bundle.open(bundle)) is None
+    assert main(["drift", str(bundle), str(bundle)]) == 2
+    assert "no reference statistics" in capsys.readouterr().err
+
+
 def test_an_older_bundle_runs_and_says_that_it_has_none(
     bundle: Path, digit_frames: np.ndarray, capsys: pytest.CaptureFixture[str]
 ) -> None:
