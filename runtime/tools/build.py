@@ -18,7 +18,7 @@ def add_build_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `build`."""
     engines = [name for name, backend in BACKENDS.items() if backend.needs_engine]
     parser.add_argument("--target", required=True, metavar="BACKEND", help=" or ".join(engines))
-    parser.add_argument("--precision", action="append", metavar="P", help="again for more")
+    parser.add_argument("--precision", nargs="+", action="extend", metavar="P", help="default: all")
     parser.add_argument(
         "--time-limit",
         type=_positive,

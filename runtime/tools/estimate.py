@@ -39,7 +39,7 @@ def add_estimate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", action="append", metavar="D", help=f"again for more; of {', '.join(DEVICES)}"
     )
-    parser.add_argument("--precision", action="append", metavar="P", help="again for more")
+    parser.add_argument("--precision", nargs="+", action="extend", metavar="P", help="default: all")
 
 
 def run_estimate(arguments: argparse.Namespace) -> int:
