@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,8 +106,7 @@ def measure_here(
     for backend in BACKENDS.values():
         if backend.graph != "cpu" or precision in backend.lacks or backend.run_problem():
             continue
-        session = backend.open(onnx.graph, spec, onnx.external)
-        latency = measure_latency(lambda run=session.run: run(image), timing)  # type: ignore[misc]
-        session.close()
+        with closing(backend.open(onnx.graph, spec, onnx.external)) as session:
+            latency = measure_latency(lambda run=session.run: run(image), timing)  # type: ignore[misc]
         latencies.append(LatencyHere(latency.p50_ms, backend.name))
     return min(latencies, key=lambda latency: latency.p50_ms, default=None)

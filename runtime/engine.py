@@ -206,7 +206,8 @@ class Engine:
 
         Args:
             frames: Yields what the engine takes when called, or single frames uint8 `[height,
-                width, channels]`; is read at most a few items ahead of the answers.
+                width, channels]`; is read at most a few items ahead of the answers. Each item
+                needs a buffer of its own: it is still read when the next is asked for.
 
         Yields:
             What a call returns, for `[N, height, width, channels]`; for a single frame the same

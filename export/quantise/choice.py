@@ -96,7 +96,8 @@ def choose_costly(
         other, part = join_outputs(lowered, outputs), stretch(update, number, 2)
         measured = measure_sensitivity(joined, other, layers, few, part, classes=False)
         errors.append(np.array([sensitivity.error for sensitivity in measured]))
-    gains = errors[0] ** 2 >= min_gain * errors[1] ** 2
+    # Where neither way changes the outputs the cheap one is taken.
+    gains = errors[0] ** 2 > min_gain * errors[1] ** 2
     return tuple(layer.name for layer, gain in zip(layers, gains, strict=True) if gain)
 
 
