@@ -10,6 +10,8 @@ from .contest import OURS
 Row = Mapping[str, Any]
 
 _PEERS = {"onnxruntime": "ONNX Runtime", "nncf": "NNCF", "modelopt": "ModelOpt"}
+_SHORT_S = 20.0
+"""Seconds that nobody minds: where no quantiser takes longer they are not shown."""
 _LINES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "top1": ("top-1, %", "{:.2f}".format),
     "agreement": ("agreement, %", "{:.2f}".format),
@@ -34,8 +36,10 @@ def _model_lines(model: str, rows: Sequence[Row]) -> list[str]:
     columns += [_best(row for row in rows if row["quantiser"].startswith(peer)) for peer in _PEERS]
     columns.append(_best(row for row in rows if row["quantiser"].endswith("default")))
     lines = list[str]()
+    longest = max(row.get("seconds", 0.0) for row in rows)
     for key, (title, form) in _LINES.items():
-        if any(column is not None and key in column for column in columns):
+        known = any(column is not None and key in column for column in columns)
+        if known and (key != "seconds" or longest > _SHORT_S):
             cells = [form(c[key]) if c is not None and key in c else "" for c in columns]
             lines.append(f"| {'' if lines else model} | {title} | {' | '.join(cells)} |")
     return lines

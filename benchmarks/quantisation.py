@@ -54,7 +54,7 @@ PARTS: dict[str, Callable[[str, Path], list[dict[str, Any]]]] = {
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--models", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--models", nargs="*", choices=NAMES, default=NAMES)
     choices = (*PARTS, "large")
     parser.add_argument("--parts", nargs="+", choices=choices, default=choices)
     parser.add_argument("--focus", type=Path, metavar="FILE", help="vit_s_focus.onnx")

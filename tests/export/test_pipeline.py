@@ -220,6 +220,7 @@ def test_mixed_keeps_a_16_bit_budget_and_shares_the_search_of_int8(
         assert (graph.accuracy["logits"].drop or 0) <= 0.2
 
 
+@pytest.mark.slow
 def test_what_is_broken_is_not_shipped_whatever_drop_is_allowed(
     plain: ExportRequest, elsewhere: Path
 ) -> None:
@@ -245,6 +246,7 @@ def test_the_report_explains_every_part(bundle_source: Path) -> None:
     assert len(next(r for r in numbers if r["precision"] == "int8")["sensitivities"]) == 16
 
 
+@pytest.mark.slow
 def test_pictures_of_precisions_that_are_gone_go_too(again: Path) -> None:
     assert list((again.parent / "out.report").glob("*.png"))
     assert export_bundle(request(again, precisions=("fp32",)), Display()).good

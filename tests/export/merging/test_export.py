@@ -86,6 +86,7 @@ def test_merged_int8_ships_beside_int8_with_its_own_proof(
     assert np.abs(scores[0] - scores[1]).max() > 1e-3  # some tokens were merged
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("free_steps")
 def test_a_budget_that_allows_nothing_costs_nothing(
     digits_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -43,6 +43,7 @@ def test_simulation_shows_the_coarser_mantissa(
     assert 2 * fine < coarse < 0.05
 
 
+@pytest.mark.slow
 def test_bundle_has_its_proof_and_says_what_runs_it(digits_weights: Path, tmp_path: Path) -> None:
     request = ExportRequest(
         timing=ONE_CALL,
