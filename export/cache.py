@@ -23,9 +23,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
-from vit_edge.runtime.backends.base import give_back_freed
 from vit_edge.runtime.errors import InputError
 
+from .memory import Memory
 from .progress import Display, Update
 
 TOOLS = (
@@ -154,6 +154,7 @@ class StageCache:
         self._folder, self._display = folder, display
         self._base = [source_digest(), tool_versions(), platform.machine()]
         self._used: set[str] = set()
+        self._memory = Memory()
 
     def key(self, stage: Stage[Result]) -> str:
         """Hash of all that the results of `stage` depend on."""
@@ -170,9 +171,10 @@ class StageCache:
         shutil.rmtree(folder, ignore_errors=True)  # damaged since, or cut short by a power failure
         temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=self._folder))
         try:
+            self._memory.give_back()  # what led to the stage: graphs that were read for its inputs
             with self._display.stage(stage.title) as update:
-                stage.run(temporary, update)
-                give_back_freed()
+                stage.run(temporary, Memory.watching(update))
+                self._memory.give_back()
             (temporary / _HASHES).write_text(json.dumps(_hashes(temporary)))
             os.rename(temporary, folder)
         finally:

@@ -1,0 +1,59 @@
+"""Memory between stages: graphs are cycles of objects, which Python lets go of when it sees fit."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+
+from vit_edge.runtime.backends.base import give_back_freed
+
+from .progress import Update
+
+_GROWTH = 192 << 20
+"""Bytes more than after the last time, from which on it is worth looking: that takes 0.1 s."""
+
+
+class Memory:
+    """Gives back what nobody needs any more, where this process has grown.
+
+    Python's collector counts objects and not bytes: the graph of a stage that is over, with all its
+    weights, stays until so many objects were made. Ten stages of a ViT-B left three gigabytes.
+    """
+
+    def __init__(self) -> None:
+        self._least = resident_bytes()
+
+    def give_back(self) -> None:
+        """Collects garbage if the process has grown since the last time."""
+        now = resident_bytes()
+        if now - self._least > _GROWTH:
+            gc.collect()
+            give_back_freed()
+            self._least = resident_bytes()
+        else:
+            self._least = min(self._least, now)
+
+    @staticmethod
+    def watching(update: Update) -> Update:
+        """Gives back what is not needed as a stage goes on, too: by a level of its own, which
+        rises with what the stage holds.
+        """
+        inner = Memory()
+
+        def call(done: int, total: int) -> None:
+            inner.give_back()
+            update(done, total)
+
+        return call
+
+
+def resident_bytes() -> int:
+    """The resident memory of this process; 0 where the system does not tell.
+
+    Source: proc_pid_statm(5).
+    """
+    if sys.platform != "linux":
+        return 0
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
