@@ -11,7 +11,7 @@ Row = Mapping[str, Any]
 
 _PEERS = {"onnxruntime": "ONNX Runtime", "nncf": "NNCF", "modelopt": "ModelOpt"}
 _SHORT_S = 20.0
-"""Seconds that nobody minds: where no quantiser takes longer they are not shown."""
+"""Seconds that nobody minds: where none of those shown took longer they are left out."""
 _LINES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "top1": ("top-1, %", "{:.2f}".format),
     "agreement": ("agreement, %", "{:.2f}".format),
@@ -36,7 +36,7 @@ def _model_lines(model: str, rows: Sequence[Row]) -> list[str]:
     columns += [_best(row for row in rows if row["quantiser"].startswith(peer)) for peer in _PEERS]
     columns.append(_best(row for row in rows if row["quantiser"].endswith("default")))
     lines = list[str]()
-    longest = max(row.get("seconds", 0.0) for row in rows)
+    longest = max(row.get("seconds", 0.0) for row in columns if row is not None)
     for key, (title, form) in _LINES.items():
         known = any(column is not None and key in column for column in columns)
         if known and (key != "seconds" or longest > _SHORT_S):
