@@ -57,7 +57,7 @@ class HealthMetrics:
         except ImportError:
             raise BackendError(f"metrics need OpenTelemetry: {install_command('health')}") from None
         self._monitor = monitor
-        self._attributes = dict[int, tuple[EngineInfo, dict[str, str]]]()
+        self._attributes = dict[tuple[str, str, str], dict[str, str]]()
         self._last: EngineInfo | None = None
         meter = (provider or get_meter_provider()).get_meter("vit_edge", __version__)
         self._duration = meter.create_histogram(
@@ -106,11 +106,12 @@ class HealthMetrics:
     def _of(self, info: EngineInfo) -> dict[str, str]:
         """The attributes of an engine."""
         self._last = info
-        known = self._attributes.get(id(info))
-        if known is None:  # kept beside them, so that no other one gets its id
-            own = {BACKEND: info.backend, PRECISION: info.precision, DEVICE: info.device}
-            known = self._attributes[id(info)] = (info, own)
-        return known[1]
+        key = info.backend, info.precision, info.device
+        known = self._attributes.get(key)
+        if known is None:
+            names = BACKEND, PRECISION, DEVICE
+            known = self._attributes[key] = dict(zip(names, key, strict=True))
+        return known
 
     def _reader(
         self, read: Callable[[DriftReport], float]
