@@ -55,12 +55,13 @@ def test_other_files_are_passed_over_and_counted(
     assert "2 other files are passed over" in caplog.text
 
 
-def test_a_link_does_not_lead_out_of_the_folder(folder: Path, tmp_path: Path) -> None:
+def test_links_to_folders_are_followed_as_in_calibration(folder: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     Image.new("L", (9, 9)).save(outside / "x.png")
     (folder / "link").symlink_to(outside)
-    assert len(list(read_pictures(folder, GREY))) == 3
+    (outside / "back").symlink_to(outside)
+    assert len(list(read_pictures(folder, GREY))) == 4
 
 
 def test_pictures_are_read_when_asked_for(folder: Path) -> None:
