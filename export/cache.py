@@ -173,7 +173,7 @@ class StageCache:
         try:
             self._memory.give_back()  # what led to the stage: graphs that were read for its inputs
             with self._display.stage(stage.title) as update:
-                stage.run(temporary, Memory.watching(update))
+                stage.run(temporary, update)
                 self._memory.give_back()
             (temporary / _HASHES).write_text(json.dumps(_hashes(temporary)))
             os.rename(temporary, folder)

@@ -7,7 +7,7 @@ import pytest
 
 from vit_edge.export.memory import Memory, resident_bytes
 
-SIZE = 256 << 20
+SIZE = 600 << 20
 
 
 def make_garbage() -> None:
