@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -55,10 +56,8 @@ def _verdicts(rows: Sequence[Row]) -> list[str]:
     peers = [row for row in rows if "lead_top1" in row and row["quantiser"] != OURS.name]
     parts = list[str]()
     for key, title in (("agreement", "agreement"), ("top1", "top-1")):
-        found = [row[f"lead_{key}"]["verdict"] for row in peers]
-        counts = ", ".join(
-            f"{word} in {found.count(word)}" for word in ("ahead", "level", "behind")
-        )
+        verdicts = Counter(row[f"lead_{key}"]["verdict"] for row in peers)
+        counts = ", ".join(f"{word} in {verdicts[word]}" for word in ("ahead", "level", "behind"))
         parts.append(f"in {title} ours is {counts}")
     failed = sum("error" in row for row in rows)
     ended = f" {failed} runs of peers ended with an error." if failed else ""

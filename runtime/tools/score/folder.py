@@ -8,7 +8,6 @@ names alone, and a run that was killed goes on with the files that are missing.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ...errors import InputError, first_line
 from ...files import replacing_durably, write_durably
 from ...schema import encode
+from ..folders import try_lock
 from .columns import ERROR, NAMES, RUN
 from .parquet import require_pyarrow
 from .record import READABLE, RECORD, RunRecord, read_record, require_same
@@ -247,15 +247,11 @@ def _held(path: Path) -> Iterator[None]:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(descriptor):
             raise InputError(
                 f"another `vit-edge score` is writing to {path.parent}: wait for it, or give "
                 "--out another folder"
-            ) from None
-        except OSError:
-            pass
+            )
         yield
     finally:
         with suppress(OSError):

@@ -99,17 +99,17 @@ def require_own(out: Path) -> None:
     if not out.is_dir() or not any(out.iterdir()):
         return
     try:
-        record = json.loads((out / RECORD).read_text())
-        files = {RECORD: _sha256((out / RECORD).read_bytes()), **record["files"]}
+        written = (out / RECORD).read_bytes()
+        record = json.loads(written)
+        files = {RECORD: _sha256(written), **record["files"]}
         # Of an ensemble nothing lies in the folder of its version.
         places = {out / f"{model}/1" for model in record["models"]}
         folders = places.union(
             *((out / file).parents for file in files), *(p.parents for p in places)
         )
+        present = {path.relative_to(out).as_posix(): path for path in out.rglob("*")}
         others = sorted(
-            path.relative_to(out).as_posix()
-            for path in out.rglob("*")
-            if not _is_own(path, files.get(path.relative_to(out).as_posix()), folders)
+            name for name, path in present.items() if not _is_own(path, files.get(name), folders)
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
