@@ -39,8 +39,8 @@ import torch
 from numpy.typing import NDArray
 
 from vit_edge.calibration.collect import collect
+from vit_edge.calibration.observers import Origin
 from vit_edge.calibration.onnx_file import to_bytes
-from vit_edge.calibration.table import Origin
 from vit_edge.export.engines import EngineBuilder
 from vit_edge.export.forms import DEFAULT
 from vit_edge.export.merging.rewrite import merge_tokens
@@ -50,7 +50,7 @@ from vit_edge.export.pipeline import export_and_measure
 from vit_edge.export.plan import ExportRequest, Target
 from vit_edge.export.precision import Graphs, find_precision, tensors_to_observe
 from vit_edge.export.progress import Display, ignore
-from vit_edge.export.quantise.work import count_work
+from vit_edge.export.quantise.layers import count_work
 from vit_edge.runtime.backends import BACKENDS
 from vit_edge.runtime.backends.base import Session
 from vit_edge.runtime.backends.onnxruntime import open_inference

@@ -28,7 +28,7 @@ import numpy as np
 import onnx_ir as ir
 
 from vit_edge.calibration.collect import Calibration, collect
-from vit_edge.calibration.table import Origin
+from vit_edge.calibration.observers import Origin
 from vit_edge.export.measure import iter_outputs
 from vit_edge.export.precision import QuantisedPrecision, find_precision, tensors_to_observe
 from vit_edge.export.precision.quantised import Quantised, quantise_model

@@ -29,8 +29,8 @@ import onnx_ir as ir
 import torch
 
 from vit_edge.calibration.collect import Calibration, collect
+from vit_edge.calibration.observers import Origin
 from vit_edge.calibration.onnx_file import read_onnx, save_onnx
-from vit_edge.calibration.table import Origin
 from vit_edge.export.engines import EngineBuilder
 from vit_edge.export.forms import DEFAULT, write_in
 from vit_edge.export.onnx_export import export_onnx

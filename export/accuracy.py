@@ -20,9 +20,9 @@ from vit_edge.runtime.outputs import (
     unpack,
 )
 
-from .metric import Metric, allowed_drop
 from .outputs import join_values
 from .precision import Budget
+from .user_code import Metric, allowed_drop
 
 _Z95 = 1.959964
 TOLERANCE_FACTOR, TOLERANCE_FLOOR = 4.0, 1e-3

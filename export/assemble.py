@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from vit_edge.calibration.observers import CalibrationTable
 from vit_edge.calibration.onnx_file import weights_file
-from vit_edge.calibration.table import CalibrationTable
 from vit_edge.runtime.manifest import (
     CALIBRATION,
     GOLDEN,
@@ -29,11 +29,11 @@ from vit_edge.runtime.tools.plan.engine_plan import EnginePlan, decode_plan
 from .baseline import SavedReference
 from .cache import tool_versions
 from .measure import LatencyHere
-from .merging.result import Merging
+from .merging.schedule import Merging
 from .plan import Plan, Target
 from .precision import find_precision
 from .quantise.explanation import SiteExplanation
-from .quantise.work import Work
+from .quantise.layers import Work
 from .search import Fallback, rank
 from .sensitivity import Sensitivity
 from .statistics import SavedStatistics

@@ -9,9 +9,14 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from vit_edge.calibration.collect import Calibration, collect, provenance_of
-from vit_edge.calibration.samples import load_samples, save_samples
-from vit_edge.calibration.table import CalibrationTable, Origin, read_table
+from vit_edge.calibration.collect import (
+    Calibration,
+    collect,
+    load_samples,
+    provenance_of,
+    save_samples,
+)
+from vit_edge.calibration.observers import CalibrationTable, Origin, read_table
 from vit_edge.runtime.errors import VitEdgeError
 from vit_edge.runtime.outputs import OutputSpec
 from vit_edge.runtime.preprocess import Preprocess

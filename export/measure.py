@@ -21,9 +21,8 @@ from vit_edge.runtime.metrics import TimingBudget, measure_latency
 from vit_edge.runtime.outputs import pack
 from vit_edge.runtime.tools.images import ImageSet
 
-from .float4 import in_standard_operators
 from .progress import Update
-from .simulate import simulate, sixteen_bit_types
+from .simulate import in_standard_operators, simulate, sixteen_bit_types
 
 BATCH = 4
 BACKEND = "onnxruntime"

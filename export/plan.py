@@ -23,12 +23,12 @@ from vit_edge.vit.hints import ModelHints
 from .data import ExportData, find_data
 from .doors import find_source
 from .doors.source import Source
-from .effort import DEFAULT_EFFORT, EFFORTS, Effort
 from .merging.schedule import AUTO, Asked, parse_merge
-from .metric import Metric, load_metric
 from .onnx_export import INPUT_NAME
 from .package import require_replaceable
 from .precision import DEFAULT_PRECISIONS, PRECISIONS, MergedPrecision, find_precision, merged_forms
+from .precision.quantised import DEFAULT_EFFORT, EFFORTS, Effort
+from .user_code import Metric, load_metric
 
 """Fast builds each engine once, in the form that is best for most; by default several equivalent
 forms of the graph are tried, and built again for estimates of latency.

@@ -1,15 +1,23 @@
 """PyTorch's outputs, which everything is measured against, and the golden samples that travel with
 a bundle.
+
+Linears run by oneDNN, which comes with PyTorch: on CPUs that are not Intel's the library that
+PyTorch chooses takes twice as long. The numbers are fp32's all the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.outputs import OutputSpec
@@ -20,9 +28,58 @@ from vit_edge.vit.preprocessing import normalise
 from vit_edge.vit.vision_transformer import VisionTransformer
 
 from .accuracy import Reference
-from .one_dnn import linears_by_one_dnn
-from .outputs.scale import find_scales, varied_images
+from .outputs import find_scales, varied_images
 from .progress import Update
+
+
+def linears_by_one_dnn() -> AbstractContextManager[object]:
+    """Context in which inference computes its Linears by oneDNN, where this PyTorch has it."""
+    has_it = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if has_it and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return _LinearsByOneDNN()
+    return nullcontext()
+
+
+class _LinearsByOneDNN(TorchFunctionMode):
+    """Replaces `torch.nn.functional.linear` where its operands are plain fp32 tensors."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is functional.linear and not torch.is_grad_enabled():
+            operands = _operands(*args, **kwargs)
+            if all(map(_is_plain, operands)):
+                values, weight, bias = operands
+                return torch.ops.mkldnn._linear_pointwise(
+                    values.contiguous(), weight, bias, "none", [], ""
+                )
+        return func(*args, **kwargs)
+
+
+def _operands(
+    input: Tensor,  # noqa: A002 (PyTorch's name, which callers may use)
+    weight: Tensor,
+    bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    return input, weight, bias
+
+
+def _is_plain(value: Tensor | None) -> bool:
+    if value is None:
+        return True
+    dense = type(value) in (Tensor, nn.Parameter) and value.layout == torch.strided
+    return (
+        dense
+        and value.dtype == torch.float32
+        and value.device.type == "cpu"
+        and bool(len(value.shape))
+    )
+
 
 Oracle = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Images uint8 `[n, height, width, channels]` -> packed outputs float32 `[n, width]`."""

@@ -15,7 +15,6 @@ from .engines import EngineBuilder
 from .evidence import find_weakness
 from .forms import DEFAULT
 from .measure import LatencyHere
-from .metric import Metric
 from .plan import Plan, Target
 from .precision import Budget, Precision, QuantisedPrecision, find_precision
 from .search import Problem, find_fallback
@@ -31,6 +30,7 @@ from .stages import (
     SearchForm,
     SearchQuantisation,
 )
+from .user_code import Metric
 
 
 @dataclass(frozen=True)

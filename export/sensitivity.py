@@ -21,8 +21,7 @@ from vit_edge.runtime.errors import EngineError
 from vit_edge.runtime.outputs import image_centred
 from vit_edge.runtime.tools.images import ImageSet
 
-from .graph_copy import copy_between, find_value
-from .graph_edit import add_initializer, describe, size_per_image
+from .graph_edit import add_initializer, copy_between, describe, find_value, size_per_image
 from .measure import iter_outputs, predict
 from .progress import Update, ignore
 from .quantise.layers import Layer, apply_fallback

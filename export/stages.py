@@ -27,17 +27,16 @@ from .doors.source import Images
 from .engines import EngineBuilder, FoundForm, same_outputs
 from .forms import DEFAULT, GraphForm, write_in
 from .measure import LatencyHere, how_to_measure, measure_here, measure_outputs
-from .metric import Metric
 from .outputs import join_outputs
 from .precision import Graphs, Precision, QuantisedPrecision
 from .precision.quantised import quantise_model
 from .progress import Update
 from .quantise.explanation import SiteExplanation
 from .quantise.grid import Scheme
-from .quantise.layers import apply_fallback, find_layers
-from .quantise.work import Work, count_work
+from .quantise.layers import Work, apply_fallback, count_work, find_layers
 from .search import count_layers
 from .sensitivity import Sensitivity, images_for, measure_sensitivity
+from .user_code import Metric
 
 _log = logging.getLogger("vit_edge.export")
 

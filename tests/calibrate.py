@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from vit_edge.calibration.collect import Calibration, collect
-from vit_edge.calibration.table import Origin
+from vit_edge.calibration.observers import Origin
 from vit_edge.export.precision import find_precision, tensors_to_observe
 from vit_edge.runtime.tools.images import ImageSet
 

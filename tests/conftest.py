@@ -16,8 +16,7 @@ import torch
 from filelock import FileLock
 
 from vit_edge.calibration.collect import Calibration
-from vit_edge.calibration.observers import DEFAULT_METHOD
-from vit_edge.calibration.table import CalibrationTable
+from vit_edge.calibration.observers import DEFAULT_METHOD, CalibrationTable
 from vit_edge.export.onnx_export import export_onnx
 from vit_edge.export.passes import optimise
 from vit_edge.export.pipeline import export_bundle

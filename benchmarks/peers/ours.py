@@ -7,9 +7,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from vit_edge.calibration.collect import collect
-from vit_edge.calibration.observers import SEARCH
+from vit_edge.calibration.observers import SEARCH, Origin
 from vit_edge.calibration.onnx_file import save_onnx
-from vit_edge.calibration.table import Origin
 from vit_edge.export.precision import PRECISIONS
 from vit_edge.runtime.tools.images import from_array
 

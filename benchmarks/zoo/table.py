@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vit_edge.export.quantise.work import ALL, ATTENTION, CONVOLUTIONS, LINEARS
+from vit_edge.export.quantise.layers import ALL, ATTENTION, CONVOLUTIONS, LINEARS
 
 from .models import read_entries
 from .trial import CRASHED, DOORS, HELD_BACK, NO_FILE, REFUSED, SHIPPED, TIME_LIMIT, Record

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from vit_edge.export.doors.calling import name_outputs
-from vit_edge.export.effort import FAST
 from vit_edge.export.pipeline import export_bundle
 from vit_edge.export.plan import ExportRequest
+from vit_edge.export.precision.quantised import FAST
 from vit_edge.export.progress import Display, Update, ignore
 from vit_edge.export.report import Report
 from vit_edge.runtime.backends.onnxruntime import load_library

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from .check import find_export_faults, find_faults
 from .explained import PlainLowerings
-from .fault import Fault
-from .limits import Limits
+from .limits import Fault, Limits
 
 __all__ = ["Fault", "Limits", "PlainLowerings", "find_export_faults", "find_faults"]

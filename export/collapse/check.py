@@ -15,11 +15,9 @@ from vit_edge.runtime.errors import EngineError
 from vit_edge.runtime.tools.images import ImageSet
 
 from .explained import PlainLowerings
-from .fault import EXPORT, FINITE, OUTPUTS, STRUCTURE, Fault
 from .joined import join_teacher_forced
-from .judge import judge
-from .limits import EXPORT_ERROR, Limits, widen
-from .moments import Moments, Observed, moments, observe
+from .judge import Moments, Observed, judge, moments, observe
+from .limits import EXPORT, EXPORT_ERROR, FINITE, OUTPUTS, STRUCTURE, Fault, Limits, widen
 from .probes import OUTPUT, Probe, find_probes
 from .structure import check_grids, check_layer_norms, check_quantised_stream, check_stream
 

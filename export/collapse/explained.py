@@ -15,8 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from vit_edge.calibration.collect import collect
-from vit_edge.calibration.observers import SEARCH
-from vit_edge.calibration.table import Origin
+from vit_edge.calibration.observers import SEARCH, Origin
 from vit_edge.export.precision.cast import cast_to
 from vit_edge.export.progress import ignore
 from vit_edge.export.quantise.attention import (
@@ -39,7 +38,7 @@ from vit_edge.runtime.errors import EngineError, InputError
 from vit_edge.runtime.tools.images import ImageSet
 
 from .joined import join_teacher_forced
-from .moments import Observed, observe
+from .judge import Observed, observe
 from .probes import Probe
 
 _NOBODY = Origin("", "")

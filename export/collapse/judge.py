@@ -1,13 +1,172 @@
-"""Judges the moments of a probe by its limits, in words."""
+"""Moments of a probe's error, which are its size and its kind, and their judgement by its limits,
+in words.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from .fault import LOCAL, Fault
-from .limits import CLIPPING, FAR_BEYOND, LITTLE_USED, MANY_CLIPPED, Limits, SegmentLimits, widen
-from .moments import Moments, Range
+import numpy as np
+from numpy.typing import NDArray
+
+from vit_edge.export.measure import iter_outputs
+from vit_edge.runtime.tools.images import ImageSet
+
+from .joined import JoinedGraph
+from .limits import (
+    CLIPPING,
+    FAR_BEYOND,
+    LITTLE_USED,
+    LOCAL,
+    MANY_CLIPPED,
+    Fault,
+    Limits,
+    SegmentLimits,
+    widen,
+)
 from .probes import LINEAR, Probe
+
+Floats = NDArray[np.float64]
+
+QUIET = 0.1
+"""Part of the mean signal that counts as signal in every channel, so that an error in a channel
+that says nothing is not blown up.
+"""
+_CHANCE = 3.0
+"""Standard errors of a gain that chance may explain."""
+_TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Means over images and tokens, each float64 `[channels]`.
+
+    `expected` is what the fp32 piece makes of the lowering's own input (a branch: without the
+    stream that it is added to), `error` what the lowering has less that. `rounding` is the square
+    of what the stream's own type may add to the error, on the scale of `expected_squared`,
+    `samples` the number of images and tokens.
+    """
+
+    expected: Floats
+    expected_squared: Floats
+    error: Floats
+    error_squared: Floats
+    product: Floats
+    rounding: Floats
+    samples: int
+
+    def relative_error(self) -> float:
+        """RMS error relative to RMS signal."""
+        return float(np.sqrt(self.error_squared.sum() / self._signal().sum()))
+
+    def channel_errors(self) -> Floats:
+        """The same for each channel."""
+        errors: Floats = np.sqrt(self.error_squared / self._loud_signal())
+        return errors
+
+    def gain(self) -> float:
+        """The factor between what should be and what is, as least squares see it."""
+        return float(1 + self.product.sum() / self._signal().sum())
+
+    def channel_gains(self) -> Floats:
+        """The same for each channel; that of a quiet channel is drawn towards 1."""
+        gains: Floats = 1 + self.product / self._loud_signal()
+        return gains
+
+    def channel_gain_errors(self) -> Floats:
+        """Distance of each channel's gain from 1, less what chance explains of it: of a channel
+        that the images hardly excite, as a pixel behind a ReLU, rounding alone makes a gain.
+        """
+        scattered = np.maximum(self.error_squared - self.product**2 / self._signal(), 0)
+        chance = _CHANCE * np.sqrt(scattered / self._loud_signal() / self.samples)
+        beyond: Floats = np.maximum(np.abs(self.channel_gains() - 1) - chance, 0)
+        return beyond
+
+    def shift(self) -> float:
+        """The part of the error that is the same for all images and tokens, relative to RMS
+        signal.
+        """
+        return float(np.sqrt((self.error**2).sum() / self._signal().sum()))
+
+    def _signal(self) -> Floats:
+        signal: Floats = np.maximum(self.expected_squared + self.rounding, _TINY)
+        return signal
+
+    def _loud_signal(self) -> Floats:
+        signal = self._signal()
+        loud: Floats = signal + QUIET * signal.mean()
+        return loud
+
+
+@dataclass(frozen=True)
+class Range:
+    """Largest input of a quantiser, relative to the end of its grid, and the share it clipped."""
+
+    largest: float
+    clipped: float
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Result of a pass over the images.
+
+    Attributes:
+        outputs: float32 `[N, width]`, the lowering's.
+        sums: For each probe, float64 `[6, channels]`, see `export.collapse.joined.JoinedGraph`.
+        ranges: By the name in the fp32 graph of the tensor that is quantised.
+    """
+
+    outputs: NDArray[np.float32]
+    probes: tuple[Probe, ...]
+    sums: tuple[Floats, ...]
+    ranges: dict[str, Range]
+
+
+def observe(joined: JoinedGraph, images: ImageSet) -> Observed:
+    """Runs the joined graph over the images.
+
+    Raises:
+        EngineError: if it does not run.
+    """
+    probes = len(joined.probes)
+    outputs: list[NDArray[np.float32]] = []
+    totals = [np.zeros(()) for _ in joined.probes]
+    ranges: list[Floats] = []
+    for first, *rest in iter_outputs(joined.model, images):
+        outputs.append(first)
+        with np.errstate(invalid="ignore"):  # what is not finite is looked for afterwards
+            totals = [a + b.astype(np.float64) for a, b in zip(totals, rest, strict=False)]
+        ranges.append(np.array(rest[probes:], np.float64).reshape(-1, 2))
+    return Observed(
+        np.concatenate(outputs),
+        joined.probes,
+        tuple(totals),
+        _summarise(joined.quantisers, ranges),
+    )
+
+
+def moments(probe: Probe, sums: Floats, images: int, rounding: float) -> Moments:
+    """The means, over the columns that smoothing leaves alone.
+
+    Args:
+        probe: The probe.
+        sums: float64 `[6, channels]`.
+        images: Their number.
+        rounding: The part of the stream that counts as signal, see
+            `export.collapse.limits.Limits.rounding`.
+    """
+    kept = sums if probe.fixed is None else sums[:, probe.fixed]
+    samples = images * probe.tokens
+    expected, square, error, error_square, product, stream = kept / samples
+    return Moments(expected, square, error, error_square, product, rounding**2 * stream, samples)
+
+
+def _summarise(names: Sequence[str], ranges: Sequence[Floats]) -> dict[str, Range]:
+    each = np.stack(ranges)
+    largest, clipped = each[:, :, 0].max(axis=0), each[:, :, 1].mean(axis=0)
+    rows = zip(names, largest, clipped, strict=True)
+    return {n.partition("@")[0]: Range(float(a), float(b)) for n, a, b in rows}
 
 
 def judge(

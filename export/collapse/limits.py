@@ -1,4 +1,5 @@
-"""Limits of how far a lowering may be from the graph that it stands for.
+"""Faults that the checks find, and limits of how far a lowering may be from the graph that it
+stands for.
 
 Limits are on the error of one segment of the graph, not on what has accumulated, so that they
 depend on the number format and little on the model. What they do depend on it is measured where a
@@ -9,6 +10,32 @@ sides of each.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+
+EXPORT, STRUCTURE, FINITE, LOCAL, OUTPUTS = "export", "structure", "finite", "local", "outputs"
+"""The checks: of the fp32 graph against PyTorch; of what the lowered graph is made of; for numbers
+that are not finite; of each segment of the lowered graph; of its outputs against PyTorch's.
+"""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Wrong part of a lowered graph.
+
+    Attributes:
+        check: The check that found it.
+        module: The module, as `blocks.2.mlp`.
+        tensor: The tensor where it shows.
+        what: A sentence with the number, the limit and, where it can be told, the likely cause.
+    """
+
+    check: str
+    module: str
+    tensor: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.module} ({self.tensor}): {self.what}"
+
 
 FP16_STEP, BF16_STEP = 2.0**-11, 2.0**-8
 """Relative rounding error of a 16-bit number at most."""

@@ -12,7 +12,7 @@ from vit_edge.export.passes.linears import find_linears
 from vit_edge.export.quantise.float4_qdq import QUANTISER, dequantised_scales
 from vit_edge.export.simulate import SIXTEEN_BIT
 
-from .fault import STRUCTURE, Fault
+from .limits import STRUCTURE, Fault
 from .probes import Probe, ancestors
 
 QUANTISERS = ("QuantizeLinear", "DequantizeLinear")

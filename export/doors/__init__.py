@@ -80,7 +80,7 @@ DOORS: dict[str, Door] = {
     "module": Door(
         "export_model(MODULE, ...)",
         lambda r: r.model is not None and not isinstance(r.model, str),
-        "memory",
+        "module",
     ),
     "timm": Door("timm:NAME", _named("timm:"), "timm"),
     "torchvision": Door("torchvision:NAME", _named("torchvision:"), "torchvision"),

@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from vit_edge.export.effort import DEFAULT_EFFORT
-from vit_edge.export.metric import Function, metric_of
 from vit_edge.export.pipeline import export_and_measure
 from vit_edge.export.plan import ExportRequest
 from vit_edge.export.precision import DEFAULT_PRECISIONS
+from vit_edge.export.precision.quantised import DEFAULT_EFFORT
 from vit_edge.export.progress import Display
 from vit_edge.export.report import MARKDOWN, Report, report_folder
+from vit_edge.export.user_code import Function, metric_of
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.manifest import Accuracy
 from vit_edge.runtime.outputs import KINDS

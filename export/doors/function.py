@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from vit_edge.export.cache import file_sha256
-from vit_edge.export.python_file import load_function
+from vit_edge.export.user_code import load_function
 from vit_edge.runtime.errors import InputError
 
 from . import RANDOM, split_function
-from .describe import describe_module
+from .libraries import describe_module
 from .local_weights import load_weights, read_weights
 from .module import LoadedModule, find_module_source
 from .source import Source

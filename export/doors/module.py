@@ -1,4 +1,7 @@
-"""Any `torch.nn.Module` as a source: exported to ONNX, measured against itself in PyTorch."""
+"""Any `torch.nn.Module` as a source: exported to ONNX, measured against itself in PyTorch.
+
+It is also the door of modules in memory; other doors load theirs and come here.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,8 @@ from torch import nn
 
 from vit_edge.calibration.onnx_file import save_onnx
 from vit_edge.export.cache import Hashed, Stage
+from vit_edge.export.foreign.rebuild import CopyOnnxFile
 from vit_edge.export.foreign.source import SAID, USUAL, ForeignSource, find_foreign_source
-from vit_edge.export.foreign.stages import CopyOnnxFile
 from vit_edge.export.reference import Oracle
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.outputs import OutputSpec, pack
@@ -29,7 +32,8 @@ from vit_edge.vit.preprocessing import normalise
 
 from . import RANDOM
 from .calling import ImageCall, copy_module, try_module, weights_digest
-from .source import Images, MakeReference, refuse_options
+from .libraries import describe_module
+from .source import Images, MakeReference, Source, refuse_options
 from .torch_export import export_module
 
 if TYPE_CHECKING:
@@ -257,3 +261,19 @@ def _describe(hints: ModelHints) -> str:
         "class names": hints.labels and len(hints.labels),
     }
     return ", ".join(f"{name} {value}" for name, value in said.items() if value is not None)
+
+
+def find_source(request: ExportRequest) -> Source:
+    """Returns the model as a source. Raises InputError if it cannot be used."""
+    return find_module_source(load(request), request)
+
+
+def load(request: ExportRequest) -> LoadedModule:
+    """Describes the request's module. Raises InputError if it is none."""
+    module = request.model
+    if not isinstance(module, nn.Module):
+        raise InputError(f"the model is a {type(module).__name__}: give a torch.nn.Module")
+    hints, origin = describe_module(module)
+    name = type(module).__name__
+    facts = {"source": "module in memory", "class": f"{type(module).__module__}.{name}"}
+    return LoadedModule(name, module, "of the module in memory", hints, origin, facts)

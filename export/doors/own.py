@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import onnx_ir as ir
 
 from vit_edge.export.cache import Hashed, Stage
-from vit_edge.export.foreign.normalisation import ask_for_normalisation
+from vit_edge.export.foreign.image_input import ask_for_normalisation
 from vit_edge.export.onnx_export import export_onnx
 from vit_edge.export.passes import PassReport, optimise
 from vit_edge.export.progress import Update

@@ -11,8 +11,7 @@ from vit_edge.runtime.errors import InputError, first_line
 from vit_edge.vit.hints import ModelHints
 
 from . import RANDOM
-from .describe import timm_hints
-from .libraries import import_library, random_weights, unreachable
+from .libraries import import_library, random_weights, timm_hints, unreachable
 from .local_weights import build_for_weights, read_weights
 from .module import LoadedModule, find_module_source
 from .source import Source

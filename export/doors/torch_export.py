@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from vit_edge.export.foreign.session import Runner
+from vit_edge.export.foreign.evaluate import Runner
 from vit_edge.export.passes.names import SCOPES
 from vit_edge.runtime.errors import InputError, first_line
 from vit_edge.runtime.tools.display import progress_bar

@@ -19,8 +19,7 @@ from vit_edge.vit.checkpoints.processor import read_processor
 from vit_edge.vit.hints import ModelHints
 
 from . import RANDOM, is_saved_folder
-from .describe import transformers_hints
-from .libraries import import_library, random_weights
+from .libraries import import_library, random_weights, transformers_hints
 from .local_weights import load_weights, read_weights
 from .module import LoadedModule, find_module_source
 from .source import Source

@@ -12,9 +12,15 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from vit_edge.export.graph_edit import add_initializer
+from vit_edge.export.graph_edit import (
+    add_initializer,
+    free_name,
+    insert,
+    insert_split,
+    rewire,
+    sizes,
+)
 
-from .edit import free_name, insert, insert_split, rewire, sizes
 from .evaluate import LAYOUT, Array, compute, scalar, spread
 
 _SCALING = ("Mul", "Div")

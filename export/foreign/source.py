@@ -21,11 +21,10 @@ from vit_edge.runtime.outputs import EMBEDDING, LOGITS, OutputSpec
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.vit.hints import ModelHints, format_value
 
-from .image_input import require_image
-from .normalisation import ask_for_normalisation, read_own_normalisation
+from .evaluate import Runner
+from .image_input import ask_for_normalisation, read_own_normalisation, require_image
 from .read import digest, load_onnx, require_supported
-from .session import Runner
-from .stages import CopyOnnxFile, OnnxReference, RebuildGraph
+from .rebuild import CopyOnnxFile, OnnxReference, RebuildGraph
 
 USUAL = ModelHints(interpolation="bicubic", crop=0.9, crop_mode="center")
 """Values of timm's augreg weights: assumed where none is given."""

@@ -10,12 +10,11 @@ import onnx
 import onnx_ir as ir
 from onnxscript.version_converter import ConvertVersionPass
 
-from vit_edge.export.graph_edit import add_initializer
+from vit_edge.export.graph_edit import add_initializer, free_name, insert, rewire, sizes
 from vit_edge.export.onnx_export import OPSET
 from vit_edge.runtime.errors import InputError, first_line
 
 from .attention import reshape
-from .edit import free_name, insert, rewire, sizes
 from .evaluate import constant
 from .static_shapes import BATCH_AXIS
 

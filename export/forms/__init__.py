@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from .patches import patches_as_product
+from .patches import patches_as_product, quantise_before_layout
 from .qkv import cut_apart, join, saturate
-from .quantisers import quantise_before_layout
 
 Rewrite = Callable[[ir.Model], bool]
 """Rewrites a graph in place and returns True if there was anything to rewrite."""

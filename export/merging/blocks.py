@@ -13,8 +13,7 @@ from vit_edge.export.graph_edit import array
 from vit_edge.export.quantise.attention import Attention, find_attentions
 
 from .following import EACH_NUMBER
-from .matching import Keys
-from .writer import sizes_of
+from .matching import Keys, sizes_of
 
 _PASSED = ("Cast", "QuantizeLinear", "DequantizeLinear", "Identity", "Clip")
 _BRANCH = (*_PASSED, "Transpose", "Reshape", "MatMul", "Add", "Mul", "Gemm")

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from vit_edge.export.graph_edit import array, size_per_image
 
-from .writer import sizes_of
+from .matching import sizes_of
 
 EACH_NUMBER = (
     "Cast", "Identity", "Gelu", "Relu", "Sigmoid", "Tanh", "Erf", "Clip", "Neg", "Sqrt", "Exp",

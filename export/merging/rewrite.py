@@ -22,8 +22,7 @@ from vit_edge.runtime.errors import first_line
 
 from .blocks import Block, CannotMergeError, find_structure
 from .following import Tracked, follow
-from .matching import Merged, Sides, merge_step, similarity
-from .writer import INT64, Writer, sizes_of
+from .matching import INT64, Merged, Sides, Writer, merge_step, similarity, sizes_of
 
 
 def merge_tokens(model: ir.Model, schedule: Sequence[int]) -> ir.Model:

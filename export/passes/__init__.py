@@ -12,8 +12,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from .class_token import KeepOnlyClassToken
+from .linears import FoldAttentionScale, FoldLayerScale
 from .names import NameAfterModules
-from .scales import FoldAttentionScale, FoldLayerScale
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from vit_edge.calibration.collect import Calibration
-from vit_edge.calibration.table import CalibrationTable
+from vit_edge.calibration.observers import CalibrationTable
 from vit_edge.export.collapse.limits import FP16_STEP, Limits, SegmentLimits
 from vit_edge.export.forms import write_in_default
 from vit_edge.export.quantise.float4_qdq import dequantises_float4

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from vit_edge.calibration.collect import Calibration
-from vit_edge.calibration.observers import SEARCH
-from vit_edge.calibration.table import CalibrationTable
-from vit_edge.export.effort import DEFAULT_EFFORT, EFFORTS
+from vit_edge.calibration.observers import SEARCH, CalibrationTable
 from vit_edge.export.progress import Update, ignore, stretch
 from vit_edge.export.quantise.attention import (
     attention_tensors,
@@ -29,6 +27,30 @@ from vit_edge.export.quantise.sites import find_sites
 
 from .base import Graphs, Precision
 from .fp16 import FP16, to_fp16
+
+
+@dataclass(frozen=True)
+class Effort:
+    """A value of `--effort`.
+
+    Attributes:
+        tries_forms: True if several equivalent forms of a graph are tried for each target, and
+            latencies estimated from plans of single batch sizes.
+        gain_of_division: Factor by which the squared error of the model's outputs must fall before
+            a quantised layer divides its input, at the price of a multiplication in the engine;
+            None where that is not asked.
+    """
+
+    tries_forms: bool
+    gain_of_division: float | None
+
+
+FAST, DEFAULT_EFFORT, THOROUGH = "fast", "default", "thorough"
+EFFORTS = {
+    FAST: Effort(tries_forms=False, gain_of_division=None),
+    DEFAULT_EFFORT: Effort(tries_forms=True, gain_of_division=3.0),
+    THOROUGH: Effort(tries_forms=True, gain_of_division=1.5),
+}
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from vit_edge.calibration.collect import Calibration
-from vit_edge.calibration.samples import SiteSamples
+from vit_edge.calibration.collect import Calibration, SiteSamples
 from vit_edge.runtime.errors import InputError
 
 from .grid import (

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from vit_edge.calibration.samples import Samples, SiteSamples
+from vit_edge.calibration.collect import Samples, SiteSamples
 from vit_edge.export.graph_edit import add_initializer, array, replace_input
 from vit_edge.export.passes.linears import find_linears
 from vit_edge.export.progress import Update
@@ -30,9 +30,9 @@ from .grid import (
     thin_out,
     weight_scales,
 )
-from .parallel import parallel_map
 from .qdq import dequantise_weight, quantise_activation
 from .rounding import round_weights
+from .sites import parallel_map
 
 MIN_SIZE = 16
 """See `sites.MIN_SIZE`."""

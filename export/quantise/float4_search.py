@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from vit_edge.calibration.samples import Samples, SiteSamples
+from vit_edge.calibration.collect import Samples, SiteSamples
 from vit_edge.export.graph_edit import array
 from vit_edge.export.passes.linears import Linear
 from vit_edge.export.progress import Update
@@ -26,10 +26,9 @@ from .float4 import (
 from .float4_qdq import quantise_activation, quantise_weight
 from .grid import FP4_GRID, Floats, Scheme, for_each_weight, thin_out
 from .linears import Smoothed, correct_bias, smooth_by
-from .parallel import parallel_map
 from .rounding import SecondMoments, round_to_nearest, round_weights
-from .sites import Site, find_scalable
-from .smooth import Smoothing, search_by
+from .site_search import Smoothing, search_by
+from .sites import Site, find_scalable, parallel_map
 
 MIN_GAIN = 1.1
 """Factor by which the squared error must fall. Less than where ranges are constants: block scales

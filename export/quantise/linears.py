@@ -10,20 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from vit_edge.calibration.samples import Samples, SiteSamples
+from vit_edge.calibration.collect import Samples, SiteSamples
 from vit_edge.export.graph_edit import add_initializer, array, replace_input
 from vit_edge.export.passes.linears import Linear
 from vit_edge.export.progress import Update
 
 from .explanation import SiteExplanation, describe_channels
 from .grid import Floats, Scheme, representable_scale
-from .parallel import parallel_map
 from .qdq import quantise_activation, quantise_weight
 from .rounding import Rounding, round_to_nearest, round_weights
-from .shift import divide, subtract
-from .site_search import RoundedSite, search_site
-from .sites import Site, find_scalable, find_sites, is_behind_gelu
-from .smooth import Smoothing, search
+from .site_search import RoundedSite, Smoothing, divide, search, search_site, subtract
+from .sites import Site, find_scalable, find_sites, is_behind_gelu, parallel_map
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,125 @@
-"""Ways to quantise the Linears of a graph, by the scheme."""
+"""Ways to quantise the Linears of a graph, by the scheme, and the choice between two ways for a
+layer, by what each alone does to the model's outputs.
+
+A layer's own error says what its average token loses. What all others hang on may be a few tokens,
+those of massive activations: the outputs of the whole model tell.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import onnx_ir as ir
 
-from vit_edge.calibration.collect import Calibration
-from vit_edge.calibration.samples import Samples
-from vit_edge.export.progress import Update
+from vit_edge.calibration.collect import Calibration, Samples
+from vit_edge.export.measure import iter_outputs
+from vit_edge.export.outputs import join_outputs
+from vit_edge.export.progress import Update, ignore, stretch
+from vit_edge.export.sensitivity import images_for, measure_sensitivity
+from vit_edge.runtime.outputs import MAP, TOKENS, VALUE, OutputSpec, spread
+from vit_edge.runtime.tools.images import ImageSet
 
 from . import float4_search, linears
-from .choice import divide_where_outputs_gain
 from .explanation import SiteExplanation
 from .float4 import Float4Scheme
 from .float4_qdq import IR_VERSION
-from .grid import Scheme
-from .linears import Smoothed
+from .grid import Floats, Grid, Scheme
+from .layers import Layer, find_layers
+from .linears import Smoothed, divide_all, quantise, round_all
+from .rounding import SecondMoments, round_to_nearest
+
+MOST_IMAGES = 8
+"""Images that are compared on, spread over the calibration images; fewer of large models."""
+_KINDS = (VALUE, VALUE, TOKENS, MAP)
+"""A kind of output for each number of dimensions: here only their sizes count."""
+
+
+def divide_where_outputs_gain(
+    exact: ir.Model,
+    calibration: Calibration,
+    smoothed: Mapping[str, Smoothed],
+    scheme: Scheme,
+    min_gain: float,
+    update: Update,
+) -> dict[str, Smoothed]:
+    """Finds the sites whose quantised layer shall divide its input, because the model's outputs
+    gain by it.
+
+    Args:
+        exact: The fp32 graph after smoothing.
+        calibration: Its samples and images.
+        smoothed: All sites as they are.
+        scheme: The grids.
+        min_gain: See `choose_costly`.
+        update: Called with what is done and what there is in all.
+    """
+    divided = divide_all(exact.graph, calibration.samples, scheme, ignore)
+    if not divided:
+        return {}
+    graphs = list[ir.Model]()
+    for sites in ({name: smoothed[name] for name in divided}, divided):
+        graphs.append(exact.clone())
+        rounded = round_all(exact.graph, sites, scheme, ignore, _quickly)
+        quantise(graphs[-1].graph, rounded, scheme)
+    layers = find_layers(exact.graph, graphs[0].graph)
+    gain = choose_costly(exact, graphs[0], graphs[1], layers, calibration.images, min_gain, update)
+    names = {layer.reads[0] for layer in layers if layer.name in gain}
+    return {name: site for name, site in divided.items() if name in names}
+
+
+def _quickly(weight: Floats, scales: Floats, moments: SecondMoments, grid: Grid) -> Floats:
+    """Rounds weights to the nearest, which is enough to compare ways of quantising inputs."""
+    return round_to_nearest(weight, scales, grid)
+
+
+def choose_costly(
+    exact: ir.Model,
+    plain: ir.Model,
+    costly: ir.Model,
+    layers: Sequence[Layer],
+    images: ImageSet,
+    min_gain: float,
+    update: Update,
+) -> tuple[str, ...]:
+    """Returns the names of the layers whose costly way the outputs gain by.
+
+    Args:
+        exact: The fp32 graph.
+        plain: The same with `layers` quantised.
+        costly: The same with `layers` quantised in a way that takes an operator more.
+        layers: The layers, in graph order; they read and write tensors of the same names.
+        images: The calibration images.
+        min_gain: Factor by which the squared error of the outputs must fall for the costly way to
+            be taken.
+        update: Called with what is done and what there is in all.
+    """
+    few = images.subset(_spread_over(min(MOST_IMAGES, images_for(layers), len(images)), images))
+    outputs = _outputs(exact, few)
+    joined, errors = join_outputs(exact, outputs), []
+    for number, lowered in enumerate((plain, costly)):
+        other, part = join_outputs(lowered, outputs), stretch(update, number, 2)
+        measured = measure_sensitivity(joined, other, layers, few, part, classes=False)
+        errors.append(np.array([sensitivity.error for sensitivity in measured]))
+    # Where neither way changes the outputs the cheap one is taken.
+    gains = errors[0] ** 2 > min_gain * errors[1] ** 2
+    return tuple(layer.name for layer, gain in zip(layers, gains, strict=True) if gain)
+
+
+def _spread_over(count: int, images: ImageSet) -> Sequence[int]:
+    return [number * len(images) // count for number in range(count)]
+
+
+def _outputs(model: ir.Model, images: ImageSet) -> tuple[OutputSpec, ...]:
+    """Outputs of the graph with their scales on `images`."""
+    values = [np.concatenate(parts) for parts in zip(*iter_outputs(model, images), strict=True)]
+    return tuple(
+        OutputSpec(str(output.name), _KINDS[value.ndim - 1], value.shape[1:], spread(value))
+        for output, value in zip(model.graph.outputs, values, strict=True)
+    )
+
 
 Rounded = TypeVar("Rounded")
 """Decisions of a road about a site's grids."""

@@ -9,7 +9,7 @@ import pytest
 
 from vit_edge.calibration import collect as module
 from vit_edge.calibration.collect import collect, provenance_of
-from vit_edge.calibration.table import CalibrationTable, read_table
+from vit_edge.calibration.observers import CalibrationTable, read_table
 from vit_edge.export.quantise.attention import attention_tensors
 from vit_edge.export.quantise.sites import find_sites
 from vit_edge.runtime.errors import InputError

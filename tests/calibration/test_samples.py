@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vit_edge.calibration import samples as module
-from vit_edge.calibration.samples import SiteSampler, load_samples, save_samples
+from vit_edge.calibration import collect as module
+from vit_edge.calibration.collect import SiteSampler, load_samples, save_samples
 
 VALUES = np.random.default_rng(0).standard_normal((7, 20, 6)).astype(np.float32)
 

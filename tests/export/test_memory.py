@@ -5,7 +5,7 @@ import gc
 import numpy as np
 import pytest
 
-from vit_edge.export.memory import Memory, resident_bytes
+from vit_edge.export.cache import Memory, resident_bytes
 
 SIZE = 600 << 20
 

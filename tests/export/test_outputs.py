@@ -14,14 +14,20 @@ from torch import Tensor, nn
 
 from tests.effort import ONE_CALL
 from vit_edge.export.accuracy import Reference, assess, find_problem
-from vit_edge.export.metric import Metric, load_metric
-from vit_edge.export.outputs import find_scales, join_outputs, join_values, parse_outputs
-from vit_edge.export.outputs.scale import VARIED, varied_images
+from vit_edge.export.outputs import (
+    VARIED,
+    find_scales,
+    join_outputs,
+    join_values,
+    parse_outputs,
+    varied_images,
+)
 from vit_edge.export.pipeline import export_bundle
 from vit_edge.export.plan import ExportRequest, make_plan
 from vit_edge.export.precision import PRECISIONS
 from vit_edge.export.progress import Display
 from vit_edge.export.report import Report
+from vit_edge.export.user_code import Metric, load_metric
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.engine import Engine
 from vit_edge.runtime.errors import InputError

@@ -16,7 +16,7 @@ from functools import partial
 
 import onnx_ir as ir
 
-from vit_edge.export.collapse.fault import EXPORT, FINITE, LOCAL, STRUCTURE
+from vit_edge.export.collapse.limits import EXPORT, FINITE, LOCAL, STRUCTURE
 from vit_edge.vit.hints import HALF, IMAGENET
 
 from . import graph_faults as g

@@ -6,8 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from vit_edge.export.collapse.judge import judge
-from vit_edge.export.collapse.moments import Moments
+from vit_edge.export.collapse.judge import Moments, judge
 from vit_edge.export.collapse.probes import LINEAR, OUTPUT, Probe
 from vit_edge.export.outputs import JOINED
 from vit_edge.export.precision.int8 import INT8

@@ -13,7 +13,7 @@ import pytest
 
 from tests import oracles
 from vit_edge.export.collapse import Fault, find_faults
-from vit_edge.export.collapse.fault import LOCAL, STRUCTURE
+from vit_edge.export.collapse.limits import LOCAL, STRUCTURE
 from vit_edge.export.foreign.rebuild import rebuild
 from vit_edge.export.foreign.source import find_foreign_source, prepare
 from vit_edge.export.graph_edit import array

@@ -7,7 +7,7 @@ import pytest
 
 from tests.specs import compare_logits
 from vit_edge.export.collapse import Fault, find_faults
-from vit_edge.export.collapse.fault import LOCAL
+from vit_edge.export.collapse.limits import LOCAL
 from vit_edge.export.measure import predict
 from vit_edge.export.precision.int8 import INT8
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from vit_edge import Engine
-from vit_edge.export.effort import FAST
 from vit_edge.export.pipeline import export_bundle
 from vit_edge.export.plan import ExportRequest
+from vit_edge.export.precision.quantised import FAST
 from vit_edge.export.progress import Display
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.errors import InputError

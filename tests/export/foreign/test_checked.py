@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from vit_edge.export.foreign.checked import optimise_checked
-from vit_edge.export.foreign.session import Runner
+from vit_edge.export.foreign.evaluate import Runner
+from vit_edge.export.foreign.rebuild import optimise_checked
 from vit_edge.export.graph_edit import array
 from vit_edge.export.passes import CLEAN_UP
 from vit_edge.export.passes.linears import find_linears

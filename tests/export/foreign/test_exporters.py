@@ -11,8 +11,8 @@ import pytest
 from torch import nn
 
 from tests import oracles
+from vit_edge.export.foreign.evaluate import Runner
 from vit_edge.export.foreign.rebuild import rebuild, require_same, run_original
-from vit_edge.export.foreign.session import Runner
 from vit_edge.export.foreign.source import find_foreign_source, prepare
 from vit_edge.export.passes import optimise
 from vit_edge.export.passes.linears import find_linears

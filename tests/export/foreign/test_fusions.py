@@ -15,12 +15,10 @@ from torch import Tensor, nn
 
 from vit_edge.export.foreign.attention import WriteAttention
 from vit_edge.export.foreign.batch import make_batch_dynamic
-from vit_edge.export.foreign.gelu import FuseGelu
-from vit_edge.export.foreign.layer_norm import FuseLayerNorm
+from vit_edge.export.foreign.evaluate import Runner
+from vit_edge.export.foreign.fusions import FuseGelu, FuseLayerNorm
 from vit_edge.export.foreign.linears import UnfoldLinears
-from vit_edge.export.foreign.no_ops import RemoveNoOps
-from vit_edge.export.foreign.session import Runner
-from vit_edge.export.foreign.static_shapes import fold_static_shapes
+from vit_edge.export.foreign.static_shapes import RemoveNoOps, fold_static_shapes
 from vit_edge.export.foreign.version import convert
 from vit_edge.runtime.errors import InputError
 

@@ -18,9 +18,8 @@ from vit_edge.calibration.collect import Calibration
 from vit_edge.calibration.onnx_file import to_bytes
 from vit_edge.export.engines import same_outputs
 from vit_edge.export.forms import DEFAULT, FORMS, GraphForm, aux_streams, write_in
-from vit_edge.export.forms.patches import patches_as_product
+from vit_edge.export.forms.patches import patches_as_product, quantise_before_layout
 from vit_edge.export.forms.qkv import cut_apart, join, saturate
-from vit_edge.export.forms.quantisers import quantise_before_layout
 from vit_edge.export.forms.search import Cost, search_form, shorten
 from vit_edge.export.graph_edit import array
 from vit_edge.export.onnx_export import export_onnx

@@ -23,7 +23,7 @@ from vit_edge.export.merging.schedule import work_model
 from vit_edge.export.onnx_export import export_onnx
 from vit_edge.export.passes import optimise
 from vit_edge.export.precision.fp16 import FP16
-from vit_edge.export.quantise.work import count_work
+from vit_edge.export.quantise.layers import count_work
 from vit_edge.export.simulate import simulate
 from vit_edge.runtime.tools.images import ImageSet
 from vit_edge.vit.config import EmbeddingOptions, ReadoutOptions, ViTConfig

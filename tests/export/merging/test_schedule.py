@@ -13,7 +13,7 @@ from vit_edge.export.merging import schedule
 from vit_edge.export.merging.blocks import CannotMergeError, find_structure
 from vit_edge.export.merging.matching import Sides
 from vit_edge.export.merging.schedule import AUTO, parse_merge, resolve, stronger, work_model
-from vit_edge.export.merging.search import search_schedules
+from vit_edge.export.merging.stages import search_schedules
 from vit_edge.export.progress import ignore
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.outputs import LOGITS, OutputSpec

@@ -8,9 +8,8 @@ import pytest
 
 from vit_edge.export.passes import PASSES, optimise
 from vit_edge.export.passes.class_token import KeepOnlyClassToken
-from vit_edge.export.passes.linears import find_linears
+from vit_edge.export.passes.linears import FoldAttentionScale, find_linears
 from vit_edge.export.passes.names import NameAfterModules
-from vit_edge.export.passes.scales import FoldAttentionScale
 
 from ..graphs import count, relative_error, run
 

@@ -23,8 +23,7 @@ from vit_edge.export.precision import PRECISIONS, QuantisedPrecision, find_preci
 from vit_edge.export.precision.base import EIGHT_BIT
 from vit_edge.export.progress import Display
 from vit_edge.export.quantise.float4_qdq import DOMAIN, IR_VERSION, OPSET, QUANTISER
-from vit_edge.export.quantise.layers import apply_fallback, find_layers
-from vit_edge.export.quantise.work import LINEARS, count_work
+from vit_edge.export.quantise.layers import LINEARS, apply_fallback, count_work, find_layers
 from vit_edge.export.simulate import simulate
 from vit_edge.runtime.backends import BACKENDS, cuda
 from vit_edge.runtime.bundle import Bundle

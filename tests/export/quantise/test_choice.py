@@ -11,13 +11,12 @@ import torch
 
 from vit_edge.calibration.collect import Calibration
 from vit_edge.calibration.observers import DEFAULT_METHOD
-from vit_edge.export.effort import EFFORTS, FAST
 from vit_edge.export.precision import PRECISIONS
-from vit_edge.export.precision.quantised import Quantised, quantise_model
+from vit_edge.export.precision.quantised import EFFORTS, FAST, Quantised, quantise_model
 from vit_edge.export.progress import ignore
-from vit_edge.export.quantise.choice import choose_costly
 from vit_edge.export.quantise.layers import apply_fallback, find_layers
 from vit_edge.export.quantise.linears import divide_all
+from vit_edge.export.quantise.roads import choose_costly
 from vit_edge.export.quantise.sites import find_sites, is_behind_gelu
 from vit_edge.runtime.tools.images import ImageSet
 from vit_edge.vit.datasets import samples

@@ -16,8 +16,7 @@ from vit_edge.export.graph_edit import array
 from vit_edge.export.measure import predict
 from vit_edge.export.passes import optimise
 from vit_edge.export.precision import PRECISIONS
-from vit_edge.export.quantise.layers import apply_fallback, find_layers
-from vit_edge.export.quantise.work import CONVOLUTIONS, count_work
+from vit_edge.export.quantise.layers import CONVOLUTIONS, apply_fallback, count_work, find_layers
 from vit_edge.export.simulate import simulate
 from vit_edge.runtime.outputs import spread
 from vit_edge.runtime.tools.images import ImageSet

@@ -12,8 +12,8 @@ from threadpoolctl import threadpool_info
 
 from vit_edge.calibration.collect import Calibration
 from vit_edge.calibration.onnx_file import graph_digest
-from vit_edge.export.quantise import parallel as module
-from vit_edge.export.quantise.parallel import parallel_map
+from vit_edge.export.quantise import sites as module
+from vit_edge.export.quantise.sites import parallel_map
 
 from ..graphs import quantise
 

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from vit_edge.export.quantise.grid import FP8_GRID, INT8_GRID, fake_quantise, representable_scale
-from vit_edge.export.quantise.shift import shift_of
+from vit_edge.export.quantise.site_search import shift_of
 from vit_edge.export.quantise.sites import Site, find_sites
 
 

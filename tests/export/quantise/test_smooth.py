@@ -9,15 +9,14 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from vit_edge.calibration.collect import Calibration
+from vit_edge.calibration.collect import Calibration, SiteSamples
 from vit_edge.calibration.observers import DEFAULT_METHOD
-from vit_edge.calibration.samples import SiteSamples
 from vit_edge.export.onnx_export import export_onnx
 from vit_edge.export.passes import optimise
 from vit_edge.export.precision.int8 import INT8
 from vit_edge.export.quantise.linears import smooth
+from vit_edge.export.quantise.site_search import search, smoothing_factor
 from vit_edge.export.quantise.sites import LinearSource, NormSource, find_scalable, find_sites
-from vit_edge.export.quantise.smooth import search, smoothing_factor
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.vit.config import BlockOptions
 from vit_edge.vit.datasets import samples

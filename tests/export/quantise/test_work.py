@@ -8,14 +8,7 @@ import pytest
 
 from vit_edge.calibration.collect import Calibration
 from vit_edge.export.precision import PRECISIONS
-from vit_edge.export.quantise.work import (
-    ALL,
-    ATTENTION,
-    CONVOLUTIONS,
-    LINEARS,
-    Work,
-    count_work,
-)
+from vit_edge.export.quantise.layers import ALL, ATTENTION, CONVOLUTIONS, LINEARS, Work, count_work
 
 WIDTH, HIDDEN, TOKENS, DEPTH, PATCH, CLASSES = 64, 256, 17, 2, 8, 10
 

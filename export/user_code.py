@@ -1,20 +1,64 @@
-"""The user's own measure of a model's outputs, beside those of their kinds."""
+"""Functions of the user's own Python files: the model to export, and a metric beside those of the
+outputs' kinds.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import math
+import sys
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vit_edge.runtime.errors import InputError, first_line
+from vit_edge.runtime.errors import InputError, VitEdgeError, first_line
 
-from .python_file import load_function
+
+def load_function(path: Path, name: str) -> Any:
+    """Returns a function of a Python file, wrapped so that what it raises is an InputError.
+
+    The file's folder is on `sys.path` while the file and the function run, as if Python ran it.
+
+    Raises:
+        InputError: if the file is missing or fails, or has no such function.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no Python file at {path}")
+    spec = importlib.util.spec_from_file_location(f"vit_edge_user_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up there
+    loader = spec.loader
+
+    def run(work: Any, what: str) -> Any:
+        sys.path.insert(0, str(path.parent.resolve()))
+        try:
+            return work()
+        except VitEdgeError:
+            raise
+        except Exception as error:  # the file is the user's: it may raise anything
+            raise InputError(
+                f"{what} failed ({type(error).__name__}: {first_line(error)})"
+            ) from error
+        finally:
+            sys.path.remove(str(path.parent.resolve()))
+
+    run(lambda: loader.exec_module(module), str(path))
+    function = getattr(module, name, None)
+    if not callable(function):
+        functions = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise InputError(
+            f"{path} has no function {name!r}; it has {', '.join(functions) or 'none'}"
+        )
+    return lambda *arguments: run(lambda: function(*arguments), f"{path}:{name}")
+
 
 Function = Callable[[Mapping[str, NDArray[np.float32]], NDArray[np.int64] | None], float]
 """Outputs `[N, *shape]` of all evaluation images by name, and labels int64 `[N]` or None, to a

@@ -1,21 +1,80 @@
-"""Fuses LayerNorms that were written as ReduceMean, Sub, Pow, Sqrt, Div and so on."""
+"""Fuses GELUs and LayerNorms that exporters wrote out, by what their nodes compute.
+
+QuickGELU, which has neither Erf nor Tanh, stays.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from vit_edge.export.graph_edit import add_initializer
+from vit_edge.export.graph_edit import add_initializer, free_name, insert, rewire, sizes
 
-from .edit import free_name, insert, rewire, sizes
 from .evaluate import ELEMENTWISE, Array, constant, scalar, spread
+
+_POINTS = np.linspace(-8, 8, 161)
+_GELU_TOLERANCE = 1e-6
+"""The two kinds of GELU differ by 5e-4; constants rounded to fp32 by 1e-7."""
+_DEPTH = 6
+
+
+class FuseGelu(ir.passes.InPlacePass):
+    """Fuses whatever computes GELU of one value, in any order of its factors."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        ends = [node for node in model.graph if node.op_type in ("Erf", "Tanh")]
+        fused = [_fuse_gelu(node) for node in ends]
+        return ir.passes.PassResult(model, modified=any(fused))
+
+
+def _fuse_gelu(function: ir.Node) -> bool:
+    approximate = "none" if function.op_type == "Erf" else "tanh"
+    expected = gelu(_POINTS, approximate)
+    for start in _starts(function):
+        shape = sizes(start)
+        points = _POINTS.reshape([1] * (len(shape) - 1) + [-1])
+        for node, result in spread(start, points, ELEMENTWISE):
+            if result.size == expected.size and np.allclose(
+                result.ravel(), expected, rtol=0, atol=_GELU_TOLERANCE
+            ):
+                fused = insert(node, "Gelu", [start], shape, {"approximate": approximate})
+                rewire(node.outputs[0], fused)
+                return True
+    return False
+
+
+def gelu(x: Array, approximate: str) -> Array:
+    """Source: ONNX Gelu."""
+    if approximate == "none":
+        return np.array([0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x])
+    return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
+
+
+def _starts(function: ir.Node) -> Iterator[ir.Value]:
+    """The values that may be GELU's input: ancestors of the Erf or Tanh, nearest first, through
+    operators that work on each element.
+    """
+    level = [v for v in function.inputs if v is not None]
+    for _ in range(_DEPTH):
+        level = [v for v in dict.fromkeys(level) if scalar(v) is None and len(sizes(v)) > 1]
+        yield from level
+        producers = [value.producer() for value in level]
+        level = [
+            v
+            for node in producers
+            if node is not None and node.op_type in ELEMENTWISE
+            for v in node.inputs
+            if v is not None
+        ]
+
 
 _OPERATORS = ELEMENTWISE | {"ReduceMean"}
 _ROWS = 6
-_TOLERANCE = 1e-9
+_NORM_TOLERANCE = 1e-9
 
 
 class FuseLayerNorm(ir.passes.InPlacePass):
@@ -25,11 +84,15 @@ class FuseLayerNorm(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        fused = [_fuse(model.graph, node) for node in list(model.graph) if node.op_type == "Sub"]
+        fused = [
+            _fuse_layer_norm(model.graph, node)
+            for node in list(model.graph)
+            if node.op_type == "Sub"
+        ]
         return ir.passes.PassResult(model, modified=any(fused))
 
 
-def _fuse(graph: ir.Graph, deviation: ir.Node) -> bool:
+def _fuse_layer_norm(graph: ir.Graph, deviation: ir.Node) -> bool:
     """`deviation` is x - mean(x), which every way of writing it has."""
     x, mean = deviation.inputs
     shape = sizes(x)
@@ -99,7 +162,7 @@ def _affine(normal: Array, result: Array) -> tuple[Array, Array] | None:
     highest, lowest, columns = x.argmax(0), x.argmin(0), np.arange(x.shape[1])
     scale = (y[highest, columns] - y[lowest, columns]) / (x[highest, columns] - x[lowest, columns])
     bias = y[highest, columns] - scale * x[highest, columns]
-    if not np.allclose(scale * x + bias, y, rtol=0, atol=_TOLERANCE * (1 + np.abs(y).max())):
+    if not np.allclose(scale * x + bias, y, rtol=0, atol=_NORM_TOLERANCE * (1 + np.abs(y).max())):
         return None
     return scale, bias
 
