@@ -1,8 +1,8 @@
 """A bundle on this device: what can run here, opened, proven and built.
 
 Nothing else opens or builds a bundle's engines: selection, `check`, `compare`, `inspect` and
-`build` ask a `Deployment`, which remembers in the device's cache what it learns; `tuned.py` does
-the same for variants.
+`build` ask a `Deployment`, which remembers in the device's cache what it learns; `vit-edge tune`
+does the same for variants.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .frames import run_frames
 from .golden import SAMPLES_AT_LOAD, GoldenSamples, run_golden, tolerance_violation
 from .manifest import EngineEntry, Graph
 from .outputs import Metrics
+from .schema import SchemaError
 
 _log = logging.getLogger("vit_edge.runtime")
 
@@ -157,9 +158,33 @@ class Deployment:
             ]
         if not self.variants:
             return candidates
-        from .tuned import in_kept_variant  # on devices that were tuned alone
+        return [self._in_kept_variant(candidate) for candidate in candidates]
 
-        return [in_kept_variant(self, candidate) for candidate in candidates]
+    def _in_kept_variant(self, candidate: Candidate) -> Candidate:
+        """Returns a candidate in the variant that was kept of it here, or as it is where none was,
+        or where the one that was cannot be used, which is said.
+        """
+        start = key_start(candidate.precision, candidate.backend.name)
+        if not any(key.startswith(start) for key in self.variants):
+            return candidate  # without asking the backend anything
+        if candidate.backend.run_problem() or candidate.key not in self.variants:
+            return candidate
+        tuned = replace(candidate, variant=self.variants[candidate.key])
+        problem = self._variant_problem(tuned)
+        if problem is None:
+            return tuned
+        _log.warning("%s is not used: %s; `vit-edge tune` finds another", tuned, problem)
+        return candidate
+
+    def _variant_problem(self, tuned: Candidate) -> str | None:
+        """Returns why a kept variant cannot be used; None if it can."""
+        try:
+            _ = tuned.tuned_backend
+        except SchemaError as error:
+            return f"this version does not know its settings ({error})"
+        if not self.has_engine(tuned):
+            return "its engine is missing or was altered"
+        return self.finding(tuned).refused
 
     def graph(self, candidate: Candidate) -> Graph:
         """Returns the ONNX graph that the candidate's backend takes."""

@@ -138,7 +138,7 @@ class Folder:
 
 def available_memory() -> int:
     """Bytes that can be allocated without swapping, and within a container's limit."""
-    from .container import memory_left
+    from .backends.cpu import memory_left
 
     left = memory_left()
     return _free_memory() if left is None else min(left, _free_memory())

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vit_edge.runtime import Engine, InputError, container
+from vit_edge.runtime import Engine, InputError
 from vit_edge.runtime.backends import BACKENDS, cpu
 from vit_edge.runtime.files import available_memory
 
@@ -20,8 +20,8 @@ POD = "kubepods/pod1/app"
 @pytest.fixture
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The root of the control groups; what is written there is what the kernel would show."""
-    monkeypatch.setattr(container, "ROOT", tmp_path / "cgroup")
-    monkeypatch.setattr(container, "OWN", tmp_path / "own")
+    monkeypatch.setattr(cpu, "CGROUP_ROOT", tmp_path / "cgroup")
+    monkeypatch.setattr(cpu, "OWN_CGROUPS", tmp_path / "own")
     return tmp_path
 
 
@@ -79,7 +79,7 @@ def show(groups: Path, own: str, files: dict[str, str]) -> None:
 )
 def test_a_quota(groups: Path, own: str, files: dict[str, str], quota: float | None) -> None:
     show(groups, own, files)
-    assert container.cpu_quota() == quota
+    assert cpu.cpu_quota() == quota
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_memory(
     groups: Path, own: str, files: dict[str, str], limit: int | None, left: int | None
 ) -> None:
     show(groups, own, files)
-    assert (container.memory_limit(), container.memory_left()) == (limit, left)
+    assert (cpu.memory_limit(), cpu.memory_left()) == (limit, left)
     if left is not None:
         assert available_memory() <= left
 

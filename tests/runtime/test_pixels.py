@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_edge.runtime.pixels import COLORS, check_pixels
+from vit_edge.runtime.preprocess import COLORS, check_pixels
 
 
 def test_every_color_turns_to_the_same_grey_as_in_pillow() -> None:

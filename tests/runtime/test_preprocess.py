@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from vit_edge.runtime.errors import BackendError, InputError
-from vit_edge.runtime.pixels import COLORS
-from vit_edge.runtime.preprocess import Preprocess
+from vit_edge.runtime.preprocess import COLORS, Preprocess
 
 HALF = (0.5, 0.5, 0.5)
 SQUARE = Preprocess(224, 224, 3, 0.875, "bicubic", HALF, HALF)

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from ...backends.cpu import cpu_name, instruction_sets
+from ...backends.cpu import cpu_name, cpu_quota, instruction_sets, memory_limit
 from ...backends.cuda import device_name
-from ...container import cpu_quota, memory_limit
 from ...errors import BackendError, EngineError
 from ...files import available_memory
 from ..display import figures

@@ -10,9 +10,8 @@ from ...bundle import Bundle
 from ...errors import InputError
 from ..check import COLUMNS, print_outputs, row_cells
 from ..display import print_table
-from .address import FORM, parse_address
 from .judge import Expectation, replay
-from .server import TIMEOUT_S, ServedModel
+from .server import FORM, TIMEOUT_S, ServedModel, parse_address
 
 
 def add_replay_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from ...backends.cpu import choose_threads
 from ...bundle import Bundle
 from ...engine import Engine, EngineInfo
 from ...errors import InputError
-from ...pixels import require_pillow
+from ...preprocess import require_pillow
 from ..display import say
 from .columns import Columns
 from .folder import ScoreFolder, Shards

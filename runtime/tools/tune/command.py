@@ -10,10 +10,10 @@ from dataclasses import asdict
 from ...bundle import Bundle
 from ...deployment import Deployment
 from ...selection import LEVEL
-from ...tuned import forget_variants
 from ..check import cell, print_machine
 from ..display import is_verbose, print_table
 from ..measure.statistics import Estimate
+from .kept import forget_variants
 from .run import SECONDS, TunedRow, Tuning, require_kept, tune_bundle
 
 COLUMNS = (

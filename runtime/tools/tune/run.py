@@ -13,7 +13,6 @@ from ...bundle import Bundle
 from ...deployment import Candidate, Deployment, Opened
 from ...errors import BackendError, EngineError
 from ...selection import LEVEL
-from ...tuned import forget_variant, keep_variant
 from ..check import FAILED, OK, list_runnable
 from ..compare.contest import SINGLE, schedule_for
 from ..compare.run import busy_notes, require_measurable
@@ -22,8 +21,8 @@ from ..measure.interference import Interference, Watch
 from ..measure.machine import Machine, describe_machine
 from ..measure.rounds import Schedule, Series
 from ..measure.statistics import Estimate
-from .rule import counts, overall, shortcoming
-from .trials import DEFAULT, Bench, Trial
+from .kept import forget_variant, keep_variant
+from .trials import DEFAULT, Bench, Trial, counts, overall, shortcoming
 from .variants import FindForms, Proposal, join, propose_settings
 
 SECONDS = 2.0

@@ -1,10 +1,15 @@
-"""Opens variants beside the default, checks them on the golden samples, and measures those that are
-right in interleaved rounds.
+"""Opens variants beside the default, checks them on the golden samples, measures those that are
+right in interleaved rounds, and judges by one rule whether a variant is faster.
+
+A variant counts if, at one of the measured batch sizes at least, it is `LEVEL` times as fast as the
+default or more and the whole interval of that ratio lies above 1, and if at no other it is as much
+slower. The rule is applied to a contest of its own, after the one that chose whom to look at again:
+the best of many is partly luck, and luck does not come twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
@@ -16,14 +21,49 @@ from ...deployment import Deployment, Opened
 from ...errors import BackendError, EngineError, ResourceError
 from ...files import available_memory
 from ...frames import run_frames
-from ...selection import ROOM
-from ...tuned import try_variant
+from ...selection import LEVEL, ROOM
 from ..compare.contest import say_time_left
 from ..display import say
 from ..measure.rounds import Contest, Schedule, Series, measure_rounds
-from ..measure.statistics import interleaved_ratio
-from .rule import Gains
+from ..measure.statistics import Estimate, interleaved_ratio
+from .kept import try_variant
 from .variants import Proposal
+
+Gains = Mapping[int, Estimate]
+"""A variant's speed in units of the default's, by batch size."""
+
+
+def is_faster(gain: Estimate) -> bool:
+    """Tells whether a variant is faster at one batch size."""
+    return gain.value >= LEVEL and gain.low > 1
+
+
+def is_slower(gain: Estimate) -> bool:
+    """Tells whether a variant is slower at one batch size, by as much as would count."""
+    return gain.value * LEVEL <= 1 and gain.high < 1
+
+
+def counts(gains: Gains) -> bool:
+    """Tells whether a variant counts."""
+    return any(map(is_faster, gains.values())) and not any(map(is_slower, gains.values()))
+
+
+def overall(gains: Gains) -> float:
+    """The geometric mean of the gains, by which variants that count are ranked."""
+    return float(np.exp(np.mean([np.log(gain.value) for gain in gains.values()])))
+
+
+def shortcoming(gains: Gains) -> str:
+    """Says why a variant does not count; "" if it does."""
+    if counts(gains):
+        return ""
+    slower = [batch for batch, gain in gains.items() if is_slower(gain)]
+    if slower:
+        return "slower" if len(slower) == len(gains) else f"slower at batch {slower[0]}"
+    if any(gain.value >= LEVEL for gain in gains.values()):
+        return "not faster beyond noise"
+    return f"not {LEVEL:g} times as fast"
+
 
 DEFAULT = "default"
 """Name of the default in a contest; no variant has it."""

@@ -21,8 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from vit_edge.runtime.tools.replay.address import parse_address
-from vit_edge.runtime.tools.replay.server import ServedModel
+from vit_edge.runtime.tools.replay.server import ServedModel, parse_address
 
 ROOT = Path(__file__).parents[3]
 HOME = Path(os.environ.get("TRITON_SERVER", Path(sys.prefix) / "triton-server"))

@@ -21,9 +21,8 @@ from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.manifest import EngineSpec
 from vit_edge.runtime.outputs import OutputSpec
 from vit_edge.runtime.tools.cli import main
-from vit_edge.runtime.tools.replay.address import Address, parse_address
 from vit_edge.runtime.tools.replay.judge import Expectation, interface_problem, replay
-from vit_edge.runtime.tools.replay.server import Description, Tensor
+from vit_edge.runtime.tools.replay.server import Address, Description, Tensor, parse_address
 
 FRAMES = Tensor("images", "UINT8", (-1, 8, 8, 1))
 LOGITS = Tensor("logits", "FP32", (-1, 10))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vit_edge.runtime.tools.measure.statistics import Estimate, interleaved_ratio
-from vit_edge.runtime.tools.tune.rule import counts, overall, shortcoming
+from vit_edge.runtime.tools.tune.trials import counts, overall, shortcoming
 
 from .synthetic import series
 

@@ -17,8 +17,8 @@ from vit_edge.runtime.backends.openvino.session import OpenVinoSession
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.deployment import Candidate, Deployment
 from vit_edge.runtime.schema import SchemaError
+from vit_edge.runtime.tools.tune.kept import try_variant
 from vit_edge.runtime.tools.tune.variants import join, propose_settings
-from vit_edge.runtime.tuned import try_variant
 
 CPU = ("openvino", "onnxruntime")
 

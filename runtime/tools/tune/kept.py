@@ -1,51 +1,15 @@
-"""Variants on this device: ways other than the default to run a candidate, which `vit-edge tune`
-tries, and of which it keeps the fastest.
-
-It is loaded where a device was tuned, or is being tuned, alone.
-"""
+"""Variants that `vit-edge tune` tries on this device, and keeps of each candidate the fastest."""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 
-from .backends import Built, Variant
-from .deployment import Blob, Candidate, Deployment, Opened
-from .device_cache import Finding, key_start
-from .schema import SchemaError
-
-_log = logging.getLogger("vit_edge.runtime")
+from ...backends import Built, Variant
+from ...deployment import Blob, Candidate, Deployment, Opened
+from ...device_cache import Finding, key_start
 
 Interval = tuple[float, float]
 """The ends of a confidence interval."""
-
-
-def in_kept_variant(deployment: Deployment, candidate: Candidate) -> Candidate:
-    """Returns a candidate in the variant that was kept of it here, or as it is where none was, or
-    where the one that was cannot be used, which is said.
-    """
-    start = key_start(candidate.precision, candidate.backend.name)
-    if not any(key.startswith(start) for key in deployment.variants):
-        return candidate  # without asking the backend anything
-    if candidate.backend.run_problem() or candidate.key not in deployment.variants:
-        return candidate
-    tuned = replace(candidate, variant=deployment.variants[candidate.key])
-    problem = _problem(deployment, tuned)
-    if problem is None:
-        return tuned
-    _log.warning("%s is not used: %s; `vit-edge tune` finds another", tuned, problem)
-    return candidate
-
-
-def _problem(deployment: Deployment, tuned: Candidate) -> str | None:
-    """Returns why a kept variant cannot be used; None if it can."""
-    try:
-        _ = tuned.tuned_backend
-    except SchemaError as error:
-        return f"this version does not know its settings ({error})"
-    if not deployment.has_engine(tuned):
-        return "its engine is missing or was altered"
-    return deployment.finding(tuned).refused
 
 
 def try_variant(
