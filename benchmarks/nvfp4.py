@@ -29,14 +29,13 @@ import onnx_ir as ir
 
 from vit_edge.calibration.collect import Calibration, collect
 from vit_edge.calibration.observers import Origin
-from vit_edge.export.measure import iter_outputs
+from vit_edge.export.measure import iter_outputs, simulate
 from vit_edge.export.precision import QuantisedPrecision, find_precision, tensors_to_observe
 from vit_edge.export.precision.quantised import Quantised, quantise_model
 from vit_edge.export.progress import ignore
 from vit_edge.export.quantise.layers import Layer, apply_fallback, find_layers
 from vit_edge.export.search import Problem, find_fallback
 from vit_edge.export.sensitivity import measure_sensitivity
-from vit_edge.export.simulate import simulate
 from vit_edge.runtime.tools.images import ImageSet, from_array
 from vit_edge.vit.datasets import digits
 

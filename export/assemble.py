@@ -32,8 +32,8 @@ from .measure import LatencyHere
 from .merging.schedule import Merging
 from .plan import Plan, Target
 from .precision import find_precision
-from .quantise.explanation import SiteExplanation
 from .quantise.layers import Work
+from .quantise.sites import SiteExplanation
 from .search import Fallback, rank
 from .sensitivity import Sensitivity
 from .statistics import SavedStatistics

@@ -24,10 +24,9 @@ from vit_edge.runtime.tools.plan.listing import read_layers
 
 from .forms import GraphForm, aux_streams
 from .forms.search import FoundForm, at_once, search_form, shorten
-from .measure import predict
+from .measure import predict, widen
 from .plan import Target
 from .progress import Update, ignore
-from .simulate import widen
 
 __all__ = ["EngineBuilder", "FoundForm", "same_outputs"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .assemble import PrecisionResult
-from .quantise.explanation import SiteExplanation
+from .quantise.sites import SiteExplanation
 
 COLUMNS = (
     "part",

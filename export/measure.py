@@ -1,4 +1,17 @@
-"""Runs a graph over images in ONNX Runtime, as it is or with its 16-bit numerics simulated."""
+"""Runs a graph over images in ONNX Runtime, as it is or with the numerics of GPUs simulated: 16
+bits, and NVFP4.
+
+ONNX Runtime on a CPU computes fp16 nodes in fp32, with hidden casts: overflow stays invisible
+there. Here each 16-bit tensor becomes an fp32 one that passes through `Cast(16) -> Cast(32)`, so
+that it rounds and overflows as it does on a GPU, whose matrix products accumulate in fp32. Operands
+of a product of 8 or 4 bits are not rounded: its kernel multiplies these numbers, and those that
+they stand for never exist.
+
+NVFP4's operators, which TensorRT alone has, are written in standard ones. ONNX Runtime then
+computes what the format defines, number by number: block scales rounded to E4M3, numbers to E2M1,
+both to the nearest and from halfway to the even one. All of it is float32, which holds these
+numbers and the products of two of them exactly.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +34,209 @@ from vit_edge.runtime.metrics import TimingBudget, measure_latency
 from vit_edge.runtime.outputs import pack
 from vit_edge.runtime.tools.images import ImageSet
 
+from .graph_edit import add_initializer, array, describe, set_dtype
 from .progress import Update
-from .simulate import in_standard_operators, simulate, sixteen_bit_types
+from .quantise.float4 import BLOCK
+from .quantise.float4_qdq import DOMAIN, QUANTISER, dequantised_scales, weight_of
+from .quantise.grid import FP4_GRID, FP8_GRID
+
+SIXTEEN_BIT = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_FEW_BITS = (
+    ir.DataType.INT8,
+    ir.DataType.UINT8,
+    ir.DataType.FLOAT8E4M3FN,
+    ir.DataType.FLOAT4E2M1,
+)
+_PRODUCTS = ("MatMul", "Conv")
+
+
+def simulate(model: ir.Model) -> ir.Model:
+    """A copy of `model` that ONNX Runtime's CPU kernels compute with 16-bit rounding after every
+    node.
+    """
+    simulated = model.clone()
+    graph = simulated.graph
+    exact = {value for node in graph for value in _exact_operands(node)}
+    _widen_constants(graph)
+    for node in list(graph):
+        for value in node.outputs:
+            if value in exact:
+                _widen(node, value)
+            elif value.dtype in SIXTEEN_BIT:
+                _round(graph, node, value, value.dtype)
+    return simulated
+
+
+def widen(model: ir.Model) -> ir.Model:
+    """A copy of `model` with 32 bits where it has 16: what its nodes compute, without rounding."""
+    wide = model.clone()
+    _widen_constants(wide.graph)
+    for node in wide.graph:
+        for value in node.outputs:
+            if value.dtype in SIXTEEN_BIT:
+                _widen(node, value)
+    return wide
+
+
+def _widen(node: ir.Node, value: ir.Value) -> None:
+    """Makes an output of `node` fp32."""
+    set_dtype(value, ir.DataType.FLOAT)
+    if node.op_type == "Cast":
+        node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT)
+
+
+def _widen_constants(graph: ir.Graph) -> None:
+    for value in list(graph.initializers.values()):
+        if value.dtype in SIXTEEN_BIT and value.const_value is not None:
+            value.const_value = ir.tensor(array(value).astype(np.float32), name=value.name)
+            set_dtype(value, ir.DataType.FLOAT)
+
+
+def sixteen_bit_types(model: ir.Model) -> set[ir.DataType]:
+    """The 16-bit types that `model` computes in."""
+    types = {value.dtype for node in model.graph for value in node.outputs}
+    return {dtype for dtype in SIXTEEN_BIT if dtype in types}
+
+
+def _exact_operands(node: ir.Node) -> tuple[ir.Value, ...]:
+    """Both operands of a product of numbers of few bits that nothing else reads."""
+    operands = tuple(value for value in node.inputs[:2] if value is not None)
+    if node.op_type not in _PRODUCTS or not all(map(_has_few_bits, operands)):
+        return ()
+    return operands
+
+
+def _has_few_bits(value: ir.Value) -> bool:
+    """True for dequantised numbers, cast or not, that products alone read."""
+    node = value.producer()
+    if node is not None and node.op_type == "Cast" and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+        return False
+    users = {user.op_type for user in value.consumers()}
+    return node.inputs[0].dtype in _FEW_BITS and users <= {*_PRODUCTS}
+
+
+def _round(graph: ir.Graph, node: ir.Node, value: ir.Value, dtype: ir.DataType) -> None:
+    """Makes `value` fp32, and its users read it rounded to `dtype`."""
+    _widen(node, value)
+    down = ir.node("Cast", [value], {"to": dtype}, name=f"{value.name}@rounded")
+    up = ir.node("Cast", down.outputs, {"to": ir.DataType.FLOAT}, name=f"{value.name}@widened")
+    for cast, kind in ((down, dtype), (up, ir.DataType.FLOAT)):
+        describe(cast.outputs[0], cast.name, value.shape, kind)
+    value.replace_all_uses_with(up.outputs[0])
+    down.replace_input_with(0, value)
+    graph.insert_after(node, (down, up))
+
+
+def has_float4(graph: ir.Graph) -> bool:
+    """True if the graph has tensors of 4-bit floating-point numbers."""
+    return any(_is_float4(value) for node in graph for value in node.inputs)
+
+
+def in_standard_operators(model: ir.Model) -> ir.Model:
+    """A copy of `model` that any runtime computes; itself where it has nothing of NVFP4."""
+    if not has_float4(model.graph):
+        return model
+    copy = model.clone()
+    constants = _Constants(copy.graph)
+    for node in list(copy.graph):
+        if node.op_type == QUANTISER:
+            _expand_quantiser(copy.graph, node, constants)
+        elif node.op_type == "DequantizeLinear" and _is_constant(node.inputs[0]):
+            _fold_weight(copy.graph, node)
+    copy.opset_imports.pop(DOMAIN, None)
+    return copy
+
+
+def _is_float4(value: ir.Value | None) -> bool:
+    return value is not None and value.dtype == FP4_GRID.dtype
+
+
+def _is_constant(value: ir.Value | None) -> bool:
+    return value is not None and value.is_initializer() and _is_float4(value)
+
+
+class _Constants:
+    """Numbers that every expanded quantiser reads, each once."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._values: dict[str, ir.Value] = {}
+
+    def __call__(self, number: float | list[int]) -> ir.Value:
+        key = str(number)
+        if key not in self._values:
+            kind = np.int64 if isinstance(number, list) else np.float32
+            data: np.ndarray = np.array(number, kind)
+            self._values[key] = add_initializer(self._graph, f"float4/{key}", data)
+        return self._values[key]
+
+
+def _expand_quantiser(graph: ir.Graph, quantise: ir.Node, constant: _Constants) -> None:
+    """Replaces a quantiser and the two nodes that dequantise what it gives."""
+    value, step = quantise.inputs
+    assert value is not None
+    assert step is not None
+    nodes: list[ir.Node] = []
+
+    def add(op_type: str, *inputs: ir.Value, **attributes: int | ir.DataType) -> ir.Value:
+        name = f"{quantise.name}/{op_type}_{len(nodes)}"
+        node = ir.node(op_type, inputs, attributes, name=name)
+        nodes.append(node)
+        boolean = op_type == "Less"
+        kind = ir.DataType.BOOL if boolean else ir.DataType.FLOAT
+        return describe(node.outputs[0], name, None, kind)
+
+    wide = add("Cast", value, to=ir.DataType.FLOAT)
+    blocks = add("Reshape", wide, constant([-1, BLOCK]))
+    amax = add("ReduceMax", add("Abs", blocks), constant([1]), keepdims=1)
+    exact = add("Div", add("Div", amax, constant(FP4_GRID.largest)), step)
+    stored = add("Cast", exact, to=FP8_GRID.dtype)
+    describe(stored, stored.name, None, FP8_GRID.dtype)
+    steps = add("Mul", add("Cast", stored, to=ir.DataType.FLOAT), step)
+    # A block whose scale rounds to 0 is 0, whatever it is divided by.
+    divisor = add("Max", steps, constant(float(np.finfo(np.float32).tiny)))
+    largest = constant(FP4_GRID.largest)
+    scaled = add("Div", blocks, divisor)
+    clipped = add("Max", add("Min", scaled, largest), add("Neg", largest))
+    size = add("Abs", clipped)
+    coarse = add("Where", add("Less", size, constant(4.0)), constant(1.0), constant(2.0))
+    spacing = add("Where", add("Less", size, constant(2.0)), constant(0.5), coarse)
+    numbers = add("Mul", add("Round", add("Div", clipped, spacing)), spacing)
+    shape = ir.node("Shape", [value], name=f"{quantise.name}/Shape")
+    describe(shape.outputs[0], shape.name, None, ir.DataType.INT64)
+    nodes.append(shape)
+    result = add("Reshape", add("Mul", numbers, steps), shape.outputs[0])
+    graph.insert_before(quantise, nodes)
+    for user in list(_last_of(quantise)):
+        result.shape = user.outputs[0].shape
+        user.outputs[0].replace_all_uses_with(result, replace_graph_outputs=True)
+        first = dequantised_scales(user)
+        assert first is not None
+        graph.remove(user, safe=True)
+        graph.remove(first, safe=True)
+    graph.remove(quantise, safe=True)
+
+
+def _last_of(quantise: ir.Node) -> Iterator[ir.Node]:
+    """The nodes that dequantise its numbers."""
+    yield from quantise.outputs[0].consumers()
+
+
+def _fold_weight(graph: ir.Graph, node: ir.Node) -> None:
+    """Replaces constants and the two nodes that dequantise them by the weight that they make."""
+    first, output = dequantised_scales(node), node.outputs[0]
+    assert first is not None
+    constants = [node.inputs[0], *first.inputs]
+    weight = add_initializer(graph, f"{output.name}/folded", weight_of(node))
+    output.replace_all_uses_with(weight, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    graph.remove(first, safe=True)
+    for value in constants:
+        if value is not None and not value.uses() and value.name in graph.initializers:
+            del graph.initializers[str(value.name)]
+
 
 BATCH = 4
 BACKEND = "onnxruntime"

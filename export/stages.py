@@ -31,9 +31,9 @@ from .outputs import join_outputs
 from .precision import Graphs, Precision, QuantisedPrecision
 from .precision.quantised import quantise_model
 from .progress import Update
-from .quantise.explanation import SiteExplanation
 from .quantise.grid import Scheme
 from .quantise.layers import Work, apply_fallback, count_work, find_layers
+from .quantise.sites import SiteExplanation
 from .search import count_layers
 from .sensitivity import Sensitivity, images_for, measure_sensitivity
 from .user_code import Metric

@@ -9,8 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from vit_edge.export.graph_edit import add_initializer, describe
-from vit_edge.export.measure import iter_outputs, predict
-from vit_edge.export.simulate import simulate, sixteen_bit_types
+from vit_edge.export.measure import iter_outputs, predict, simulate, sixteen_bit_types
 from vit_edge.runtime.errors import EngineError
 from vit_edge.runtime.tools.images import ImageSet
 

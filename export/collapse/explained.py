@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from vit_edge.calibration.collect import collect
 from vit_edge.calibration.observers import SEARCH, Origin
+from vit_edge.export.measure import SIXTEEN_BIT, simulate, sixteen_bit_types
 from vit_edge.export.precision.cast import cast_to
 from vit_edge.export.progress import ignore
 from vit_edge.export.quantise.attention import (
@@ -33,7 +34,6 @@ from vit_edge.export.quantise.grid import FP4_GRID, GRIDS, Floats, Grid, Scheme,
 from vit_edge.export.quantise.linears import Smoothed
 from vit_edge.export.quantise.roads import road_of
 from vit_edge.export.quantise.sites import find_sites
-from vit_edge.export.simulate import SIXTEEN_BIT, simulate, sixteen_bit_types
 from vit_edge.runtime.errors import EngineError, InputError
 from vit_edge.runtime.tools.images import ImageSet
 

@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from vit_edge.export.graph_edit import array
+from vit_edge.export.measure import SIXTEEN_BIT
 from vit_edge.export.passes.linears import find_linears
 from vit_edge.export.quantise.float4_qdq import QUANTISER, dequantised_scales
-from vit_edge.export.simulate import SIXTEEN_BIT
 
 from .limits import STRUCTURE, Fault
 from .probes import Probe, ancestors

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vit_edge.export.outputs import safe_name
-from vit_edge.export.passes.names import WRAPPER
+from vit_edge.export.passes import WRAPPER
 from vit_edge.runtime.errors import InputError, first_line
 
 _SAME = 1e-4

@@ -17,7 +17,7 @@ import onnx_ir as ir
 import torch
 
 from vit_edge.export.foreign.evaluate import Runner
-from vit_edge.export.passes.names import SCOPES
+from vit_edge.export.passes import SCOPES
 from vit_edge.runtime.errors import InputError, first_line
 from vit_edge.runtime.tools.display import progress_bar
 

@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from vit_edge.export.graph_edit import add_initializer, array, free_name, insert, rewire, sizes
+from vit_edge.export.passes import SCOPES
 from vit_edge.export.passes.linears import find_linears
-from vit_edge.export.passes.names import SCOPES
 
 from .evaluate import constant
 

@@ -20,10 +20,9 @@ from vit_edge.export.quantise.convolutions import (
     quantise_convolutions,
     quantise_convolutions_by_table,
 )
-from vit_edge.export.quantise.explanation import SiteExplanation
 from vit_edge.export.quantise.grid import Floats, Scheme
 from vit_edge.export.quantise.roads import road_of
-from vit_edge.export.quantise.sites import find_sites
+from vit_edge.export.quantise.sites import SiteExplanation, find_sites
 
 from .base import Graphs, Precision
 from .fp16 import FP16, to_fp16

@@ -28,8 +28,7 @@ from .grid import (
     representable_scale,
     thin_out,
 )
-from .linears import Smoothed
-from .qdq import quantise_activation
+from .linears import Smoothed, quantise_activation
 from .sites import LinearSource, behind_layout, columns_of, find_sites
 
 HEAD_SIZES = (16, 32, 64)

@@ -19,7 +19,6 @@ from vit_edge.export.graph_edit import add_initializer, array, replace_input
 from vit_edge.export.passes.linears import find_linears
 from vit_edge.export.progress import Update
 
-from .explanation import SiteExplanation, describe_channels, sqnr_db
 from .grid import (
     INT8_GRID,
     Floats,
@@ -27,12 +26,12 @@ from .grid import (
     best_range,
     fake_quantise,
     representable_scale,
+    round_weights,
     thin_out,
     weight_scales,
 )
-from .qdq import dequantise_weight, quantise_activation
-from .rounding import round_weights
-from .sites import parallel_map
+from .linears import dequantise_weight, quantise_activation
+from .sites import SiteExplanation, describe_channels, parallel_map, sqnr_db
 
 MIN_SIZE = 16
 """See `sites.MIN_SIZE`."""

@@ -13,7 +13,6 @@ from vit_edge.export.graph_edit import array
 from vit_edge.export.passes.linears import Linear
 from vit_edge.export.progress import Update
 
-from .explanation import SiteExplanation, describe_channels, sqnr_db
 from .float4 import (
     ROOM_OF_ACTIVATIONS,
     fake_quantise,
@@ -24,11 +23,19 @@ from .float4 import (
     tensor_scale,
 )
 from .float4_qdq import quantise_activation, quantise_weight
-from .grid import FP4_GRID, Floats, Scheme, for_each_weight, thin_out
+from .grid import (
+    FP4_GRID,
+    Floats,
+    Scheme,
+    SecondMoments,
+    for_each_weight,
+    round_to_nearest,
+    round_weights,
+    thin_out,
+)
 from .linears import Smoothed, correct_bias, smooth_by
-from .rounding import SecondMoments, round_to_nearest, round_weights
 from .site_search import Smoothing, search_by
-from .sites import Site, find_scalable, parallel_map
+from .sites import Site, SiteExplanation, describe_channels, find_scalable, parallel_map, sqnr_db
 
 MIN_GAIN = 1.1
 """Factor by which the squared error must fall. Less than where ranges are constants: block scales

@@ -23,13 +23,12 @@ from vit_edge.runtime.outputs import MAP, TOKENS, VALUE, OutputSpec, spread
 from vit_edge.runtime.tools.images import ImageSet
 
 from . import float4_search, linears
-from .explanation import SiteExplanation
 from .float4 import Float4Scheme
 from .float4_qdq import IR_VERSION
-from .grid import Floats, Grid, Scheme
+from .grid import Floats, Grid, Scheme, SecondMoments, round_to_nearest
 from .layers import Layer, find_layers
 from .linears import Smoothed, divide_all, quantise, round_all
-from .rounding import SecondMoments, round_to_nearest
+from .sites import SiteExplanation
 
 MOST_IMAGES = 8
 """Images that are compared on, spread over the calibration images; fewer of large models."""

@@ -25,21 +25,22 @@ from vit_edge.calibration.collect import SiteSamples
 from vit_edge.export.graph_edit import add_initializer, array, describe
 from vit_edge.export.passes.linears import Linear
 
-from .explanation import sqnr_db
 from .grid import (
     Floats,
     Grid,
     IntegerGrid,
+    Rounding,
     Scheme,
+    SecondMoments,
     cautious_range,
     fake_quantise,
     for_each_weight,
     representable_scale,
+    round_weights,
     thin_out,
 )
 from .grid import weight_scales as search_scales
-from .rounding import Rounding, SecondMoments, round_weights
-from .sites import Site
+from .sites import Site, sqnr_db
 
 _ONE_SIDED = 0.25
 """Activations whose least value is closer to zero than this share of the largest are shifted."""

@@ -1,4 +1,5 @@
-"""Sites at which a ViT is quantised: the inputs of its Linears, and what could scale each.
+"""Sites at which a ViT is quantised: the inputs of its Linears, what could scale each, and what was
+done there, for reports.
 
 Several are worked on at once, each on cores of its own: a site's matrices are too small to keep all
 cores busy for long, and between products numpy uses one core only. On 2 cores, two sites at a time
@@ -20,6 +21,8 @@ from threadpoolctl import threadpool_limits
 
 from vit_edge.export.graph_edit import add_initializer, array, replace_input
 from vit_edge.export.passes.linears import Linear, find_linears, linear_of, scale_output
+
+from .grid import Floats
 
 MIN_SIZE = 16
 """Products smaller than this gain nothing from INT8 (ModelOpt's rule)."""
@@ -190,3 +193,45 @@ def parallel_map(compute: Callable[[Item], Result], items: Sequence[Item]) -> It
     limits = threadpool_limits(max(1, cores // workers), user_api="blas")
     with limits, ThreadPoolExecutor(workers, thread_name_prefix="vit-edge-site") as pool:
         yield from pool.map(compute, items)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Largest magnitudes of an activation's channels: that of all, and of the median one."""
+
+    largest: float
+    median: float
+
+
+@dataclass(frozen=True)
+class SiteExplanation:
+    """A Linear's input, before and after.
+
+    Attributes:
+        site: The activation's name.
+        alpha: SmoothQuant's exponent; None where nothing was moved.
+        before, after: Its channels without and with smoothing.
+        amax: The magnitude that its quantiser represents at most; None if it has none.
+        sqnr_db: For each Linear that reads it, the signal-to-quantisation-noise ratio of the
+            outputs on calibration samples, in decibels.
+    """
+
+    site: str
+    alpha: float | None
+    before: Channels
+    after: Channels
+    amax: float | None
+    sqnr_db: dict[str, float]
+
+
+def describe_channels(channel_amax: Floats) -> Channels:
+    """Summarises the largest magnitude of each channel, float32 `[K]`."""
+    return Channels(float(channel_amax.max()), float(np.median(channel_amax)))
+
+
+def sqnr_db(expected: Floats, lost: Floats) -> float:
+    """The power of `expected` over that of `lost`, its difference to what is computed; at most 150
+    dB, where fp32 itself ends.
+    """
+    signal, noise = (float(np.mean(x.astype(np.float64) ** 2)) for x in (expected, lost))
+    return float(10 * np.log10(max(signal, 1e-30) / max(noise, signal * 1e-15, 1e-30)))

@@ -10,9 +10,9 @@ import onnx_ir as ir
 import onnxruntime
 
 from vit_edge.calibration.collect import Calibration
+from vit_edge.export.measure import in_standard_operators
 from vit_edge.export.precision import QuantisedPrecision, find_precision
 from vit_edge.export.precision.quantised import Quantised, quantise_model
-from vit_edge.export.simulate import in_standard_operators
 
 
 def run(model: ir.Model, frames: np.ndarray) -> np.ndarray:

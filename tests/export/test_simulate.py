@@ -12,9 +12,9 @@ import pytest
 from tests.specs import reference_of, vector
 from vit_edge.calibration.collect import Calibration
 from vit_edge.export.accuracy import assess, find_problem
+from vit_edge.export.measure import simulate, sixteen_bit_types
 from vit_edge.export.precision import PRECISIONS, Budget
 from vit_edge.export.precision.cast import cast_to
-from vit_edge.export.simulate import simulate, sixteen_bit_types
 from vit_edge.runtime.manifest import Accuracy
 
 from .graphs import run

@@ -9,8 +9,7 @@ from tests.specs import compare_logits
 from vit_edge.calibration.observers import DEFAULT_METHOD
 from vit_edge.export.collapse import Fault, find_export_faults, find_faults
 from vit_edge.export.collapse.limits import EXPORT, STRUCTURE
-from vit_edge.export.measure import predict
-from vit_edge.export.simulate import simulate, sixteen_bit_types
+from vit_edge.export.measure import predict, simulate, sixteen_bit_types
 
 from .faults import AFTER_LOWERING, CASES, GELU, INTO_EXPORT, Case
 from .models import Built

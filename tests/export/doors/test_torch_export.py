@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vit_edge.export.doors.calling import ImageCall, copy_module, try_module
 from vit_edge.export.doors.torch_export import Exported, export_module
-from vit_edge.export.passes.names import SCOPES
+from vit_edge.export.passes import SCOPES
 from vit_edge.runtime.errors import InputError
 
 from .models import SIDE, Tiny

@@ -22,10 +22,10 @@ from vit_edge.export.forms.patches import patches_as_product, quantise_before_la
 from vit_edge.export.forms.qkv import cut_apart, join, saturate
 from vit_edge.export.forms.search import Cost, search_form, shorten
 from vit_edge.export.graph_edit import array
+from vit_edge.export.measure import widen
 from vit_edge.export.onnx_export import export_onnx
 from vit_edge.export.passes import optimise
 from vit_edge.export.precision import PRECISIONS
-from vit_edge.export.simulate import widen
 from vit_edge.runtime.backends import BACKENDS, BuildOptions
 from vit_edge.runtime.errors import EngineError
 from vit_edge.runtime.manifest import EngineSpec

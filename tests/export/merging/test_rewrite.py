@@ -17,6 +17,7 @@ from tests import oracles
 from tests.calibrate import calibrate
 from vit_edge.export.foreign.rebuild import rebuild
 from vit_edge.export.foreign.source import find_foreign_source, prepare
+from vit_edge.export.measure import simulate
 from vit_edge.export.merging.blocks import CannotMergeError, find_structure
 from vit_edge.export.merging.rewrite import merge_tokens
 from vit_edge.export.merging.schedule import work_model
@@ -24,7 +25,6 @@ from vit_edge.export.onnx_export import export_onnx
 from vit_edge.export.passes import optimise
 from vit_edge.export.precision.fp16 import FP16
 from vit_edge.export.quantise.layers import count_work
-from vit_edge.export.simulate import simulate
 from vit_edge.runtime.tools.images import ImageSet
 from vit_edge.vit.config import EmbeddingOptions, ReadoutOptions, ViTConfig
 from vit_edge.vit.datasets import samples

@@ -6,10 +6,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from vit_edge.export.passes import PASSES, optimise
+from vit_edge.export.passes import PASSES, NameAfterModules, optimise
 from vit_edge.export.passes.class_token import KeepOnlyClassToken
 from vit_edge.export.passes.linears import FoldAttentionScale, find_linears
-from vit_edge.export.passes.names import NameAfterModules
 
 from ..graphs import count, relative_error, run
 

@@ -7,12 +7,12 @@ import onnx_ir as ir
 import pytest
 
 from vit_edge.calibration.collect import Calibration
+from vit_edge.export.measure import simulate
 from vit_edge.export.pipeline import export_bundle
 from vit_edge.export.plan import ExportRequest
 from vit_edge.export.precision.bf16 import BF16
 from vit_edge.export.precision.fp16 import FP16
 from vit_edge.export.progress import Display
-from vit_edge.export.simulate import simulate
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.engine import Engine
 from vit_edge.runtime.errors import BackendError

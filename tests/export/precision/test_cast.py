@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from vit_edge.calibration.collect import Calibration
+from vit_edge.export.measure import simulate
 from vit_edge.export.precision.fp16 import FP16
-from vit_edge.export.simulate import simulate
 
 from ..graphs import relative_error, run
 

@@ -10,9 +10,9 @@ import pytest
 
 from tests.specs import engine_spec
 from vit_edge.calibration.collect import Calibration
+from vit_edge.export.measure import simulate
 from vit_edge.export.precision import find_precision
-from vit_edge.export.quantise.qdq import BLOCKS_OPSET
-from vit_edge.export.simulate import simulate
+from vit_edge.export.quantise.linears import BLOCKS_OPSET
 from vit_edge.runtime.backends import BACKENDS, BuildOptions
 from vit_edge.vit.variants import Variant
 

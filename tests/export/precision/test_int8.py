@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from vit_edge.calibration.collect import Calibration
 from vit_edge.export.graph_edit import array
+from vit_edge.export.measure import simulate
 from vit_edge.export.precision import PRECISIONS
 from vit_edge.export.precision.int8 import INT8
 from vit_edge.export.quantise.grid import representable_scale
-from vit_edge.export.simulate import simulate
 
 from ..graphs import count, relative_error, run
 

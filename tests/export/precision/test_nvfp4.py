@@ -17,6 +17,7 @@ from vit_edge.export.collapse.structure import check_grids, check_quantised_stre
 from vit_edge.export.engines import EngineBuilder
 from vit_edge.export.forms import DEFAULT
 from vit_edge.export.graph_edit import add_initializer, array
+from vit_edge.export.measure import simulate
 from vit_edge.export.pipeline import export_bundle
 from vit_edge.export.plan import ExportRequest, Target
 from vit_edge.export.precision import PRECISIONS, QuantisedPrecision, find_precision
@@ -24,7 +25,6 @@ from vit_edge.export.precision.base import EIGHT_BIT
 from vit_edge.export.progress import Display
 from vit_edge.export.quantise.float4_qdq import DOMAIN, IR_VERSION, OPSET, QUANTISER
 from vit_edge.export.quantise.layers import LINEARS, apply_fallback, count_work, find_layers
-from vit_edge.export.simulate import simulate
 from vit_edge.runtime.backends import BACKENDS, cuda
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.deployment import Deployment, device_problems

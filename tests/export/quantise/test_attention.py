@@ -12,12 +12,12 @@ import torch
 
 from vit_edge.calibration.collect import Calibration
 from vit_edge.calibration.observers import DEFAULT_METHOD
+from vit_edge.export.measure import simulate
 from vit_edge.export.onnx_export import export_onnx
 from vit_edge.export.passes import optimise
 from vit_edge.export.precision import find_precision
 from vit_edge.export.quantise.attention import attention_tensors, balance_all, find_attentions
 from vit_edge.export.quantise.grid import INT8_GRID
-from vit_edge.export.simulate import simulate
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.tools.images import ImageSet
 from vit_edge.vit.variants import Variant

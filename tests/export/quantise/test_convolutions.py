@@ -13,11 +13,10 @@ from vit_edge.export.collapse import find_faults
 from vit_edge.export.foreign.rebuild import rebuild
 from vit_edge.export.foreign.source import find_foreign_source, prepare
 from vit_edge.export.graph_edit import array
-from vit_edge.export.measure import predict
+from vit_edge.export.measure import predict, simulate
 from vit_edge.export.passes import optimise
 from vit_edge.export.precision import PRECISIONS
 from vit_edge.export.quantise.layers import CONVOLUTIONS, apply_fallback, count_work, find_layers
-from vit_edge.export.simulate import simulate
 from vit_edge.runtime.outputs import spread
 from vit_edge.runtime.tools.images import ImageSet
 

@@ -8,6 +8,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
+from vit_edge.export.measure import has_float4, in_standard_operators
 from vit_edge.export.passes.linears import find_linears
 from vit_edge.export.quantise.float4 import (
     BLOCK,
@@ -20,9 +21,7 @@ from vit_edge.export.quantise.float4 import (
     tensor_scale,
 )
 from vit_edge.export.quantise.float4_qdq import quantise_activation, quantise_weight
-from vit_edge.export.quantise.grid import FP4_GRID, Floats, for_each_weight
-from vit_edge.export.quantise.rounding import round_to_nearest
-from vit_edge.export.simulate import has_float4, in_standard_operators
+from vit_edge.export.quantise.grid import FP4_GRID, Floats, for_each_weight, round_to_nearest
 
 E2M1, E4M3 = ml_dtypes.float4_e2m1fn, ml_dtypes.float8_e4m3fn
 NUMBERS = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)

@@ -3,16 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vit_edge.export.quantise import rounding
+from vit_edge.export.quantise import grid as rounding
 from vit_edge.export.quantise.grid import (
     INT8_GRID,
     best_range,
     cautious_range,
     fake_quantise,
     representable_scale,
+    round_weights,
     weight_scales,
 )
-from vit_edge.export.quantise.rounding import round_weights
 
 RNG = np.random.default_rng(0)
 
