@@ -278,7 +278,7 @@ class Preprocess:
         Args:
             picture: A camera's frame, uint8 `[height, width]` or `[height, width, channels]`; or a
                 Pillow image of any mode. Alpha is dropped.
-            color: The order of a frame's channels, a name in `runtime.pixels.COLORS`: "BGR" for
+            color: The order of a frame's channels, a name in `runtime.preprocess.COLORS`: "BGR" for
                 OpenCV's. None: grey, RGB or RGBA, as the number of channels says.
 
         Returns:

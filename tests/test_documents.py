@@ -1,10 +1,14 @@
-"""The commands that the documents show are ones that the programs take."""
+"""Commands that the documents show are ones that the programs take, and places in the source that
+documents and docstrings name are there.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,12 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(r"^```(?:sh|bash|console)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"^(?:\$ )?(?:\S+=\S+ )*(?:\S*/)?vit-edge ([a-z].*)$")
+PACKAGES = ("export", "runtime", "vit", "calibration")
+SOURCES = [
+    file for package in (*PACKAGES, "benchmarks") for file in sorted((ROOT / package).rglob("*.py"))
+]
+_FILE = re.compile(rf"\b(?:{'|'.join(PACKAGES)}|benchmarks|tests)/[\w/]+\.py\b")
+_NAME = re.compile(rf"`((?:{'|'.join(PACKAGES)})(?:\.(?!json|npy)\w+)+)`")
 
 
 def commands(document: Path) -> Iterator[list[str]]:
@@ -45,3 +55,31 @@ def test_commands_have_the_options_that_are_shown(
 
 def test_they_are_found() -> None:
     assert sum(len(list(commands(document))) for document in DOCUMENTS) > 25
+
+
+def is_there(name: str) -> bool:
+    """True for a module of ours, and for what one holds, as `runtime.files.Folder.read`."""
+    words = name.split(".")
+    held = import_module("vit_edge")
+    for number, word in enumerate(words):
+        with suppress(ModuleNotFoundError):
+            held = import_module(f"vit_edge.{'.'.join(words[: number + 1])}")
+            continue
+        if not hasattr(held, word) and word not in getattr(held, "__annotations__", {}):
+            return False
+        held = getattr(held, word, None)
+    return True
+
+
+def test_files_that_are_named_exist() -> None:
+    named = {
+        (name, file) for file in (*DOCUMENTS, *SOURCES) for name in _FILE.findall(file.read_text())
+    }
+    assert len(named) > 50
+    assert not [f"{name} in {file}" for name, file in named if not (ROOT / name).is_file()]
+
+
+def test_modules_that_are_named_exist() -> None:
+    named = {(name, file) for file in SOURCES for name in _NAME.findall(file.read_text())}
+    assert len(named) > 20
+    assert not [f"{name} in {file}" for name, file in named if not is_there(name)]

@@ -43,7 +43,7 @@ class JoinedGraph:
 
 
 def join_teacher_forced(lowered: ir.Model, fp32: ir.Model, probes: Sequence[Probe]) -> JoinedGraph:
-    """Joins both graphs. `lowered` computes in fp32 (see `export.simulate`) and can be cut."""
+    """Joins both graphs. `lowered` computes in fp32 (see `export.measure`) and can be cut."""
     model = lowered.clone()
     graph = model.graph
     quantisers = [node for node in graph if _has_range(node)]

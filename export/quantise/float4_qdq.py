@@ -4,7 +4,7 @@
     block scales -> DequantizeLinear by the tensor's scale -> DequantizeLinear of the numbers
 
 ONNX has no operator that quantises in blocks by what it sees; TensorRT has, under a domain of its
-own. Other runtimes do not know it: `export.float4` writes the same in standard operators.
+own. Other runtimes do not know it: `export.measure` writes the same in standard operators.
 
 Source: NVIDIA TensorRT documentation, operator DynamicQuantize; ONNX DequantizeLinear of opset 23.
 """

@@ -1,6 +1,6 @@
 """Files that are written whole or not at all, whatever kills the program.
 
-Unlike `runtime.writing`, for streams of any size, and with at most one remainder of killed runs.
+Unlike `runtime.files`, for streams of any size, and with at most one remainder of killed runs.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def _linear(shape: tuple[Any, ...] = (2, TOKENS, INPUTS), bias: np.ndarray = BIA
 
 
 def _quantised(zero: int = 0) -> Any:
-    """As `export/quantise/qdq.py` writes it."""
+    """As `export/quantise/linears.py` writes it."""
     scale = (np.abs(WEIGHTS).max(0) / 127).astype(np.float32)
     arrays = {
         "w8": np.round(WEIGHTS / scale).astype(np.int8), "ws": scale,
