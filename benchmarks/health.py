@@ -41,14 +41,14 @@ from vit_edge.export.progress import Display
 from vit_edge.runtime import Engine
 from vit_edge.runtime.backends.cpu import cpu_name
 from vit_edge.runtime.manifest import EngineSpec
-from vit_edge.runtime.observer import Observer, Watch
+from vit_edge.runtime.observer import ObservedCalls, Observer
 from vit_edge.runtime.outputs import OutputSpec
 from vit_edge.runtime.tools.health import DriftMonitor, HealthMetrics
 from vit_edge.runtime.tools.health.drift import ALARM_RATE, EVERY, WINDOW
 from vit_edge.runtime.tools.health.judge import judge
-from vit_edge.runtime.tools.health.reference import Reference
 from vit_edge.runtime.tools.health.statistics import (
     Floats,
+    ReferenceStatistics,
     input_names,
     measure,
     measure_frames,
@@ -147,7 +147,7 @@ def measure_cost(bundle: Path, backend: str, precision: str, rounds: int) -> lis
     }
     rows = []
     with Engine.load(bundle, precision, backend, threads=1) as engine:
-        watches = [Watch(own, engine.info, engine.outputs) for own in observers.values()]
+        watches = [ObservedCalls(own, engine.info, engine.outputs) for own in observers.values()]
         contenders = [None, *watches]
         times = np.empty((rounds + WARM_UP, len(contenders)))
         for index in range(len(times)):
@@ -205,7 +205,7 @@ def count_alarms(
     alarms = dict.fromkeys(RATES, 0)
     for _ in range(trials):
         chosen = rows[generator.permutation(len(rows))[: reference + window]]
-        own = Reference(names, chosen[:reference], tuple(range(len(names))), "")
+        own = ReferenceStatistics(names, chosen[:reference], tuple(range(len(names))), "")
         least = min(report.probability for report in judge(own, chosen[reference:], 1.0))
         for rate in RATES:
             alarms[rate] += least < rate
@@ -218,7 +218,7 @@ def count_alarms(
     }
 
 
-def detection(name: str, reference: Reference, rows: Floats, seed: int) -> dict[str, Any]:
+def detection(name: str, reference: ReferenceStatistics, rows: Floats, seed: int) -> dict[str, Any]:
     """The share of windows that are called drift, and the statistics that show it most often."""
     generator = np.random.default_rng(seed)
     row: dict[str, Any] = {"drift": name, "seen": {}}
@@ -241,7 +241,7 @@ def of_colors(trials: int) -> dict[str, Any]:
     """False alarms and detection on crops of photographs, by their pixels."""
     pictures, names = photographs(), input_names(3)
     reference = measure_frames(crops(REFERENCE, 1, pictures))
-    stored = Reference(names, reference, tuple(range(len(names))), "")
+    stored = ReferenceStatistics(names, reference, tuple(range(len(names))), "")
     clean = measure_frames(crops(2000, 2, pictures))
     frames = crops(POOL, 3, pictures)
     return {
@@ -271,7 +271,7 @@ def of_digits(bundle: Path, trials: int) -> dict[str, Any]:
         def rows_of(images: Frames) -> Floats:
             return measure(images, {"logits": engine(images)}, spec)
 
-        stored = Reference(names, rows_of(frames[kept]), tuple(range(len(names))), "")
+        stored = ReferenceStatistics(names, rows_of(frames[kept]), tuple(range(len(names))), "")
         drifts = {name: rows_of(distort(frames[others])) for name, distort in DIGIT_DRIFTS.items()}
         drifts["one class only"] = rows_of(frames[labels == 3])
         halves = labels[others] < 5

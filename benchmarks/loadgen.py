@@ -33,7 +33,7 @@ from vit_edge.runtime import Engine
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.deployment import Deployment
 from vit_edge.runtime.tools.check import list_runnable
-from vit_edge.runtime.tools.measure.interference import Watch
+from vit_edge.runtime.tools.measure.interference import InterferenceWatch
 from vit_edge.runtime.tools.measure.machine import describe_machine
 from vit_edge.runtime.tools.measure.rounds import (
     EARLY_STOPPING_CALLS,
@@ -192,7 +192,7 @@ def main() -> None:
         Deployment(bundle), arguments.precision, arguments.backend
     ).candidates
     versions = {c.backend.name: c.backend.version() for c in candidates}
-    machine, watch = describe_machine(versions.items()), Watch()
+    machine, watch = describe_machine(versions.items()), InterferenceWatch()
     overhead = binding_overhead(bundle.golden().images)
     print(f"LoadGen's binding adds {1e3 * overhead:.0f} us to a query")
     rows: list[dict[str, Any]] = []

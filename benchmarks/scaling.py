@@ -24,7 +24,7 @@ from typing import Any
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.deployment import Deployment
 from vit_edge.runtime.tools.check import list_runnable
-from vit_edge.runtime.tools.measure.interference import Watch
+from vit_edge.runtime.tools.measure.interference import InterferenceWatch
 from vit_edge.runtime.tools.measure.machine import describe_machine
 
 from .scaling_plot import PLOT, draw
@@ -109,7 +109,7 @@ def main() -> None:
     runnable = list_runnable(Deployment(bundle), arguments.precision, arguments.backend).candidates
     engines = [(c.precision, c.backend.name) for c in runnable]
     versions = {c.backend.name: c.backend.version() for c in runnable}
-    machine, watch = describe_machine(versions.items()), Watch()
+    machine, watch = describe_machine(versions.items()), InterferenceWatch()
     asked = list(points(engines, len(machine.cores), arguments.batch))
     results: dict[Point, list[dict[str, float]]] = {point: [] for point in asked}
     for turn in range(arguments.repeats):

@@ -26,9 +26,9 @@ from .observers import (
     METHODS,
     SEARCH,
     CalibrationTable,
-    Observer,
     Origin,
     Provenance,
+    RangeObserver,
     require_finite,
     require_method,
 )
@@ -60,7 +60,7 @@ Samples = Mapping[str, SiteSamples]
 
 
 class SiteSampler:
-    """Collects the samples of one site; an `Observer` whose range is the largest magnitude."""
+    """Collects the samples of one site; an `RangeObserver` whose range is the largest magnitude."""
 
     def __init__(self, images: int) -> None:
         self._tokens = max(1, MAX_ROWS // max(1, images))
@@ -177,7 +177,7 @@ def collect(
     site_names = _observe_sites(observed.graph, sites)
     session = _open(observed)
     samplers = {site: SiteSampler(len(images)) for site in sites if method == SEARCH}
-    observers: dict[str, Observer] = {
+    observers: dict[str, RangeObserver] = {
         site: samplers[site] if method == SEARCH else METHODS[method]() for site in sites
     }
     end_names = [name for names in peaks.values() for name in names]

@@ -108,7 +108,7 @@ _LOST = 10.0
 """Nats for probability where the quantised distribution has none."""
 
 
-class Observer(Protocol):
+class RangeObserver(Protocol):
     """Observes activations, then returns the largest magnitude for the quantiser to represent."""
 
     def update(self, values: NDArray[np.float32]) -> None: ...

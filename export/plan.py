@@ -27,7 +27,7 @@ from .merging.schedule import AUTO, Asked, parse_merge
 from .onnx_export import INPUT_NAME
 from .package import require_replaceable
 from .precision import DEFAULT_PRECISIONS, PRECISIONS, MergedPrecision, find_precision, merged_forms
-from .precision.quantised import DEFAULT_EFFORT, EFFORTS, Effort
+from .precision.quantised import DEFAULT_EFFORT, EFFORTS, SearchEffort
 from .user_code import Metric, load_metric
 
 """Fast builds each engine once, in the form that is best for most; by default several equivalent
@@ -116,7 +116,7 @@ class Plan:
     calibration_size: int
     method: str
     seed: int
-    effort: Effort
+    effort: SearchEffort
     timing: TimingBudget
     notes: tuple[str, ...]
 

@@ -11,8 +11,12 @@ import numpy as np
 
 from vit_edge.runtime.manifest import STATISTICS, EngineSpec, ReferenceStatistics
 from vit_edge.runtime.outputs import unpack
-from vit_edge.runtime.tools.health.reference import MOST_IMAGES, encode_statistics
-from vit_edge.runtime.tools.health.statistics import measure, statistic_names
+from vit_edge.runtime.tools.health.statistics import (
+    MOST_IMAGES,
+    encode_statistics,
+    measure,
+    statistic_names,
+)
 
 from .baseline import SavedReference
 from .cache import Stage

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
-from .backends import BACKENDS, Backend, BuildOptions, Built, Session, Variant, find_backend
+from .backends import BACKENDS, Backend, BuildOptions, Built, RunVariant, Session, find_backend
 from .backends.base import NO_EXTERNAL_DATA, ExternalData
 from .bundle import Bundle
 from .device_cache import DeviceCache, Finding, key_start, timing_caches, variant_key
@@ -42,7 +42,7 @@ class Candidate:
     precision: str
     backend: Backend
     threads: int | None = None
-    variant: Variant | None = None
+    variant: RunVariant | None = None
 
     @cached_property
     def key(self) -> str:

@@ -171,7 +171,7 @@ _rename = _python_api("PyCapsule_SetName", ctypes.c_int)
 _USED = {name: b"used_" + name for name in _KINDS}  # the capsule keeps a pointer to its name
 
 
-class Tensor:
+class DlpackTensor:
     """A producer's tensor, ours until this object goes, which calls the producer's deleter."""
 
     def __init__(self, capsule: object) -> None:
@@ -225,7 +225,7 @@ def device_kind(frames: Any) -> int | None:
         return None
 
 
-def take(frames: Any) -> Tensor:
+def take(frames: Any) -> DlpackTensor:
     """Takes an array on a GPU. Its producer makes the legacy default stream wait for what is still
     being written: the one stream that all producers know.
 
@@ -242,7 +242,7 @@ def take(frames: Any) -> Tensor:
             f"frames are {type(frames).__name__} whose memory is not to be had through DLPack: "
             f"{first_line(error)}"
         ) from None
-    return Tensor(capsule)
+    return DlpackTensor(capsule)
 
 
 def is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> bool:

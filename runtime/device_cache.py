@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from errno import ENOENT, ENOSPC
 from pathlib import Path
 
-from .backends.base import AskedProduct, BlobStore, Built, Variant
+from .backends.base import AskedProduct, BlobStore, Built, RunVariant
 from .files import locked_if_possible, write_whole
 from .schema import SchemaError, decode, encode, printable
 
@@ -93,7 +93,7 @@ class _Index:
     """Findings by their keys, and kept variants by the keys of what they are variants of."""
 
     findings: dict[str, Finding] = field(default_factory=dict)
-    variants: dict[str, Variant] = field(default_factory=dict)
+    variants: dict[str, RunVariant] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class DeviceCache:
         except (OSError, ValueError, SchemaError, RecursionError):
             return _Index()
 
-    def read(self) -> tuple[dict[str, Finding], dict[str, Variant]]:
+    def read(self) -> tuple[dict[str, Finding], dict[str, RunVariant]]:
         """All findings by their keys, and all kept variants by the keys of what they are variants
         of.
         """
@@ -181,7 +181,7 @@ class DeviceCache:
             return None
         return Built(b"", "\n".join(listing.lines), listing.products)
 
-    def keep_variant(self, key: str, variant: Variant, finding: Finding) -> None:
+    def keep_variant(self, key: str, variant: RunVariant, finding: Finding) -> None:
         """Keeps a variant of `key` in place of the one before; its engine, if it has one, is stored
         already, under the key of the variant.
         """
@@ -266,7 +266,7 @@ def key_start(precision: str, backend: str) -> str:
     return f"{precision}|{backend}|"
 
 
-def variant_key(key: str, variant: Variant) -> str:
+def variant_key(key: str, variant: RunVariant) -> str:
     """Returns the key of a variant of what `key` is of."""
     return f"{key}|{variant.name}"
 

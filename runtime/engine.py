@@ -33,7 +33,7 @@ from .preprocess import Preprocess
 from .selection import open_best
 
 if TYPE_CHECKING:
-    from .observer import Observer, Watch
+    from .observer import ObservedCalls, Observer
     from .trust import PublicKey
 
 
@@ -105,11 +105,11 @@ class Engine:
         self.top = TopK(self.labels, manifest.spec.labelled or self.outputs[0])
         self._name = manifest.name
         self._as_it_is = len(self.outputs) == len(self.outputs[0].shape) == 1
-        self._watch: Watch | None = None
+        self._watch: ObservedCalls | None = None
         if observer is not None:
-            from .observer import Watch  # who has no observer imports nothing of it
+            from .observer import ObservedCalls  # who has no observer imports nothing of it
 
-            self._watch = Watch(observer, info, self.outputs)
+            self._watch = ObservedCalls(observer, info, self.outputs)
 
     @classmethod
     def load(

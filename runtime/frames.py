@@ -16,7 +16,7 @@ from .manifest import EngineSpec
 
 
 @dataclass(frozen=True)
-class Part:
+class PaddedBatch:
     """Images within the engine's profile; the first `count` of them are the caller's."""
 
     images: Frames
@@ -69,7 +69,7 @@ def _from_dlpack(frames: Any) -> NDArray[Any]:
         ) from None
 
 
-def cut(frames: Frames, spec: EngineSpec) -> Iterator[Part]:
+def cut(frames: Frames, spec: EngineSpec) -> Iterator[PaddedBatch]:
     """Parts of the profile's largest batch; the last is padded to its smallest.
 
     Raises:
@@ -81,7 +81,7 @@ def cut(frames: Frames, spec: EngineSpec) -> Iterator[Part]:
             part: Frames = frames.part(start, start + largest)
         else:
             part = frames[start : start + largest]
-        yield Part(_padded(part, smallest), len(part))
+        yield PaddedBatch(_padded(part, smallest), len(part))
 
 
 def _padded(part: Frames, smallest: int) -> Frames:

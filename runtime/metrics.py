@@ -38,7 +38,7 @@ K = TypeVar("K")
 
 @dataclass(frozen=True)
 class Latency:
-    """Percentiles in milliseconds over `runs` calls."""
+    """Summary in milliseconds over `runs` calls."""
 
     runs: int
     p50_ms: float

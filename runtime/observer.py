@@ -48,7 +48,7 @@ class Observer(Protocol):
         """Sees what a call or a stream raises, before its caller does."""
 
 
-class Watch:
+class ObservedCalls:
     """Tells an observer of one engine's calls, and keeps its exceptions from them."""
 
     def __init__(self, observer: Observer, info: EngineInfo, outputs: Sequence[OutputSpec]) -> None:

@@ -13,7 +13,7 @@ REPRESENTATIONS = ("tanh", "linear")
 
 
 @dataclass(frozen=True)
-class Pool:
+class Pooling:
     """A pool's width in embeddings, and the tokens that it needs (fields of `EmbeddingOptions`)."""
 
     width: int = 1
@@ -21,11 +21,11 @@ class Pool:
 
 
 POOLS = {
-    "class_token": Pool(tokens=("class_token",)),
-    "mean": Pool(),
-    "mean_then_norm": Pool(),
-    "class_token_and_mean": Pool(2, ("class_token",)),
-    "class_and_distillation": Pool(2, ("class_token", "distillation_token")),
+    "class_token": Pooling(tokens=("class_token",)),
+    "mean": Pooling(),
+    "mean_then_norm": Pooling(),
+    "class_token_and_mean": Pooling(2, ("class_token",)),
+    "class_and_distillation": Pooling(2, ("class_token", "distillation_token")),
 }
 
 

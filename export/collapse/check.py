@@ -16,7 +16,7 @@ from vit_edge.runtime.tools.images import ImageSet
 from .explained import PlainLowerings
 from .joined import join_teacher_forced
 from .judge import Moments, Observed, judge, moments, observe
-from .limits import EXPORT, EXPORT_ERROR, FINITE, OUTPUTS, STRUCTURE, Fault, Limits, widen
+from .limits import EXPORT, EXPORT_ERROR, FINITE, OUTPUTS, STRUCTURE, Fault, Limits, widen_limits
 from .probes import OUTPUT, Probe, find_probes
 from .structure import check_grids, check_layer_norms, check_quantised_stream, check_stream
 
@@ -119,7 +119,7 @@ def _check_numbers(
     if faults or outputs:
         explained, limit = plain.observe(lowered, fp32, images, probes), limits.outputs
         if explained is not None:
-            limit = widen(limit, _error(explained.outputs, values, scale))
+            limit = widen_limits(limit, _error(explained.outputs, values, scale))
         faults = _check_places(observed, len(images), limits, explained)
         outputs = _check_outputs(observed.outputs, values, scale, OUTPUTS, limit)
     return [*faults, *outputs]

@@ -23,7 +23,7 @@ from .limits import (
     Fault,
     Limits,
     SegmentLimits,
-    widen,
+    widen_limits,
 )
 from .probes import LINEAR, Probe
 
@@ -187,7 +187,10 @@ def judge(
     """
     allowed, exact = _allowed(probe, reads, limits), limits.exact
     if plain is not None:
-        allowed, exact = allowed.widened(_measures(plain)), widen(exact, plain.relative_error())
+        allowed, exact = (
+            allowed.widened(_measures(plain)),
+            widen_limits(exact, plain.relative_error()),
+        )
     if probe.exact:
         what = _over("relative error", moments.relative_error(), exact)
     else:

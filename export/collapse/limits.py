@@ -65,9 +65,11 @@ class SegmentLimits:
         return SegmentLimits(*(factor * getattr(self, field.name) for field in fields(self)))
 
     def widened(self, explained: SegmentLimits) -> SegmentLimits:
-        """Each limit as far as the format explains it in a model, see `widen`."""
+        """Each limit as far as the format explains it in a model, see `widen_limits`."""
         names = [field.name for field in fields(self)]
-        return SegmentLimits(*(widen(getattr(self, n), getattr(explained, n)) for n in names))
+        return SegmentLimits(
+            *(widen_limits(getattr(self, n), getattr(explained, n)) for n in names)
+        )
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ times what models of other architectures need.
 """
 
 
-def widen(limit: float, explained: float) -> float:
+def widen_limits(limit: float, explained: float) -> float:
     """The limit for a model in which the plain lowering to the same types errs by `explained`."""
     return min(max(limit, ROOM * explained), MOST * limit)
 

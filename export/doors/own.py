@@ -33,14 +33,14 @@ def find_source(request: ExportRequest) -> Source:
     """Returns our own ViT.
 
     Raises:
-        InputError: as `export.sources.find_source`; and if the user has images, but nothing says
+        InputError: as `find_model_source`; and if the user has images, but nothing says
             their normalisation: weights of one size are trained with one or another.
     """
-    from vit_edge.export.sources import find_source as find
+    from .own_weights import find_model_source
 
     assert request.model is None or isinstance(request.model, str)
     asked = (request.model, request.weights, request.config, request.facts, request.outputs)
-    source = find(*asked)
+    source = find_model_source(*asked)
     guess = f"(as {source.name})"
     guessed = [t for t in source.assumed if t.startswith(("mean ", "std ")) and t.endswith(guess)]
     if guessed and request.model is None and has_own_images(request):

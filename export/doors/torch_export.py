@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from vit_edge.export.foreign.evaluate import Runner
+from vit_edge.export.foreign.evaluate import OnnxRunner
 from vit_edge.export.passes import SCOPES
 from vit_edge.runtime.errors import InputError, first_line
 from vit_edge.runtime.tools.display import progress_bar
@@ -124,7 +124,7 @@ def _compare(
     call: ImageCall, model: ir.Model, shape: tuple[int, int, int], exporter: Exporter
 ) -> None:
     """Raises InputError if the graph gives other outputs than the module."""
-    run, generator = Runner(model), torch.Generator().manual_seed(1)
+    run, generator = OnnxRunner(model), torch.Generator().manual_seed(1)
     for batch in (1, 3) if exporter.dynamic else (1,):
         images = torch.rand((batch, *shape), generator=generator) * 2 - 1
         with torch.inference_mode():

@@ -14,7 +14,7 @@ from torch import nn
 from vit_edge.runtime.errors import InputError, first_line
 from vit_edge.vit.checkpoints.choice import listed
 from vit_edge.vit.checkpoints.folder import read_json
-from vit_edge.vit.checkpoints.hub import fetch
+from vit_edge.vit.checkpoints.formats import fetch
 from vit_edge.vit.checkpoints.processor import read_processor
 from vit_edge.vit.hints import ModelHints
 

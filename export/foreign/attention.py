@@ -21,7 +21,7 @@ from vit_edge.export.graph_edit import (
     sizes,
 )
 
-from .evaluate import LAYOUT, Array, compute, scalar, spread
+from .evaluate import LAYOUT, Array, compute, propagate, scalar
 
 _SCALING = ("Mul", "Div")
 _HEADS, _KEYS = (0, 2, 1, 3), (0, 2, 3, 1)
@@ -213,7 +213,7 @@ def _join(context: ir.Node, result: ir.Value, shape: tuple[int, int, int]) -> No
     positions = np.arange(heads * tokens * size, dtype=float).reshape(shape)
     expected = positions.transpose(1, 0, 2).ravel()
     end = None
-    for node, laid_out in spread(old, positions.reshape(sizes(old)), LAYOUT):
+    for node, laid_out in propagate(old, positions.reshape(sizes(old)), LAYOUT):
         rows = laid_out.ndim == 3 and 1 in laid_out.shape[:2] and laid_out.shape[2] == heads * size
         if rows and np.array_equal(laid_out.ravel(), expected):
             end = node

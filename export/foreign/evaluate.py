@@ -22,7 +22,7 @@ from vit_edge.runtime.errors import InputError, first_line
 AnyArray = NDArray[np.generic]
 
 
-class Runner:
+class OnnxRunner:
     """An ONNX Runtime session on the CPU."""
 
     def __init__(self, model: ir.Model, all_values: Sequence[ir.Value] = ()) -> None:
@@ -125,7 +125,7 @@ def compute(node: ir.Node, known: Mapping[ir.Value, Array]) -> list[Array] | Non
     return list(results)
 
 
-def spread(
+def propagate(
     start: ir.Value, data: Array, operators: Collection[str]
 ) -> Iterator[tuple[ir.Node, Array]]:
     """The nodes that compute something from `start` and constants alone, and what they give.

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from vit_edge.export.graph_edit import add_initializer, free_name, insert, rewire, sizes
 
-from .evaluate import ELEMENTWISE, Array, constant, scalar, spread
+from .evaluate import ELEMENTWISE, Array, constant, propagate, scalar
 
 _POINTS = np.linspace(-8, 8, 161)
 _GELU_TOLERANCE = 1e-6
@@ -37,7 +37,7 @@ def _fuse_gelu(function: ir.Node) -> bool:
     for start in _starts(function):
         shape = sizes(start)
         points = _POINTS.reshape([1] * (len(shape) - 1) + [-1])
-        for node, result in spread(start, points, ELEMENTWISE):
+        for node, result in propagate(start, points, ELEMENTWISE):
             if result.size == expected.size and np.allclose(
                 result.ravel(), expected, rtol=0, atol=_GELU_TOLERANCE
             ):
@@ -102,7 +102,7 @@ def _fuse_layer_norm(graph: ir.Graph, deviation: ir.Node) -> bool:
     if reduction.inputs[0] is not x:
         return False
     rows = np.random.default_rng(0).standard_normal((*[1] * (len(shape) - 2), _ROWS, shape[-1]))
-    steps = list(spread(x, rows, _OPERATORS))
+    steps = list(propagate(x, rows, _OPERATORS))
     epsilon = next((e for node, _ in steps if (e := _epsilon(node)) is not None), None)
     end = _end(rows, steps, epsilon) if epsilon is not None else None
     if epsilon is None or end is None:

@@ -32,7 +32,7 @@ from vit_edge.vit.preprocessing import normalise
 
 from .attention import WriteAttention
 from .batch import PUT_BATCH_FIRST, make_batch_dynamic
-from .evaluate import Runner
+from .evaluate import OnnxRunner
 from .fusions import FuseGelu, FuseLayerNorm
 from .image_input import take_uint8_images
 from .linears import FindModules, NameWeights, UnfoldLinears
@@ -104,7 +104,7 @@ def _draw(model: ir.Model) -> NDArray[np.generic]:
 
 
 def _run(model: ir.Model, images: NDArray[np.generic]) -> list[NDArray[np.generic]]:
-    return list(Runner(model)(images).values())
+    return list(OnnxRunner(model)(images).values())
 
 
 def _error(
@@ -215,7 +215,7 @@ def require_same(original: ir.Model, rebuilt: ir.Model, preprocess: Preprocess) 
         InputError: if it is over `MAX_ERROR`.
     """
     worst, varied = 0.0, varied_images(preprocess.shape, 0)[_FIRST_COARSE:]
-    run, expected_of = Runner(rebuilt), Runner(original)
+    run, expected_of = OnnxRunner(rebuilt), OnnxRunner(original)
     for batch in _BATCHES:
         images = varied[:batch]
         expected = run_original(expected_of, original, images, preprocess)
@@ -233,7 +233,7 @@ def require_same(original: ir.Model, rebuilt: ir.Model, preprocess: Preprocess) 
     return worst
 
 
-def _explained(run: Runner, original: ir.Model, preprocess: Preprocess) -> float:
+def _explained(run: OnnxRunner, original: ir.Model, preprocess: Preprocess) -> float:
     """The error that rounding explains: what pixels shifted by the last bit do to the outputs of
     the original, relative to their range; at most `_MOST_EXPLAINED`.
     """
@@ -251,7 +251,7 @@ def _explained(run: Runner, original: ir.Model, preprocess: Preprocess) -> float
 
 
 def run_original(
-    run: Runner, original: ir.Model, images: np.ndarray, preprocess: Preprocess
+    run: OnnxRunner, original: ir.Model, images: np.ndarray, preprocess: Preprocess
 ) -> list[np.ndarray]:
     """The outputs float32 `[N, ...]` of the file as its users run it, one image at a time."""
     raw = original.graph.inputs[0].dtype == ir.DataType.UINT8
@@ -264,7 +264,7 @@ def run_original(
 
 def onnx_oracle(original: ir.Model, preprocess: Preprocess) -> Oracle:
     """The file as its users run it."""
-    run = Runner(original)
+    run = OnnxRunner(original)
     return lambda images: pack(run_original(run, original, images, preprocess))
 
 

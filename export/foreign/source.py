@@ -21,7 +21,7 @@ from vit_edge.runtime.outputs import EMBEDDING, LOGITS, OutputSpec
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.vit.hints import ModelHints, format_value
 
-from .evaluate import Runner
+from .evaluate import OnnxRunner
 from .image_input import ask_for_normalisation, read_own_normalisation, require_image
 from .read import digest, load_onnx, require_supported
 from .rebuild import CopyOnnxFile, OnnxReference, RebuildGraph
@@ -195,7 +195,7 @@ def _read(path: Path, asked: Mapping[str, str | None], size: tuple[int, int] | N
     assert image.dtype is not None
     for value in model.graph.outputs:
         value.name = safe_name(str(value.name))
-    results = Runner(model)(np.zeros(shape, image.dtype.numpy()))  # type: ignore[arg-type]
+    results = OnnxRunner(model)(np.zeros(shape, image.dtype.numpy()))  # type: ignore[arg-type]
     usable, left_out = _usable(results)
     if not usable:
         raise InputError(

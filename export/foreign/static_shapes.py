@@ -20,7 +20,7 @@ from vit_edge.export.graph_edit import rewire, sizes
 from vit_edge.runtime.errors import InputError
 
 from .attention import reshape
-from .evaluate import AnyArray, Runner, constant
+from .evaluate import AnyArray, OnnxRunner, constant
 
 _NEUTRAL = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0}
 
@@ -142,7 +142,7 @@ def _fold_static_shapes(model: ir.Model, *, fixed: bool) -> None:
     assert image.shape is not None
     dynamic = _depends_on(model.graph, image)
     values = [v for node in model.graph for v in node.outputs if v.name]
-    results = Runner(model, values)(np.zeros(image.shape.numpy(), image.dtype.numpy()))
+    results = OnnxRunner(model, values)(np.zeros(image.shape.numpy(), image.dtype.numpy()))
     axes = {} if fixed else _find_batch_axes(model, _to_repeat(values, dynamic), results)
     for value in values:
         data = results[str(value.name)]
@@ -176,7 +176,7 @@ def _find_batch_axes(
     before = image.shape
     image.shape = ir.Shape([_TWO, *list(before)[1:]])
     try:
-        twos = Runner(model, values)(np.zeros(image.shape.numpy(), image.dtype.numpy()))
+        twos = OnnxRunner(model, values)(np.zeros(image.shape.numpy(), image.dtype.numpy()))
     except InputError:  # it takes one image, whatever it says
         return {}
     finally:

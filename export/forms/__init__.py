@@ -20,7 +20,7 @@ Rewrite = Callable[[ir.Model], bool]
 
 
 @dataclass(frozen=True)
-class Choice:
+class FormChoice:
     """One of the ways of a form.
 
     Attributes:
@@ -32,24 +32,24 @@ class Choice:
     max_aux_streams: int | None = 0
 
 
-FORMS: dict[str, dict[str, Choice]] = {
+FORMS: dict[str, dict[str, FormChoice]] = {
     # Linears whose outputs are cut into parts: Q, K and V, or the gate of an MLP and what it gates.
     "qkv": {
-        "saturated": Choice(),
-        "together": Choice(join),
-        "apart": Choice(cut_apart),
+        "saturated": FormChoice(),
+        "together": FormChoice(join),
+        "apart": FormChoice(cut_apart),
     },
     "attention output": {
-        "quantised after layout": Choice(),
-        "quantised before layout": Choice(quantise_before_layout),
+        "quantised after layout": FormChoice(),
+        "quantised before layout": FormChoice(quantise_before_layout),
     },
     "patches": {
-        "convolution": Choice(),
-        "product": Choice(patches_as_product),
+        "convolution": FormChoice(),
+        "product": FormChoice(patches_as_product),
     },
     "streams": {
-        "one": Choice(),
-        "library's choice": Choice(max_aux_streams=None),
+        "one": FormChoice(),
+        "library's choice": FormChoice(max_aux_streams=None),
     },
 }
 """Each form with its choices; the first one is the default."""

@@ -13,7 +13,7 @@ from math import inf
 import onnx_ir as ir
 
 from vit_edge.calibration.onnx_file import to_bytes
-from vit_edge.runtime.backends import BuildOptions, Built, Variant, cuda
+from vit_edge.runtime.backends import BuildOptions, Built, RunVariant, cuda
 from vit_edge.runtime.backends.base import written_out
 from vit_edge.runtime.backends.tensorrt import TensorRT
 from vit_edge.runtime.bundle import Bundle
@@ -26,7 +26,7 @@ from vit_edge.runtime.tools.profile.tensorrt import known_device
 from vit_edge.runtime.tools.tune.variants import Proposal
 
 from . import DEFAULT, GraphForm, aux_streams, write_in
-from .search import Cost, Trial, search_form, shorten
+from .search import Cost, FormTrial, search_form, shorten
 
 _REFERENCE = "fp32"
 AS_IT_IS = "the graph as it is"
@@ -84,11 +84,11 @@ def find_forms(
     ]
 
 
-def ranked(trials: Sequence[Trial]) -> list[Trial]:
+def ranked(trials: Sequence[FormTrial]) -> list[FormTrial]:
     """The trials that could be built, the one of the least cost first; each form once."""
     unique = {tuple(sorted(trial.form.items())): trial for trial in trials if trial.cost}
 
-    def order(trial: Trial) -> tuple[int, float, int]:
+    def order(trial: FormTrial) -> tuple[int, float, int]:
         cost = trial.cost
         assert cost is not None
         estimate = inf if cost.milliseconds is None else cost.milliseconds
@@ -103,11 +103,11 @@ def _builder(
     return lambda: compile_form(write_in(model, form), form)
 
 
-def _variant(form: GraphForm, capabilities: Sequence[str]) -> Variant:
+def _variant(form: GraphForm, capabilities: Sequence[str]) -> RunVariant:
     changed = {name: choice for name, choice in form.items() if choice != DEFAULT[name]}
     words = [f"{name}: {choice}" for name, choice in changed.items()] or [AS_IT_IS]
     words += [f"built for {capability} alone" for capability in capabilities]
-    return Variant(", ".join(words), dict(form))
+    return RunVariant(", ".join(words), dict(form))
 
 
 def _about(cost: Cost | None) -> str:

@@ -57,7 +57,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Trial:
+class FormTrial:
     """A form that was tried; `cost` is None where the builder refused it."""
 
     form: dict[str, str]
@@ -69,7 +69,7 @@ class FoundForm:
     """The form that costs least, and all that was tried."""
 
     form: dict[str, str]
-    trials: tuple[Trial, ...]
+    trials: tuple[FormTrial, ...]
 
 
 def search_form(
@@ -95,12 +95,14 @@ def search_form(
     """
     problems: list[EngineError] = []
 
-    def attempt(form: GraphForm) -> Trial:
+    def attempt(form: GraphForm) -> FormTrial:
         try:
-            return Trial(dict(form), cost_of(build(write_in(model, form), form), batch, devices))
+            return FormTrial(
+                dict(form), cost_of(build(write_in(model, form), form), batch, devices)
+            )
         except EngineError as error:
             problems.append(error)
-            return Trial(dict(form), None)
+            return FormTrial(dict(form), None)
 
     best = attempt(DEFAULT)
     trials = [best]

@@ -29,7 +29,7 @@ from .fp16 import FP16, to_fp16
 
 
 @dataclass(frozen=True)
-class Effort:
+class SearchEffort:
     """A value of `--effort`.
 
     Attributes:
@@ -46,9 +46,9 @@ class Effort:
 
 FAST, DEFAULT_EFFORT, THOROUGH = "fast", "default", "thorough"
 EFFORTS = {
-    FAST: Effort(tries_forms=False, gain_of_division=None),
-    DEFAULT_EFFORT: Effort(tries_forms=True, gain_of_division=3.0),
-    THOROUGH: Effort(tries_forms=True, gain_of_division=1.5),
+    FAST: SearchEffort(tries_forms=False, gain_of_division=None),
+    DEFAULT_EFFORT: SearchEffort(tries_forms=True, gain_of_division=3.0),
+    THOROUGH: SearchEffort(tries_forms=True, gain_of_division=1.5),
 }
 
 
@@ -123,7 +123,7 @@ def quantise_model(
         calibration: What was observed of it.
         scheme: The grids.
         update: Called with what is done and what there is in all.
-        gain_of_division: See `Effort`.
+        gain_of_division: See `SearchEffort`.
 
     Raises:
         InputError: if attention is to be quantised and cannot be.

@@ -31,7 +31,7 @@ _LAYOUT = ("Reshape", "Transpose", "Cast", "Unsqueeze", "Squeeze", "Identity", "
 
 
 @dataclass(frozen=True)
-class Part:
+class WorkOfKind:
     """Multiplications of one kind, for one image, and those of them that are quantised."""
 
     kind: str
@@ -43,7 +43,7 @@ class Part:
 class Work:
     """Multiplications of a graph, by kind."""
 
-    parts: tuple[Part, ...] = ()
+    parts: tuple[WorkOfKind, ...] = ()
 
     @property
     def share(self) -> float:
@@ -70,7 +70,9 @@ def count_work(graph: ir.Graph) -> Work:
             cost = multiplications(node)
             total[kind] += cost
             quantised[kind] += cost if few_bits(node) else 0
-    return Work(tuple(Part(kind, total[kind], quantised[kind]) for kind in KINDS if total[kind]))
+    return Work(
+        tuple(WorkOfKind(kind, total[kind], quantised[kind]) for kind in KINDS if total[kind])
+    )
 
 
 def multiplications(node: ir.Node) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, MutableMapping
 
 from ..errors import InputError
-from .base import Backend, BlobStore, BuildOptions, Built, Frames, Session, Variant
+from .base import Backend, BlobStore, BuildOptions, Built, Frames, RunVariant, Session
 
 __all__ = [
     "BACKENDS",
@@ -14,8 +14,8 @@ __all__ = [
     "BuildOptions",
     "Built",
     "Frames",
+    "RunVariant",
     "Session",
-    "Variant",
     "find_backend",
 ]
 

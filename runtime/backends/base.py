@@ -30,7 +30,7 @@ NO_EXTERNAL_DATA: ExternalData = MappingProxyType({})
 
 
 @dataclass(frozen=True)
-class Variant:
+class RunVariant:
     """Way to run the same graph that differs from a backend's default one.
 
     Attributes:

@@ -170,7 +170,7 @@ class Stream:
         _call("cudaEventRecord", self._event, stream)
         _call("cudaStreamWaitEvent", self._stream, self._event, 0)
 
-    def capture(self, work: Callable[[], None]) -> Graph:
+    def capture(self, work: Callable[[], None]) -> CudaGraph:
         """Captures what `work` queues on this stream as a graph, without running it.
 
         Raises:
@@ -186,11 +186,11 @@ class Stream:
             raise
         graph = _call("cudaStreamEndCapture", self._stream)
         try:
-            return Graph(graph)
+            return CudaGraph(graph)
         finally:
             _free("cudaGraphDestroy", graph)
 
-    def launch(self, graph: Graph) -> None:
+    def launch(self, graph: CudaGraph) -> None:
         _call("cudaGraphLaunch", graph.executable, self._stream)
 
     def synchronize(self) -> None:
@@ -236,7 +236,7 @@ def _end_failed_capture(stream: Any) -> None:
         _call("cudaGraphDestroy", _call("cudaStreamEndCapture", stream))
 
 
-class Graph:
+class CudaGraph:
     """Captured work that is launched as one."""
 
     def __init__(self, graph: Any) -> None:

@@ -25,7 +25,7 @@ IN_FLIGHT = 2
 only add latency."""
 
 
-class Pool(Generic[T]):
+class LendingPool(Generic[T]):
     """Lends items to threads, which wait while none is free. Thread-safe."""
 
     def __init__(self, items: list[T]) -> None:

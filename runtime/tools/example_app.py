@@ -15,7 +15,8 @@ from pathlib import Path
 
 from vit_edge.runtime import Engine
 from vit_edge.runtime.tools.command_line import run_program
-from vit_edge.runtime.tools.sources import read_pictures, score
+
+from .image_sources import read_pictures, score
 
 
 def watch(bundle: Path, source: str) -> None:

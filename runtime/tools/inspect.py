@@ -17,7 +17,7 @@ from ..outputs import KINDS
 from .check import Row
 from .display import mebibytes, percent, print_table
 from .plan.engine_plan import EnginePlan, decode_plan, plan_of
-from .plan.layers import Layer
+from .plan.layers import EngineLayer
 from .plan.show import PLAN_COLUMNS, plan_cells, shares, shortfall
 
 _GRAPH_COLUMNS = (
@@ -239,7 +239,7 @@ def print_tables(plans: dict[str, EnginePlan]) -> None:
             print(f"all {len(plan.products)} matrix products run as the graph asks")
 
 
-def _cells(layer: Layer) -> tuple[str, ...]:
+def _cells(layer: EngineLayer) -> tuple[str, ...]:
     inputs = (*layer.inputs, *(t for t in layer.constants if len(t.shape) > 1))
     return (
         _short(layer.name),

@@ -13,9 +13,9 @@ from ..answers import DEFAULT_TOP
 from ..engine import Engine, EngineInfo
 from ..errors import InputError
 from .display import complain, detail, say
+from .image_sources import Picture, Sampling, Unreadable, read_each, score_each
 from .measure.machine import describe_machine
 from .show import Shown, draw_maps, show_outputs
-from .sources import Picture, Sampling, Unreadable, read_each, score_each
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:

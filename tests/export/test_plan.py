@@ -15,8 +15,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from vit_edge.export.data import find_data
+from vit_edge.export.doors.own_weights import find_model_source
 from vit_edge.export.plan import ExportRequest, make_plan, parse_target
-from vit_edge.export.sources import find_source
 from vit_edge.runtime.errors import BackendError, InputError
 from vit_edge.vit.checkpoints import encode_checkpoint
 from vit_edge.vit.hints import ModelHints
@@ -86,7 +86,7 @@ def test_random_weights_are_said_to_be_random(tmp_path: Path) -> None:
 def test_a_timm_file_brings_its_architecture(model: VisionTransformer, tmp_path: Path) -> None:
     path = tmp_path / "timm.safetensors"
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
-    source = find_source(None, str(path), None, ModelHints(), {})
+    source = find_model_source(None, str(path), None, ModelHints(), {})
     assert source.name == MODEL
     assert source.config == model.config
     assert any(line.startswith("n_heads 2") for line in source.assumed)
@@ -116,11 +116,11 @@ def test_weights_of_another_variant_are_refused(model: VisionTransformer, tmp_pa
     del state["blocks.1.norm1.weight"]
     save_file(state, path)
     with pytest.raises(InputError, match=r"1 missing \(blocks\.1\.norm1\.weight\)"):
-        find_source(None, str(path), None, ModelHints(), {})
+        find_model_source(None, str(path), None, ModelHints(), {})
     state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"][:48].contiguous()
     save_file(state, path)
     with pytest.raises(InputError, match="width 48 and depth 2: give --heads"):
-        find_source(None, str(path), None, ModelHints(), {})
+        find_model_source(None, str(path), None, ModelHints(), {})
 
 
 def test_what_an_unknown_size_does_not_tell_is_asked_for(tmp_path: Path) -> None:
@@ -128,11 +128,11 @@ def test_what_an_unknown_size_does_not_tell_is_asked_for(tmp_path: Path) -> None
     model = VisionTransformer(img_size=32, patch_size=8, embed_dim=48, depth=1, n_heads=4)
     torch.save(model.state_dict(), path)
     with pytest.raises(InputError, match="width 48 and depth 1: give --heads"):
-        find_source(None, str(path), None, ModelHints(), {})
+        find_model_source(None, str(path), None, ModelHints(), {})
     with pytest.raises(InputError, match="give --mean and --std"):
-        find_source(None, str(path), None, ModelHints(n_heads=4), {})
+        find_model_source(None, str(path), None, ModelHints(n_heads=4), {})
     given = ModelHints(n_heads=4, mean=(0.5,) * 3, std=(0.5,) * 3)
-    source = find_source(None, str(path), None, given, {})
+    source = find_model_source(None, str(path), None, given, {})
     assert source.name == "odd"
     assert source.config == model.config
     assert "crop 1.0 (default)" in source.assumed
@@ -144,11 +144,11 @@ def test_a_model_that_the_weights_are_not_is_refused(
     path = tmp_path / "timm.pth"
     torch.save(model.state_dict(), path)
     with pytest.raises(InputError, match="of another model than vit_base_patch16_224"):
-        find_source("vit_base_patch16_224", str(path), None, ModelHints(n_heads=2), {})
+        find_model_source("vit_base_patch16_224", str(path), None, ModelHints(n_heads=2), {})
     config = tmp_path / "config.json"
     config.write_text('{"depth": 1000}')
     with pytest.raises(InputError, match="depth is 1000, the weights have 2 blocks"):
-        find_source(None, str(path), config, ModelHints(), {})
+        find_model_source(None, str(path), config, ModelHints(), {})
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "module._orig_mod.", "net."])
@@ -159,13 +159,13 @@ def test_what_frameworks_put_before_names_is_passed_over(
     state = {prefix + name: value for name, value in model.state_dict().items()}
     options = argparse.Namespace(epochs=3)
     torch.save({"state_dict": state, "args": options}, path)
-    assert find_source(None, str(path), None, ModelHints(), {}).config == model.config
+    assert find_model_source(None, str(path), None, ModelHints(), {}).config == model.config
 
 
 def test_own_file_brings_its_architecture(model: VisionTransformer, tmp_path: Path) -> None:
     path = tmp_path / "own.safetensors"
     path.write_bytes(encode_checkpoint(model))
-    assert find_source(
+    assert find_model_source(
         None, str(path), None, ModelHints(mean=(0.1, 0.2, 0.3)), {}
     ).preprocess.mean == (0.1, 0.2, 0.3)
 
@@ -173,12 +173,12 @@ def test_own_file_brings_its_architecture(model: VisionTransformer, tmp_path: Pa
 def test_configuration_file_changes_the_variant(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text('{"depth": 3, "img_size": 64}')
-    source = find_source(MODEL, None, path, ModelHints(), {})
+    source = find_model_source(MODEL, None, path, ModelHints(), {})
     assert (source.config.depth, source.preprocess.shape) == (3, (64, 64, 3))
     for bad in ('{"layers": 3}', "{", '{"n_heads": 5}', "[]"):
         path.write_text(bad)
         with pytest.raises(InputError, match="not a configuration"):
-            find_source(MODEL, None, path, ModelHints(), {})
+            find_model_source(MODEL, None, path, ModelHints(), {})
 
 
 class TestData:

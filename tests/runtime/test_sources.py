@@ -11,7 +11,7 @@ from PIL import Image
 from vit_edge.runtime.engine import Engine
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.preprocess import Preprocess
-from vit_edge.runtime.tools.sources import Picture, Sampling, is_camera, read_pictures, score
+from vit_edge.runtime.tools.image_sources import Picture, Sampling, is_camera, read_pictures, score
 
 from .videos import write_video
 

@@ -19,8 +19,7 @@ from vit_edge.vit.checkpoints import encode_checkpoint
 from vit_edge.vit.training.augment import AUGMENTATIONS, Mixture, mix
 from vit_edge.vit.training.files import replace_file
 from vit_edge.vit.training.folder import check_classes, find_files, hold_back, match_classes
-from vit_edge.vit.training.loader import load_batches
-from vit_edge.vit.training.loop import evaluate, mixed_loss
+from vit_edge.vit.training.loop import evaluate, load_batches, mixed_loss
 from vit_edge.vit.training.recipe import RECIPES, ema_decay_at, learning_rate_at, parameter_groups
 from vit_edge.vit.training.start import find_start, starting_model
 from vit_edge.vit.variants import find_variant

@@ -12,7 +12,7 @@ from torch import Tensor
 from vit_edge.runtime.errors import InputError
 
 from .checkpoint import Checkpoint, RawCheckpoint
-from .choice import Choice, choose, is_copy, nearest
+from .choice import ChosenWeights, choose, is_copy, nearest
 from .heads import find_head
 from .lora import merge_adapters
 from .names.base import PART
@@ -76,7 +76,7 @@ class _Renamed:
     left_out: list[str] = field(default_factory=list)
 
 
-def _rename(raw: RawCheckpoint, choice: Choice) -> _Renamed:
+def _rename(raw: RawCheckpoint, choice: ChosenWeights) -> _Renamed:
     naming, renamed = choice.naming, _Renamed()
     parts = defaultdict[str, dict[str, Tensor]](dict)
     for old in list(raw.tensors):
@@ -105,7 +105,7 @@ def _rename(raw: RawCheckpoint, choice: Choice) -> _Renamed:
     return renamed
 
 
-def _translate(name: str, choice: Choice) -> str | None:
+def _translate(name: str, choice: ChosenWeights) -> str | None:
     """Returns the model's name; "" for a tensor that is no part of it, None for one beside it."""
     naming = choice.naming
     if name.startswith(choice.prefix):
@@ -120,19 +120,19 @@ def _translate(name: str, choice: Choice) -> str | None:
     return new if new != short and _BESIDE.fullmatch(new) else None
 
 
-def _is_of_another(name: str, choice: Choice) -> bool:
+def _is_of_another(name: str, choice: ChosenWeights) -> bool:
     """Tells whether a tensor belongs to a copy that was not chosen, or to a training."""
     own = nearest(name, choice.prefix)
     return _is_of_rival(name, choice) or bool(_FOREIGN.fullmatch(name[len(own) :]))
 
 
-def _is_of_rival(name: str, choice: Choice) -> bool:
+def _is_of_rival(name: str, choice: ChosenWeights) -> bool:
     """Tells whether a tensor stands nearer to a copy that was not chosen."""
     own = len(nearest(name, choice.prefix))
     return any(len(nearest(name, other)) > own for other in choice.others)
 
 
-def _about_copies(choice: Choice) -> list[str]:
+def _about_copies(choice: ChosenWeights) -> list[str]:
     if not choice.rivals:
         return []
     return [

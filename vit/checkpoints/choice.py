@@ -45,7 +45,7 @@ _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenWeights:
     """The copy that is taken.
 
     Attributes:
@@ -64,20 +64,20 @@ class Choice:
         return key_of(self.prefix)
 
 
-def find_copies(names: Sequence[str]) -> list[Choice]:
+def find_copies(names: Sequence[str]) -> list[ChosenWeights]:
     """Lists the models in a file by the naming and the prefix of each."""
-    copies: dict[str, Choice] = {}
+    copies: dict[str, ChosenWeights] = {}
     for naming in NAMINGS.values():
         mark = re.compile(rf"(?:^|(?<=[./])){naming.mark}$")
         for name in names:
             if match := mark.search(name):
                 prefix = name[: match.start()]
                 if not _is_optimisers(prefix):
-                    copies.setdefault(prefix, Choice(naming, prefix))
+                    copies.setdefault(prefix, ChosenWeights(naming, prefix))
     return list(copies.values())
 
 
-def choose(raw: RawCheckpoint, key: str | None) -> Choice:
+def choose(raw: RawCheckpoint, key: str | None) -> ChosenWeights:
     """Takes the copy that `key` names, or else the one that the field's loaders take.
 
     Raises:
@@ -102,7 +102,7 @@ def choose(raw: RawCheckpoint, key: str | None) -> Choice:
             f"preferred: choose one with --checkpoint-key, as --checkpoint-key {equal[0]}"
         )
     others = [copy for copy in copies if copy is not ranked[0]]
-    return Choice(
+    return ChosenWeights(
         ranked[0].naming,
         ranked[0].prefix,
         tuple(copy.prefix for copy in others),
@@ -116,7 +116,7 @@ def key_of(prefix: str) -> str:
     return ".".join(parts) or prefix.strip("./") or "the top"
 
 
-def is_copy(key: str, choice: Choice) -> bool:
+def is_copy(key: str, choice: ChosenWeights) -> bool:
     """Tells whether `key` names the chosen copy."""
     return matches(choice.prefix, key)
 
@@ -164,9 +164,11 @@ def rank(prefix: str) -> tuple[int, int]:
     return preference, order
 
 
-def _without_twins(copies: Iterable[Choice], tensors: dict[str, Tensor]) -> list[Choice]:
+def _without_twins(
+    copies: Iterable[ChosenWeights], tensors: dict[str, Tensor]
+) -> list[ChosenWeights]:
     """Leaves out copies whose tensors are those of another under a second name."""
-    unique: dict[tuple[int, ...], Choice] = {}
+    unique: dict[tuple[int, ...], ChosenWeights] = {}
     for copy in copies:
         own = [t for name, t in tensors.items() if name.startswith(copy.prefix)]
         memory = [t.data_ptr() for t in own if not t.is_meta and t.layout == torch.strided]

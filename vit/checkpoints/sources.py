@@ -12,8 +12,7 @@ from vit_edge.runtime.errors import InputError
 from .canonical import to_canonical
 from .checkpoint import Checkpoint, RawCheckpoint
 from .folder import read_folder
-from .formats import read_npz, read_safetensors
-from .hub import PREFIXES, fetch, is_hub_name
+from .formats import PREFIXES, fetch, is_hub_name, read_npz, read_safetensors
 from .pickles import read_pickle
 
 SOURCES: dict[str, Callable[[Path], RawCheckpoint]] = {

@@ -21,7 +21,7 @@ _EIGHT_BITS = ("i8", "u8")
 
 
 @dataclass(frozen=True)
-class Linear:
+class TokenProduct:
     """Product of tokens and weights in an OpenVINO model.
 
     Attributes:
@@ -49,13 +49,13 @@ class Linear:
         return self.tokens * inputs * outputs
 
 
-def find_linears(model: Any) -> list[Linear]:
+def find_token_products(model: Any) -> list[TokenProduct]:
     """Returns the Linears of an `openvino.Model` whose shapes are all known."""
     candidates = (_linear(node) for node in model.get_ordered_ops())
     return [linear for linear in candidates if linear is not None]
 
 
-def as_convolutions(library: Any, model: Any, linears: list[Linear]) -> None:
+def as_convolutions(library: Any, model: Any, linears: list[TokenProduct]) -> None:
     """Replaces them in the model by convolutions."""
     import openvino.opset13 as ops
 
@@ -65,7 +65,7 @@ def as_convolutions(library: Any, model: Any, linears: list[Linear]) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def _linear(node: Any) -> Linear | None:
+def _linear(node: Any) -> TokenProduct | None:
     if node.get_type_name() != "MatMul" or any(
         node.get_attributes()[flag] for flag in ("transpose_a", "transpose_b")
     ):
@@ -73,7 +73,7 @@ def _linear(node: Any) -> Linear | None:
     tokens, (weights, scale) = node.input_value(0).get_partial_shape(), _weights(node)
     if weights is None or tokens.is_dynamic or len(tokens) != 3:
         return None
-    return Linear(node, weights, scale, tokens[1].get_length())
+    return TokenProduct(node, weights, scale, tokens[1].get_length())
 
 
 def _weights(node: Any) -> tuple[Any, Any]:
@@ -149,7 +149,7 @@ def _quantiser(node: Any) -> tuple[Any, Any, Any] | None:
     return (node, zero.data, scale.data) if is_pair else None
 
 
-def _replace(library: Any, ops: Any, linear: Linear) -> None:
+def _replace(library: Any, ops: Any, linear: TokenProduct) -> None:
     """Convolves `[N, tokens, inputs]` as `[N, inputs, tokens, 1]`, and turns the result back."""
     inputs, outputs = linear.shape
     images = ops.reshape(linear.node.input_value(0), _ints(ops, 0, 0, 1, inputs), True)
@@ -166,7 +166,7 @@ def _replace(library: Any, ops: Any, linear: Linear) -> None:
     replaced.output(0).replace(tokens.output(0))
 
 
-def _filters(library: Any, ops: Any, linear: Linear) -> Any:
+def _filters(library: Any, ops: Any, linear: TokenProduct) -> Any:
     """Returns weights `[outputs, inputs, 1, 1]`, transposed here: OpenVINO would keep both."""
     kind = linear.weights.get_element_type()
     inputs, outputs = linear.shape

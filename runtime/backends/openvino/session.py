@@ -20,8 +20,8 @@ from ...errors import ClosedError, EngineError, engine_error, first_line
 from ...manifest import EngineSpec
 from ...outputs import pack
 from ..base import Frames, give_back_freed
-from ..threads import Pool, stream_in_thread
-from .graph import as_convolutions, find_linears
+from ..threads import LendingPool, stream_in_thread
+from .graph import as_convolutions, find_token_products
 from .settings import (
     APART,
     CONVOLUTIONS,
@@ -134,7 +134,7 @@ def open_session(
         return OpenVinoSession(together, lambda: together, _threads(compiled), settings)
     one = model.clone()
     one.reshape([1, *spec.image_shape])
-    linears = find_linears(one)
+    linears = find_token_products(one)
     chosen = _suited(settings, sum(linear.macs for linear in linears))
     if chosen.linears == CONVOLUTIONS:
         as_convolutions(library, one, linears)
@@ -184,7 +184,7 @@ class _Together:
     def __init__(self, library: Any, compiled: Any, spec: EngineSpec) -> None:
         self._tensor, self._outputs = library.Tensor, spec.output_names
         count = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        self._requests = Pool([compiled.create_infer_request() for _ in range(count)])
+        self._requests = LendingPool([compiled.create_infer_request() for _ in range(count)])
 
     def run(self, images: Images) -> Scores:
         with self._requests.lend() as request:
@@ -218,7 +218,7 @@ class _EachAlone:
         self, library: Any, compiled: Any, streams: int, single: Runner, spec: EngineSpec
     ) -> None:
         self._tensor, self._spec, self._streams = library.Tensor, spec, streams
-        self._requests = Pool([[compiled.create_infer_request() for _ in range(streams)]])
+        self._requests = LendingPool([[compiled.create_infer_request() for _ in range(streams)]])
         self._single = single
 
     def run(self, images: Images) -> Scores:

@@ -145,7 +145,7 @@ class TensorRT:
 
     def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> Built:
         from .build import find_compute_capability, timing_file  # loaded for builds alone
-        from .child import Job
+        from .child import BuildJob
         from .process import build_in_child
 
         library = self._builder()
@@ -158,7 +158,7 @@ class TensorRT:
                 timings = str(timing_file(folder, name, version, cuda.device_name()))
         for capability in options.compute_capabilities:
             find_compute_capability(library, capability)
-        job = Job(
+        job = BuildJob(
             library.__name__,
             device,
             spec,

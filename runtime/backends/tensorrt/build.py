@@ -46,7 +46,7 @@ class FullLibrary(Library, Protocol):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class BuildRecipe:
     """Recipe of an engine: everything about a build but the graph.
 
     Attributes:
@@ -65,7 +65,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuiltPlan:
     """Engine, with the matrix products that its graph asked for."""
 
     engine: bytes
@@ -76,10 +76,10 @@ def build_plan(
     library: FullLibrary,
     logger: Logger,
     onnx: Path,
-    recipe: Recipe,
+    recipe: BuildRecipe,
     progress: Progress,
     messages: list[str],
-) -> Plan:
+) -> BuiltPlan:
     """Builds a strongly typed engine of the graph at `onnx`; the parser's errors are added to
     `messages`.
 
@@ -95,7 +95,7 @@ def build_plan(
         plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise EngineError("the builder returned no engine")
-    return Plan(bytes(plan), asked_products(library, network))
+    return BuiltPlan(bytes(plan), asked_products(library, network))
 
 
 def parse_network(
@@ -117,7 +117,9 @@ def parse_network(
     return network
 
 
-def _build_config(library: FullLibrary, builder: trt.Builder, recipe: Recipe) -> trt.IBuilderConfig:
+def _build_config(
+    library: FullLibrary, builder: trt.Builder, recipe: BuildRecipe
+) -> trt.IBuilderConfig:
     config, spec = builder.create_builder_config(), recipe.spec
     # TF32 would round fp32 matrix products to 10 bits: fp32 means fp32 here.
     config.clear_flag(library.BuilderFlag.TF32)

@@ -21,7 +21,7 @@ from ...manifest import EngineSpec
 from ...schema import decode, encode, printable
 from .. import cuda
 from ..base import AskedProduct
-from .build import FullLibrary, Recipe, build_plan
+from .build import BuildRecipe, FullLibrary, build_plan
 from .inspect import inspect_engine
 from .open import Library, Logger, make_logger
 
@@ -40,13 +40,13 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
 @dataclass(frozen=True)
-class Job:
+class BuildJob:
     """Engine to be built.
 
     Attributes:
         module: Python module of the library that builds.
         device: The GPU to build on; None where none is needed.
-        spec, compute_capabilities, flags, max_aux_streams: See `Recipe`.
+        spec, compute_capabilities, flags, max_aux_streams: See `BuildRecipe`.
         timings: The file of the timing cache; "" for none.
     """
 
@@ -59,10 +59,10 @@ class Job:
     max_aux_streams: int | None
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> BuildRecipe:
         timings = Path(self.timings) if self.timings else None
         capabilities = self.compute_capabilities
-        return Recipe(self.spec, capabilities, self.flags, timings, self.max_aux_streams)
+        return BuildRecipe(self.spec, capabilities, self.flags, timings, self.max_aux_streams)
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,13 @@ def main(place: str, pipe: int, parent: int) -> None:
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before
         return
-    job = decode(Job, json.loads((folder / JOB).read_text()))
+    job = decode(BuildJob, json.loads((folder / JOB).read_text()))
     with os.fdopen(pipe, "w", buffering=1) as reports, (folder / LOG).open("w", buffering=1) as log:
         (folder / OUTCOME).write_text(encode(_carry_out(job, folder, reports, log)))
     os._exit(0)  # what the library does at the end of a process may crash
 
 
-def _carry_out(job: Job, folder: Path, reports: TextIO, log: TextIO) -> Outcome:
+def _carry_out(job: BuildJob, folder: Path, reports: TextIO, log: TextIO) -> Outcome:
     errors, listings = list[str](), list[str]()
     bad_input, products = False, tuple[AskedProduct, ...]()
 
@@ -125,7 +125,7 @@ def one_line(text: str) -> str:
     return " ".join(printable(text).split())
 
 
-def _inspected(job: Job, library: FullLibrary, logger: Logger, engine: bytes) -> str:
+def _inspected(job: BuildJob, library: FullLibrary, logger: Logger, engine: bytes) -> str:
     """Asks full TensorRT, which has a GPU here, about the engine; "" if that fails."""
     if job.device is None or not hasattr(library, "EngineInspector"):
         return ""

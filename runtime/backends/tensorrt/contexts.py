@@ -189,7 +189,7 @@ class _Bound:
     """Context on a binding. `warm`: it has run, as it must before it can be captured."""
 
     context: trt.IExecutionContext
-    graph: cuda.Graph | None = None
+    graph: cuda.CudaGraph | None = None
     warm: bool = False
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from ...errors import EngineError, InputError, ResourceError, engine_error
 from ...schema import decode, encode
 from ..base import BuildOptions, Built, no_scratch, write_out
-from .child import ENGINE, GRAPH, JOB, LOG, OUTCOME, Job, Outcome, main, one_line
+from .child import ENGINE, GRAPH, JOB, LOG, OUTCOME, BuildJob, Outcome, main, one_line
 
 _log = logging.getLogger("vit_edge.tensorrt")
 
@@ -36,7 +36,7 @@ class _DeadlineError(Exception):
     """Raised at the time limit."""
 
 
-def build_in_child(job: Job, onnx: bytes, options: BuildOptions) -> Built:
+def build_in_child(job: BuildJob, onnx: bytes, options: BuildOptions) -> Built:
     """Builds an engine. Whatever ends this call ends the child too.
 
     Raises:

@@ -97,7 +97,7 @@ class Distribution:
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class LayerSensitivity:
     """Loss of a model's outputs when only this layer is quantised.
 
     Attributes:
@@ -141,7 +141,7 @@ class Comparison:
     recommendation: Recommendation
     notes: tuple[str, ...]
     distributions: tuple[Distribution, ...]
-    sensitivities: dict[str, tuple[Sensitivity, ...]]
+    sensitivities: dict[str, tuple[LayerSensitivity, ...]]
     machine: Machine
     interference: Interference
     seconds: float

@@ -1,15 +1,24 @@
-"""The whole comparison: from a bundle to the numbers and the recommendation."""
+"""The whole comparison: from a bundle to the numbers and the recommendation, with the loss by
+quantising each layer from the export's report beside the bundle.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
 
 from ...bundle import Bundle
 from ...deployment import Deployment
-from ...errors import InputError
+from ...errors import BundleError, InputError
+from ...files import Folder
+from ...manifest import Graph
+from ...schema import SchemaError, decode, parse_json
 from ..check import OK, list_runnable, tuned_notes
-from ..measure.interference import Interference, Watch
+from ..measure.interference import Interference, InterferenceWatch
 from ..measure.machine import describe_machine
 from ..measure.rounds import Schedule
 from ..profile.slow import explain_slow
@@ -17,12 +26,59 @@ from .comparison import (
     REPORT_VERSION,
     ComparedRow,
     Comparison,
+    LayerSensitivity,
     compare_rows,
     distributions,
 )
 from .contest import SINGLE, Measured, hold_contest, schedule_for
 from .recommend import recommend
-from .sensitivity import read_sensitivities
+
+_log = logging.getLogger("vit_edge.runtime")
+_MOST_BYTES = 16 << 20
+_MOST_UNITS = 2000
+
+
+def read_sensitivities(bundle: Bundle) -> dict[str, tuple[LayerSensitivity, ...]]:
+    """The parts of each quantised precision, in graph order; empty where there is no report of this
+    very bundle beside it. Nobody vouches for the report: it is read as strictly as a manifest.
+    """
+    path = Path(bundle.path).resolve()
+    folder = path.with_name(f"{path.name}.report")
+    if not folder.is_dir():
+        return {}
+    try:
+        report = parse_json(Folder.open(folder).read("report.json", _MOST_BYTES))
+        results = {r["precision"]: r for r in report["results"]}
+        if not _belongs(results, bundle):
+            return {}
+        found = {name: _units(results[name]) for name in bundle.manifest.precisions}
+    except (BundleError, SchemaError, ValueError, KeyError, TypeError, RecursionError) as error:
+        _log.warning("the export's report in %s is not used: %s", folder, str(error)[:200])
+        return {}
+    return {name: units for name, units in found.items() if units}
+
+
+def _belongs(results: dict[str, Any], bundle: Bundle) -> bool:
+    """Tells whether the report measured what the bundle's manifest says, to the last digit."""
+    for name, entry in bundle.manifest.precisions.items():
+        if name not in results:
+            return False
+        measured = {kind: graph["outputs"] for kind, graph in results[name]["graphs"].items()}
+        if measured != {kind: _figures(graph) for kind, graph in entry.graphs.items()}:
+            return False
+    return True
+
+
+def _figures(graph: Graph) -> dict[str, Any]:
+    return {name: dataclasses.asdict(accuracy) for name, accuracy in graph.accuracy.items()}
+
+
+def _units(result: Any) -> tuple[LayerSensitivity, ...]:
+    units = result["sensitivities"]
+    if not isinstance(units, list) or len(units) > _MOST_UNITS:
+        raise SchemaError("sensitivities is not a list of a model's parts")
+    return tuple(decode(LayerSensitivity, unit) for unit in units)
+
 
 PROFILE_SECONDS = 0.5
 """How long an engine is profiled that is not faster than a higher precision."""
@@ -57,7 +113,7 @@ def compare_bundle(
     deployment = Deployment(bundle, threads)
     runnable = list_runnable(deployment, precisions, backends)
     versions = {c.backend.name: c.backend.version() for c in runnable.candidates}
-    machine, watch = describe_machine(versions.items()), Watch()
+    machine, watch = describe_machine(versions.items()), InterferenceWatch()
     measured = hold_contest(
         deployment, runnable.candidates, sorted(set(batches)), lambda n: schedule(n, seconds)
     )

@@ -13,12 +13,11 @@ from ...bundle import Bundle
 from ...engine import Engine
 from ...errors import InputError
 from ..display import complain, print_table, say
+from ..image_sources import Picture, Sampling, Unreadable, read_each, score_each
 from ..images import load_npz
-from ..sources import Picture, Sampling, Unreadable, read_each, score_each
 from .drift import ALARM_RATE, DriftMonitor, DriftReport
 from .judge import StatisticReport, fewest_images
-from .reference import NONE
-from .statistics import is_class
+from .statistics import NONE, is_class
 
 MOST_IMAGES = 1 << 16
 """Of more the last ones are judged."""

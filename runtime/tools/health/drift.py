@@ -14,8 +14,16 @@ from ...bundle import Bundle
 from ...engine import EngineInfo
 from ...errors import InputError
 from .judge import StatisticReport, fewest_images, judge
-from .reference import NONE, Reference, read_reference
-from .statistics import Floats, class_labels, is_of_output, measure, statistic_names
+from .statistics import (
+    NONE,
+    Floats,
+    ReferenceStatistics,
+    class_labels,
+    is_of_output,
+    measure,
+    read_reference,
+    statistic_names,
+)
 from .words import describe
 
 WINDOW = 128
@@ -166,7 +174,7 @@ class DriftMonitor:
             statistics,
         )
 
-    def _remarks(self, rows: Floats, reference: Reference) -> tuple[list[str], bool]:
+    def _remarks(self, rows: Floats, reference: ReferenceStatistics) -> tuple[list[str], bool]:
         """Says what cannot be told; and whether outputs are broken."""
         remarks, unknown = list[str](), np.isnan(rows)
         of_outputs = np.array([is_of_output(name) for name in reference.names])

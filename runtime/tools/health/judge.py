@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .permutation import compare_classes, compare_numbers, log_choose
-from .reference import Reference
-from .statistics import Floats, is_class
+from .statistics import Floats, ReferenceStatistics, is_class
 
 LEAST_EFFECT = 0.1
 """Change of a mean rank (0 to 1) or of a class's share below which a difference, however certain,
@@ -58,7 +57,7 @@ class StatisticReport:
 
 
 def judge(
-    reference: Reference,
+    reference: ReferenceStatistics,
     rows: Floats,
     alarm_rate: float,
     labels: Mapping[str, Sequence[str]] = NO_LABELS,
@@ -122,7 +121,7 @@ def _summary(values: NDArray[np.float32]) -> Summary:
     return Summary(*(float(p) for p in np.percentile(values, _PERCENTILES)))
 
 
-def fewest_images(reference: Reference, alarm_rate: float) -> int | None:
+def fewest_images(reference: ReferenceStatistics, alarm_rate: float) -> int | None:
     """The smallest window in which drift can be told from chance at this rate; None if there is
     none, because the reference's images are too few.
     """

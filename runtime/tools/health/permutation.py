@@ -24,7 +24,7 @@ _NEAR = 1e-4
 
 
 @dataclass(frozen=True)
-class Comparison:
+class WindowComparison:
     """A window beside the reference.
 
     Attributes:
@@ -39,7 +39,7 @@ class Comparison:
     probability: float
 
 
-def compare_numbers(reference: NDArray[Any], window: NDArray[Any]) -> Comparison:
+def compare_numbers(reference: NDArray[Any], window: NDArray[Any]) -> WindowComparison:
     """Compares numbers by their ranks: where they lie, and how far they spread."""
     ranks = midranks(np.concatenate([reference, window]))
     distances = np.abs(2 * ranks - 1)
@@ -48,7 +48,7 @@ def compare_numbers(reference: NDArray[Any], window: NDArray[Any]) -> Comparison
         float(scores[inside].mean() - scores[~inside].mean()) for scores in (ranks, distances)
     )
     both = [two_sided(scores, inside) for scores in (ranks, distances)]
-    return Comparison(shift, widening, min(1.0, len(both) * min(both)))
+    return WindowComparison(shift, widening, min(1.0, len(both) * min(both)))
 
 
 def midranks(values: NDArray[Any]) -> Doubles:

@@ -8,7 +8,6 @@ import numpy as np
 
 from .judge import StatisticReport
 from .permutation import compare_numbers
-from .reference import Reference
 from .statistics import (
     BRIGHTNESS,
     CENTRE,
@@ -23,6 +22,7 @@ from .statistics import (
     SATURATION,
     SHARPNESS,
     Floats,
+    ReferenceStatistics,
     is_of_output,
 )
 
@@ -51,7 +51,7 @@ _DOWN = {
 
 
 def describe(
-    reports: Sequence[StatisticReport], reference: Reference, rows: Floats
+    reports: Sequence[StatisticReport], reference: ReferenceStatistics, rows: Floats
 ) -> tuple[str, ...]:
     """Says what the statistics that drifted look like together; empty where none did.
 
@@ -113,7 +113,9 @@ def _alike(reports: Sequence[StatisticReport]) -> bool:
     return len(narrow) > len(frames) / 2
 
 
-def _swapped(drifted: Mapping[str, StatisticReport], reference: Reference, rows: Floats) -> bool:
+def _swapped(
+    drifted: Mapping[str, StatisticReport], reference: ReferenceStatistics, rows: Floats
+) -> bool:
     """True if red against blue fits the reference far better with both exchanged, and green does
     fit.
     """

@@ -52,7 +52,7 @@ class _Clock:
     stolen: float | None
 
 
-class Watch:
+class InterferenceWatch:
     """Starts watching when it is made."""
 
     def __init__(self) -> None:

@@ -40,7 +40,7 @@ class Estimate:
 
 
 def percentiles(series: Series, ranks: Sequence[float]) -> tuple[Estimate, ...]:
-    """Percentiles of the milliseconds of all calls: the least of which at least so many calls are
+    """Summary of the milliseconds of all calls: the least of which at least so many calls are
     not above, as MLPerf's LoadGen counts.
     """
     values = np.percentile(series.calls, ranks, method="inverted_cdf")

@@ -13,7 +13,7 @@ from vit_edge.runtime.manifest import PlanSummary
 from vit_edge.runtime.schema import decode, encode, parse_json
 
 from . import layers as kinds
-from .layers import Layer, kernels, total
+from .layers import EngineLayer, kernels, total
 from .listing import read_layers
 from .types import UNKNOWN, bits, find_type, widest
 
@@ -28,7 +28,7 @@ class PlanAtBatch:
     """The layers of an engine that was built for one batch size alone: every shape is known."""
 
     batch: int
-    layers: tuple[Layer, ...]
+    layers: tuple[EngineLayer, ...]
 
     def __post_init__(self) -> None:
         if not 0 < self.batch <= _MAX_BATCH:
@@ -49,7 +49,7 @@ class EnginePlan:
 
     library: str
     products: tuple[AskedProduct, ...]
-    layers: tuple[Layer, ...]
+    layers: tuple[EngineLayer, ...]
     batches: tuple[PlanAtBatch, ...] = ()
     peak_bytes: int = 0
 
@@ -108,7 +108,7 @@ def decode_plan(raw: bytes) -> EnginePlan:
         raise BundleError(f"an engine's plan is not valid: {str(error)[:300]}") from None
 
 
-def layer_of(product: AskedProduct, layers: Sequence[Layer]) -> Layer | None:
+def layer_of(product: AskedProduct, layers: Sequence[EngineLayer]) -> EngineLayer | None:
     """The layer that multiplies a product of the graph; None if none is known to."""
     owners = [layer for layer in layers if product.node in layer.nodes]
     multiply = [layer for layer in owners if layer.multiplies or layer.kind == kinds.ATTENTION]
@@ -120,7 +120,7 @@ def asked_type(product: AskedProduct) -> str:
     return widest(map(find_type, product.operands)) or UNKNOWN
 
 
-def _unmet(products: Sequence[AskedProduct], layers: Sequence[Layer]) -> list[str]:
+def _unmet(products: Sequence[AskedProduct], layers: Sequence[EngineLayer]) -> list[str]:
     """Names the layers that are asked for in quantised numbers and multiply others."""
     problems = []
     for product in products:
@@ -136,7 +136,7 @@ def _unmet(products: Sequence[AskedProduct], layers: Sequence[Layer]) -> list[st
     return list(dict.fromkeys(problems))
 
 
-def _dequantised(products: Sequence[AskedProduct], layers: Sequence[Layer]) -> list[str]:
+def _dequantised(products: Sequence[AskedProduct], layers: Sequence[EngineLayer]) -> list[str]:
     multiplied = {product.node for product in products}
     widened = [layer for layer in layers if layer.kind == kinds.DEQUANTISE]
     return [
@@ -156,7 +156,7 @@ def _name(node: str) -> str:
     return module if module and operator[:1].isupper() else node
 
 
-def _work(products: Sequence[AskedProduct], layers: Sequence[Layer]) -> dict[str, float]:
+def _work(products: Sequence[AskedProduct], layers: Sequence[EngineLayer]) -> dict[str, float]:
     """Multiplications of each product with weights, by node; all alike where one is not known."""
     with_weights = [product for product in products if product.weights]
     owners = {product.node: layer_of(product, layers) for product in with_weights}
@@ -171,7 +171,7 @@ def _work(products: Sequence[AskedProduct], layers: Sequence[Layer]) -> dict[str
 
 
 def _linear_work(
-    products: Sequence[AskedProduct], layers: Sequence[Layer], work: Mapping[str, float]
+    products: Sequence[AskedProduct], layers: Sequence[EngineLayer], work: Mapping[str, float]
 ) -> dict[str, float]:
     shares: dict[str, float] = {}
     for product in products:
@@ -183,7 +183,9 @@ def _linear_work(
     return {kind: share / all_work for kind, share in sorted(shares.items(), key=lambda s: -s[1])}
 
 
-def _kernels_per_block(products: Sequence[AskedProduct], layers: Sequence[Layer]) -> float | None:
+def _kernels_per_block(
+    products: Sequence[AskedProduct], layers: Sequence[EngineLayer]
+) -> float | None:
     """Median distance, in kernels, from one attention's second product to the next one's."""
     running = list(kernels(layers))
     seconds = _of_attention(products)[1::2]

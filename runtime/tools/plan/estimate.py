@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from . import layers as kinds
 from .devices import Device
-from .layers import Layer, kernels, total
+from .layers import EngineLayer, kernels, total
 
 LOW, HIGH = 0.7, 1.5
 """A measured latency is most often between these times the estimate."""
@@ -34,7 +34,7 @@ _VECTOR = 0.25
 
 
 @dataclass(frozen=True)
-class Estimate:
+class LatencyEstimate:
     """A latency on a device.
 
     Attributes:
@@ -67,7 +67,7 @@ class Estimate:
 class KernelTime:
     """Estimated microseconds of a kernel, to move its bytes and to multiply."""
 
-    layer: Layer
+    layer: EngineLayer
     moving: float
     multiplying: float
 
@@ -82,7 +82,7 @@ class KernelTime:
         return max(self.moving, self.multiplying)
 
 
-def estimate(layers: Sequence[Layer], batch: int, device: Device) -> Estimate | None:
+def estimate(layers: Sequence[EngineLayer], batch: int, device: Device) -> LatencyEstimate | None:
     """The latency of an engine whose layers have known shapes.
 
     Returns:
@@ -95,10 +95,12 @@ def estimate(layers: Sequence[Layer], batch: int, device: Device) -> Estimate | 
     multiplying = sum(time.microseconds for time in times if not time.is_moving)
     launching = len(times) * device.launch
     whole = moving + multiplying + launching
-    return Estimate(whole / 1000, batch, moving / whole, multiplying / whole, launching / whole)
+    return LatencyEstimate(
+        whole / 1000, batch, moving / whole, multiplying / whole, launching / whole
+    )
 
 
-def kernel_times(layers: Sequence[Layer], device: Device) -> list[KernelTime] | None:
+def kernel_times(layers: Sequence[EngineLayer], device: Device) -> list[KernelTime] | None:
     """The time of each kernel, without its launch; None where `estimate` has none."""
     running = list(kernels(layers))
     constants = total(t.bytes for t in {t for layer in running for t in layer.constants})
@@ -115,14 +117,14 @@ def kernel_times(layers: Sequence[Layer], device: Device) -> list[KernelTime] | 
     return times
 
 
-def _shapeless(layer: Layer) -> bool:
+def _shapeless(layer: EngineLayer) -> bool:
     """Returns whether it multiplies and has no output of two axes at least."""
     return (layer.multiplies or layer.kind == kinds.ATTENTION) and (
         not layer.outputs or len(layer.outputs[0].shape) < 2
     )
 
 
-def _moving_us(layer: Layer, device: Device, weights_stay: bool) -> float | None:
+def _moving_us(layer: EngineLayer, device: Device, weights_stay: bool) -> float | None:
     """Microseconds to move the bytes of a kernel.
 
     A tensor that it shares with its neighbours may lie in the second-level cache.
@@ -139,7 +141,7 @@ def _moving_us(layer: Layer, device: Device, weights_stay: bool) -> float | None
     return time
 
 
-def _multiplying_us(layer: Layer, device: Device) -> float | None:
+def _multiplying_us(layer: EngineLayer, device: Device) -> float | None:
     """Microseconds of arithmetic; None if it is not known how much, or the device cannot do it."""
     if not layer.multiplies and layer.kind != kinds.ATTENTION:
         return 0.0
@@ -159,7 +161,7 @@ def _multiplying_us(layer: Layer, device: Device) -> float | None:
     )  # fmt: skip
 
 
-def _sizes(layer: Layer) -> tuple[int, int, int]:
+def _sizes(layer: EngineLayer) -> tuple[int, int, int]:
     """Rows, columns and number of the products of a layer."""
     shape = layer.outputs[0].shape
     if layer.kind == kinds.CONVOLUTION:

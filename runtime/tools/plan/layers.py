@@ -28,7 +28,7 @@ _UNSPECIFIED = -1
 
 
 @dataclass(frozen=True)
-class Tensor:
+class EngineTensor:
     """A tensor that a layer reads or writes.
 
     Attributes:
@@ -61,7 +61,7 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Layer:
+class EngineLayer:
     """A layer of an engine.
 
     Attributes:
@@ -76,9 +76,9 @@ class Layer:
 
     name: str
     kind: str
-    inputs: tuple[Tensor, ...]
-    constants: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    inputs: tuple[EngineTensor, ...]
+    constants: tuple[EngineTensor, ...]
+    outputs: tuple[EngineTensor, ...]
     nodes: tuple[str, ...]
     kernel: str
     stream: int
@@ -98,7 +98,7 @@ class Layer:
         return self.kind in PRODUCTS
 
     @cached_property
-    def operands(self) -> tuple[Tensor, Tensor] | None:
+    def operands(self) -> tuple[EngineTensor, EngineTensor] | None:
         """The two matrices that it multiplies; None for another kind, or if they are not told."""
         if self.kind == CONVOLUTION and self.outputs:
             return next(
@@ -165,12 +165,12 @@ def total(numbers: Iterable[float | None]) -> float | None:
     return sum_
 
 
-def kernels(layers: Sequence[Layer]) -> Iterator[Layer]:
+def kernels(layers: Sequence[EngineLayer]) -> Iterator[EngineLayer]:
     """The layers that launch something on the GPU."""
     return (layer for layer in layers if layer.is_kernel)
 
 
-def _multiply(first: Tensor, second: Tensor, product: Tensor) -> bool:
+def _multiply(first: EngineTensor, second: EngineTensor, product: EngineTensor) -> bool:
     """Returns whether `product` can be `first` `[..., M, K]` times `second` `[..., K, N]`."""
     if len(product.shape) < 2 or first.shape[-1] != second.shape[-2]:
         return False
@@ -182,12 +182,12 @@ def _multiply(first: Tensor, second: Tensor, product: Tensor) -> bool:
     return sizes[0] * product.shape[-1] == sizes[1] * first.shape[-1]
 
 
-def _depth(first: Tensor, second: Tensor) -> int:
+def _depth(first: EngineTensor, second: EngineTensor) -> int:
     """K of a matrix product."""
     return max(first.shape[-1], second.shape[-2])
 
 
-def _attention_macs(layer: Layer) -> int | None:
+def _attention_macs(layer: EngineLayer) -> int | None:
     """Of fused attention: queries times keys, and weights times values.
 
     Its inputs are queries, keys and values apart, or all three in one tensor; its output is

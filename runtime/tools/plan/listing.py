@@ -17,7 +17,7 @@ from vit_edge.runtime.backends.tensorrt.inspect import node_name
 from vit_edge.runtime.errors import EngineError
 
 from . import layers as kinds
-from .layers import Layer, Tensor
+from .layers import EngineLayer, EngineTensor
 from .types import bits, find_type
 
 HEADER = "Layers:"
@@ -56,7 +56,7 @@ _MULTIPLIES = {"Fc", "Bmm", "Gemm", "Matm"}
 _WIDE, _NARROW = 16, 8
 
 
-def read_layers(text: str) -> tuple[Layer, ...]:
+def read_layers(text: str) -> tuple[EngineLayer, ...]:
     """The layers of an engine, in the order in which they run.
 
     Args:
@@ -71,7 +71,7 @@ def read_layers(text: str) -> tuple[Layer, ...]:
         raise EngineError(f"the builder's listing is not understood: {error}") from None
 
 
-def _read(text: str) -> tuple[Layer, ...]:
+def _read(text: str) -> tuple[EngineLayer, ...]:
     if text.lstrip().startswith(HEADER):
         lines = [line for line in text.splitlines() if line.startswith("Name: ")]
         matches = [_LINE.match(line) for line in lines]
@@ -82,19 +82,19 @@ def _read(text: str) -> tuple[Layer, ...]:
     return _inspected(text)
 
 
-def _listed(match: re.Match[str]) -> Layer:
+def _listed(match: re.Match[str]) -> EngineLayer:
     sides = [_listed_tensors(match[side]) for side in ("inputs", "constants", "outputs")]
     return _layer(
         match["name"], match["type"], sides, match["metadata"], match["kernel"], match["stream"]
     )
 
 
-def _listed_tensors(text: str) -> tuple[Tensor, ...]:
+def _listed_tensors(text: str) -> tuple[EngineTensor, ...]:
     tensors = _TENSOR.findall(text)
     if len(tensors) != text.count("{ Name: "):
         raise EngineError(f"a tensor in the builder's listing is not understood: {text[:80]!r}")
     return tuple(
-        Tensor(
+        EngineTensor(
             node_name(name),
             tuple(int(size) for size in shape.split(",") if size),
             find_type(dtype),
@@ -103,7 +103,7 @@ def _listed_tensors(text: str) -> tuple[Tensor, ...]:
     )
 
 
-def _inspected(text: str) -> tuple[Layer, ...]:
+def _inspected(text: str) -> tuple[EngineLayer, ...]:
     try:
         entries = list(json.loads(text)["Layers"])
     except (ValueError, KeyError, TypeError):
@@ -115,13 +115,13 @@ def _inspected(text: str) -> tuple[Layer, ...]:
     return tuple(map(_inspected_layer, entries))
 
 
-def _inspected_layer(entry: dict[str, Any]) -> Layer:
+def _inspected_layer(entry: dict[str, Any]) -> EngineLayer:
     inputs, constants, outputs = (
         _described_tensors(entry.get(side)) for side in ("Inputs", "Constants", "Outputs")
     )
     weights = entry.get("Weights")
     if isinstance(weights, dict):
-        constants += (Tensor("", (), find_type(str(weights.get("Type")))),)
+        constants += (EngineTensor("", (), find_type(str(weights.get("Type")))),)
     return _layer(
         str(entry.get("Name", "")),
         str(entry.get("LayerType", "")),
@@ -132,7 +132,7 @@ def _inspected_layer(entry: dict[str, Any]) -> Layer:
     )
 
 
-def _described_tensors(entries: object) -> tuple[Tensor, ...]:
+def _described_tensors(entries: object) -> tuple[EngineTensor, ...]:
     """Of a layer's inputs or outputs. TensorRT 10 has "Format/Datatype", 11 has "DataType"."""
     tensors = []
     for entry in entries if isinstance(entries, list) else []:
@@ -141,32 +141,32 @@ def _described_tensors(entries: object) -> tuple[Tensor, ...]:
         sizes = values.get("Dimensions")
         shape = tuple(s for s in sizes if isinstance(s, int)) if isinstance(sizes, list) else ()
         dtype = find_type(types[0]) if types else find_type("")
-        tensors.append(Tensor(node_name(str(values.get("Name", ""))), shape, dtype))
+        tensors.append(EngineTensor(node_name(str(values.get("Name", ""))), shape, dtype))
     return tuple(tensors)
 
 
 def _layer(
     name: str,
     layer_type: str,
-    sides: Sequence[tuple[Tensor, ...]],
+    sides: Sequence[tuple[EngineTensor, ...]],
     metadata: str,
     kernel: str,
     stream: str,
-) -> Layer:
+) -> EngineLayer:
     inputs, constants, outputs = sides
     name, kernel = node_name(name), node_name(kernel)
     nodes = tuple(map(node_name, _NODE.findall(metadata))) or _named_after(name)
     kind = _kind(name, layer_type, inputs, constants, outputs)
     number = int(stream) if stream.isdecimal() else 0
-    return Layer(name, kind, inputs, constants, outputs, nodes, kernel, number)
+    return EngineLayer(name, kind, inputs, constants, outputs, nodes, kernel, number)
 
 
 def _kind(
     name: str,
     layer_type: str,
-    inputs: tuple[Tensor, ...],
-    constants: tuple[Tensor, ...],
-    outputs: tuple[Tensor, ...],
+    inputs: tuple[EngineTensor, ...],
+    constants: tuple[EngineTensor, ...],
+    outputs: tuple[EngineTensor, ...],
 ) -> str:
     if "_mha_" in name:
         return kinds.ATTENTION
@@ -182,7 +182,7 @@ def _kind(
     return kinds.COPY if steps and steps <= _LAYOUT else kinds.ELEMENTWISE
 
 
-def _widens(constants: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> bool:
+def _widens(constants: tuple[EngineTensor, ...], outputs: tuple[EngineTensor, ...]) -> bool:
     """Returns whether wide numbers are made of narrow constants."""
     before = [bits(t.dtype) or _WIDE for t in constants if len(t.shape) > 1]
     after = [bits(t.dtype) or _NARROW for t in outputs]

@@ -9,7 +9,7 @@ from vit_edge.runtime.manifest import PlanSummary
 
 from .devices import Device
 from .engine_plan import EnginePlan
-from .estimate import HIGH, LOW, Estimate, estimate
+from .estimate import HIGH, LOW, LatencyEstimate, estimate
 
 PLAN_COLUMNS = (
     "Linear work in", "attention fused", "kernels", "a block", "dequantised", "copies", "waits",
@@ -70,7 +70,7 @@ class EstimateRow:
     device: str
     precision: str
     batch: int
-    estimate: Estimate | None
+    estimate: LatencyEstimate | None
 
 
 def estimate_rows(
@@ -122,7 +122,7 @@ def advice(rows: Sequence[EstimateRow]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _gain(name: str, one: Estimate, wide: str, other: Estimate) -> str:
+def _gain(name: str, one: LatencyEstimate, wide: str, other: LatencyEstimate) -> str:
     """Says how much faster a quantised precision is, and why no more."""
     gain = other.milliseconds / one.milliseconds
     text = f"{name} takes {1 / gain:.2f} of {wide}'s time"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ..display import figures
 from .kernels import CASTS, ELEMENTWISE, LAUNCHES, MOVES, OTHER
-from .work import Work, width
+from .work import EngineCall, width
 
 _GAIN = 2.0
 """How many times as fast products of half the bits ought to be."""
@@ -26,7 +26,7 @@ _WORDS = {
 }
 
 
-def largest_cause(slow: Work, higher: Work) -> str:
+def largest_cause(slow: EngineCall, higher: EngineCall) -> str:
     """Says it in words that end a sentence."""
     if slow.shares and higher.shares:
         return _by_time(slow, higher)
@@ -36,7 +36,7 @@ def largest_cause(slow: Work, higher: Work) -> str:
     return _by_plan(slow, higher)
 
 
-def _by_time(slow: Work, higher: Work) -> str:
+def _by_time(slow: EngineCall, higher: EngineCall) -> str:
     products = higher.products(0, 64)
     share = products / higher.whole_ms
     if share < _LITTLE:
@@ -58,7 +58,7 @@ def _by_time(slow: Work, higher: Work) -> str:
     return max(causes, key=lambda words: causes[words])
 
 
-def _still_wide(slow: Work, wide: float, narrow: float) -> str:
+def _still_wide(slow: EngineCall, wide: float, narrow: float) -> str:
     bits = width(slow.precision)
     if not narrow:
         return f"all its matrix products run in more than {bits} bits, {_ms(wide)} of a call"
@@ -68,14 +68,14 @@ def _still_wide(slow: Work, wide: float, narrow: float) -> str:
     return f"{text} ({_named(slow.wider)})" if slow.wider else text
 
 
-def _slow_products(higher: Work, bits: int, narrow: float, replaced: float) -> str:
+def _slow_products(higher: EngineCall, bits: int, narrow: float, replaced: float) -> str:
     return (
         f"products in {bits} bits take {_ms(narrow)}, and those of {higher.precision} that they "
         f"replace only {_ms(replaced)}"
     )
 
 
-def _by_plan(slow: Work, higher: Work) -> str:
+def _by_plan(slow: EngineCall, higher: EngineCall) -> str:
     """From what the plan counts, where the GPU is none that times are estimated for."""
     if slow.wider:
         return f"layers run in a wider type than the graph asks ({_named(slow.wider)})"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from .kernels import KINDS
-from .work import NotFaster, Work
+from .work import EngineCall, NotFaster
 
 _NONE = "-"
 _SHOWN = 0.005
 
-_FACTS: dict[str, Callable[[Work], str]] = {
+_FACTS: dict[str, Callable[[EngineCall], str]] = {
     "work quantised": lambda w: _percent(w.quantised),
     "fell back": lambda w: _names(w.fallback),
     "layers in more bits": lambda w: _names(w.wider),
@@ -44,11 +44,11 @@ def fact_rows(pair: NotFaster) -> Iterator[tuple[str, str, str]]:
             yield name, show(slow), show(higher)
 
 
-def _estimated(work: Work) -> str:
+def _estimated(work: EngineCall) -> str:
     return f"{_ms(work.whole_ms)} ms" if work.shares else _NONE
 
 
-def _time(work: Work, kind: str) -> str:
+def _time(work: EngineCall, kind: str) -> str:
     """Milliseconds and share, for example "4.31 ms, 35 %"."""
     share = work.shares.get(kind)
     return f"{_ms(work.milliseconds(kind))} ms, {100 * share:.0f} %" if share else _NONE

@@ -22,7 +22,7 @@ from ..compare.contest import Measured
 from ..display import say
 from ..measure.statistics import Estimate
 from .cause import largest_cause
-from .work import NotFaster, Work, width, with_kernels
+from .work import EngineCall, NotFaster, width, with_kernels
 
 
 def explain_slow(
@@ -31,9 +31,9 @@ def explain_slow(
     """Explains each precision that is not faster than the fastest of the higher ones, at the
     smallest batch size that was measured. `seconds` is how long an engine is profiled.
     """
-    works: dict[Candidate, Work] = {}
+    works: dict[Candidate, EngineCall] = {}
 
-    def work(m: Measured) -> Work:
+    def work(m: Measured) -> EngineCall:
         if m.candidate not in works:
             works[m.candidate] = _profile(deployment, m, seconds)
         return works[m.candidate]
@@ -71,10 +71,10 @@ def _median(m: Measured) -> float:
     return float(np.median(m.series.calls))
 
 
-def _profile(deployment: Deployment, m: Measured, seconds: float) -> Work:
+def _profile(deployment: Deployment, m: Measured, seconds: float) -> EngineCall:
     candidate, graph = m.candidate, deployment.graph(m.candidate)
     entry = deployment.bundle.manifest.precisions[candidate.precision]
-    work = Work(
+    work = EngineCall(
         precision=candidate.precision,
         backend=candidate.backend.name,
         p50_ms=_median(m),
@@ -90,14 +90,14 @@ def _profile(deployment: Deployment, m: Measured, seconds: float) -> Work:
 
 
 def _no_profiler(
-    deployment: Deployment, candidate: Candidate, work: Work, batch: int, seconds: float
-) -> Work:
+    deployment: Deployment, candidate: Candidate, work: EngineCall, batch: int, seconds: float
+) -> EngineCall:
     return replace(work, problem=f"{candidate.backend.name} has no profiler that tells kinds apart")
 
 
 def _openvino(
-    deployment: Deployment, candidate: Candidate, work: Work, batch: int, seconds: float
-) -> Work:
+    deployment: Deployment, candidate: Candidate, work: EngineCall, batch: int, seconds: float
+) -> EngineCall:
     from ...backends.openvino import OpenVino
     from . import openvino
 
@@ -109,8 +109,8 @@ def _openvino(
 
 
 def _onnxruntime(
-    deployment: Deployment, candidate: Candidate, work: Work, batch: int, seconds: float
-) -> Work:
+    deployment: Deployment, candidate: Candidate, work: EngineCall, batch: int, seconds: float
+) -> EngineCall:
     from ...backends.onnxruntime import OnnxRuntime
     from . import onnxruntime
 
@@ -134,8 +134,8 @@ def _graph(deployment: Deployment, candidate: Candidate) -> Blob:
 
 
 def _tensorrt(
-    deployment: Deployment, candidate: Candidate, work: Work, batch: int, seconds: float
-) -> Work:
+    deployment: Deployment, candidate: Candidate, work: EngineCall, batch: int, seconds: float
+) -> EngineCall:
     from . import tensorrt
 
     plan = tensorrt.find_plan(deployment, candidate)
@@ -144,7 +144,7 @@ def _tensorrt(
     return tensorrt.with_plan(work, plan, candidate.backend.device(), batch)
 
 
-_PROFILERS: dict[str, Callable[[Deployment, Candidate, Work, int, float], Work]] = {
+_PROFILERS: dict[str, Callable[[Deployment, Candidate, EngineCall, int, float], EngineCall]] = {
     "openvino": _openvino,
     "onnxruntime": _onnxruntime,
     "tensorrt": _tensorrt,

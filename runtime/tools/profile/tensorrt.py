@@ -16,10 +16,10 @@ from ..plan import layers as kinds
 from ..plan.devices import DEVICES, Device
 from ..plan.engine_plan import EnginePlan, PlanAtBatch, decode_plan, plan_of
 from ..plan.estimate import KernelTime, kernel_times
-from ..plan.layers import Layer, total
+from ..plan.layers import EngineLayer, total
 from ..plan.types import bits
 from .kernels import CASTS, ELEMENTWISE, LAUNCHES, MOVES, OTHER, Kernel, product_kind, shares
-from .work import Work
+from .work import EngineCall
 
 _KINDS = {
     kinds.ATTENTION: ELEMENTWISE,
@@ -48,7 +48,7 @@ def find_plan(deployment: Deployment, candidate: Candidate) -> EnginePlan | None
     return None if built is None else plan_of(f"{used.name} {used.version()}", built)
 
 
-def with_plan(work: Work, plan: EnginePlan, gpu: str, batch: int) -> Work:
+def with_plan(work: EngineCall, plan: EnginePlan, gpu: str, batch: int) -> EngineCall:
     """The work of an engine with this plan.
 
     Args:
@@ -93,7 +93,7 @@ def at_batch(plan: EnginePlan, batch: int) -> PlanAtBatch | None:
     return min(plan.batches, key=lambda at: abs(at.batch - batch), default=None)
 
 
-def estimated_kernels(layers: Sequence[Layer], device: Device) -> tuple[list[Kernel], float]:
+def estimated_kernels(layers: Sequence[EngineLayer], device: Device) -> tuple[list[Kernel], float]:
     """Kernels with the times that they are estimated to take on a device, launches among them, and
     the share of the time in those that the memory's bandwidth bounds; no kernels where the plan
     does not allow an estimate.
@@ -111,7 +111,7 @@ def _moving(time: KernelTime) -> float:
     return time.microseconds if time.is_moving else 0.0
 
 
-def kind_of(layer: Layer) -> str:
+def kind_of(layer: EngineLayer) -> str:
     """The kind of an engine's layer; a product without weights is attention's."""
     if layer.kind in _KINDS:
         return _KINDS[layer.kind]

@@ -22,7 +22,7 @@ def width(precision: str) -> int:
 
 
 @dataclass(frozen=True)
-class Work:
+class EngineCall:
     """An engine's call. Empty and None where it is not known.
 
     Attributes:
@@ -92,8 +92,8 @@ class NotFaster:
         cause: The largest cause, in words.
     """
 
-    slow: Work
-    higher: Work
+    slow: EngineCall
+    higher: EngineCall
     batch: int
     speedup: Estimate
     cause: str
@@ -122,7 +122,7 @@ class NotFaster:
         return "; ".join(dict.fromkeys(filter(None, sources)))
 
 
-def with_kernels(work: Work, source: str, kernels: Sequence[Kernel]) -> Work:
+def with_kernels(work: EngineCall, source: str, kernels: Sequence[Kernel]) -> EngineCall:
     """The work of a call with these kernels, which a library's own profiler tells of."""
     bits = [(kernel, product_bits(kernel.kind)) for kernel in kernels]
     wider = [

@@ -18,7 +18,7 @@ from ...outputs import Metrics, OutputSpec
 from ..check import OK, Row, judged_row
 from ..display import say
 from ..triton.config import BUNDLE_SHA256, GRAPH, PRECISION
-from .server import Description, Server, Tensor
+from .server import Description, Server, ServerTensor
 
 
 @dataclass(frozen=True)
@@ -109,21 +109,21 @@ def replay(bundle: Bundle, served: Server, expected: Expectation) -> Replay:
 
 def interface_problem(described: Description, spec: EngineSpec) -> str | None:
     """Says in which input or output a served model differs from the bundle's; None if in none."""
-    frames = Tensor(spec.input_name, "UINT8", (-1, *spec.image_shape))
+    frames = ServerTensor(spec.input_name, "UINT8", (-1, *spec.image_shape))
     problem = _difference("input", described.inputs, {frames.name: (frames,)})
     if problem:
         return problem
     return _difference("output", described.outputs, {o.name: _forms(o) for o in spec.outputs})
 
 
-def _forms(output: OutputSpec) -> tuple[Tensor, ...]:
+def _forms(output: OutputSpec) -> tuple[ServerTensor, ...]:
     """Lists the ways to describe an output: Triton calls a single number [1]."""
     shapes = [output.shape] if output.shape else [(1,), ()]
-    return tuple(Tensor(output.name, "FP32", (-1, *shape)) for shape in shapes)
+    return tuple(ServerTensor(output.name, "FP32", (-1, *shape)) for shape in shapes)
 
 
 def _difference(
-    what: str, served: dict[str, Tensor], expected: dict[str, tuple[Tensor, ...]]
+    what: str, served: dict[str, ServerTensor], expected: dict[str, tuple[ServerTensor, ...]]
 ) -> str | None:
     ours = ", ".join(str(forms[0]) for forms in expected.values())
     if served.keys() != expected.keys():

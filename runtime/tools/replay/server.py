@@ -80,7 +80,7 @@ _HAS_NONE = ("404", "405", "501", "NOT_FOUND", "UNIMPLEMENTED")
 
 
 @dataclass(frozen=True)
-class Tensor:
+class ServerTensor:
     """Input or output as the server describes it; sizes that may be any are -1."""
 
     name: str
@@ -105,8 +105,8 @@ class Description:
 
     platform: str
     versions: tuple[str, ...]
-    inputs: dict[str, Tensor]
-    outputs: dict[str, Tensor]
+    inputs: dict[str, ServerTensor]
+    outputs: dict[str, ServerTensor]
     max_batch: int | None = None
     parameters: dict[str, str] = field(default_factory=dict)
 
@@ -292,10 +292,10 @@ def _describe(metadata: dict[str, Any], config: dict[str, Any]) -> Description:
     )
 
 
-def _tensor(described: dict[str, Any]) -> Tensor:
+def _tensor(described: dict[str, Any]) -> ServerTensor:
     """Reads a tensor of the metadata, whose sizes gRPC gives as text."""
     shape = tuple(int(size) for size in described.get("shape", ()))
-    return Tensor(str(described["name"]), str(described.get("datatype", "")), shape)
+    return ServerTensor(str(described["name"]), str(described.get("datatype", "")), shape)
 
 
 def _reason(error: Exception) -> str:

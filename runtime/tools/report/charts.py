@@ -15,22 +15,22 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from matplotlib.transforms import blended_transform_factory
 
 from ..check import OK
-from ..compare.comparison import QUANTILES, ComparedRow, Distribution, Sensitivity
+from ..compare.comparison import QUANTILES, ComparedRow, Distribution, LayerSensitivity
 from ..display import figures
 from .axis import span
-from .devices import Device, engine_name, error, latency, pareto
+from .devices import DeviceReport, engine_name, error, latency, pareto
 from .look import GOOD, INK, SHADES, SOFT, Chart, Look
 
 _FAR = 30.0
 """Rates that differ by more than this factor have a logarithmic axis."""
 _BANDS = ((0.5, 99.5, 0.25), (10.0, 90.0, 0.5), (25.0, 75.0, 1.0))
-"""Percentiles and opacity of the bands of a distribution."""
+"""Summary and opacity of the bands of a distribution."""
 _LAYER = re.compile(r"(?:.{0,60}\.)?(\d{1,6})\.(.{1,60})")
 _MOST_LAYERS = 2000
 LATENCY, ERROR, RATE = "median latency in ms", "relative RMS error", "images per second"
 
 
-def draw_pareto(devices: Sequence[Device]) -> Chart | None:
+def draw_pareto(devices: Sequence[DeviceReport]) -> Chart | None:
     """Error against latency, a panel for each device; None where no error is known."""
     shown = [(d, [r for r in d.engines if r.rms_error is not None]) for d in devices]
     shown = [(device, rows) for device, rows in shown if rows]
@@ -95,12 +95,12 @@ def _point(axes: Axes, row: ComparedRow, look: Look) -> None:
     axes.plot(x, y, look.mark(row.backend), ms=8, mfc=face, mec=colour, mew=1.4)
 
 
-def draw_engines(devices: Sequence[Device]) -> Chart | None:
+def draw_engines(devices: Sequence[DeviceReport]) -> Chart | None:
     """Latency, throughput and error of every engine side by side; None where none was measured."""
     pairs = [(device, row) for device in devices for row in device.engines]
     if not pairs:
         return None
-    quantities: list[tuple[str, Callable[[Device, ComparedRow], float | None]]] = [
+    quantities: list[tuple[str, Callable[[DeviceReport, ComparedRow], float | None]]] = [
         (LATENCY, lambda device, row: row.p50_ms),
         (RATE, lambda device, row: device.best_rate(row).images_per_s),
         (ERROR, lambda device, row: None if row.rms_error is None else error(row)),
@@ -137,7 +137,7 @@ def draw_engines(devices: Sequence[Device]) -> Chart | None:
 
 def _dots(
     axes: Axes,
-    pairs: Sequence[tuple[Device, ComparedRow]],
+    pairs: Sequence[tuple[DeviceReport, ComparedRow]],
     values: Sequence[float | None],
     titles: Mapping[str, str],
     look: Look,
@@ -163,7 +163,7 @@ def _dots(
     axes.set_ylim(line - 0.4, -0.6)
 
 
-def draw_latency(device: Device) -> Chart | None:
+def draw_latency(device: DeviceReport) -> Chart | None:
     """The distribution of every engine's latencies; None where none is known."""
     known = {(d.precision, d.backend, d.batch): d for d in device.comparison.distributions}
     pairs = [
@@ -219,7 +219,7 @@ def _bands(axes: Axes, line: int, row: ComparedRow, d: Distribution, look: Look)
             axes.plot(interval or (value, value), [line + 0.2] * 2, "|-", color=INK, lw=1.3, ms=4)
 
 
-def draw_batches(device: Device) -> Chart | None:
+def draw_batches(device: DeviceReport) -> Chart | None:
     """Throughput over batch size; None where only one was measured."""
     lines: dict[tuple[str, str], list[ComparedRow]] = {}
     for row in device.comparison.rows:
@@ -264,7 +264,7 @@ def draw_batches(device: Device) -> Chart | None:
     )
 
 
-def draw_sensitivity(precision: str, layers: Sequence[Sensitivity]) -> Chart | None:
+def draw_sensitivity(precision: str, layers: Sequence[LayerSensitivity]) -> Chart | None:
     """A field for each layer, a column for each block; None where names tell no blocks."""
     matches = [(_LAYER.fullmatch(layer.unit), layer) for layer in layers[:_MOST_LAYERS]]
     fields = {(m[2], int(m[1])): max(s.error, 1e-12) for m, s in matches if m}

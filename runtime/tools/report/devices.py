@@ -14,7 +14,7 @@ LEAST_ERROR = 1e-8
 
 
 @dataclass(frozen=True)
-class Device:
+class DeviceReport:
     """A comparison under a name that no other of the page has."""
 
     name: str
@@ -42,9 +42,9 @@ class Device:
         return max(same, key=lambda r: r.images_per_s or 0.0)
 
 
-def name_devices(comparisons: Sequence[Comparison]) -> list[Device]:
+def name_devices(comparisons: Sequence[Comparison]) -> list[DeviceReport]:
     """Names each by its hardware, and where that is not enough by the first facts that differ."""
-    devices = [Device(_hardware(c), c) for c in comparisons]
+    devices = [DeviceReport(_hardware(c), c) for c in comparisons]
     facts: tuple[Callable[[Comparison], str], ...] = (
         lambda c: c.name,
         lambda c: moment(c.made),

@@ -12,7 +12,7 @@ from ..display import figures
 from ..profile.show import columns, fact_rows
 from ..profile.work import NotFaster
 from .charts import draw_batches, draw_engines, draw_latency, draw_pareto, draw_sensitivity
-from .devices import Device, moment, name_devices
+from .devices import DeviceReport, moment, name_devices
 from .look import NARROW, WIDE, Chart, Key
 from .slow import draw_slow
 from .tables import TIMES, all_engines, all_numbers, conditions, method
@@ -37,7 +37,7 @@ def draw_page(comparisons: Sequence[Comparison]) -> str:
     )
 
 
-def _section(device: Device, key: Key) -> dict[str, object]:
+def _section(device: DeviceReport, key: Key) -> dict[str, object]:
     c = device.comparison
     charts = [draw_latency(device), draw_batches(device), draw_slow(device)]
     charts += [draw_sensitivity(name, layers) for name, layers in c.sensitivities.items()]
@@ -65,7 +65,7 @@ def _not_faster(pair: NotFaster) -> dict[str, object]:
     }
 
 
-def _facts(device: Device) -> Iterator[tuple[str, str]]:
+def _facts(device: DeviceReport) -> Iterator[tuple[str, str]]:
     """Numbers of the recommended engine."""
     row = next(filter(device.is_chosen, device.engines), None)
     if row is None:

@@ -9,9 +9,9 @@ from matplotlib.lines import Line2D
 
 from ..display import figures
 from ..profile.kernels import KINDS
-from ..profile.work import NotFaster, Work
+from ..profile.work import EngineCall, NotFaster
 from .axis import span
-from .devices import Device
+from .devices import DeviceReport
 from .look import COLOURS, SOFT, Chart, Look, shorten
 
 _COLOURS = dict(zip(KINDS, (*COLOURS, SOFT), strict=True))
@@ -19,7 +19,7 @@ _LETTER, _HANDLE = 6.6, 38
 """Points of a letter and of a legend's mark."""
 
 
-def draw_slow(device: Device) -> Chart | None:
+def draw_slow(device: DeviceReport) -> Chart | None:
     """Two bars for each pair, of parts by kind; None where no kinds are known."""
     pairs = [p for p in device.comparison.not_faster if p.slow.shares and p.higher.shares]
     if not pairs:
@@ -60,10 +60,10 @@ def draw_slow(device: Device) -> Chart | None:
     )
 
 
-def _bars(pairs: Sequence[NotFaster]) -> list[Work]:
+def _bars(pairs: Sequence[NotFaster]) -> list[EngineCall]:
     """Those of each backend together, every engine once, the higher precisions last."""
     backends = dict.fromkeys(pair.slow.backend for pair in pairs)
-    works = list[Work]()
+    works = list[EngineCall]()
     for backend in backends:
         of_it = [pair for pair in pairs if pair.slow.backend == backend]
         slow, higher = [p.slow for p in of_it], [p.higher for p in of_it]
@@ -78,6 +78,6 @@ def _columns(labels: Sequence[str], look: Look) -> int:
     return max(1, min(len(labels), int((look.width - 20) / (_LETTER * longest + _HANDLE))))
 
 
-def _said(work: Work, kinds: Sequence[str]) -> str:
+def _said(work: EngineCall, kinds: Sequence[str]) -> str:
     parts = [f"{k} {figures(work.milliseconds(k))} ms" for k in kinds if work.milliseconds(k)]
     return f"{work.precision} · {work.backend}: {', '.join(parts)}"

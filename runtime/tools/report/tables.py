@@ -10,7 +10,7 @@ from ..compare.comparison import ComparedRow, Comparison
 from ..display import figures, mebibytes, percent
 from ..measure.rounds import EARLY_STOPPING_CALLS, MLPERF_SECONDS
 from ..measure.statistics import Estimate
-from .devices import Device, engine_name
+from .devices import DeviceReport, engine_name
 
 TIMES = "\u00d7"
 _NONE = "-"
@@ -41,18 +41,18 @@ class Table(NamedTuple):
 class _Item(NamedTuple):
     """Rows of an engine: the one that is shown, and the one with the most images per second."""
 
-    device: Device
+    device: DeviceReport
     row: ComparedRow
     best: ComparedRow
 
 
-def all_numbers(device: Device) -> Table:
+def all_numbers(device: DeviceReport) -> Table:
     """A line for each engine and batch size of a device."""
     columns = {name: _of_row(show) for name, show in _COLUMNS.items()}
     return _table(columns, [("", [_Item(device, row, row) for row in device.comparison.rows])])
 
 
-def all_engines(devices: Sequence[Device]) -> Table:
+def all_engines(devices: Sequence[DeviceReport]) -> Table:
     """A line for each device, precision and backend: at its smallest batch and its best rate."""
     groups = []
     for device in devices:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...answers import DEFAULT_TOP
 from ..display import figures, say
-from .run import LARGEST_BATCH, ROWS, Request, Summary, score
+from .run import LARGEST_BATCH, ROWS, Request, ScoreSummary, score
 
 
 def add_score_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +80,7 @@ def run_score(arguments: argparse.Namespace) -> int:
     return 1 if summary.failed else 0
 
 
-def _show(summary: Summary) -> None:
+def _show(summary: ScoreSummary) -> None:
     rate = summary.images_per_second
     speed = "" if rate is None else f", {figures(rate)} images/s"
     print(f"{summary.rows:,} rows in {summary.files:,} files in {summary.out}{speed}")

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from ...errors import InputError
+from ..image_sources import find_pictures, walk
 from ..images import EXTENSIONS
-from ..sources import find_pictures, walk
 
 PARQUET = (".parquet", ".pq")
 _MAGIC = b"PAR1"
@@ -35,7 +35,7 @@ class Item:
     content: Path | bytes | None
 
 
-class Part(Protocol):
+class ListingPart(Protocol):
     """A contiguous range of a listing. Can be sent to another process."""
 
     def items(self) -> Iterator[Item]:
@@ -58,7 +58,7 @@ class Listing(Protocol):
     @property
     def column(self) -> str: ...
     def __len__(self) -> int: ...
-    def part(self, start: int, stop: int) -> Part:
+    def part(self, start: int, stop: int) -> ListingPart:
         """The images from `start` up to, and without, `stop`."""
 
 

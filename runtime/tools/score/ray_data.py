@@ -23,12 +23,12 @@ from ...bundle import Bundle
 from ...errors import BackendError, InputError, VitEdgeError, first_line, install_command
 from ..display import is_verbose, say
 from .folder import ScoreFolder
-from .listing import Listing, Part
+from .listing import Listing, ListingPart
 from .progress import progress_of
 from .record import RunRecord
 from .run import (
     Request,
-    Summary,
+    ScoreSummary,
     count_left,
     go_on,
     load_engine,
@@ -38,7 +38,7 @@ from .run import (
     prepare,
     versions,
 )
-from .scoring import Effort, Step, score_parts
+from .scoring import BatchSettings, Step, score_parts
 
 LOCAL = "local"
 """Address of a cluster that is started on this machine, for one run."""
@@ -52,18 +52,18 @@ _IN_FLIGHT = 2
 
 
 @dataclass(frozen=True)
-class Job:
+class RangeJob:
     """All that a process of the pool needs.
 
     Attributes:
         request: With precision, backend and threads as they are used.
         record: Of the run.
-        effort: See `Effort`.
+        effort: See `BatchSettings`.
     """
 
     request: Request
     record: RunRecord
-    effort: Effort
+    effort: BatchSettings
 
 
 class Scorer:
@@ -72,7 +72,7 @@ class Scorer:
     Errors on purpose travel as values, because Ray would wrap them in its own.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: RangeJob) -> None:
         self._job, self._problem = job, ""
         try:
             bundle = Bundle.open(job.request.bundle, job.request.public_key)
@@ -104,7 +104,7 @@ class Scorer:
         rows, failed = sum(step.rows for step in steps), sum(step.failed for step in steps)
         return {"rows": [rows], "failed": [failed], "problem": [self._problem]}
 
-    def _write(self, number: int, part: Part) -> list[Step]:
+    def _write(self, number: int, part: ListingPart) -> list[Step]:
         attempts = self._shards.attempts(number)
         with attempts.open("ab") as stream:
             stream.write(b".")
@@ -123,7 +123,7 @@ class Scorer:
         return steps
 
 
-def score_on_ray(request: Request, address: str) -> Summary:
+def score_on_ray(request: Request, address: str) -> ScoreSummary:
     """Scores all images of a request on the Ray cluster at `address`; "local" starts one on this
     machine for the time of the run.
 
@@ -153,7 +153,7 @@ def score_on_ray(request: Request, address: str) -> Summary:
                     progress.add(step)
                 seconds = progress.seconds
         counts = folder.finish()
-    return Summary(
+    return ScoreSummary(
         str(request.out), *counts, scored=left, seconds=seconds,
         precision=record.precision, backend=record.backend,
     )  # fmt: skip
@@ -219,7 +219,7 @@ def _steps(
         kind = "GPUs" if on_gpu else f"times {threads} CPUs"
         say(f"{size} processes need {size} {kind}, the cluster has {there}: Ray waits for more")
     decoders = max(1, cores // size) if on_gpu else threads
-    job = Job(_absolute(request), record, Effort(record.batch, decoders))
+    job = RangeJob(_absolute(request), record, BatchSettings(record.batch, decoders))
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # ours counts images, as in one process
     context.print_on_execution_start = False

@@ -22,7 +22,7 @@ from .listing import Listing, list_images
 from .parquet import require_pyarrow
 from .progress import progress_of
 from .record import RunRecord, read_record, require_same
-from .scoring import Effort, score_parts
+from .scoring import BatchSettings, score_parts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,7 +73,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Summary:
+class ScoreSummary:
     """Result of a run.
 
     Attributes:
@@ -188,7 +188,7 @@ def make_columns(bundle: Bundle, record: RunRecord) -> tuple[Columns, pa.Schema]
     return columns, columns.schema(facts)
 
 
-def score(request: Request) -> Summary:
+def score(request: Request) -> ScoreSummary:
     """Scores all images of a request in this process.
 
     Raises:
@@ -206,12 +206,12 @@ def score(request: Request) -> Summary:
             say(f"{info}: {info.why}" if chosen else str(info))
             left = count_left(folder)
             parts = (listing.part(*run) for run in folder.runs())
-            effort = Effort(record.batch, request.workers or choose_threads(None))
+            effort = BatchSettings(record.batch, request.workers or choose_threads(None))
             with progress_of(left) as progress:
                 for step in score_parts(engine, parts, folder.shards, columns, schema, effort):
                     progress.add(step)
             counts = folder.finish()
-    return Summary(
+    return ScoreSummary(
         str(request.out), *counts, scored=left, seconds=progress.seconds,
         precision=record.precision, backend=record.backend, engine=info,
     )  # fmt: skip

@@ -19,7 +19,7 @@ from ...engine import Engine
 from .columns import ERROR, Columns
 from .decode import Decoded, decode_ahead
 from .folder import Shards, writing
-from .listing import Item, Part
+from .listing import Item, ListingPart
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,7 +29,7 @@ _AHEAD = 2
 
 
 @dataclass(frozen=True)
-class Effort:
+class BatchSettings:
     """Sizes and threads that images are run with.
 
     Attributes:
@@ -65,11 +65,11 @@ class _Batch:
 
 def score_parts(
     engine: Engine,
-    parts: Iterable[Part],
+    parts: Iterable[ListingPart],
     shards: Shards,
     columns: Columns,
     schema: pa.Schema,
-    effort: Effort,
+    effort: BatchSettings,
 ) -> Iterator[Step]:
     """Writes the shards that `parts` are of, each whole; yields after every batch.
 
@@ -79,7 +79,7 @@ def score_parts(
         shards: Where the rows go.
         columns: What the rows have.
         schema: Of the files.
-        effort: See `Effort`.
+        effort: See `BatchSettings`.
 
     Raises:
         InputError: if the source can no longer be read, or a file cannot be written.
@@ -96,7 +96,7 @@ def score_parts(
 
 
 def _run(
-    engine: Engine, items: Iterable[Item], shards: Shards, effort: Effort
+    engine: Engine, items: Iterable[Item], shards: Shards, effort: BatchSettings
 ) -> Iterator[tuple[_Batch, Mapping[str, Any]]]:
     """Yields batches in order with their outputs by name, none where no image could be read."""
     waiting: deque[_Batch] = deque()

@@ -12,7 +12,7 @@ from ...errors import InputError
 from ..display import say
 from .config import DECODE, IMAGES, Serving
 from .repository import RECORD, write_repository
-from .target import TARGETS, Part, choose_part
+from .target import TARGETS, BundlePart, choose_part
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
@@ -82,7 +82,7 @@ def run_triton(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _describe(part: Part) -> str:
+def _describe(part: BundlePart) -> str:
     """Says in a line what runs."""
     if not part.target.like:
         which = f"in {part.precision}" if part.precision else "the best precision on the server"

@@ -15,7 +15,7 @@ from ...bundle import Bundle
 from ...errors import BackendError, InputError, install_command
 from ...manifest import EngineSpec
 from ...outputs import OutputSpec
-from .target import Part
+from .target import BundlePart
 
 LABELS = "labels.txt"
 """Names of classes, one a line, beside the configuration."""
@@ -49,7 +49,7 @@ class Serving:
 
     name: str
     bundle: Bundle
-    part: Part
+    part: BundlePart
     batches: tuple[int, ...]
     instances: int = 1
     threads: int | None = None

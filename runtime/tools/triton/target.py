@@ -11,7 +11,7 @@ from ...manifest import EngineEntry, Graph
 
 
 @dataclass(frozen=True)
-class Target:
+class TritonTarget:
     """A way to run a bundle in Triton.
 
     Attributes:
@@ -36,11 +36,13 @@ class Target:
 TARGETS = {
     target.name: target
     for target in (
-        Target("python", "python", "", "model.py"),
-        Target("tensorrt", "tensorrt", "tensorrt", "model.plan", on_gpu=True),
-        Target("onnxruntime", "onnxruntime", "onnxruntime", "model.onnx"),
-        Target("onnxruntime-cuda", "onnxruntime", "onnxruntime-cuda", "model.onnx", on_gpu=True),
-        Target(
+        TritonTarget("python", "python", "", "model.py"),
+        TritonTarget("tensorrt", "tensorrt", "tensorrt", "model.plan", on_gpu=True),
+        TritonTarget("onnxruntime", "onnxruntime", "onnxruntime", "model.onnx"),
+        TritonTarget(
+            "onnxruntime-cuda", "onnxruntime", "onnxruntime-cuda", "model.onnx", on_gpu=True
+        ),
+        TritonTarget(
             "onnxruntime-tensorrt",
             "onnxruntime",
             "tensorrt",
@@ -49,14 +51,14 @@ TARGETS = {
             # Source: onnxruntime_backend, README: FP32, FP16 or INT8, and no others.
             modes={"fp32": "FP32", "fp16": "FP16", "int8": "INT8"},
         ),
-        Target("openvino", "openvino", "openvino", "model.onnx"),
+        TritonTarget("openvino", "openvino", "openvino", "model.onnx"),
     )
 }
 """By the names that `--backend` takes; the first is the default."""
 
 
 @dataclass(frozen=True)
-class Part:
+class BundlePart:
     """Part of a bundle that Triton runs.
 
     Attributes:
@@ -66,15 +68,18 @@ class Part:
         engine: The prebuilt engine; None where a graph is run.
     """
 
-    target: Target
+    target: TritonTarget
     precision: str | None
     graph: Graph | None = None
     engine: EngineEntry | None = None
 
 
 def choose_part(
-    bundle: Bundle, target: Target, precision: str | None = None, capability: str | None = None
-) -> Part:
+    bundle: Bundle,
+    target: TritonTarget,
+    precision: str | None = None,
+    capability: str | None = None,
+) -> BundlePart:
     """Chooses what Triton runs of a bundle.
 
     Args:
@@ -95,7 +100,7 @@ def choose_part(
         )
     if not target.like:
         _require_precision(bundle, precision)
-        return Part(target, precision)
+        return BundlePart(target, precision)
     candidates = Deployment(bundle).candidates(precision, target.like)
     names = [c.precision for c in candidates]
     if target.modes is not None:
@@ -109,7 +114,7 @@ def choose_part(
             f"--precision ({', '.join(bundle.manifest.precisions)}) or --backend"
         )
     graphs = bundle.manifest.precisions[names[0]].graphs
-    return Part(target, names[0], graphs[candidates[0].backend.graph])
+    return BundlePart(target, names[0], graphs[candidates[0].backend.graph])
 
 
 def _require_precision(bundle: Bundle, precision: str | None) -> None:
@@ -121,8 +126,8 @@ def _require_precision(bundle: Bundle, precision: str | None) -> None:
 
 
 def _choose_engine(
-    bundle: Bundle, target: Target, names: list[str], capability: str | None
-) -> Part:
+    bundle: Bundle, target: TritonTarget, names: list[str], capability: str | None
+) -> BundlePart:
     """Chooses a prebuilt engine of full TensorRT: Triton opens no other, and only one that the
     TensorRT of its own version has built for its GPU.
     """
@@ -148,4 +153,4 @@ def _choose_engine(
             f"the bundle has {len(of_first)} TensorRT engines of {first}, for {kinds}: choose one "
             "by --compute-capability"
         )
-    return Part(target, first, entries[first].graphs["gpu"], of_first[0])
+    return BundlePart(target, first, entries[first].graphs["gpu"], of_first[0])

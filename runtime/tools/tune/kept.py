@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...backends import Built, Variant
+from ...backends import Built, RunVariant
 from ...deployment import Blob, Candidate, Deployment, Opened
 from ...device_cache import Finding, key_start
 
@@ -71,7 +71,7 @@ def forget_variant(deployment: Deployment, candidate: Candidate) -> None:
     deployment.refresh()
 
 
-def forget_variants(deployment: Deployment, precision: str, backend: str) -> list[Variant]:
+def forget_variants(deployment: Deployment, precision: str, backend: str) -> list[RunVariant]:
     """Forgets and returns all variants of a precision on a backend: those for other versions,
     devices and numbers of threads too.
     """

@@ -17,12 +17,12 @@ from ..check import FAILED, OK, list_runnable
 from ..compare.contest import SINGLE, schedule_for
 from ..compare.run import busy_notes, require_measurable
 from ..display import say
-from ..measure.interference import Interference, Watch
+from ..measure.interference import Interference, InterferenceWatch
 from ..measure.machine import Machine, describe_machine
 from ..measure.rounds import Schedule, Series
 from ..measure.statistics import Estimate
 from .kept import forget_variant, keep_variant
-from .trials import DEFAULT, Bench, Trial, counts, overall, shortcoming
+from .trials import DEFAULT, Bench, VariantTrial, counts, overall, shortcoming
 from .variants import FindForms, Proposal, join, propose_settings
 
 SECONDS = 2.0
@@ -121,7 +121,7 @@ def tune_bundle(
     require_kept(deployment)
     candidates = [candidate.default for candidate in runnable.candidates]
     versions = {c.backend.name: c.backend.version() for c in candidates}
-    machine, watch = describe_machine(versions.items()), Watch()
+    machine, watch = describe_machine(versions.items()), InterferenceWatch()
     sizes = sorted(set(batches))
     rows, kept, not_tuned = list[TunedRow](), dict[str, str | None](), dict[str, str]()
     for candidate in candidates:
@@ -184,7 +184,9 @@ def _propose(
         return (), str(error)
 
 
-def _tune(bench: Bench, proposals: Sequence[Proposal]) -> tuple[Sequence[Trial], Trial | None]:
+def _tune(
+    bench: Bench, proposals: Sequence[Proposal]
+) -> tuple[Sequence[VariantTrial], VariantTrial | None]:
     """Tries all proposals, then the promising ones once more and all of them together.
 
     Returns:
@@ -210,7 +212,7 @@ def _tune(bench: Bench, proposals: Sequence[Proposal]) -> tuple[Sequence[Trial],
     return list(trials.values()), _preferred(faster)
 
 
-def _preferred(faster: Sequence[Trial]) -> Trial | None:
+def _preferred(faster: Sequence[VariantTrial]) -> VariantTrial | None:
     """Returns the fastest of those that count; of those that are level with it the one that changes
     the fewest settings, so that noise does not decide between them.
     """
@@ -219,7 +221,9 @@ def _preferred(faster: Sequence[Trial]) -> Trial | None:
     return min(level, key=lambda t: (t.changes, -overall(t.gains)), default=None)
 
 
-def _keep(deployment: Deployment, candidate: Candidate, best: Trial | None, bench: Bench) -> None:
+def _keep(
+    deployment: Deployment, candidate: Candidate, best: VariantTrial | None, bench: Bench
+) -> None:
     """Keeps the best variant of a candidate; where there is none, forgets the one before."""
     if best is None:
         forget_variant(deployment, candidate)
@@ -232,7 +236,9 @@ def _keep(deployment: Deployment, candidate: Candidate, best: Trial | None, benc
     keep_variant(deployment, opened, bench.built(best), single)
 
 
-def _rows(bench: Bench, trials: Sequence[Trial], best: Trial | None) -> Iterator[TunedRow]:
+def _rows(
+    bench: Bench, trials: Sequence[VariantTrial], best: VariantTrial | None
+) -> Iterator[TunedRow]:
     """Rows of the default and of everything that was tried, for each batch size."""
     default = bench.default
     names = default.candidate.precision, default.candidate.backend.name
@@ -247,7 +253,7 @@ def _rows(bench: Bench, trials: Sequence[Trial], best: Trial | None) -> Iterator
             yield replace(sized, gain=trial.gains.get(sized.batch or 0))
 
 
-def _behind(trial: Trial, best: Trial | None) -> str:
+def _behind(trial: VariantTrial, best: VariantTrial | None) -> str:
     """Says why a variant that counts is not kept."""
     if best is None:
         return "behind those that were measured again"

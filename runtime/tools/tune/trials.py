@@ -71,7 +71,7 @@ _REFUSALS = (BackendError, EngineError, MemoryError)
 
 
 @dataclass(frozen=True)
-class Trial:
+class VariantTrial:
     """Variant that was tried.
 
     Attributes:
@@ -119,15 +119,15 @@ class Bench:
         self._built: dict[str, Built] = {}
         self.default_series: dict[int, Series] = {}
 
-    def built(self, trial: Trial) -> Built | None:
+    def built(self, trial: VariantTrial) -> Built | None:
         """Returns the engine that was built of a variant; None where the graph is what runs."""
         return self._built.get(trial.name)
 
-    def try_all(self, proposals: Sequence[Proposal]) -> list[Trial]:
+    def try_all(self, proposals: Sequence[Proposal]) -> list[VariantTrial]:
         """Tries proposals, all at once where memory allows it; else in several contests, each
         beside the default.
         """
-        trials: list[Trial] = []
+        trials: list[VariantTrial] = []
         waiting = list(proposals)
         while waiting:
             with ExitStack() as stack:
@@ -140,13 +140,13 @@ class Bench:
 
     def _open_group(
         self, waiting: Sequence[Proposal], stack: ExitStack
-    ) -> tuple[list[Trial], list[Proposal], list[Trial]]:
+    ) -> tuple[list[VariantTrial], list[Proposal], list[VariantTrial]]:
         """Opens as many as memory holds: the opened, those left for another group, those that are
         refused or wrong.
         """
-        opened: list[Trial] = []
+        opened: list[VariantTrial] = []
         left: list[Proposal] = []
-        failed: list[Trial] = []
+        failed: list[VariantTrial] = []
         size = self._deployment.size(self.default.candidate)
         for proposal in waiting:
             if opened and size * ROOM > available_memory():
@@ -158,7 +158,9 @@ class Bench:
                 if opened and isinstance(error, (ResourceError, MemoryError)):
                     left.append(proposal)
                 else:
-                    failed.append(Trial(proposal, problem=f"refused: {error or 'out of memory'}"))
+                    failed.append(
+                        VariantTrial(proposal, problem=f"refused: {error or 'out of memory'}")
+                    )
                 continue
             assert trial.opened is not None
             if trial.problem:
@@ -169,7 +171,7 @@ class Bench:
                 opened.append(trial)
         return opened, left, failed
 
-    def _open(self, proposal: Proposal) -> Trial:
+    def _open(self, proposal: Proposal) -> VariantTrial:
         variant, engine = proposal.variant, None
         candidate = replace(self.default.candidate, variant=variant)
         if proposal.build is not None:
@@ -178,9 +180,9 @@ class Bench:
                 self._built[variant.name] = proposal.build()
             engine = self._built[variant.name].engine
         opened = try_variant(self._deployment, candidate, engine)
-        return Trial(proposal, opened, f"wrong: {opened.problem}" if opened.problem else "")
+        return VariantTrial(proposal, opened, f"wrong: {opened.problem}" if opened.problem else "")
 
-    def _measure(self, trials: Sequence[Trial]) -> list[Trial]:
+    def _measure(self, trials: Sequence[VariantTrial]) -> list[VariantTrial]:
         spec = self._deployment.bundle.manifest.spec
         images = self._deployment.golden.images
         measured = {trial.name: trial for trial in trials}
@@ -206,7 +208,7 @@ class Bench:
         return lambda: run_frames(session, spec, frames)
 
 
-def _after(trial: Trial, batch: int, default: Series, contest: Contest[str]) -> Trial:
+def _after(trial: VariantTrial, batch: int, default: Series, contest: Contest[str]) -> VariantTrial:
     """The trial with what a contest at one batch size has found."""
     if trial.name in contest.failures:
         return replace(trial, problem=f"refused: {contest.failures[trial.name]}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...backends import Built, Session, Variant
+from ...backends import Built, RunVariant, Session
 from ...backends.cpu import default_threads, is_limited
 from ...deployment import Candidate, Deployment
 from ...manifest import Fact
@@ -30,7 +30,7 @@ class Proposal:
         about: What is known of it before; "" for nothing.
     """
 
-    variant: Variant
+    variant: RunVariant
     build: Callable[[], Built] | None = None
     about: str = ""
 
@@ -53,14 +53,14 @@ def propose_settings(
     """
     propose = _BY_BACKEND.get(candidate.backend.name)
     variants = [] if propose is None else propose(candidate, session, batches)
-    return [Proposal(Variant(name, settings)) for name, settings in variants]
+    return [Proposal(RunVariant(name, settings)) for name, settings in variants]
 
 
-def join(variants: Sequence[Variant]) -> Variant | None:
+def join(variants: Sequence[RunVariant]) -> RunVariant | None:
     """Returns the variant with the settings of all that do not contradict those before them; None
     if that is the first one alone.
     """
-    joined: list[Variant] = []
+    joined: list[RunVariant] = []
     settings: dict[str, Fact] = {}
     for variant in variants:
         if not settings.keys() & variant.settings.keys():
@@ -68,7 +68,7 @@ def join(variants: Sequence[Variant]) -> Variant | None:
             settings |= variant.settings
     if len(joined) < 2:
         return None
-    return Variant(", ".join(variant.name for variant in joined), settings)
+    return RunVariant(", ".join(variant.name for variant in joined), settings)
 
 
 Settings = Iterator[tuple[str, dict[str, Fact]]]

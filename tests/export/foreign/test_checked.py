@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from vit_edge.export.foreign.evaluate import Runner
+from vit_edge.export.foreign.evaluate import OnnxRunner
 from vit_edge.export.foreign.rebuild import optimise_checked
 from vit_edge.export.graph_edit import array
 from vit_edge.export.passes import CLEAN_UP
@@ -41,13 +41,13 @@ def test_a_pass_that_does_not_fit_is_left_out(
     optimised: ir.Model, frames: np.ndarray, bad: ir.passes.InPlacePass, reason: str
 ) -> None:
     model = optimised.clone()
-    (expected,) = Runner(model)(frames).values()
+    (expected,) = OnnxRunner(model)(frames).values()
     first, second, third = optimise_checked(
         model, {"fits": _Change(1.0), "does not": bad, "clean up": CLEAN_UP}
     )
     assert (first.left_out, third.left_out) == ("", "")
     assert reason in second.left_out
-    (left,) = Runner(model)(frames).values()
+    (left,) = OnnxRunner(model)(frames).values()
     assert np.abs(left - expected).max() < 1e-5 * np.ptp(expected)
     assert second.nodes_before == second.nodes_after == model.graph.num_nodes()
 

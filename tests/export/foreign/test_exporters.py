@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 
 from tests import oracles
-from vit_edge.export.foreign.evaluate import Runner
+from vit_edge.export.foreign.evaluate import OnnxRunner
 from vit_edge.export.foreign.rebuild import rebuild, require_same, run_original
 from vit_edge.export.foreign.source import find_foreign_source, prepare
 from vit_edge.export.passes import optimise
@@ -95,7 +95,7 @@ def _rebuilt(path: Path) -> tuple[ir.Model, ir.Model]:
     optimise(model)
     assert require_same(original, model, source.preprocess) < 1e-5
     images = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    (expected,) = run_original(Runner(original), original, images, source.preprocess)
+    (expected,) = run_original(OnnxRunner(original), original, images, source.preprocess)
     assert relative_error(run(model, images), expected) < 1e-5
     return original, model
 

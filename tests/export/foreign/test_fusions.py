@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vit_edge.export.foreign.attention import WriteAttention
 from vit_edge.export.foreign.batch import make_batch_dynamic
-from vit_edge.export.foreign.evaluate import Runner
+from vit_edge.export.foreign.evaluate import OnnxRunner
 from vit_edge.export.foreign.fusions import FuseGelu, FuseLayerNorm
 from vit_edge.export.foreign.linears import UnfoldLinears
 from vit_edge.export.foreign.static_shapes import RemoveNoOps, fold_static_shapes
@@ -87,7 +87,7 @@ def fused(body: str, change: ir.passes.PassBase) -> tuple[ir.Model, float]:
     change(model)
     common.RemoveUnusedNodesPass()(model)
     x = np.random.default_rng(1).standard_normal((1, 5, 8)).astype(np.float32) * 3
-    (expected,), (got,) = Runner(original)(x).values(), Runner(model)(x).values()
+    (expected,), (got,) = OnnxRunner(original)(x).values(), OnnxRunner(model)(x).values()
     return model, float(np.abs(got - expected).max())
 
 
@@ -200,7 +200,7 @@ def test_attention_is_written_the_one_way(
     assert (found["Split"], found["Mul"], found["Div"], found["Slice"]) == (1, 1, 0, 0)
     assert found["Transpose"] == 1 + 3 + 1  # patches; Q, K, V; the heads back
     image = np.random.default_rng(1).standard_normal((1, 3, 32, 32)).astype(np.float32)
-    (expected,), (got,) = Runner(original)(image).values(), Runner(model)(image).values()
+    (expected,), (got,) = OnnxRunner(original)(image).values(), OnnxRunner(model)(image).values()
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
 
 
@@ -229,7 +229,7 @@ def test_a_constant_shape_follows_the_batch_through_any_axis() -> None:
     fold_static_shapes(model)
     make_batch_dynamic(model)
     x = np.random.default_rng(0).standard_normal((3, 6, 4)).astype(np.float32)
-    (got,) = Runner(model)(x).values()
+    (got,) = OnnxRunner(model)(x).values()
     np.testing.assert_array_equal(got, x.reshape(3, 24))
 
 
@@ -244,7 +244,7 @@ def test_a_gather_of_all_elements_in_order_is_a_reshape() -> None:
     RemoveNoOps()(model)
     make_batch_dynamic(model)
     x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
-    (got,) = Runner(model)(x).values()
+    (got,) = OnnxRunner(model)(x).values()
     np.testing.assert_array_equal(got, x)
 
 

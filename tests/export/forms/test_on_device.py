@@ -8,7 +8,7 @@ import pytest
 
 from vit_edge.export.forms import DEFAULT
 from vit_edge.export.forms.on_device import AS_IT_IS, find_forms, ranked
-from vit_edge.export.forms.search import Cost, Trial
+from vit_edge.export.forms.search import Cost, FormTrial
 from vit_edge.runtime.backends import BACKENDS, cuda
 from vit_edge.runtime.bundle import Bundle
 from vit_edge.runtime.deployment import Candidate, Deployment
@@ -22,7 +22,7 @@ def test_the_least_cost_comes_first_and_each_form_once() -> None:
         "faulty": Cost(1, 0.5, 1), "slow": Cost(0, 2.0, 1), "fast": Cost(0, 1.0, 9),
         "unknown": Cost(0, None, 1), "refused": None,
     }  # fmt: skip
-    trials = [Trial({"qkv": name}, cost) for name, cost in costs.items()]
+    trials = [FormTrial({"qkv": name}, cost) for name, cost in costs.items()]
     order = [trial.form["qkv"] for trial in ranked([*trials, *trials])]
     assert order == ["fast", "slow", "unknown", "faulty"]
 

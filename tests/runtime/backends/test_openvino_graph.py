@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from vit_edge.runtime.backends.openvino import load_library
-from vit_edge.runtime.backends.openvino.graph import as_convolutions, find_linears
+from vit_edge.runtime.backends.openvino.graph import as_convolutions, find_token_products
 
 TOKENS, INPUTS, OUTPUTS = 5, 8, 6
 _RANDOM = np.random.default_rng(3)
@@ -76,7 +76,7 @@ def test_a_convolution_sums_the_same(made: Any) -> None:
     model, x = made(), _RANDOM.standard_normal((2, TOKENS, INPUTS)).astype(np.float32)
     expected = _answer(model, x)
     assert np.abs(expected).max() > 1
-    linears = find_linears(model)
+    linears = find_token_products(model)
     assert [linear.shape for linear in linears] == [(INPUTS, OUTPUTS)]
     assert [linear.macs for linear in linears] == [TOKENS * INPUTS * OUTPUTS]
     as_convolutions(load_library(), model, linears)
@@ -90,7 +90,7 @@ def test_its_weights_are_its_own_and_compile_twice() -> None:
     """Shared memory that is given back would be read again by the second compilation."""
     model, x = _linear(), _RANDOM.standard_normal((2, TOKENS, INPUTS)).astype(np.float32)
     expected = _answer(model, x)
-    as_convolutions(load_library(), model, find_linears(model))
+    as_convolutions(load_library(), model, find_token_products(model))
     for _ in range(3):
         _ = [np.full(INPUTS * OUTPUTS, np.nan, np.float32) for _ in range(1000)]
         np.testing.assert_allclose(_answer(model, x), expected, atol=1e-5)
@@ -98,7 +98,7 @@ def test_its_weights_are_its_own_and_compile_twice() -> None:
 
 def test_weights_in_8_bits_stay_in_8_bits() -> None:
     model = _quantised()
-    as_convolutions(load_library(), model, find_linears(model))
+    as_convolutions(load_library(), model, find_token_products(model))
     large = [
         node.get_element_type().get_type_name()
         for node in model.get_ops()
@@ -117,7 +117,7 @@ def test_a_bias_that_others_read_as_well_is_left() -> None:
     model = _model(nodes, {"w": WEIGHTS, "b": BIAS}, (2, TOKENS, INPUTS))
     x = _RANDOM.standard_normal((2, TOKENS, INPUTS)).astype(np.float32)
     expected = _answer(model, x)
-    as_convolutions(load_library(), model, find_linears(model))
+    as_convolutions(load_library(), model, find_token_products(model))
     assert "MatMul" not in _kinds(model)
     np.testing.assert_allclose(_answer(model, x), expected, rtol=1e-4, atol=1e-4)
 
@@ -143,4 +143,4 @@ def _transposed() -> Any:
     ids=["no tokens", "a batch that varies", "a zero point", "no weights", "transposed weights"],
 )
 def test_what_is_no_such_product_is_left(make: Any) -> None:
-    assert find_linears(make()) == []
+    assert find_token_products(make()) == []

@@ -4,12 +4,12 @@ import threading
 
 import pytest
 
-from vit_edge.runtime.backends.threads import Pool
+from vit_edge.runtime.backends.threads import LendingPool
 from vit_edge.runtime.errors import ClosedError
 
 
 def test_an_item_is_one_threads_at_a_time() -> None:
-    pool, busy, clashes = Pool([[0], [0]]), threading.Barrier(8), []
+    pool, busy, clashes = LendingPool([[0], [0]]), threading.Barrier(8), []
 
     def work() -> None:
         busy.wait()
@@ -29,7 +29,7 @@ def test_an_item_is_one_threads_at_a_time() -> None:
 
 
 def test_closing_waits_for_what_is_lent_and_frees_once() -> None:
-    pool, freed, lent, go = Pool(["a", "b"]), [], threading.Event(), threading.Event()
+    pool, freed, lent, go = LendingPool(["a", "b"]), [], threading.Event(), threading.Event()
 
     def work() -> None:
         with pool.lend():
@@ -52,7 +52,7 @@ def test_closing_waits_for_what_is_lent_and_frees_once() -> None:
 
 
 def test_those_who_wait_learn_that_it_was_closed() -> None:
-    pool, outcome, waiting = Pool(["a"]), [], threading.Event()
+    pool, outcome, waiting = LendingPool(["a"]), [], threading.Event()
 
     def wait() -> None:
         waiting.set()
@@ -74,7 +74,7 @@ def test_those_who_wait_learn_that_it_was_closed() -> None:
 
 
 def test_an_item_comes_back_from_a_block_that_raised() -> None:
-    pool = Pool(["a"])
+    pool = LendingPool(["a"])
     with pytest.raises(KeyError), pool.lend():
         raise KeyError
     with pool.lend() as item:

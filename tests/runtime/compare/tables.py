@@ -12,7 +12,7 @@ from vit_edge.runtime.tools.compare.comparison import (
     ComparedRow,
     Comparison,
     Distribution,
-    Sensitivity,
+    LayerSensitivity,
 )
 from vit_edge.runtime.tools.compare.recommend import recommend
 from vit_edge.runtime.tools.measure.interference import Interference
@@ -81,7 +81,7 @@ def comparison(*rows: ComparedRow, **other: Any) -> Comparison:
 
 
 UNITS = tuple(
-    Sensitivity(f"blocks.{block}.{part}", 1e-3 * (1 + block) * (1 + i), 1e-6, 1000.0)
+    LayerSensitivity(f"blocks.{block}.{part}", 1e-3 * (1 + block) * (1 + i), 1e-6, 1000.0)
     for block in range(12)
     for i, part in enumerate(("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"))
 )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vit_edge.runtime.bundle import Bundle
-from vit_edge.runtime.tools.compare.sensitivity import read_sensitivities
+from vit_edge.runtime.tools.compare.run import read_sensitivities
 
 
 @pytest.fixture

@@ -17,8 +17,12 @@ from vit_edge.runtime.manifest import EngineSpec
 from vit_edge.runtime.outputs import OutputSpec
 from vit_edge.runtime.tools.health import DriftMonitor, DriftReport
 from vit_edge.runtime.tools.health.judge import fewest_images, judge
-from vit_edge.runtime.tools.health.reference import Reference
-from vit_edge.runtime.tools.health.statistics import class_labels, input_names, measure_frames
+from vit_edge.runtime.tools.health.statistics import (
+    ReferenceStatistics,
+    class_labels,
+    input_names,
+    measure_frames,
+)
 from vit_edge.runtime.tools.health.words import describe
 from vit_edge.vit.datasets import digits
 from vit_edge.vit.variants import find_variant
@@ -27,10 +31,10 @@ from .colors import DRIFTS, crops
 
 
 @pytest.fixture(scope="module")
-def reference() -> Reference:
+def reference() -> ReferenceStatistics:
     names = input_names(3)
     values = measure_frames(crops(400, 1))
-    return Reference(names, values, tuple(range(len(names))), "crops")
+    return ReferenceStatistics(names, values, tuple(range(len(names))), "crops")
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +62,14 @@ def test_names_of_classes_are_those_of_their_output_alone() -> None:
     names = ("class of logits", "class of weather")
     before = np.zeros((200, 2), np.float32)
     labels = class_labels(spec, ("cat", "dog", "cow"))
-    reports = judge(Reference(names, before, (0, 1), ""), before[:50] + 1, 1e-4, labels)
+    reports = judge(ReferenceStatistics(names, before, (0, 1), ""), before[:50] + 1, 1e-4, labels)
     assert [report.subject for report in reports] in (["cat", "0"], ["dog", "1"])
 
 
 @pytest.mark.parametrize("name", DRIFTS)
-def test_drifts_of_a_color_camera_are_seen_and_named(reference: Reference, name: str) -> None:
+def test_drifts_of_a_color_camera_are_seen_and_named(
+    reference: ReferenceStatistics, name: str
+) -> None:
     distort, words = DRIFTS[name]
     rows = measure_frames(distort(crops(128, 9)))
     reports = judge(reference, rows, 1e-4)
@@ -71,7 +77,7 @@ def test_drifts_of_a_color_camera_are_seen_and_named(reference: Reference, name:
     assert re.search(words, "\n".join(describe(reports, reference, rows)))
 
 
-def test_clean_windows_are_no_drift(reference: Reference) -> None:
+def test_clean_windows_are_no_drift(reference: ReferenceStatistics) -> None:
     """At a rate of one in a hundred, of which 20 windows have more than 2 with a probability of
     0.001.
     """
@@ -82,28 +88,28 @@ def test_clean_windows_are_no_drift(reference: Reference) -> None:
     assert (drifted(reports), describe(reports, reference, rows[0])) == ([], ())
 
 
-def test_small_references_widen_the_limits(reference: Reference) -> None:
+def test_small_references_widen_the_limits(reference: ReferenceStatistics) -> None:
     rows = measure_frames(DRIFTS["darker"][0](crops(128, 9)))
 
     def probability(images: int) -> float:
-        few = Reference(reference.names, reference.values[:images], reference.columns, "")
+        few = ReferenceStatistics(reference.names, reference.values[:images], reference.columns, "")
         return min(report.probability for report in judge(few, rows, 1e-4))
 
     found = [probability(images) for images in (1, 2, 8, 400)]
     assert found == sorted(found, reverse=True)
     assert found[0] > 0.1 > found[1] > 1e-3 > found[2] > 1e-12 > found[3]
-    few = Reference(reference.names, reference.values[:2], reference.columns, "")
+    few = ReferenceStatistics(reference.names, reference.values[:2], reference.columns, "")
     least = fewest_images(few, 1e-4)
     assert least is not None
     assert least > 500
     assert fewest_images(reference, 1e-4) == 3
 
 
-def test_a_difference_that_is_sure_but_small_is_no_drift(reference: Reference) -> None:
+def test_a_difference_that_is_sure_but_small_is_no_drift(reference: ReferenceStatistics) -> None:
     generator = np.random.default_rng(0)
     names = ("brightness",)
     values = generator.normal(100, 10, (20000, 1)).astype(np.float32)
-    reports = judge(Reference(names, values[:10000], (0,), ""), values[10000:] + 1, 1e-4)
+    reports = judge(ReferenceStatistics(names, values[:10000], (0,), ""), values[10000:] + 1, 1e-4)
     assert reports[0].probability < 1e-6
     assert not reports[0].drifted
 

@@ -14,8 +14,12 @@ from vit_edge.runtime import Bundle, BundleError, Engine
 from vit_edge.runtime.manifest import SCHEMA_VERSION, STATISTICS
 from vit_edge.runtime.tools.cli import main
 from vit_edge.runtime.tools.health import DriftMonitor
-from vit_edge.runtime.tools.health.reference import encode_statistics, read_reference
-from vit_edge.runtime.tools.health.statistics import measure, statistic_names
+from vit_edge.runtime.tools.health.statistics import (
+    encode_statistics,
+    measure,
+    read_reference,
+    statistic_names,
+)
 from vit_edge.vit.datasets import digits
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vit_edge.runtime.tools.measure import interference
-from vit_edge.runtime.tools.measure.interference import Interference, Watch
+from vit_edge.runtime.tools.measure.interference import Interference, InterferenceWatch
 
 
 def stat(path: Path, *cores: str) -> None:
@@ -28,7 +28,7 @@ def test_the_time_of_others_on_our_cores_is_counted(
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     own = iter([(40.0, 5.0, 5.0, 0.0, 0.0), (41.0, 5.5, 5.25, 0.25, 0.0)])
     monkeypatch.setattr(os, "times", lambda: next(own))
-    watch = Watch()
+    watch = InterferenceWatch()
     stat(
         file, f"cpu0 {99 * tick} 0 0 0 0 0 0 0", f"cpu1 {6 * tick} {tick} 0 {9 * tick} 0 0 0 {tick}"
     )
@@ -40,12 +40,12 @@ def test_the_time_of_others_on_our_cores_is_counted(
 
 
 def test_a_real_rival_shows() -> None:
-    watch = Watch()
+    watch = InterferenceWatch()
     if watch.read().others is None:
         pytest.skip("this system's /proc/stat tells nothing")
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as rival:
         time.sleep(0.1)
-        watch = Watch()
+        watch = InterferenceWatch()
         time.sleep(0.5)
         found = watch.read()
         rival.kill()
@@ -68,5 +68,5 @@ def test_a_machine_is_busy_by_what_others_took_and_by_load_where_nothing_else_is
 
 def test_without_proc_nothing_is_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interference, "_STAT", tmp_path / "missing")
-    found = Watch().read()
+    found = InterferenceWatch().read()
     assert (found.others, found.stolen) == (None, None)

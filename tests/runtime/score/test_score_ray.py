@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from vit_edge.runtime.tools.score.folder import ScoreFolder
-from vit_edge.runtime.tools.score.ray_data import Job, Scorer
+from vit_edge.runtime.tools.score.ray_data import RangeJob, Scorer
 from vit_edge.runtime.tools.score.run import Request, make_record, prepare
-from vit_edge.runtime.tools.score.scoring import Effort
+from vit_edge.runtime.tools.score.scoring import BatchSettings
 
 from .rig import ENGINE, column, kill, parts, read, score, start, wait_for, write_images
 
@@ -111,7 +111,7 @@ def test_a_process_of_the_pool_writes_its_range_or_says_why_not(
             request = replace(request, out=tmp_path)
         elif problem == "bundle":
             record = replace(record, bundle_sha256="0" * 64)
-        scorer = Scorer(Job(request, record, Effort(2, 1)))
+        scorer = Scorer(RangeJob(request, record, BatchSettings(2, 1)))
         result = scorer({"number": [1], "part": [part]})
     assert len(parts(out)) == (problem == "none")
     if problem == "none":

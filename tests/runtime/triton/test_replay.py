@@ -22,10 +22,10 @@ from vit_edge.runtime.manifest import EngineSpec
 from vit_edge.runtime.outputs import OutputSpec
 from vit_edge.runtime.tools.cli import main
 from vit_edge.runtime.tools.replay.judge import Expectation, interface_problem, replay
-from vit_edge.runtime.tools.replay.server import Address, Description, Tensor, parse_address
+from vit_edge.runtime.tools.replay.server import Address, Description, ServerTensor, parse_address
 
-FRAMES = Tensor("images", "UINT8", (-1, 8, 8, 1))
-LOGITS = Tensor("logits", "FP32", (-1, 10))
+FRAMES = ServerTensor("images", "UINT8", (-1, 8, 8, 1))
+LOGITS = ServerTensor("logits", "FP32", (-1, 10))
 
 
 class EngineAsServer:
@@ -173,7 +173,7 @@ def test_a_server_that_does_not_keep_to_the_protocol_is_one_clear_error(
     ],
 )
 def test_another_interface_is_named(
-    bundle_source: Path, inputs: list[Tensor], outputs: list[Tensor], message: str
+    bundle_source: Path, inputs: list[ServerTensor], outputs: list[ServerTensor], message: str
 ) -> None:
     spec = Bundle.open(bundle_source).manifest.spec
     other = Description("", (), {t.name: t for t in inputs}, {t.name: t for t in outputs})

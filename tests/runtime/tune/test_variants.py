@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vit_edge.runtime.backends import BACKENDS, Session, Variant
+from vit_edge.runtime.backends import BACKENDS, RunVariant, Session
 from vit_edge.runtime.backends.openvino import OpenVino
 from vit_edge.runtime.backends.openvino.session import OpenVinoSession
 from vit_edge.runtime.bundle import Bundle
@@ -28,7 +28,7 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def proposed(session: Session, candidate: Candidate, *batches: int) -> dict[str, Variant]:
+def proposed(session: Session, candidate: Candidate, *batches: int) -> dict[str, RunVariant]:
     proposals = propose_settings(candidate, session, batches)
     return {p.variant.name: p.variant for p in proposals}
 
@@ -88,7 +88,7 @@ def test_what_suits_the_model_is_not_proposed_again(deployment: Deployment) -> N
         assert {"Linears as convolutions", "each image apart"} <= names
         assert "Linears as products" not in names
         assert "each image apart" not in proposed(session, candidate, 1), "it has one image"
-    turned = replace(candidate, variant=Variant("x", {"linears": "convolutions"}))
+    turned = replace(candidate, variant=RunVariant("x", {"linears": "convolutions"}))
     with closing(try_variant(deployment, turned).session) as session:
         assert isinstance(session, OpenVinoSession)
         assert session.settings.linears == "convolutions"
@@ -121,7 +121,7 @@ def test_fewer_threads_are_tried_where_the_user_asked_for_no_number(
 
 
 def test_the_number_of_threads_is_set(deployment: Deployment, backend: str) -> None:
-    candidate = Candidate("fp32", BACKENDS[backend], variant=Variant("1", {"threads": 1}))
+    candidate = Candidate("fp32", BACKENDS[backend], variant=RunVariant("1", {"threads": 1}))
     with closing(try_variant(deployment, candidate).session) as session:
         assert session.threads == 1
     most = len(os.sched_getaffinity(0))
@@ -142,7 +142,7 @@ def test_the_number_of_threads_is_set(deployment: Deployment, backend: str) -> N
 def test_openvino_takes_settings_for_processors_that_are_not_here(
     deployment: Deployment, settings: dict[str, str | int | float | bool]
 ) -> None:
-    variant = Variant("x", settings)
+    variant = RunVariant("x", settings)
     opened = try_variant(deployment, Candidate("fp32", BACKENDS["openvino"], variant=variant))
     with closing(opened.session):
         assert opened.problem is None
@@ -161,7 +161,7 @@ def test_settings_that_no_backend_has_are_refused(
 
 def test_settings_are_joined_where_they_do_not_contradict() -> None:
     one, other, third = (
-        Variant(name, {key: name}) for name, key in (("a", "x"), ("b", "x"), ("c", "y"))
+        RunVariant(name, {key: name}) for name, key in (("a", "x"), ("b", "x"), ("c", "y"))
     )
     joined = join([one, other, third])
     assert joined is not None

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from vit_edge.vit.checkpoints.positions import resample
+from vit_edge.vit.checkpoints.model import resample
 
 
 def test_positions_of_another_size_keep_their_places() -> None:

@@ -10,7 +10,7 @@ from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.tools.plan.devices import DEVICES, find_device, nearest_capability
 from vit_edge.runtime.tools.plan.engine_plan import PlanAtBatch
 from vit_edge.runtime.tools.plan.estimate import estimate
-from vit_edge.runtime.tools.plan.layers import ELEMENTWISE, GEMM, Layer, Tensor
+from vit_edge.runtime.tools.plan.layers import ELEMENTWISE, GEMM, EngineLayer, EngineTensor
 from vit_edge.runtime.tools.plan.show import ESTIMATE_COLUMNS, advice, estimate_cells, estimate_rows
 
 from .test_engine_plan import asked, plan
@@ -19,20 +19,20 @@ from .test_listing import listed
 ADA = DEVICES["RTX 4060"]
 
 
-def gemm(rows: int, dtype: str = "fp16", width: int = 4096) -> Layer:
+def gemm(rows: int, dtype: str = "fp16", width: int = 4096) -> EngineLayer:
     a, b, c = (
-        Tensor(n, s, dtype)
+        EngineTensor(n, s, dtype)
         for n, s in zip("abc", ((rows, width), (width, width), (rows, width)), strict=True)
     )
-    return Layer("gemm", GEMM, (a,), (b,), (c,), ("x/MatMul",), "", 0)
+    return EngineLayer("gemm", GEMM, (a,), (b,), (c,), ("x/MatMul",), "", 0)
 
 
-def copy(elements: int) -> Layer:
-    a, b = (Tensor(name, (elements,), "fp16") for name in "ab")
-    return Layer("copy", ELEMENTWISE, (a,), (), (b,), ("x/Add",), "", 0)
+def copy(elements: int) -> EngineLayer:
+    a, b = (EngineTensor(name, (elements,), "fp16") for name in "ab")
+    return EngineLayer("copy", ELEMENTWISE, (a,), (), (b,), ("x/Add",), "", 0)
 
 
-def milliseconds(*layers: Layer, device: str = "RTX 4060") -> float:
+def milliseconds(*layers: EngineLayer, device: str = "RTX 4060") -> float:
     found = estimate(layers, 1, find_device(device))
     assert found is not None
     return found.milliseconds

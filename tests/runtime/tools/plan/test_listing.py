@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from vit_edge.runtime.errors import EngineError
-from vit_edge.runtime.tools.plan.layers import Layer, total
+from vit_edge.runtime.tools.plan.layers import EngineLayer, total
 from vit_edge.runtime.tools.plan.listing import read_layers
 from vit_edge.runtime.tools.plan.types import UNKNOWN
 
@@ -25,7 +25,7 @@ from .inspected import TEN, layer
 LISTINGS = Path(__file__).parent / "listings"
 
 
-def listed(name: str) -> tuple[Layer, ...]:
+def listed(name: str) -> tuple[EngineLayer, ...]:
     return read_layers((LISTINGS / f"{name}.txt").read_text())
 
 

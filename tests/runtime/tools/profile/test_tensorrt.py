@@ -18,7 +18,7 @@ from vit_edge.runtime.tools.profile.cause import largest_cause
 from vit_edge.runtime.tools.profile.kernels import CASTS, LAUNCHES, PRODUCTS
 from vit_edge.runtime.tools.profile.show import fact_rows
 from vit_edge.runtime.tools.profile.tensorrt import find_plan, known_device, with_plan
-from vit_edge.runtime.tools.profile.work import Work
+from vit_edge.runtime.tools.profile.work import EngineCall
 
 from ...backends.rig import make_rig
 from ..plan.test_engine_plan import asked, plan
@@ -28,8 +28,8 @@ from .works import not_faster
 GPU = "NVIDIA L4 (8.9)"
 
 
-def work(listing: str, precision: str = "int8", gpu: str = GPU) -> Work:
-    return with_plan(Work(precision, "tensorrt-rtx", 1.0), plan(listing, asked()), gpu, 8)
+def work(listing: str, precision: str = "int8", gpu: str = GPU) -> EngineCall:
+    return with_plan(EngineCall(precision, "tensorrt-rtx", 1.0), plan(listing, asked()), gpu, 8)
 
 
 def test_an_engine_that_runs_as_asked() -> None:
@@ -119,7 +119,7 @@ def test_the_bundles_own_engine_brings_its_plan(
     candidate = Candidate("int8", rtx)
     found = find_plan(deployment, candidate)
     assert found is not None
-    known = with_plan(Work("int8", rtx.name, 0.1), found, GPU, 1)
+    known = with_plan(EngineCall("int8", rtx.name, 0.1), found, GPU, 1)
     assert known.shares[PRODUCTS[8]] > 0
     assert known.source.endswith("times estimated for L4 at batch 1")
     assert replace(known, shares={}).kernels == found.summary().kernels

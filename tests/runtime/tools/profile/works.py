@@ -15,7 +15,7 @@ from vit_edge.runtime.tools.profile.kernels import (
     OTHER,
     PRODUCTS,
 )
-from vit_edge.runtime.tools.profile.work import NotFaster, Work
+from vit_edge.runtime.tools.profile.work import EngineCall, NotFaster
 
 SHORT = {
     **{f"p{bits}": kind for bits, kind in PRODUCTS.items()},
@@ -25,15 +25,15 @@ SHORT = {
 assert set(SHORT.values()) == set(KINDS)
 
 
-def work(precision: str, backend: str = "onnxruntime", **other: Any) -> Work:
+def work(precision: str, backend: str = "onnxruntime", **other: Any) -> EngineCall:
     """A call that takes so many milliseconds for each kind, by its name in `SHORT`."""
     times = {SHORT[name]: other.pop(name) for name in list(other) if name in SHORT}
     whole = sum(times.values()) or 10.0
     shares = {kind: time / whole for kind, time in times.items()}
     known = {"shares": shares, "whole_ms": whole, "source": "a clock"} | other
-    return Work(precision, backend, whole, **known)
+    return EngineCall(precision, backend, whole, **known)
 
 
-def not_faster(slow: Work, higher: Work, speedup: float = 1.0) -> NotFaster:
+def not_faster(slow: EngineCall, higher: EngineCall, speedup: float = 1.0) -> NotFaster:
     estimate = Estimate(speedup, speedup - 0.02, speedup + 0.02)
     return NotFaster(slow, higher, 1, estimate, largest_cause(slow, higher))

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from vit_edge.export.cache import Hashed, Stage
+from vit_edge.export.progress import Update
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.manifest import FEATURES
 from vit_edge.runtime.outputs import EMBEDDING, LOGITS, OutputSpec
@@ -33,11 +35,9 @@ from vit_edge.vit.training.digits import DEFAULT_MODEL, train_digits
 from vit_edge.vit.variants import VARIANTS, Variant, find_variant
 from vit_edge.vit.vision_transformer import VisionTransformer
 
-from .cache import Hashed, Stage
-from .doors import RANDOM
-from .doors.own import TRAINED, ExportGraph, MakeWeights, PyTorchReference
-from .doors.source import Images
-from .progress import Update
+from . import RANDOM
+from .own import TRAINED, ExportGraph, MakeWeights, PyTorchReference
+from .source import Images
 
 KINDS = {LOGITS: LOGITS, FEATURES: EMBEDDING}
 """Outputs of our own models by name, and their kinds."""
@@ -130,7 +130,7 @@ class ModelSource:
         return PyTorchReference(original, self.preprocess, self.outputs, images, seed)
 
 
-def find_source(
+def find_model_source(
     name: str | None,
     weights: str | None,
     config: Path | None,
