@@ -3,7 +3,7 @@ the algorithms that need more than a range.
 
 A sample's row is one token's input of a Linear: float32 `[K]`. Every image adds the same number of
 tokens, the first (the class token) and others drawn by the image's index in the set, so that batch
-size changes nothing. On disk, each site has two files; reading maps the rows.
+size changes nothing. On disk, each layer has two files; reading maps the rows.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from .onnx_file import graph_digest, to_bytes
 Rows = NDArray[np.float32]
 
 MAX_ROWS = 2048
-"""Limit for each site."""
+"""Limit for each layer."""
 _EXTREME = 5
 """One sampled token in so many has a greatest magnitude of its image: rare ones go furthest."""
 _INDEX = "samples.json"
 
 
 @dataclass(frozen=True)
-class SiteSamples:
+class LayerSamples:
     """Samples of a Linear's input.
 
     Attributes:
@@ -56,11 +56,11 @@ class SiteSamples:
     channel_amax: Rows
 
 
-Samples = Mapping[str, SiteSamples]
+Samples = Mapping[str, LayerSamples]
 
 
-class SiteSampler:
-    """Collects the samples of one site; an `RangeObserver` whose range is the largest magnitude."""
+class LayerSampler:
+    """Collects the samples of one layer; a `RangeObserver` of the largest magnitude."""
 
     def __init__(self, images: int) -> None:
         self._tokens = max(1, MAX_ROWS // max(1, images))
@@ -86,9 +86,9 @@ class SiteSampler:
         assert self._amax is not None
         return float(self._amax.max())
 
-    def result(self) -> SiteSamples:
+    def result(self) -> LayerSamples:
         assert self._amax is not None
-        return SiteSamples(np.concatenate(self._samples), self._amax)
+        return LayerSamples(np.concatenate(self._samples), self._amax)
 
 
 def _choose(rows: Rows, most: int, image: int) -> NDArray[np.int64]:
@@ -109,10 +109,10 @@ def _choose(rows: Rows, most: int, image: int) -> NDArray[np.int64]:
 
 
 def save_samples(folder: Path, samples: Samples) -> None:
-    """Writes `samples.json` and two arrays for each site."""
-    for number, site in enumerate(samples.values()):
-        np.save(folder / f"{number}.rows.npy", site.rows)
-        np.save(folder / f"{number}.amax.npy", site.channel_amax)
+    """Writes `samples.json` and two arrays for each layer."""
+    for number, layer in enumerate(samples.values()):
+        np.save(folder / f"{number}.rows.npy", layer.rows)
+        np.save(folder / f"{number}.amax.npy", layer.channel_amax)
     (folder / _INDEX).write_text(json.dumps(list(samples)))
 
 
@@ -120,7 +120,7 @@ def load_samples(folder: Path) -> Samples:
     """Reads samples that `save_samples` wrote; rows are mapped, not read."""
     names: Sequence[str] = json.loads((folder / _INDEX).read_text())
     return {
-        name: SiteSamples(
+        name: LayerSamples(
             np.load(folder / f"{number}.rows.npy", mmap_mode="r"),
             np.load(folder / f"{number}.amax.npy"),
         )
@@ -149,17 +149,17 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 def collect(
     model: ir.Model,
-    sites: Sequence[str],
+    layers: Sequence[str],
     images: ImageSet,
     method: str,
     origin: Origin,
     on_images: Callable[[int, int], None],
 ) -> Calibration:
-    """Observes the tensors `sites` with `method`, and the peak of every floating-point activation.
+    """Observes the tensors `layers` with `method`, and the peak of every floating-point activation.
 
     Args:
         model: The optimised fp32 graph, uint8 `[batch, height, width, channels]` in.
-        sites: Names of the tensors that will be quantised. Channels lie on the last axis, but on
+        layers: Names of the tensors that will be quantised. Channels lie on the last axis, but on
             the second one of what a convolution reads.
         images: Calibration images; their labels are not used.
         method: A key of `METHODS`, or `SEARCH`: ranges are searched later, on samples.
@@ -174,33 +174,33 @@ def collect(
         raise InputError(f"{images.source} has no images to calibrate with")
     observed = model.clone()
     peaks = _observe_peaks(observed.graph)
-    site_names = _observe_sites(observed.graph, sites)
+    layer_names = _observe_layers(observed.graph, layers)
     session = _open(observed)
-    samplers = {site: SiteSampler(len(images)) for site in sites if method == SEARCH}
+    samplers = {layer: LayerSampler(len(images)) for layer in layers if method == SEARCH}
     observers: dict[str, RangeObserver] = {
-        site: samplers[site] if method == SEARCH else METHODS[method]() for site in sites
+        layer: samplers[layer] if method == SEARCH else METHODS[method]() for layer in layers
     }
     end_names = [name for names in peaks.values() for name in names]
     largest = dict.fromkeys(peaks, 0.0)
     done = 0
     for batch in images.batches(_BATCH):
-        values = session.run([*end_names, *site_names], {observed.graph.inputs[0].name: batch})
+        values = session.run([*end_names, *layer_names], {observed.graph.inputs[0].name: batch})
         ends = values[: len(end_names)]
         for name, least, most in zip(peaks, ends[::2], ends[1::2], strict=True):
             peak = max(-float(least), float(most))
             largest[name] = max(largest[name], min(peak, _LARGEST))  # pools pad with -infinity
-        for site, value in zip(sites, values[len(end_names) :], strict=True):
+        for layer, value in zip(layers, values[len(end_names) :], strict=True):
             try:
-                observers[site].update(value)
+                observers[layer].update(value)
             except ValueError as error:
-                raise InputError(f"{site}: {error}") from None
+                raise InputError(f"{layer}: {error}") from None
         done += len(batch)
         on_images(done, len(images))
     provenance = provenance_of(model, images, method, origin)
-    ranges = {site: observer.amax() for site, observer in observers.items()}
+    ranges = {layer: observer.amax() for layer, observer in observers.items()}
     return Calibration(
         CalibrationTable(provenance, ranges, largest),
-        {site: sampler.result() for site, sampler in samplers.items()},
+        {layer: sampler.result() for layer, sampler in samplers.items()},
         images,
     )
 
@@ -234,13 +234,13 @@ def _add_output(graph: ir.Graph, value: ir.Value, name: str) -> None:
     graph.outputs.append(value)
 
 
-def _observe_sites(graph: ir.Graph, sites: Sequence[str]) -> list[str]:
+def _observe_layers(graph: ir.Graph, layers: Sequence[str]) -> list[str]:
     """Adds the tensors as outputs, channels last, and returns their names."""
     by_name = {v.name: v for node in graph for v in node.outputs}
-    missing = [site for site in sites if site not in by_name]
+    missing = [layer for layer in layers if layer not in by_name]
     if missing:
         raise InputError(f"the graph has no tensors {missing[:5]}")
-    values = [_channels_last(graph, by_name[site]) for site in sites]
+    values = [_channels_last(graph, by_name[layer]) for layer in layers]
     graph.outputs.extend(values)
     return [str(value.name) for value in values]
 

@@ -33,7 +33,7 @@ from .merging.schedule import Merging
 from .plan import Plan, Target
 from .precision import find_precision
 from .quantise.layers import Work
-from .quantise.sites import SiteExplanation
+from .quantise.linear_layers import LayerExplanation
 from .search import Fallback, rank
 from .sensitivity import Sensitivity
 from .statistics import SavedStatistics
@@ -87,9 +87,9 @@ class EngineResult:
 
 @dataclass(frozen=True)
 class QuantisationResult:
-    """Decisions about each site of a quantised precision, and the effect of each layer."""
+    """Decisions about each layer of a quantised precision, and the effect of each layer."""
 
-    explanation: tuple[SiteExplanation, ...]
+    explanation: tuple[LayerExplanation, ...]
     sensitivities: tuple[Sensitivity, ...]
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .assemble import PrecisionResult
-from .quantise.sites import SiteExplanation
+from .quantise.linear_layers import LayerExplanation
 
 COLUMNS = (
     "part",
@@ -44,25 +44,25 @@ def explain(result: PrecisionResult) -> list[tuple[str, ...]]:
     fallback = result.fallback.layers if result.fallback else ()
     rows = []
     for s in result.quantisation.sensitivities:
-        site = about.get(s.layer.split(" + ")[0])
+        layer = about.get(s.layer.split(" + ")[0])
         end = (f"{s.error:.5f}", str(ranks[s.layer]), FALLBACK if s.layer in fallback else "")
-        rows.append((s.layer, *(_cells(site) if site else ("-",) * 6), *end))
+        rows.append((s.layer, *(_cells(layer) if layer else ("-",) * 6), *end))
     return rows
 
 
-def _by_module(explanation: Sequence[SiteExplanation]) -> dict[str, SiteExplanation]:
-    return {module: site for site in explanation for module in site.sqnr_db}
+def _by_module(explanation: Sequence[LayerExplanation]) -> dict[str, LayerExplanation]:
+    return {module: layer for layer in explanation for module in layer.sqnr_db}
 
 
-def _cells(site: SiteExplanation) -> tuple[str, ...]:
-    moved = site.alpha is not None
+def _cells(layer: LayerExplanation) -> tuple[str, ...]:
+    moved = layer.alpha is not None
     return (
-        f"{site.before.largest:.3g}",
-        f"{site.before.median:.3g}",
-        f"{site.alpha:.1f}" if site.alpha is not None else "-",
-        f"{site.after.largest:.3g}" if moved else "-",
-        f"{site.after.median:.3g}" if moved else "-",
-        ", ".join(f"{db:.1f} dB" for db in site.sqnr_db.values()),
+        f"{layer.before.largest:.3g}",
+        f"{layer.before.median:.3g}",
+        f"{layer.alpha:.1f}" if layer.alpha is not None else "-",
+        f"{layer.after.largest:.3g}" if moved else "-",
+        f"{layer.after.median:.3g}" if moved else "-",
+        ", ".join(f"{db:.1f} dB" for db in layer.sqnr_db.values()),
     )
 
 
@@ -84,11 +84,11 @@ def draw(result: PrecisionResult, path: Path) -> None:
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
-def _draw_ranges(axes: Any, explanation: Sequence[SiteExplanation]) -> None:
+def _draw_ranges(axes: Any, explanation: Sequence[LayerExplanation]) -> None:
     place = np.arange(len(explanation))
-    names = [" + ".join(site.sqnr_db) for site in explanation]
+    names = [" + ".join(layer.sqnr_db) for layer in explanation]
     for shift, colour, label in ((-0.15, "tab:red", "before"), (0.15, "tab:blue", "after")):
-        channels = [getattr(site, label) for site in explanation]
+        channels = [getattr(layer, label) for layer in explanation]
         low, high = ([getattr(c, end) for c in channels] for end in ("median", "largest"))
         axes.vlines(place + shift, low, high, colors=colour, label=f"{label} smoothing")
         axes.plot(place + shift, high, "_", color=colour)
@@ -98,8 +98,8 @@ def _draw_ranges(axes: Any, explanation: Sequence[SiteExplanation]) -> None:
     _name(axes, names)
 
 
-def _draw_sqnr(axes: Any, explanation: Sequence[SiteExplanation]) -> None:
-    ratios = {name: db for site in explanation for name, db in site.sqnr_db.items()}
+def _draw_sqnr(axes: Any, explanation: Sequence[LayerExplanation]) -> None:
+    ratios = {name: db for layer in explanation for name, db in layer.sqnr_db.items()}
     axes.bar(range(len(ratios)), ratios.values(), color="tab:green")
     axes.set(ylabel="dB", title="Signal-to-quantisation-noise ratio of the outputs")
     _name(axes, list(ratios))

@@ -3,8 +3,9 @@
     weights or ONNX file -> reference, ONNX -> calibration table -> for each precision: graphs,
     accuracy, engines -> bundle
 
-`baseline.py` knows the order of the stages before the precisions, `road.py` that of a precision's,
-`merging/road.py` that of a merged one's. How a stage does its work is in the module that it calls.
+`baseline.py` knows the order of the stages before the precisions, `precision_pipeline.py` that of a
+precision's, `merging/pipeline.py` that of a merged one's. How a stage does its work is in the
+module that it calls.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from .baseline import Baseline, make_baseline, read_passes
 from .cache import StageCache, open_cache
 from .class_order import better_order
 from .evidence import remarks_on_calibration, remarks_on_reference
-from .merging.road import MergedRoad
+from .merging.pipeline import MergedPipeline
 from .package import write_bundle
 from .plan import ExportRequest, Plan, make_plan
 from .precision import MergedPrecision, find_precision
+from .precision_pipeline import PrecisionPipeline
 from .progress import Display
 from .report import Report, make_report, write_report
-from .road import PrecisionRoad
 from .statistics import MeasureStatistics
 
 
@@ -57,7 +58,7 @@ def export_and_measure(
         for remark in _remarks(plan, baseline):
             display.note(remark)
             plan = replace(plan, notes=(*plan.notes, remark))
-        results = [_road(name, plan, baseline, cache).run() for name in plan.precisions]
+        results = [_make_pipeline(name, plan, baseline, cache).run() for name in plan.precisions]
         report = make_report(plan, results, read_passes(baseline.graph))
         if report.good:
             table, reference = baseline.calibrated, baseline.reference
@@ -81,9 +82,11 @@ def export_and_measure(
     return report, results
 
 
-def _road(name: str, plan: Plan, baseline: Baseline, cache: StageCache) -> PrecisionRoad:
+def _make_pipeline(
+    name: str, plan: Plan, baseline: Baseline, cache: StageCache
+) -> PrecisionPipeline:
     merged = isinstance(find_precision(name), MergedPrecision)
-    return (MergedRoad if merged else PrecisionRoad)(name, plan, baseline, cache)
+    return (MergedPipeline if merged else PrecisionPipeline)(name, plan, baseline, cache)
 
 
 def _remarks(plan: Plan, baseline: Baseline) -> Iterator[str]:

@@ -238,7 +238,7 @@ def _numbers(result: PrecisionResult) -> dict[str, Any]:
             {"unit": s.layer, "cost": s.cost, "divergence": s.divergence, "error": s.error}
             for s in (q.sensitivities if q else ())
         ],
-        "explanation": [asdict(site) for site in q.explanation] if q else [],
+        "explanation": [asdict(layer) for layer in q.explanation] if q else [],
         "merging": asdict(result.merging) if result.merging else None,
         "left_out": result.left_out,
         "latency": asdict(result.latency) if result.latency else None,

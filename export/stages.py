@@ -33,7 +33,7 @@ from .precision.quantised import quantise_model
 from .progress import Update
 from .quantise.grid import Scheme
 from .quantise.layers import Work, apply_fallback, count_work, find_layers
-from .quantise.sites import SiteExplanation
+from .quantise.linear_layers import LayerExplanation
 from .search import count_layers
 from .sensitivity import Sensitivity, images_for, measure_sensitivity
 from .user_code import Metric
@@ -54,8 +54,8 @@ class QuantisedPair:
         """The graph that layers which fall back are taken from."""
         return ir.load(self.folder / "fallback.onnx")
 
-    def read_explanation(self) -> tuple[SiteExplanation, ...]:
-        return decode_all(SiteExplanation, (self.folder / "explanation.json").read_text())
+    def read_explanation(self) -> tuple[LayerExplanation, ...]:
+        return decode_all(LayerExplanation, (self.folder / "explanation.json").read_text())
 
 
 @dataclass(frozen=True)

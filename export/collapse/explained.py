@@ -19,21 +19,21 @@ from vit_edge.calibration.observers import SEARCH, Origin
 from vit_edge.export.measure import SIXTEEN_BIT, simulate, sixteen_bit_types
 from vit_edge.export.precision.cast import cast_to
 from vit_edge.export.progress import ignore
+from vit_edge.export.quantise.algorithms import algorithm_of
 from vit_edge.export.quantise.attention import (
     attention_tensors,
     quantise_attention,
     scaling_of_values,
 )
 from vit_edge.export.quantise.convolutions import (
-    find_convolution_sites,
+    find_convolution_layers,
     quantise_convolutions_by_table,
 )
 from vit_edge.export.quantise.float4 import Float4Scheme
 from vit_edge.export.quantise.float4_qdq import QUANTISER
 from vit_edge.export.quantise.grid import FP4_GRID, GRIDS, Floats, Grid, Scheme, best_range
+from vit_edge.export.quantise.linear_layers import find_linear_layers
 from vit_edge.export.quantise.linears import Smoothed
-from vit_edge.export.quantise.roads import road_of
-from vit_edge.export.quantise.sites import find_sites
 from vit_edge.runtime.errors import EngineError, InputError
 from vit_edge.runtime.tools.images import ImageSet
 
@@ -132,22 +132,22 @@ def _is_softmax(value: ir.Value | None) -> bool:
 
 
 def _quantise(model: ir.Model, scheme: Scheme, images: ImageSet) -> None:
-    """Quantises every site in place."""
-    graph, road = model.graph, road_of(scheme)
-    sites, convolutions = find_sites(graph), find_convolution_sites(graph, scheme)
-    names = [*(site.name for site in sites), *(site.name for site in convolutions)]
+    """Quantises every layer in place."""
+    graph, algorithm = model.graph, algorithm_of(scheme)
+    layers, convolutions = find_linear_layers(graph), find_convolution_layers(graph, scheme)
+    names = [*(layer.name for layer in layers), *(layer.name for layer in convolutions)]
     names += [] if scheme.attention is None else attention_tensors(graph)
     smoothed: dict[str, Smoothed] = {}
     observed = collect(model, tuple(dict.fromkeys(names)), images, SEARCH, _NOBODY, ignore)
     if scheme.activations is not None:
-        smoothed = road.smooth_all(graph, observed.samples, scheme, ignore)
+        smoothed = algorithm.smooth_all(graph, observed.samples, scheme, ignore)
         rows = {name: samples.rows for name, samples in observed.samples.items()}
-        rows.update({name: site.rows for name, site in smoothed.items()})
+        rows.update({name: layer.rows for name, layer in smoothed.items()})
         ranges = {name: _range(values, scheme.activations) for name, values in rows.items()}
-        road.quantise_by_table(graph, ranges, scheme)
+        algorithm.quantise_by_table(graph, ranges, scheme)
         quantise_convolutions_by_table(graph, ranges, scheme)
     else:
-        road.quantise_by_table(graph, {}, scheme)
+        algorithm.quantise_by_table(graph, {}, scheme)
     if scheme.attention is not None:
         scaling = scaling_of_values(graph, smoothed) if smoothed else {}
         quantise_attention(graph, observed, scaling, scheme.attention)

@@ -23,7 +23,7 @@ from vit_edge.export.graph_edit import array, size_per_image
 from vit_edge.export.outputs import JOINED
 from vit_edge.export.passes.linears import Linear, as_linear, find_linears
 from vit_edge.export.quantise.convolutions import made_of_pixels
-from vit_edge.export.quantise.sites import LinearSource, find_scalable, find_sites
+from vit_edge.export.quantise.linear_layers import LinearSource, find_linear_layers, find_scalable
 
 EMBEDDING, BRANCH, LINEAR, OUTPUT = "embedding", "branch", "linear", "output"
 _CHANNELS_SECOND = ("Conv", "BatchNormalization", "GlobalAveragePool")
@@ -224,9 +224,9 @@ class _Scalable:
 def _scalable_columns(graph: ir.Graph) -> dict[ir.Node, list[_Scalable]]:
     """The columns of each Linear that smoothing may scale, such as those of V."""
     columns: dict[ir.Node, list[_Scalable]] = {}
-    for site in find_sites(graph):
-        source = find_scalable(site)
+    for layer in find_linear_layers(graph):
+        source = find_scalable(layer)
         if isinstance(source, LinearSource):
-            part = _Scalable(source.columns, site.linears[0])
+            part = _Scalable(source.columns, layer.linears[0])
             columns.setdefault(source.linear.node, []).append(part)
     return columns

@@ -21,9 +21,9 @@ from vit_edge.export.doors.source import MakeGraph, MakeReference
 from vit_edge.export.outputs import varied_images
 from vit_edge.export.passes import PassReport, optimise
 from vit_edge.export.progress import Update
-from vit_edge.export.quantise.convolutions import find_convolution_sites
+from vit_edge.export.quantise.convolutions import find_convolution_layers
 from vit_edge.export.quantise.grid import INT8_GRID, Scheme
-from vit_edge.export.quantise.sites import quantisable
+from vit_edge.export.quantise.linear_layers import quantisable
 from vit_edge.export.reference import Oracle
 from vit_edge.runtime.errors import InputError, first_line
 from vit_edge.runtime.outputs import pack
@@ -200,7 +200,7 @@ def _rebuild(
 
 def require_vit(model: ir.Model) -> None:
     """Raises InputError for a graph with nothing to quantise: INT8 would mean nothing."""
-    if not quantisable(model.graph) and not find_convolution_sites(model.graph, _INT8):
+    if not quantisable(model.graph) and not find_convolution_layers(model.graph, _INT8):
         raise InputError(
             "the file has no Linears on tokens and no convolutions beyond the first: a vision "
             "transformer or a hybrid is wanted"

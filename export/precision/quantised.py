@@ -9,6 +9,7 @@ import onnx_ir as ir
 from vit_edge.calibration.collect import Calibration
 from vit_edge.calibration.observers import SEARCH, CalibrationTable
 from vit_edge.export.progress import Update, ignore, stretch
+from vit_edge.export.quantise.algorithms import algorithm_of
 from vit_edge.export.quantise.attention import (
     attention_tensors,
     balance_all,
@@ -16,13 +17,12 @@ from vit_edge.export.quantise.attention import (
     scaling_of_values,
 )
 from vit_edge.export.quantise.convolutions import (
-    find_convolution_sites,
+    find_convolution_layers,
     quantise_convolutions,
     quantise_convolutions_by_table,
 )
 from vit_edge.export.quantise.grid import Floats, Scheme
-from vit_edge.export.quantise.roads import road_of
-from vit_edge.export.quantise.sites import SiteExplanation, find_sites
+from vit_edge.export.quantise.linear_layers import LayerExplanation, find_linear_layers
 
 from .base import Graphs, Precision
 from .fp16 import FP16, to_fp16
@@ -71,10 +71,10 @@ class QuantisedPrecision(Precision):
 
     def observes(self, graph: ir.Graph) -> tuple[str, ...]:
         """See `export.precision.base.Precision`."""
-        convolutions = find_convolution_sites(graph, self.scheme)
-        sites = tuple(site.name for site in find_sites(graph))
-        sites += tuple(site.name for site in convolutions)
-        return sites if self.scheme.attention is None else (*sites, *attention_tensors(graph))
+        convolutions = find_convolution_layers(graph, self.scheme)
+        layers = tuple(layer.name for layer in find_linear_layers(graph))
+        layers += tuple(layer.name for layer in convolutions)
+        return layers if self.scheme.attention is None else (*layers, *attention_tensors(graph))
 
     def finish(self, lowered: ir.Model, table: CalibrationTable) -> Graphs:
         """The graph for each kind of backend, of one with fp32 around the Q/DQ."""
@@ -100,13 +100,13 @@ class Quantised:
         lowered: The same with Q/DQ.
         fallback: What layers that fall back are taken from: `exact`, or the same in the scheme's
             own fallback.
-        explanation: The decisions about each site; empty for plain calibration methods.
+        explanation: The decisions about each layer; empty for plain calibration methods.
     """
 
     exact: ir.Model
     lowered: ir.Model
     fallback: ir.Model
-    explanation: tuple[SiteExplanation, ...]
+    explanation: tuple[LayerExplanation, ...]
 
 
 def quantise_model(
@@ -132,36 +132,36 @@ def quantise_model(
     if calibration.table.provenance.method != SEARCH:
         return _quantise_by_table(exact, calibration, scheme)
 
-    road, samples = road_of(scheme), calibration.samples
-    smoothed = road.smooth_all(exact.graph, samples, scheme, stretch(update, 0, 3))
-    if gain_of_division is not None and road.divide is not None:
+    algorithm, samples = algorithm_of(scheme), calibration.samples
+    smoothed = algorithm.smooth_all(exact.graph, samples, scheme, stretch(update, 0, 3))
+    if gain_of_division is not None and algorithm.divide is not None:
         middle = stretch(update, 1, 3)
-        smoothed |= road.divide(exact, calibration, smoothed, scheme, gain_of_division, middle)
+        smoothed |= algorithm.divide(exact, calibration, smoothed, scheme, gain_of_division, middle)
     scaling: dict[str, Floats] = {}
     if scheme.attention is not None:
         scaling |= balance_all(exact.graph, calibration, scheme.attention)
         scaling |= scaling_of_values(exact.graph, smoothed)
     lowered = exact.clone()
-    lowered.ir_version = max(lowered.ir_version, road.ir_version)
-    rounded = road.round_all(exact.graph, smoothed, scheme, stretch(update, 2, 3))
-    road.quantise(lowered.graph, rounded, scheme)
-    explanation = road.explain(exact.graph, samples, smoothed, rounded)
+    lowered.ir_version = max(lowered.ir_version, algorithm.ir_version)
+    rounded = algorithm.round_all(exact.graph, smoothed, scheme, stretch(update, 2, 3))
+    algorithm.quantise(lowered.graph, rounded, scheme)
+    explanation = algorithm.explain(exact.graph, samples, smoothed, rounded)
     explanation += quantise_convolutions(lowered.graph, samples, scheme, ignore)
     if scheme.attention is not None:
         quantise_attention(lowered.graph, calibration, scaling, scheme.attention)
     fallback = exact
     if scheme.fallback is not None:
         fallback = exact.clone()
-        other = road_of(scheme.fallback)
+        other = algorithm_of(scheme.fallback)
         others = other.round_all(exact.graph, smoothed, scheme.fallback, ignore)
         other.quantise(fallback.graph, others, scheme.fallback)
     return Quantised(exact, lowered, fallback, explanation)
 
 
 def _quantise_by_table(exact: ir.Model, calibration: Calibration, scheme: Scheme) -> Quantised:
-    lowered, road = exact.clone(), road_of(scheme)
-    lowered.ir_version = max(lowered.ir_version, road.ir_version)
-    road.quantise_by_table(lowered.graph, calibration.table.amax, scheme)
+    lowered, algorithm = exact.clone(), algorithm_of(scheme)
+    lowered.ir_version = max(lowered.ir_version, algorithm.ir_version)
+    algorithm.quantise_by_table(lowered.graph, calibration.table.amax, scheme)
     quantise_convolutions_by_table(lowered.graph, calibration.table.amax, scheme)
     if scheme.attention is not None:
         quantise_attention(lowered.graph, calibration, {}, scheme.attention)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from vit_edge.calibration.collect import Calibration, SiteSamples
+from vit_edge.calibration.collect import Calibration, LayerSamples
 from vit_edge.runtime.errors import InputError
 
 from .grid import (
@@ -28,8 +28,8 @@ from .grid import (
     representable_scale,
     thin_out,
 )
+from .linear_layers import LinearSource, behind_layout, columns_of, find_linear_layers
 from .linears import Smoothed, quantise_activation
-from .sites import LinearSource, behind_layout, columns_of, find_sites
 
 HEAD_SIZES = (16, 32, 64)
 MAX_TOKENS = 512
@@ -156,7 +156,7 @@ def _source(value: ir.Value) -> LinearSource | None:
     return columns_of(value)
 
 
-def _balance(q: SiteSamples | None, k: SiteSamples | None, grid: Grid) -> Floats | None:
+def _balance(q: LayerSamples | None, k: LayerSamples | None, grid: Grid) -> Floats | None:
     """The factor for Q's channels, powers of two; None where it does not pay."""
     if q is None or k is None or q.channel_amax.shape != k.channel_amax.shape:
         return None
@@ -182,8 +182,8 @@ def scaling_of_values(graph: ir.Graph, smoothed: Mapping[str, Smoothed]) -> Scal
     """Factors by which smoothing the projections' inputs scaled the channels of V."""
     mixed = {a.mixed: str(_channels(a.operands[2]).name) for a in find_attentions(graph)}
     factors: dict[str, Floats] = {}
-    for site in find_sites(graph):
-        node, factor = behind_layout(site.activation), smoothed[site.name].factor
+    for layer in find_linear_layers(graph):
+        node, factor = behind_layout(layer.activation), smoothed[layer.name].factor
         if node is not None and node in mixed and factor is not None:
             factors[mixed[node]] = np.reciprocal(factor)
     return factors

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from vit_edge.calibration.collect import Samples, SiteSamples
+from vit_edge.calibration.collect import LayerSamples, Samples
 from vit_edge.export.graph_edit import add_initializer, array, replace_input
 from vit_edge.export.passes.linears import find_linears
 from vit_edge.export.progress import Update
@@ -30,11 +30,11 @@ from .grid import (
     thin_out,
     weight_scales,
 )
+from .linear_layers import LayerExplanation, describe_channels, parallel_map, sqnr_db
 from .linears import dequantise_weight, quantise_activation
-from .sites import SiteExplanation, describe_channels, parallel_map, sqnr_db
 
 MIN_SIZE = 16
-"""See `sites.MIN_SIZE`."""
+"""See `layers.MIN_SIZE`."""
 _GROUP = 4
 """Channels that TensorRT's INT8 kernels take at a time; depthwise ones have kernels of their own.
 """
@@ -69,7 +69,7 @@ class Convolution:
 
 
 @dataclass(frozen=True)
-class ConvolutionSite:
+class ConvolutionLayer:
     """An activation `[B, C, ...]` and the convolutions that read it."""
 
     activation: ir.Value
@@ -80,7 +80,7 @@ class ConvolutionSite:
         return str(self.activation.name)
 
 
-def find_convolution_sites(graph: ir.Graph, scheme: Scheme) -> list[ConvolutionSite]:
+def find_convolution_layers(graph: ir.Graph, scheme: Scheme) -> list[ConvolutionLayer]:
     """The activations to quantise, each once, in graph order; none where the scheme has no INT8
     kernels for convolutions.
     """
@@ -94,7 +94,7 @@ def find_convolution_sites(graph: ir.Graph, scheme: Scheme) -> list[ConvolutionS
         if activation in raw or activation in read_by_linears or not _pays(convolution):
             continue
         groups.setdefault(activation, []).append(convolution)
-    return [ConvolutionSite(activation, tuple(found)) for activation, found in groups.items()]
+    return [ConvolutionLayer(activation, tuple(found)) for activation, found in groups.items()]
 
 
 def _as_convolution(node: ir.Node) -> Convolution | None:
@@ -137,27 +137,27 @@ class _Rounded:
 
 def quantise_convolutions(
     graph: ir.Graph, samples: Samples, scheme: Scheme, update: Update
-) -> tuple[SiteExplanation, ...]:
+) -> tuple[LayerExplanation, ...]:
     """Puts Q/DQ on every quantisable convolution, in place; those that share an input share its
     Q/DQ.
 
     Args:
         graph: The fp32 graph.
-        samples: Rows of the sites' channels, float32 `[rows, C]`.
+        samples: Rows of the layers' channels, float32 `[rows, C]`.
         scheme: The grids.
-        update: Called with sites done and sites in all.
+        update: Called with layers done and layers in all.
     """
-    sites, done = find_convolution_sites(graph, scheme), list[SiteExplanation]()
+    layers, done = find_convolution_layers(graph, scheme), list[LayerExplanation]()
 
-    def search(site: ConvolutionSite) -> tuple[float, tuple[_Rounded, ...]]:
-        return _search(site, samples[site.name], scheme)
+    def search(layer: ConvolutionLayer) -> tuple[float, tuple[_Rounded, ...]]:
+        return _search(layer, samples[layer.name], scheme)
 
-    for site, (amax, rounded) in zip(sites, parallel_map(search, sites), strict=True):
-        _write(graph, site, amax, rounded, scheme)
-        channels = describe_channels(samples[site.name].channel_amax)
-        ratios = {c.name: r.sqnr_db for c, r in zip(site.convolutions, rounded, strict=True)}
-        done.append(SiteExplanation(site.name, None, channels, channels, amax, ratios))
-        update(len(done), len(sites))
+    for layer, (amax, rounded) in zip(layers, parallel_map(search, layers), strict=True):
+        _write(graph, layer, amax, rounded, scheme)
+        channels = describe_channels(samples[layer.name].channel_amax)
+        ratios = {c.name: r.sqnr_db for c, r in zip(layer.convolutions, rounded, strict=True)}
+        done.append(LayerExplanation(layer.name, None, channels, channels, amax, ratios))
+        update(len(done), len(layers))
     return tuple(done)
 
 
@@ -165,26 +165,26 @@ def quantise_convolutions_by_table(
     graph: ir.Graph, amax: Mapping[str, float], scheme: Scheme
 ) -> None:
     """Plain post-training quantisation, as `linears.quantise_by_table`."""
-    for site in find_convolution_sites(graph, scheme):
+    for layer in find_convolution_layers(graph, scheme):
         rounded = []
-        for convolution in site.convolutions:
+        for convolution in layer.convolutions:
             weight = _columns(convolution)
             scales = scheme.plain_scales(weight)
             none = np.zeros(weight.shape[1], np.float32)
             rounded.append(_Rounded(scheme.weights.round(weight / scales), scales, none, 0.0))
-        _write(graph, site, amax[site.name], tuple(rounded), scheme)
+        _write(graph, layer, amax[layer.name], tuple(rounded), scheme)
 
 
 def _search(
-    site: ConvolutionSite, samples: SiteSamples, scheme: Scheme
+    layer: ConvolutionLayer, samples: LayerSamples, scheme: Scheme
 ) -> tuple[float, tuple[_Rounded, ...]]:
     assert scheme.activations is not None
     rows = np.ascontiguousarray(samples.rows)
-    importance = sum((_importance(c) for c in site.convolutions), np.zeros(rows.shape[1]))
+    importance = sum((_importance(c) for c in layer.convolutions), np.zeros(rows.shape[1]))
     amax = best_range(rows, np.asarray(importance, np.float32), scheme.activations)
     scale = representable_scale(np.array(amax), scheme.activations)
     quantised = fake_quantise(rows, scale, scheme.activations)
-    return float(amax), tuple(_round(c, rows, quantised, scheme) for c in site.convolutions)
+    return float(amax), tuple(_round(c, rows, quantised, scheme) for c in layer.convolutions)
 
 
 def _importance(convolution: Convolution) -> NDArray[np.float64]:
@@ -247,15 +247,15 @@ def _products(convolution: Convolution, rows: Floats, weight: Floats) -> Floats:
 
 def _write(
     graph: ir.Graph,
-    site: ConvolutionSite,
+    layer: ConvolutionLayer,
     amax: float,
     rounded: tuple[_Rounded, ...],
     scheme: Scheme,
 ) -> None:
     assert scheme.activations is not None
     scale = representable_scale(np.array(amax, np.float32), scheme.activations)
-    read = quantise_activation(graph, site.activation, scale, scheme.activations)
-    for convolution, weight in zip(site.convolutions, rounded, strict=True):
+    read = quantise_activation(graph, layer.activation, scale, scheme.activations)
+    for convolution, weight in zip(layer.convolutions, rounded, strict=True):
         node, bias = convolution.node, convolution.bias
         if bias is not None and weight.correction.any():
             corrected = array(bias) + weight.correction

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .grid import FP4_GRID, FP8_GRID, Floats, Grid, Scheme, in_blocks
-from .sites import Site, find_sites
+from .linear_layers import LinearLayer, find_linear_layers
 
 BLOCK = 16
 _RANKS = (2, 3)
@@ -57,10 +57,10 @@ class Float4Scheme(Scheme):
         return plain_scales(weight, tensor_scale(np.abs(weight).max()))
 
 
-def float4_sites(graph: ir.Graph) -> list[Site]:
-    """The sites whose channels are whole blocks, and whose tensors TensorRT takes."""
-    sites = find_sites(graph)
-    return [s for s in sites if len(s.weights) % BLOCK == 0 and _rank(s.activation) in _RANKS]
+def float4_layers(graph: ir.Graph) -> list[LinearLayer]:
+    """The layers whose channels are whole blocks, and whose tensors TensorRT takes."""
+    layers = find_linear_layers(graph)
+    return [s for s in layers if len(s.weights) % BLOCK == 0 and _rank(s.activation) in _RANKS]
 
 
 def _rank(value: ir.Value) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from vit_edge.calibration.collect import Samples, SiteSamples
+from vit_edge.calibration.collect import LayerSamples, Samples
 from vit_edge.export.graph_edit import array
 from vit_edge.export.passes.linears import Linear
 from vit_edge.export.progress import Update
@@ -16,7 +16,7 @@ from vit_edge.export.progress import Update
 from .float4 import (
     ROOM_OF_ACTIVATIONS,
     fake_quantise,
-    float4_sites,
+    float4_layers,
     plain_scales,
     scale_of_weights,
     search_scales,
@@ -33,9 +33,16 @@ from .grid import (
     round_weights,
     thin_out,
 )
+from .layer_search import Smoothing, search_by
+from .linear_layers import (
+    LayerExplanation,
+    LinearLayer,
+    describe_channels,
+    find_scalable,
+    parallel_map,
+    sqnr_db,
+)
 from .linears import Smoothed, correct_bias, smooth_by
-from .site_search import Smoothing, search_by
-from .sites import Site, SiteExplanation, describe_channels, find_scalable, parallel_map, sqnr_db
 
 MIN_GAIN = 1.1
 """Factor by which the squared error must fall. Less than where ranges are constants: block scales
@@ -45,7 +52,7 @@ follow the image, so that what is levelled cannot leave its range.
 
 @dataclass(frozen=True)
 class Float4Linear:
-    """A Linear's weight on its grid; see `site_search.RoundedLinear`."""
+    """A Linear's weight on its grid; see `layer_search.RoundedLinear`."""
 
     numbers: Floats
     scales: Floats
@@ -54,8 +61,8 @@ class Float4Linear:
 
 
 @dataclass(frozen=True)
-class Float4Site:
-    """A site's scale, None where activations stay as they are, that of its weights, and these."""
+class RoundedFloat4Layer:
+    """A layer's scale, None where activations stay as they are, that of its weights, and these."""
 
     scale: np.float32 | None
     weight_scale: np.float32
@@ -65,18 +72,18 @@ class Float4Site:
 def smooth_all(
     graph: ir.Graph, samples: Samples, scheme: Scheme, update: Update
 ) -> dict[str, Smoothed]:
-    """Smooths every site of NVFP4 in place, as `linears.smooth_all` does; returns all sites."""
-    chosen = {site.name for site in float4_sites(graph)}
+    """Smooths every layer of NVFP4 in place, as `linears.smooth_all` does; returns all layers."""
+    chosen = {layer.name for layer in float4_layers(graph)}
 
-    def search_one(site: Site) -> Smoothing | None:
-        if site.name not in chosen or find_scalable(site) is None:
+    def search_one(layer: LinearLayer) -> Smoothing | None:
+        if layer.name not in chosen or find_scalable(layer) is None:
             return None
-        return search_smoothing(samples[site.name], site.weights, scheme)
+        return search_smoothing(samples[layer.name], layer.weights, scheme)
 
     return smooth_by(search_one, graph, samples, update)
 
 
-def search_smoothing(samples: SiteSamples, weight: Floats, scheme: Scheme) -> Smoothing:
+def search_smoothing(samples: LayerSamples, weight: Floats, scheme: Scheme) -> Smoothing:
     """The exponent with the least error of the outputs of the Linears `weight` `[K, N]`; none where
     that is not `MIN_GAIN` times less than without.
     """
@@ -100,61 +107,61 @@ def _error(rows: Floats, weight: Floats, outputs: Floats, scheme: Scheme, amax: 
 
 def round_all(
     graph: ir.Graph, smoothed: Mapping[str, Smoothed], scheme: Scheme, update: Update
-) -> dict[str, Float4Site]:
-    """Searches the scales, rounding and biases of the sites, as `linears.round_all` does."""
-    sites = [site for site in float4_sites(graph) if site.name in smoothed]
-    done = dict[str, Float4Site]()
+) -> dict[str, RoundedFloat4Layer]:
+    """Searches the scales, rounding and biases of the layers, as `linears.round_all` does."""
+    layers = [layer for layer in float4_layers(graph) if layer.name in smoothed]
+    done = dict[str, RoundedFloat4Layer]()
 
-    def search_one(site: Site) -> Float4Site:
-        return search_site(site, smoothed[site.name], scheme)
+    def search_one(layer: LinearLayer) -> RoundedFloat4Layer:
+        return search_layer(layer, smoothed[layer.name], scheme)
 
-    for site, rounded in zip(sites, parallel_map(search_one, sites), strict=True):
-        done[site.name] = rounded
-        update(len(done), len(sites))
+    for layer, rounded in zip(layers, parallel_map(search_one, layers), strict=True):
+        done[layer.name] = rounded
+        update(len(done), len(layers))
     return done
 
 
-def quantise(graph: ir.Graph, rounded: Mapping[str, Float4Site], scheme: Scheme) -> None:
-    """Quantises every site in `rounded` in place, as `linears.quantise` does."""
-    for site in float4_sites(graph):
-        if site.name in rounded:
-            _write(graph, site, rounded[site.name])
+def quantise(graph: ir.Graph, rounded: Mapping[str, RoundedFloat4Layer], scheme: Scheme) -> None:
+    """Quantises every layer in `rounded` in place, as `linears.quantise` does."""
+    for layer in float4_layers(graph):
+        if layer.name in rounded:
+            _write(graph, layer, rounded[layer.name])
 
 
 def explain(
     graph: ir.Graph,
     samples: Samples,
     smoothed: Mapping[str, Smoothed],
-    rounded: Mapping[str, Float4Site],
-) -> tuple[SiteExplanation, ...]:
-    """Says what was decided about every site in `rounded`, as `linears.explain` does."""
+    rounded: Mapping[str, RoundedFloat4Layer],
+) -> tuple[LayerExplanation, ...]:
+    """Says what was decided about every layer in `rounded`, as `linears.explain` does."""
     return tuple(
-        _explain(site, samples[site.name], smoothed[site.name], rounded[site.name])
-        for site in float4_sites(graph)
-        if site.name in rounded
+        _explain(layer, samples[layer.name], smoothed[layer.name], rounded[layer.name])
+        for layer in float4_layers(graph)
+        if layer.name in rounded
     )
 
 
 def _explain(
-    site: Site, seen: SiteSamples, smoothed: Smoothed, rounded: Float4Site
-) -> SiteExplanation:
-    sqnr = {x.name: y.sqnr_db for x, y in zip(site.linears, rounded.linears, strict=True)}
+    layer: LinearLayer, seen: LayerSamples, smoothed: Smoothed, rounded: RoundedFloat4Layer
+) -> LayerExplanation:
+    sqnr = {x.name: y.sqnr_db for x, y in zip(layer.linears, rounded.linears, strict=True)}
     amax = None if rounded.scale is None else float(smoothed.channel_amax.max())
     before, after = describe_channels(seen.channel_amax), describe_channels(smoothed.channel_amax)
-    return SiteExplanation(site.name, smoothed.alpha, before, after, amax, sqnr)
+    return LayerExplanation(layer.name, smoothed.alpha, before, after, amax, sqnr)
 
 
-def search_site(site: Site, smoothed: Smoothed, scheme: Scheme) -> Float4Site:
-    """Block scales, rounding and biases of a site, by the outputs of its Linears."""
+def search_layer(layer: LinearLayer, smoothed: Smoothed, scheme: Scheme) -> RoundedFloat4Layer:
+    """Block scales, rounding and biases of a layer, by the outputs of its Linears."""
     rows, scale = smoothed.rows, None
     quantised = rows
     if scheme.activations is not None:
         scale = tensor_scale(smoothed.channel_amax.max(), ROOM_OF_ACTIVATIONS)
         quantised = fake_quantise(rows, scale)
     moments = (quantised.T @ quantised).astype(np.float64) / len(quantised)
-    weight_scale = scale_of_weights([array(linear.weight) for linear in site.linears])
-    linears = [_round(linear, moments, weight_scale, rows, quantised) for linear in site.linears]
-    return Float4Site(scale, weight_scale, tuple(linears))
+    weight_scale = scale_of_weights([array(linear.weight) for linear in layer.linears])
+    linears = [_round(linear, moments, weight_scale, rows, quantised) for linear in layer.linears]
+    return RoundedFloat4Layer(scale, weight_scale, tuple(linears))
 
 
 def _round(
@@ -179,11 +186,11 @@ def _mean(rows: Floats) -> Floats:
     return mean
 
 
-def _write(graph: ir.Graph, site: Site, rounded: Float4Site) -> None:
-    read = site.activation
+def _write(graph: ir.Graph, layer: LinearLayer, rounded: RoundedFloat4Layer) -> None:
+    read = layer.activation
     if rounded.scale is not None:
         read = quantise_activation(graph, read, rounded.scale)
-    for linear, weight in zip(site.linears, rounded.linears, strict=True):
+    for linear, weight in zip(layer.linears, rounded.linears, strict=True):
         if weight.correction is not None:
             correct_bias(graph, linear, weight.correction)
         quantise_weight(graph, linear, weight.numbers, weight.scales, rounded.weight_scale)
@@ -194,12 +201,12 @@ def quantise_by_table(graph: ir.Graph, amax: Mapping[str, float], scheme: Scheme
     """Plain post-training quantisation: block scales by the largest magnitudes, the tensor's as an
     observer gave it, weights rounded to the nearest.
     """
-    for site in float4_sites(graph):
-        read = site.activation
+    for layer in float4_layers(graph):
+        read = layer.activation
         if scheme.activations is not None:
-            read = quantise_activation(graph, site.activation, tensor_scale(amax[site.name]))
-        largest = max(float(np.abs(array(linear.weight)).max()) for linear in site.linears)
-        for linear in site.linears:
+            read = quantise_activation(graph, layer.activation, tensor_scale(amax[layer.name]))
+        largest = max(float(np.abs(array(linear.weight)).max()) for linear in layer.linears)
+        for linear in layer.linears:
             weight, scale = array(linear.weight), tensor_scale(largest)
             scales = plain_scales(weight, scale)
             numbers = round_to_nearest(weight, scales, FP4_GRID)

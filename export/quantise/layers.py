@@ -21,7 +21,7 @@ from vit_edge.export.graph_edit import (
 )
 
 from .attention import find_attentions
-from .sites import Site, find_sites
+from .linear_layers import LinearLayer, find_linear_layers
 
 ALL, LINEARS, ATTENTION, CONVOLUTIONS = "all", "Linears", "attention", "convolutions"
 """Everything; products with a constant matrix; of two that depend on the image; the rest."""
@@ -138,8 +138,11 @@ class Layer:
 def find_layers(exact: ir.Graph, lowered: ir.Graph) -> tuple[Layer, ...]:
     """The layers of `exact` that are quantised in `lowered`, in graph order."""
     quantised = {str(n.outputs[0].name) for n in lowered if n.op_type == "MatMul" and few_bits(n)}
-    sites = find_sites(exact)
-    layers = [_linears(s) for s in sites if s.linears[0].node.outputs[0].name in quantised]
+    layers = [
+        _of_linears(linears)
+        for linears in find_linear_layers(exact)
+        if linears.linears[0].node.outputs[0].name in quantised
+    ]
     layers += _convolutions(exact, lowered)
     softmaxes = {node.name: node for node in lowered if node.op_type == "Softmax"}
     for attention in find_attentions(exact):
@@ -164,12 +167,12 @@ def _named_apart(layers: Sequence[Layer]) -> tuple[Layer, ...]:
     return tuple(named)
 
 
-def _linears(site: Site) -> Layer:
-    cost = sum(array(linear.weight).size for linear in site.linears)
-    cost *= rows_per_image(site.activation)
-    name = " + ".join(linear.name for linear in site.linears)
-    writes = tuple(str(linear.output.name) for linear in site.linears)
-    return Layer(name, (site.name,), writes, cost)
+def _of_linears(layer: LinearLayer) -> Layer:
+    cost = sum(array(linear.weight).size for linear in layer.linears)
+    cost *= rows_per_image(layer.activation)
+    name = " + ".join(linear.name for linear in layer.linears)
+    writes = tuple(str(linear.output.name) for linear in layer.linears)
+    return Layer(name, (layer.name,), writes, cost)
 
 
 def _convolutions(exact: ir.Graph, lowered: ir.Graph) -> list[Layer]:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from vit_edge.calibration.collect import Samples, SiteSamples
+from vit_edge.calibration.collect import LayerSamples, Samples
 from vit_edge.export.graph_edit import add_initializer, array, describe, replace_input
 from vit_edge.export.passes.linears import Linear
 from vit_edge.export.progress import Update
@@ -27,13 +27,13 @@ from .grid import (
     round_to_nearest,
     round_weights,
 )
-from .site_search import RoundedSite, Smoothing, divide, search, search_site, subtract
-from .sites import (
-    Site,
-    SiteExplanation,
+from .layer_search import RoundedLayer, Smoothing, divide, search, search_layer, subtract
+from .linear_layers import (
+    LayerExplanation,
+    LinearLayer,
     describe_channels,
+    find_linear_layers,
     find_scalable,
-    find_sites,
     is_behind_gelu,
     parallel_map,
 )
@@ -109,7 +109,7 @@ def _add_numbers(graph: ir.Graph, name: str, numbers: Floats, grid: Grid) -> ir.
 
 @dataclass(frozen=True)
 class Smoothed:
-    """A site's input after smoothing.
+    """A layer's input after smoothing.
 
     Attributes:
         rows: float32 `[rows, K]`, the samples as they are then.
@@ -130,15 +130,15 @@ class Smoothed:
 def smooth_all(
     graph: ir.Graph, samples: Samples, scheme: Scheme, update: Update
 ) -> dict[str, Smoothed]:
-    """Smooths every site in place, which changes no output; returns the sites by name.
+    """Smooths every layer in place, which changes no output; returns the layers by name.
 
-    `update` is called with sites done and sites in all.
+    `update` is called with layers done and layers in all.
     """
 
-    def search_one(site: Site) -> Smoothing | None:
-        if find_scalable(site) is None:
+    def search_one(layer: LinearLayer) -> Smoothing | None:
+        if find_scalable(layer) is None:
             return None
-        return search(samples[site.name], site.weights, scheme)
+        return search(samples[layer.name], layer.weights, scheme)
 
     return smooth_by(search_one, graph, samples, update)
 
@@ -150,34 +150,36 @@ def divide_all(
     at the price of a multiplication there; the graph stays as it is.
 
     Returns:
-        The sites whose own error falls by `smooth.MIN_GAIN`, by name. What the outputs gain is
+        The layers whose own error falls by `smooth.MIN_GAIN`, by name. What the outputs gain is
         another question, see `choice`.
     """
     if scheme.activations is None:
         return {}
-    sites, divided = [site for site in find_sites(graph) if is_behind_gelu(site)], {}
+    layers, divided = [layer for layer in find_linear_layers(graph) if is_behind_gelu(layer)], {}
 
-    def search_one(site: Site) -> Smoothing:
-        return search(samples[site.name], site.weights, scheme)
+    def search_one(layer: LinearLayer) -> Smoothing:
+        return search(samples[layer.name], layer.weights, scheme)
 
-    for done, (site, found) in enumerate(zip(sites, parallel_map(search_one, sites), strict=True)):
+    for done, (layer, found) in enumerate(
+        zip(layers, parallel_map(search_one, layers), strict=True)
+    ):
         if found.alpha is not None:
-            divided[site.name] = _smoothed(samples[site.name], found, inside=True)
-        update(done + 1, len(sites))
+            divided[layer.name] = _smoothed(samples[layer.name], found, inside=True)
+        update(done + 1, len(layers))
     return divided
 
 
 def smooth_by(
-    search_one: Callable[[Site], Smoothing | None],
+    search_one: Callable[[LinearLayer], Smoothing | None],
     graph: ir.Graph,
     samples: Samples,
     update: Update,
 ) -> dict[str, Smoothed]:
-    """Smooths every site in place as `search_one` chooses, see `smooth_all`."""
-    sites, done = find_sites(graph), dict[str, Smoothed]()
-    for site, smoothing in zip(sites, parallel_map(search_one, sites), strict=True):
-        done[site.name] = smooth(graph, site, samples[site.name], smoothing)
-        update(len(done), len(sites))
+    """Smooths every layer in place as `search_one` chooses, see `smooth_all`."""
+    layers, done = find_linear_layers(graph), dict[str, Smoothed]()
+    for layer, smoothing in zip(layers, parallel_map(search_one, layers), strict=True):
+        done[layer.name] = smooth(graph, layer, samples[layer.name], smoothing)
+        update(len(done), len(layers))
     return done
 
 
@@ -187,70 +189,70 @@ def round_all(
     scheme: Scheme,
     update: Update,
     rounding: Rounding = round_weights,
-) -> dict[str, RoundedSite]:
-    """Searches ranges, rounding and biases of every site in `smoothed`; returns them by name.
+) -> dict[str, RoundedLayer]:
+    """Searches ranges, rounding and biases of every layer in `smoothed`; returns them by name.
 
     Args:
         graph: The fp32 graph after `smooth_all`; it stays as it is.
-        smoothed: The result of `smooth_all`, sites of `divide_all` in place of theirs.
+        smoothed: The result of `smooth_all`, layers of `divide_all` in place of theirs.
         scheme: The grids.
-        update: Called with sites done and sites in all.
+        update: Called with layers done and layers in all.
         rounding: How weights are rounded.
     """
-    sites = [site for site in find_sites(graph) if site.name in smoothed]
-    done = dict[str, RoundedSite]()
+    layers = [layer for layer in find_linear_layers(graph) if layer.name in smoothed]
+    done = dict[str, RoundedLayer]()
 
-    def search_one(site: Site) -> RoundedSite:
-        seen = smoothed[site.name]
+    def search_one(layer: LinearLayer) -> RoundedLayer:
+        seen = smoothed[layer.name]
         factor = seen.factor if seen.inside else None
-        return search_site(
-            site, seen.rows, float(seen.channel_amax.max()), scheme, factor, rounding
+        return search_layer(
+            layer, seen.rows, float(seen.channel_amax.max()), scheme, factor, rounding
         )
 
-    for site, rounded in zip(sites, parallel_map(search_one, sites), strict=True):
-        done[site.name] = rounded
-        update(len(done), len(sites))
+    for layer, rounded in zip(layers, parallel_map(search_one, layers), strict=True):
+        done[layer.name] = rounded
+        update(len(done), len(layers))
     return done
 
 
-def quantise(graph: ir.Graph, rounded: Mapping[str, RoundedSite], scheme: Scheme) -> None:
-    """Puts Q/DQ on the Linears of every site in `rounded`, in place; Linears that share an input
+def quantise(graph: ir.Graph, rounded: Mapping[str, RoundedLayer], scheme: Scheme) -> None:
+    """Puts Q/DQ on the Linears of every layer in `rounded`, in place; Linears that share an input
     share its Q/DQ.
     """
-    for site in find_sites(graph):
-        if site.name in rounded:
-            _quantise(graph, site, rounded[site.name], scheme)
+    for layer in find_linear_layers(graph):
+        if layer.name in rounded:
+            _quantise(graph, layer, rounded[layer.name], scheme)
 
 
 def explain(
     graph: ir.Graph,
     samples: Samples,
     smoothed: Mapping[str, Smoothed],
-    rounded: Mapping[str, RoundedSite],
-) -> tuple[SiteExplanation, ...]:
-    """Says what was decided about every site in `rounded`, in graph order.
+    rounded: Mapping[str, RoundedLayer],
+) -> tuple[LayerExplanation, ...]:
+    """Says what was decided about every layer in `rounded`, in graph order.
 
     Args:
         graph: The fp32 graph after `smooth_all`.
-        samples: The samples of its sites in calibration, before that.
+        samples: The samples of its layers in calibration, before that.
         smoothed: What `smooth_all` and `divide_all` found.
         rounded: What `round_all` did.
     """
     return tuple(
-        _explain(site, samples[site.name], smoothed[site.name], rounded[site.name])
-        for site in find_sites(graph)
-        if site.name in rounded
+        _explain(layer, samples[layer.name], smoothed[layer.name], rounded[layer.name])
+        for layer in find_linear_layers(graph)
+        if layer.name in rounded
     )
 
 
-def _quantise(graph: ir.Graph, site: Site, rounded: RoundedSite, scheme: Scheme) -> None:
-    """Puts Q/DQ on a site's activation and on its Linears' weights."""
-    read = site.activation
+def _quantise(graph: ir.Graph, layer: LinearLayer, rounded: RoundedLayer, scheme: Scheme) -> None:
+    """Puts Q/DQ on a layer's activation and on its Linears' weights."""
+    read = layer.activation
     if rounded.scale is not None and scheme.activations is not None:
         read = divide(graph, read, rounded.factor) if rounded.factor is not None else read
         read = subtract(graph, read, rounded.shift) if rounded.shift else read
         read = quantise_activation(graph, read, rounded.scale, scheme.activations)
-    for linear, weight in zip(site.linears, rounded.linears, strict=True):
+    for linear, weight in zip(layer.linears, rounded.linears, strict=True):
         if weight.correction is not None:
             correct_bias(graph, linear, weight.correction)
         quantise_weight(graph, linear, weight.numbers, weight.scales, scheme.weights)
@@ -258,17 +260,17 @@ def _quantise(graph: ir.Graph, site: Site, rounded: RoundedSite, scheme: Scheme)
 
 
 def _explain(
-    site: Site, seen: SiteSamples, smoothed: Smoothed, rounded: RoundedSite
-) -> SiteExplanation:
-    return SiteExplanation(
-        site.name,
+    layer: LinearLayer, seen: LayerSamples, smoothed: Smoothed, rounded: RoundedLayer
+) -> LayerExplanation:
+    return LayerExplanation(
+        layer.name,
         smoothed.alpha,
         describe_channels(seen.channel_amax),
         describe_channels(smoothed.channel_amax),
         rounded.amax,
         {
             linear.name: weight.sqnr_db
-            for linear, weight in zip(site.linears, rounded.linears, strict=True)
+            for linear, weight in zip(layer.linears, rounded.linears, strict=True)
         },
     )
 
@@ -277,12 +279,12 @@ def quantise_by_table(graph: ir.Graph, amax: Mapping[str, float], scheme: Scheme
     """Plain post-training quantisation: ranges as an observer gave them, weights rounded to the
     nearest.
     """
-    for site in find_sites(graph):
-        read = site.activation
+    for layer in find_linear_layers(graph):
+        read = layer.activation
         if scheme.activations is not None:
-            scale = representable_scale(np.array(amax[site.name]), scheme.activations)
-            read = quantise_activation(graph, site.activation, scale, scheme.activations)
-        for linear in site.linears:
+            scale = representable_scale(np.array(amax[layer.name]), scheme.activations)
+            read = quantise_activation(graph, layer.activation, scale, scheme.activations)
+        for linear in layer.linears:
             weight = array(linear.weight)
             scales = scheme.plain_scales(weight)
             numbers = round_to_nearest(weight, scales, scheme.weights)
@@ -290,20 +292,22 @@ def quantise_by_table(graph: ir.Graph, amax: Mapping[str, float], scheme: Scheme
             quantise_weight(graph, linear, numbers, scales, scheme.weights)
 
 
-def smooth(graph: ir.Graph, site: Site, samples: SiteSamples, chosen: Smoothing | None) -> Smoothed:
+def smooth(
+    graph: ir.Graph, layer: LinearLayer, samples: LayerSamples, chosen: Smoothing | None
+) -> Smoothed:
     """Moves the outliers as the search chose, where that pays."""
-    source = find_scalable(site)
+    source = find_scalable(layer)
     if chosen is None or chosen.alpha is None or source is None:
         return Smoothed(np.ascontiguousarray(samples.rows), samples.channel_amax)
     source.scale(graph, (1 / chosen.factor).astype(np.float32))
-    for linear in site.linears:
+    for linear in layer.linears:
         name = f"{linear.weight.name}/smoothed"
         scaled = array(linear.weight) * chosen.factor[:, None]
         replace_input(linear.node, linear.weight, add_initializer(graph, name, scaled))
     return _smoothed(samples, chosen, inside=False)
 
 
-def _smoothed(samples: SiteSamples, chosen: Smoothing, inside: bool) -> Smoothed:
+def _smoothed(samples: LayerSamples, chosen: Smoothing, inside: bool) -> Smoothed:
     rows = np.ascontiguousarray(samples.rows / chosen.factor)
     amax = samples.channel_amax / chosen.factor
     return Smoothed(rows, amax, chosen.alpha, chosen.factor, inside)

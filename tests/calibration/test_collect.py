@@ -11,7 +11,7 @@ from vit_edge.calibration import collect as module
 from vit_edge.calibration.collect import collect, provenance_of
 from vit_edge.calibration.observers import CalibrationTable, read_table
 from vit_edge.export.quantise.attention import attention_tensors
-from vit_edge.export.quantise.sites import find_sites
+from vit_edge.export.quantise.linear_layers import find_linear_layers
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.tools.images import ImageSet
 
@@ -22,11 +22,11 @@ def ignore(done: int, total: int) -> None: ...
 
 
 def test_each_linear_input_is_calibrated_once(optimised: ir.Model, table: CalibrationTable) -> None:
-    sites = {site.name for site in find_sites(optimised.graph)}
-    assert len(sites) == 8  # two blocks of qkv, proj, fc1 and fc2
+    layers = {layer.name for layer in find_linear_layers(optimised.graph)}
+    assert len(layers) == 8  # two blocks of qkv, proj, fc1 and fc2
     attention = set(attention_tensors(optimised.graph))
     assert len(attention) == 4  # Q, K, V and the attention weights of the first of two blocks
-    assert table.amax.keys() == sites | attention
+    assert table.amax.keys() == layers | attention
     assert all(0 < table.amax[name] <= table.peak[name] * 1.001 for name in table.amax)
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from vit_edge.calibration import collect as module
-from vit_edge.calibration.collect import SiteSampler, load_samples, save_samples
+from vit_edge.calibration.collect import LayerSampler, load_samples, save_samples
 
 VALUES = np.random.default_rng(0).standard_normal((7, 20, 6)).astype(np.float32)
 
 
-def gather(values: np.ndarray, batch: int) -> module.SiteSamples:
-    sampler = SiteSampler(len(values))
+def gather(values: np.ndarray, batch: int) -> module.LayerSamples:
+    sampler = LayerSampler(len(values))
     for start in range(0, len(values), batch):
         sampler.update(values[start : start + batch])
     return sampler.result()
@@ -49,9 +49,9 @@ def test_samples_survive_their_files(tmp_path: Path) -> None:
     save_samples(tmp_path, samples)
     again = load_samples(tmp_path)
     assert list(again) == list(samples)
-    for name, site in samples.items():
-        np.testing.assert_array_equal(again[name].rows, site.rows)
-        np.testing.assert_array_equal(again[name].channel_amax, site.channel_amax)
+    for name, layer in samples.items():
+        np.testing.assert_array_equal(again[name].rows, layer.rows)
+        np.testing.assert_array_equal(again[name].channel_amax, layer.channel_amax)
 
 
 def test_tokens_that_go_furthest_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:

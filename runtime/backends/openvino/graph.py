@@ -101,7 +101,7 @@ def _join_quantiser(ops: Any, tokens: Any) -> None:
 
     Before a convolution OpenVINO (2026.4) takes the pair for something else: behind a
     LayerNormalization it rounded to 9 levels instead of 256. A constant that is subtracted first
-    (`export/quantise/site_search.py`) becomes part of the quantiser's range: one pass less.
+    (`export/quantise/layer_search.py`) becomes part of the quantiser's range: one pass less.
     """
     scaled = tokens.get_node()
     pair = _quantiser(scaled)

@@ -18,43 +18,43 @@ Array = NDArray[np.generic]
 # Activations
 
 
-def activation_scale(model: ir.Model, site: str, factor: float) -> None:
+def activation_scale(model: ir.Model, layer: str, factor: float) -> None:
     """Of the whole pair: a range too small or too large."""
     for kind in ("QuantizeLinear", "DequantizeLinear"):
-        change_input(model, node_of(model, f"{site}/{kind}"), 1, lambda s: s * factor)
+        change_input(model, node_of(model, f"{layer}/{kind}"), 1, lambda s: s * factor)
 
 
-def dequantiser_scale(model: ir.Model, site: str, factor: float) -> None:
+def dequantiser_scale(model: ir.Model, layer: str, factor: float) -> None:
     """Of one side alone."""
-    change_input(model, node_of(model, f"{site}/DequantizeLinear"), 1, lambda s: s * factor)
+    change_input(model, node_of(model, f"{layer}/DequantizeLinear"), 1, lambda s: s * factor)
 
 
-def quantiser_scale(model: ir.Model, site: str, factor: float) -> None:
-    change_input(model, node_of(model, f"{site}/QuantizeLinear"), 1, lambda s: s * factor)
+def quantiser_scale(model: ir.Model, layer: str, factor: float) -> None:
+    change_input(model, node_of(model, f"{layer}/QuantizeLinear"), 1, lambda s: s * factor)
 
 
 def scales_swapped(model: ir.Model, first: str, second: str) -> None:
     for kind in ("QuantizeLinear", "DequantizeLinear"):
-        nodes = [node_of(model, f"{site}/{kind}") for site in (first, second)]
+        nodes = [node_of(model, f"{layer}/{kind}") for layer in (first, second)]
         mine, theirs = (node.inputs[1] for node in nodes)
         nodes[0].replace_input_with(1, theirs)
         nodes[1].replace_input_with(1, mine)
 
 
-def activation_zero_point(model: ir.Model, site: str, by: int) -> None:
+def activation_zero_point(model: ir.Model, layer: str, by: int) -> None:
     for kind in ("QuantizeLinear", "DequantizeLinear"):
-        change_input(model, node_of(model, f"{site}/{kind}"), 2, lambda z: z + by)
+        change_input(model, node_of(model, f"{layer}/{kind}"), 2, lambda z: z + by)
 
 
-def dequantiser_zero_point(model: ir.Model, site: str, by: int) -> None:
-    change_input(model, node_of(model, f"{site}/DequantizeLinear"), 2, lambda z: z + by)
+def dequantiser_zero_point(model: ir.Model, layer: str, by: int) -> None:
+    change_input(model, node_of(model, f"{layer}/DequantizeLinear"), 2, lambda z: z + by)
 
 
-def scale_not_constant(model: ir.Model, site: str) -> None:
+def scale_not_constant(model: ir.Model, layer: str) -> None:
     """Computed at run time."""
-    node = node_of(model, f"{site}/QuantizeLinear")
+    node = node_of(model, f"{layer}/QuantizeLinear")
     scale = node.inputs[1]
-    node.replace_input_with(1, insert_before(model, node, "Identity", [scale], f"{site}/computed"))
+    node.replace_input_with(1, insert_before(model, node, "Identity", [scale], f"{layer}/computed"))
 
 
 # Weights

@@ -16,7 +16,7 @@ from vit_edge.export.foreign.rebuild import rebuild, require_same, run_original
 from vit_edge.export.foreign.source import find_foreign_source, prepare
 from vit_edge.export.passes import optimise
 from vit_edge.export.passes.linears import find_linears
-from vit_edge.export.quantise.sites import quantisable
+from vit_edge.export.quantise.linear_layers import quantisable
 from vit_edge.vit.vision_transformer import VisionTransformer
 
 from ...vit.checkpoints.parity import shake

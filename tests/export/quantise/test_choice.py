@@ -14,10 +14,10 @@ from vit_edge.calibration.observers import DEFAULT_METHOD
 from vit_edge.export.precision import PRECISIONS
 from vit_edge.export.precision.quantised import EFFORTS, FAST, Quantised, quantise_model
 from vit_edge.export.progress import ignore
+from vit_edge.export.quantise.algorithms import choose_costly
 from vit_edge.export.quantise.layers import apply_fallback, find_layers
+from vit_edge.export.quantise.linear_layers import find_linear_layers, is_behind_gelu
 from vit_edge.export.quantise.linears import divide_all
-from vit_edge.export.quantise.roads import choose_costly
-from vit_edge.export.quantise.sites import find_sites, is_behind_gelu
 from vit_edge.runtime.tools.images import ImageSet
 from vit_edge.vit.datasets import samples
 from vit_edge.vit.vision_transformer import VisionTransformer
@@ -54,7 +54,7 @@ def quantised(loud: ir.Model, observed: Calibration) -> Quantised:
 
 
 def behind_gelus(graph: ir.Graph) -> list[str]:
-    return [site.name for site in find_sites(graph) if is_behind_gelu(site)]
+    return [layer.name for layer in find_linear_layers(graph) if is_behind_gelu(layer)]
 
 
 def divided(graph: ir.Graph) -> list[str]:

@@ -14,7 +14,7 @@ from vit_edge.export.quantise.float4 import (
     BLOCK,
     Float4Scheme,
     fake_quantise,
-    float4_sites,
+    float4_layers,
     plain_scales,
     scale_of_weights,
     search_scales,
@@ -170,15 +170,17 @@ def test_searched_scales_lose_less_than_plain_ones() -> None:
     assert errors[0].sum() < 0.85 * errors[1].sum()
 
 
-def test_only_whole_blocks_and_tensors_that_tensorrt_takes_are_sites(optimised: ir.Model) -> None:
+def test_whole_blocks_that_tensorrt_takes_are_quantised(
+    optimised: ir.Model,
+) -> None:
     graph = optimised.clone().graph
-    sites = float4_sites(graph)
-    assert len(sites) == 8
-    sites[0].activation.shape = ir.Shape([2, *list(sites[0].activation.shape or ())])
-    assert len(float4_sites(graph)) == 7
+    layers = float4_layers(graph)
+    assert len(layers) == 8
+    layers[0].activation.shape = ir.Shape([2, *list(layers[0].activation.shape or ())])
+    assert len(float4_layers(graph)) == 7
     odd = ir.tensor(np.zeros((24, 64), np.float32), name="odd")
-    sites[1].linears[0].weight.const_value = odd
-    assert len(float4_sites(graph)) == 6
+    layers[1].linears[0].weight.const_value = odd
+    assert len(float4_layers(graph)) == 6
 
 
 def test_the_two_schemes_are_told_apart() -> None:

@@ -1,4 +1,4 @@
-"""Sites worked on at once give what they give one after the other."""
+"""Layers worked on at once give what they give one after the other."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from threadpoolctl import threadpool_info
 
 from vit_edge.calibration.collect import Calibration
 from vit_edge.calibration.onnx_file import graph_digest
-from vit_edge.export.quantise import sites as module
-from vit_edge.export.quantise.sites import parallel_map
+from vit_edge.export.quantise import linear_layers as module
+from vit_edge.export.quantise.linear_layers import parallel_map
 
 from ..graphs import quantise
 

@@ -9,14 +9,19 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from vit_edge.calibration.collect import Calibration, SiteSamples
+from vit_edge.calibration.collect import Calibration, LayerSamples
 from vit_edge.calibration.observers import DEFAULT_METHOD
 from vit_edge.export.onnx_export import export_onnx
 from vit_edge.export.passes import optimise
 from vit_edge.export.precision.int8 import INT8
+from vit_edge.export.quantise.layer_search import search, smoothing_factor
+from vit_edge.export.quantise.linear_layers import (
+    LinearSource,
+    NormSource,
+    find_linear_layers,
+    find_scalable,
+)
 from vit_edge.export.quantise.linears import smooth
-from vit_edge.export.quantise.site_search import search, smoothing_factor
-from vit_edge.export.quantise.sites import LinearSource, NormSource, find_scalable, find_sites
 from vit_edge.runtime.preprocess import Preprocess
 from vit_edge.vit.config import BlockOptions
 from vit_edge.vit.datasets import samples
@@ -61,14 +66,14 @@ def observed(outliers: ir.Model) -> Calibration:
     return calibrate(outliers, images, DEFAULT_METHOD)
 
 
-def test_sites_know_what_they_could_be_scaled_by(optimised: ir.Model) -> None:
-    kinds = [type(find_scalable(site)) for site in find_sites(optimised.graph)]
+def test_layers_know_what_they_could_be_scaled_by(optimised: ir.Model) -> None:
+    kinds = [type(find_scalable(layer)) for layer in find_linear_layers(optimised.graph)]
     assert kinds == [NormSource, LinearSource, NormSource, type(None)] * 2
 
 
 def test_the_up_branch_of_a_gated_mlp_can_be_scaled_too() -> None:
     graph = exported(shaken(block=BlockOptions(mlp="swiglu")))
-    sources = [find_scalable(site) for site in find_sites(graph.graph)]
+    sources = [find_scalable(layer) for layer in find_linear_layers(graph.graph)]
     up = sources[3]
     assert isinstance(up, LinearSource)
     assert (up.columns.start, up.columns.stop) == (256, 512)
@@ -79,13 +84,13 @@ def test_scaling_channels_and_rows_changes_no_logit(mlp: str, frames: np.ndarray
     graph = exported(shaken(block=BlockOptions(mlp=mlp)))
     before = run(graph, frames)
     generator, scaled = np.random.default_rng(0), 0
-    for site in find_sites(graph.graph):
-        source = find_scalable(site)
+    for layer in find_linear_layers(graph.graph):
+        source = find_scalable(layer)
         if source is None:
             continue
-        factor = np.exp(generator.uniform(-2, 2, site.weights.shape[0])).astype(np.float32)
+        factor = np.exp(generator.uniform(-2, 2, layer.weights.shape[0])).astype(np.float32)
         source.scale(graph.graph, 1 / factor)
-        for linear in find_site(graph, site.name).linears:
+        for linear in find_layer(graph, layer.name).linears:
             weight = linear.weight.const_value
             assert weight is not None
             linear.weight.const_value = ir.tensor(weight.numpy() * factor[:, None])
@@ -94,8 +99,8 @@ def test_scaling_channels_and_rows_changes_no_logit(mlp: str, frames: np.ndarray
     assert relative_error(run(graph, frames), before) < 1e-5
 
 
-def find_site(graph: ir.Model, name: str):  # type: ignore[no-untyped-def]
-    return next(site for site in find_sites(graph.graph) if site.name == name)
+def find_layer(graph: ir.Model, name: str):  # type: ignore[no-untyped-def]
+    return next(layer for layer in find_linear_layers(graph.graph) if layer.name == name)
 
 
 def test_outliers_move_and_the_graph_computes_the_same(
@@ -103,14 +108,14 @@ def test_outliers_move_and_the_graph_computes_the_same(
 ) -> None:
     graph = outliers.clone()
     before = run(graph, frames)
-    for site in find_sites(graph.graph):
-        seen = observed.samples[site.name]
-        found = search(seen, site.weights, INT8().scheme)
-        rows = smooth(graph.graph, site, seen, found).rows
+    for layer in find_linear_layers(graph.graph):
+        seen = observed.samples[layer.name]
+        found = search(seen, layer.weights, INT8().scheme)
+        rows = smooth(graph.graph, layer, seen, found).rows
         assert np.abs(rows).max() <= 1.001 * np.abs(seen.channel_amax).max()
-        if isinstance(find_scalable(site), NormSource):
+        if isinstance(find_scalable(layer), NormSource):
             spread = [np.abs(r).max(axis=0).max() / np.median(np.abs(r)) for r in (rows, seen.rows)]
-            assert spread[0] < 0.5 * spread[1], site.name
+            assert spread[0] < 0.5 * spread[1], layer.name
     assert relative_error(run(graph, frames), before) < 1e-5
 
 
@@ -131,16 +136,16 @@ def test_int8_of_a_model_with_outliers_is_as_good_as_without(
 def test_what_has_no_outliers_is_left_alone() -> None:
     rows = np.random.default_rng(0).standard_normal((300, 32)).astype(np.float32)
     weight = np.random.default_rng(1).standard_normal((32, 16)).astype(np.float32)
-    found = search(SiteSamples(rows, np.abs(rows).max(axis=0)), weight, INT8().scheme)
+    found = search(LayerSamples(rows, np.abs(rows).max(axis=0)), weight, INT8().scheme)
     assert found.alpha is None
     assert (found.factor == 1).all()
 
 
 def test_an_activation_that_others_read_is_not_scaled(optimised: ir.Model) -> None:
     graph = ir.from_proto(ir.to_proto(optimised))
-    site = find_sites(graph.graph)[0]
-    graph.graph.append(ir.node("Identity", [site.activation]))
-    assert find_scalable(site) is None
+    layer = find_linear_layers(graph.graph)[0]
+    graph.graph.append(ir.node("Identity", [layer.activation]))
+    assert find_scalable(layer) is None
 
 
 def test_quiet_channels_are_not_made_larger_than_typical_ones() -> None:

@@ -27,8 +27,8 @@ from .float4 import Float4Scheme
 from .float4_qdq import IR_VERSION
 from .grid import Floats, Grid, Scheme, SecondMoments, round_to_nearest
 from .layers import Layer, find_layers
+from .linear_layers import LayerExplanation
 from .linears import Smoothed, divide_all, quantise, round_all
-from .sites import SiteExplanation
 
 MOST_IMAGES = 8
 """Images that are compared on, spread over the calibration images; fewer of large models."""
@@ -44,13 +44,12 @@ def divide_where_outputs_gain(
     min_gain: float,
     update: Update,
 ) -> dict[str, Smoothed]:
-    """Finds the sites whose quantised layer shall divide its input, because the model's outputs
-    gain by it.
+    """Finds the layers that shall divide their input, because the model's outputs gain by it.
 
     Args:
         exact: The fp32 graph after smoothing.
         calibration: Its samples and images.
-        smoothed: All sites as they are.
+        smoothed: All layers as they are.
         scheme: The grids.
         min_gain: See `choose_costly`.
         update: Called with what is done and what there is in all.
@@ -59,14 +58,14 @@ def divide_where_outputs_gain(
     if not divided:
         return {}
     graphs = list[ir.Model]()
-    for sites in ({name: smoothed[name] for name in divided}, divided):
+    for ways in ({name: smoothed[name] for name in divided}, divided):
         graphs.append(exact.clone())
-        rounded = round_all(exact.graph, sites, scheme, ignore, _quickly)
+        rounded = round_all(exact.graph, ways, scheme, ignore, _quickly)
         quantise(graphs[-1].graph, rounded, scheme)
     layers = find_layers(exact.graph, graphs[0].graph)
     gain = choose_costly(exact, graphs[0], graphs[1], layers, calibration.images, min_gain, update)
     names = {layer.reads[0] for layer in layers if layer.name in gain}
-    return {name: site for name, site in divided.items() if name in names}
+    return {name: way for name, way in divided.items() if name in names}
 
 
 def _quickly(weight: Floats, scales: Floats, moments: SecondMoments, grid: Grid) -> Floats:
@@ -121,11 +120,11 @@ def _outputs(model: ir.Model, images: ImageSet) -> tuple[OutputSpec, ...]:
 
 
 Rounded = TypeVar("Rounded")
-"""Decisions of a road about a site's grids."""
+"""Decisions of an algorithm about a layer's grids."""
 
 
 @dataclass(frozen=True)
-class Road(Generic[Rounded]):
+class Algorithm(Generic[Rounded]):
     """A way to quantise; see the functions of these names in `linears`, of `divide` in `choice`.
 
     Attributes:
@@ -145,13 +144,13 @@ class Road(Generic[Rounded]):
     quantise: Callable[[ir.Graph, Mapping[str, Rounded], Scheme], None]
     explain: Callable[
         [ir.Graph, Samples, Mapping[str, Smoothed], Mapping[str, Rounded]],
-        tuple[SiteExplanation, ...],
+        tuple[LayerExplanation, ...],
     ]
     quantise_by_table: Callable[[ir.Graph, Mapping[str, float], Scheme], None]
     ir_version: int
 
 
-_ONE_SCALE = Road(
+_ONE_SCALE = Algorithm(
     linears.smooth_all,
     divide_where_outputs_gain,
     linears.round_all,
@@ -160,7 +159,7 @@ _ONE_SCALE = Road(
     linears.quantise_by_table,
     0,
 )
-_FLOAT4 = Road(
+_FLOAT4 = Algorithm(
     float4_search.smooth_all,
     None,
     float4_search.round_all,
@@ -171,6 +170,6 @@ _FLOAT4 = Road(
 )
 
 
-def road_of(scheme: Scheme) -> Road[Any]:
+def algorithm_of(scheme: Scheme) -> Algorithm[Any]:
     """Scales that are constants, or those of NVFP4, which follow the activations."""
     return _FLOAT4 if isinstance(scheme, Float4Scheme) else _ONE_SCALE

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from vit_edge.export.assemble import EngineResult, PrecisionResult
 from vit_edge.export.measure import AS_IT_IS, LatencyHere
 from vit_edge.export.precision import MergedPrecision, Precision
-from vit_edge.export.road import PrecisionRoad
+from vit_edge.export.precision_pipeline import PrecisionPipeline
 from vit_edge.export.search import Problem
 from vit_edge.export.stages import LoweredGraph
 from vit_edge.runtime.tools.plan.devices import PORTABLE, devices_for
@@ -120,11 +120,11 @@ def _compare(
 
 
 @dataclass(frozen=True)
-class MergedRoad(PrecisionRoad):
+class MergedPipeline(PrecisionPipeline):
     """From the proven graphs of another precision to fewer tokens, as the budget allows."""
 
     def prove(self, precision: Precision) -> tuple[dict[str, LoweredGraph], PrecisionResult]:
-        """See `export.road.PrecisionRoad`. Merges as much as the budget allows, or what was given.
+        """See `PrecisionPipeline`. Merges as much as the budget allows, or what was given.
 
         There is no check for collapse: the base passed it, and tokens that were merged are nowhere
         to be compared.
@@ -196,12 +196,12 @@ class MergedRoad(PrecisionRoad):
         )
         return self.cache.run(search)
 
-    def _base(self, precision: MergedPrecision) -> PrecisionRoad:
-        """The road of the precision that is merged; what it does is in the cache."""
-        return PrecisionRoad(precision.base, self.plan, self.baseline, self.cache, self.proofs)
+    def _base(self, precision: MergedPrecision) -> PrecisionPipeline:
+        """The pipeline of the precision that is merged; what it does is in the cache."""
+        return PrecisionPipeline(precision.base, self.plan, self.baseline, self.cache, self.proofs)
 
     def with_latency(self, precision: Precision, result: PrecisionResult) -> PrecisionResult:
-        """See `export.road.PrecisionRoad`. Says where merging does not pay on this machine."""
+        """See `PrecisionPipeline`. Says where merging does not pay on this machine."""
         assert isinstance(precision, MergedPrecision)
         result, base = super().with_latency(precision, result), self._base(precision)
         plain = base.measure_latency(base.prove(precision.of)[1].graphs["cpu"])
@@ -211,8 +211,8 @@ class MergedRoad(PrecisionRoad):
         return replace(result, notes=(*result.notes, line))
 
     def with_engines(self, precision: Precision, result: PrecisionResult) -> PrecisionResult:
-        """See `export.road.PrecisionRoad`. Engines that merging makes no cheaper are left out;
-        where it makes none cheaper the precision is for CPUs alone.
+        """See `PrecisionPipeline`. Engines that merging makes no cheaper are left out; where
+        it makes none cheaper the precision is for CPUs alone.
         """
         assert isinstance(precision, MergedPrecision)
         built, base = super().with_engines(precision, result), self._base(precision)

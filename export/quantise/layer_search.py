@@ -1,11 +1,11 @@
-"""Searches how one site is quantised, by the outputs of its Linears: what its activations are
+"""Searches how one layer is quantised, by the outputs of its Linears: what its activations are
 divided by and shifted by, their range, and the rounding of the weights. Nothing here but `divide`
-and `subtract` changes a graph, so that sites can be worked on side by side.
+and `subtract` changes a graph, so that layers can be worked on side by side.
 
 Dividing moves the outliers of an activation into the weights that read it. Source: G. Xiao et al.,
 "SmoothQuant", arXiv 2211.10438, equation 4: channel k of the activation is divided by s_k = max
 |x_k|^alpha / max |w_k|^(1 - alpha), row k of the weights multiplied. Here alpha is searched for
-each site.
+each layer.
 
 Shifting centres one-sided activations, so that a symmetric grid does not waste half of its levels:
 GELU outputs lie between -0.17 and their largest value, and SmoothQuant cannot scale through a GELU.
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from vit_edge.calibration.collect import SiteSamples
+from vit_edge.calibration.collect import LayerSamples
 from vit_edge.export.graph_edit import add_initializer, array, describe
 from vit_edge.export.passes.linears import Linear
 
@@ -40,18 +40,20 @@ from .grid import (
     thin_out,
 )
 from .grid import weight_scales as search_scales
-from .sites import Site, sqnr_db
+from .linear_layers import LinearLayer, sqnr_db
 
 _ONE_SIDED = 0.25
 """Activations whose least value is closer to zero than this share of the largest are shifted."""
 
 
-def shift_of(site: Site, rows: Floats, amax: np.float32, grid: Grid) -> tuple[np.float32, Floats]:
-    """Finds what to subtract from a site whose best symmetric range is `amax`, and the scale then.
+def shift_of(
+    layer: LinearLayer, rows: Floats, amax: np.float32, grid: Grid
+) -> tuple[np.float32, Floats]:
+    """Finds what to subtract from a layer whose best symmetric range is `amax`, and the scale then.
 
     Zero too where a Linear has no bias that could restore it.
     """
-    if all(linear.bias is not None for linear in site.linears):
+    if all(linear.bias is not None for linear in layer.linears):
         return centre(rows, amax, grid)
     return np.float32(0), representable_scale(np.array(amax), grid)
 
@@ -103,7 +105,7 @@ _MAX_FACTOR = np.float32(1e4)
 
 @dataclass(frozen=True)
 class Smoothing:
-    """Result of the search for a site.
+    """Result of the search for a layer.
 
     Attributes:
         alpha: None where nothing is moved.
@@ -117,7 +119,7 @@ class Smoothing:
 
 
 def search(
-    samples: SiteSamples, weight: Floats, scheme: Scheme, min_gain: float = MIN_GAIN
+    samples: LayerSamples, weight: Floats, scheme: Scheme, min_gain: float = MIN_GAIN
 ) -> Smoothing:
     """The alpha with the least output error for the Linears `weight` `[K, N]`; none if that is not
     `min_gain` times less than without.
@@ -132,7 +134,7 @@ def search(
 
 def search_by(
     error_of: Callable[[Floats, Floats, Floats, Floats], float],
-    samples: SiteSamples,
+    samples: LayerSamples,
     weight: Floats,
     min_gain: float,
 ) -> Smoothing:
@@ -141,7 +143,7 @@ def search_by(
     Args:
         error_of: Of the smoothed rows, the factors that they were divided by, the weight that was
             multiplied by them, and what the Linears should give out, the relative squared error.
-        samples: Those of the site.
+        samples: Those of the layer.
         weight: float32 `[K, N]`.
         min_gain: See `search`.
     """
@@ -204,8 +206,8 @@ class RoundedLinear:
 
 
 @dataclass(frozen=True)
-class RoundedSite:
-    """A site's grid, and its Linears' weights.
+class RoundedLayer:
+    """A layer's grid, and its Linears' weights.
 
     Attributes:
         amax: The largest magnitude that its grid represents; None where activations stay as they
@@ -213,7 +215,7 @@ class RoundedSite:
         scale: float32 `[]`, likewise.
         factor: float32 `[K]`, what the activations are divided by first; None for nothing.
         shift: What is subtracted from them then; 0 for nothing.
-        linears: In the order of `Site.linears`.
+        linears: In the order of `LinearLayer.linears`.
     """
 
     amax: float | None
@@ -223,39 +225,39 @@ class RoundedSite:
     linears: tuple[RoundedLinear, ...]
 
 
-def search_site(
-    site: Site,
+def search_layer(
+    layer: LinearLayer,
     rows: Floats,
     largest: float,
     scheme: Scheme,
     factor: Floats | None = None,
     rounding: Rounding = round_weights,
-) -> RoundedSite:
+) -> RoundedLayer:
     """Ranges, rounding and biases.
 
     Args:
-        site: The site, after smoothing.
+        layer: The layer, after smoothing.
         rows: float32 `[rows, K]`, samples of its activations, likewise.
         largest: The greatest magnitude of all its activations, likewise.
         scheme: The grids.
         factor: float32 `[K]`, what the layer itself divides its input by: `rows` and `largest` are
-            of the quotient already, the site's weights not; None for nothing.
+            of the quotient already, the layer's weights not; None for nothing.
         rounding: How weights are rounded.
     """
-    weights = [_multiplied(array(linear.weight), factor) for linear in site.linears]
+    weights = [_multiplied(array(linear.weight), factor) for linear in layer.linears]
     amax, scale, grid = None, None, scheme.activations
     quantised, shift = rows, np.float32(0)
     if grid is not None:
         importance = sum(np.square(weight).sum(axis=1) for weight in weights)
         best = cautious_range(rows, np.asarray(importance), largest, grid)
-        shift, scale = shift_of(site, rows, best, grid)
+        shift, scale = shift_of(layer, rows, best, grid)
         quantised, amax = fake_quantise(rows - shift, scale, grid) + shift, float(best)
     moments = (quantised.T @ quantised).astype(np.float64) / len(quantised)
     linears = (
         _round(linear, weight, moments, scheme, rows, quantised, shift, rounding)
-        for linear, weight in zip(site.linears, weights, strict=True)
+        for linear, weight in zip(layer.linears, weights, strict=True)
     )
-    return RoundedSite(amax, scale, factor, shift, tuple(linears))
+    return RoundedLayer(amax, scale, factor, shift, tuple(linears))
 
 
 def _multiplied(weight: Floats, factor: Floats | None) -> Floats:

@@ -1,9 +1,9 @@
-"""Sites at which a ViT is quantised: the inputs of its Linears, what could scale each, and what was
-done there, for reports.
+"""Layers that a precision quantises: the Linears that read one input, what could scale it, and what
+was done there, for reports.
 
-Several are worked on at once, each on cores of its own: a site's matrices are too small to keep all
-cores busy for long, and between products numpy uses one core only. On 2 cores, two sites at a time
-take two thirds of what one after the other takes.
+Several are worked on at once, each on cores of its own: a layer's matrices are too small to keep
+all cores busy for long, and between products numpy uses one core only. On 2 cores, two layers at a
+time take two thirds of what one after the other takes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _HEADS = [0, 2, 1, 3]
 
 
 @dataclass(frozen=True)
-class Site:
+class LinearLayer:
     """An activation `[..., K]` and the Linears that read it."""
 
     activation: ir.Value
@@ -52,12 +52,12 @@ def quantisable(graph: ir.Graph) -> list[Linear]:
     return [linear for linear in find_linears(graph) if min(array(linear.weight).shape) >= MIN_SIZE]
 
 
-def find_sites(graph: ir.Graph) -> list[Site]:
+def find_linear_layers(graph: ir.Graph) -> list[LinearLayer]:
     """The activations to quantise, each once, in graph order."""
     groups: dict[ir.Value, list[Linear]] = {}
     for linear in quantisable(graph):
         groups.setdefault(linear.activation, []).append(linear)
-    return [Site(activation, tuple(linears)) for activation, linears in groups.items()]
+    return [LinearLayer(activation, tuple(linears)) for activation, linears in groups.items()]
 
 
 class Scalable(Protocol):
@@ -94,24 +94,24 @@ class LinearSource:
         scale_output(graph, self.linear, factor, self.columns)
 
 
-def is_behind_gelu(site: Site) -> bool:
-    """True where a GELU gives the site's activation: nothing before it could be scaled."""
-    node = site.activation.producer()
+def is_behind_gelu(layer: LinearLayer) -> bool:
+    """True where a GELU gives the layer's activation: nothing before it could be scaled."""
+    node = layer.activation.producer()
     return node is not None and node.op_type == "Gelu"
 
 
-def find_scalable(site: Site) -> Scalable | None:
-    """Finds what can be scaled in exchange for the site's weights; None if nothing can, as behind a
-    GELU, or if something else reads the activation too.
+def find_scalable(layer: LinearLayer) -> Scalable | None:
+    """Finds what can be scaled in exchange for the layer's weights; None if nothing can, as behind
+    a GELU, or if something else reads the activation too.
     """
-    readers = {linear.node for linear in site.linears}
-    if set(site.activation.consumers()) != readers or site.activation.is_graph_output():
+    readers = {linear.node for linear in layer.linears}
+    if set(layer.activation.consumers()) != readers or layer.activation.is_graph_output():
         return None
-    node = site.activation.producer()
+    node = layer.activation.producer()
     if node is not None and node.op_type == "LayerNormalization":
         return NormSource(node)
-    width = array(site.linears[0].weight).shape[0]
-    for value in _candidates(site.activation):
+    width = array(layer.linears[0].weight).shape[0]
+    for value in _candidates(layer.activation):
         source = columns_of(value)
         if source is not None and _width(source) == width:
             return source
@@ -191,7 +191,7 @@ def parallel_map(compute: Callable[[Item], Result], items: Sequence[Item]) -> It
     cores = len(os.sched_getaffinity(0))
     workers = max(1, min(MOST, cores, len(items)))
     limits = threadpool_limits(max(1, cores // workers), user_api="blas")
-    with limits, ThreadPoolExecutor(workers, thread_name_prefix="vit-edge-site") as pool:
+    with limits, ThreadPoolExecutor(workers, thread_name_prefix="vit-edge-layer") as pool:
         yield from pool.map(compute, items)
 
 
@@ -204,11 +204,11 @@ class Channels:
 
 
 @dataclass(frozen=True)
-class SiteExplanation:
+class LayerExplanation:
     """A Linear's input, before and after.
 
     Attributes:
-        site: The activation's name.
+        layer: The activation's name.
         alpha: SmoothQuant's exponent; None where nothing was moved.
         before, after: Its channels without and with smoothing.
         amax: The magnitude that its quantiser represents at most; None if it has none.
@@ -216,7 +216,7 @@ class SiteExplanation:
             outputs on calibration samples, in decibels.
     """
 
-    site: str
+    layer: str
     alpha: float | None
     before: Channels
     after: Channels

@@ -34,7 +34,7 @@ from .user_code import Metric
 
 
 @dataclass(frozen=True)
-class PrecisionRoad:
+class PrecisionPipeline:
     """The stages of the precision `name`, in their order.
 
     `proofs` are those of its graphs, `plain` what its attempts are compared with.
