@@ -1,4 +1,4 @@
-"""Models of the zoo go the whole road: none ends in an error that was not expected."""
+"""Models of the zoo go the whole way: none ends in an error that was not expected."""
 
 from __future__ import annotations
 

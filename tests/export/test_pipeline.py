@@ -1,4 +1,4 @@
-"""The whole road on small models, with real builders and runtimes."""
+"""The whole pipeline on small models, with real builders and runtimes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ViT's relatives go the same road: exact passes, Linears found, engines built."""
+"""The ViT's relatives go the same way: exact passes, Linears found, engines built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same road on a real GPU: `make test-gpu`."""
+"""The same on a real GPU: `make test-gpu`."""
 
 from __future__ import annotations
 

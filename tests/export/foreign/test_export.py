@@ -1,4 +1,4 @@
-"""The whole road from somebody else's file to a bundle."""
+"""The whole way from somebody else's file to a bundle."""
 
 from __future__ import annotations
 
