@@ -152,7 +152,7 @@ def _add_facts(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mean", type=parse_numbers, metavar="M,M,M", help="on the 0-1 scale")
     group.add_argument("--std", type=parse_numbers, metavar="S,S,S", help="on the 0-1 scale")
     group.add_argument("--interpolation", metavar="I", help=", ".join(INTERPOLATIONS))
-    group.add_argument("--crop", type=float, metavar="C", help="central share of the picture, 0-1")
+    group.add_argument("--crop", type=float, metavar="C", help="central share of the image, 0-1")
     group.add_argument("--crop-mode", metavar="M", help=", ".join(CROP_MODES))
     group.add_argument(
         "--labels",

@@ -1,6 +1,6 @@
 """From what the user asked for to what will be done.
 
-All bad input that shows without decoding every picture is found here, before any work.
+All bad input that shows without decoding every image is found here, before any work.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class Metric:
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise InputError(f"the metric {self.name} failed: {reason}") from error
         if not math.isfinite(value):
-            raise InputError(f"the metric {self.name} is {value}: a finite number is wanted")
+            raise InputError(f"the metric {self.name} is {value}: a finite number is expected")
         return value
 
 

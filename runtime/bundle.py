@@ -193,7 +193,7 @@ def external_locations(graph: bytes) -> set[str]:
     Raises:
         BundleError: if the bytes are not well-formed.
     """
-    found: set[str] = set()
+    locations: set[str] = set()
     pending = [(memoryview(graph), "ModelProto", 0)]
     budget = iter(range(_MAX_FIELDS))
     try:
@@ -203,7 +203,7 @@ def external_locations(graph: bytes) -> set[str]:
                 raise ValueError("it is nested too deeply")
             fields = _fields(message, budget)
             if kind == "StringStringEntryProto":
-                found.update(_location(fields))
+                locations.update(_location(fields))
                 continue
             inner = TENSOR_FIELDS[kind]
             pending += [
@@ -211,7 +211,7 @@ def external_locations(graph: bytes) -> set[str]:
             ]
     except ValueError as error:
         raise BundleError(f"a graph of the bundle is not valid ONNX: {error}") from None
-    return found
+    return locations
 
 
 def _location(entry: Iterator[tuple[int, memoryview]]) -> set[str]:

@@ -253,6 +253,6 @@ def is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> bo
         return True
     expected = (prod(shape[i + 1 :]) for i in range(len(shape)))
     return all(
-        size <= 1 or stride == wanted
-        for size, stride, wanted in zip(shape, strides, expected, strict=True)
+        size <= 1 or stride == dense
+        for size, stride, dense in zip(shape, strides, expected, strict=True)
     )

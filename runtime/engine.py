@@ -76,7 +76,7 @@ class Engine:
 
     Attributes:
         info: The precision, backend and device, and why they were chosen.
-        preprocess: Turns pictures into frames.
+        preprocess: Turns images into frames.
         top: The likeliest classes of an image's scores.
         labels: Names of the classes, or None.
         outputs: Names, kinds and shapes of the model's outputs.

@@ -30,7 +30,7 @@ class Color:
     """An order of channels.
 
     Attributes:
-        order: Where red, green and blue are; one place for all where the picture is grey. Alpha
+        order: Where red, green and blue are; one place for all where the image is grey. Alpha
             belongs to none, and is dropped as training does (`convert("RGB")` in Pillow).
         channels: How many there are in all.
         raw: Pillow's name for this layout in memory.
@@ -87,10 +87,10 @@ class Pixels:
 
     def to_pillow(self) -> Image.Image:
         """A Pillow image of mode L or RGB. Raises BackendError if Pillow is not installed."""
-        image = require_pillow("scaling frames")
+        pillow = require_pillow("scaling frames")
         mode = "L" if len(self.color.order) == 1 else "RGB"
         data = np.ascontiguousarray(self.array)
-        return image.frombuffer(mode, self.size, data, "raw", self.color.raw, 0, 1)  # type: ignore[no-any-return]
+        return pillow.frombuffer(mode, self.size, data, "raw", self.color.raw, 0, 1)  # type: ignore[no-any-return]
 
 
 def check_pixels(frame: NDArray[Any], color: str | None) -> Pixels:
@@ -143,10 +143,10 @@ FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """The decoders that a file may reach: Pillow has forty more, some of which start programs."""
 
 MAX_PIXELS = 1 << 27
-"""Of a picture: 134 million, 400 MB once decoded. More is a decompression bomb."""
+"""Of an image: 134 million, 400 MB once decoded. More is a decompression bomb."""
 
 
-def open_picture(path: Path) -> Image.Image:
+def open_image(path: Path) -> Image.Image:
     """Decodes an image file, turned as its EXIF orientation says; of an animation the first frame.
 
     Raises:
@@ -162,21 +162,21 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def decode_picture(data: bytes, name: str) -> Image.Image:
-    """Decodes the bytes of an image file, which messages call `name`, as `open_picture` does."""
+    """Decodes the bytes of an image file, which messages call `name`, as `open_image` does."""
     require_pillow("reading images")
     return _decode(io.BytesIO(data), name)
 
 
 def _decode(source: Path | io.BytesIO, name: str) -> Image.Image:
-    image = require_pillow("reading images")
+    pillow = require_pillow("reading images")
     from PIL import ImageOps
 
     try:
-        with image.open(source, formats=FORMATS) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise ValueError(f"{picture.width}x{picture.height} pixels, at most {MAX_PIXELS}")
-            picture.load()
-            return ImageOps.exif_transpose(picture)
+        with pillow.open(source, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width}x{image.height} pixels, at most {MAX_PIXELS}")
+            image.load()
+            return ImageOps.exif_transpose(image)
     except Exception as error:  # what decoders raise on damaged bytes is documented nowhere
         # Pillow names a stream by its place in memory, which would differ from run to run.
         reason = first_line(error).replace(repr(source), "it")
@@ -186,27 +186,27 @@ def _decode(source: Path | io.BytesIO, name: str) -> Image.Image:
         ) from None
 
 
-def to_mode(picture: Image.Image, mode: str) -> Image.Image:
-    """The picture in mode L or RGB, as training has it: alpha is dropped.
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """The image in mode L or RGB, as training has it: alpha is dropped.
 
     Raises:
         InputError: if it has no pixels, or a mode whose range nobody knows.
     """
-    if not picture.width * picture.height:
-        raise InputError(f"the picture has {picture.width}x{picture.height} pixels")
-    if picture.mode in ("I", "F"):
-        raise InputError(f"mode {picture.mode} has no known range: save it with 8 or 16 bits")
+    if not image.width * image.height:
+        raise InputError(f"the image has {image.width}x{image.height} pixels")
+    if image.mode in ("I", "F"):
+        raise InputError(f"mode {image.mode} has no known range: save it with 8 or 16 bits")
     try:
-        picture.load()  # a file that the caller opened is decoded only now
-        if picture.mode.startswith("I;16"):  # Pillow's own conversion clips to white
-            image = require_pillow("16 bits")
-            picture = image.fromarray((np.asarray(picture) // 257).astype(np.uint8))
-        elif picture.mode == "P":  # by way of RGBA, for Pillow warns of transparent palettes
-            picture = picture.convert("RGBA")
-        return picture if picture.mode == mode else picture.convert(mode)
+        image.load()  # a file that the caller opened is decoded only now
+        if image.mode.startswith("I;16"):  # Pillow's own conversion clips to white
+            pillow = require_pillow("16 bits")
+            image = pillow.fromarray((np.asarray(image) // 257).astype(np.uint8))
+        elif image.mode == "P":  # by way of RGBA, for Pillow warns of transparent palettes
+            image = image.convert("RGBA")
+        return image if image.mode == mode else image.convert(mode)
     except Exception as error:  # as above; or a mode that Pillow converts to no other
         raise InputError(
-            f"a picture of mode {picture.mode} cannot be used ({first_line(error)}): save it as RGB"
+            f"an image of mode {image.mode} cannot be used ({first_line(error)}): save it as RGB"
         ) from None
 
 
@@ -223,7 +223,7 @@ _ROUNDING = 1e-6
 class Preprocess:
     """Resize, centre crop and colour conversion.
 
-    The picture is scaled so that the central `crop` (0 < crop <= 1) of it is the model's input:
+    The image is scaled so that the central `crop` (0 < crop <= 1) of it is the model's input:
     with `crop_mode` "center" its shorter side is, its shape kept, as timm and torchvision do;
     "center_floor" is the same but for an odd rest, whose larger half transformers leaves on the
     right and at the bottom; with "squash" each side is scaled by itself, as transformers' ViT
@@ -271,49 +271,48 @@ class Preprocess:
         return self.height, self.width, self.channels
 
     def __call__(
-        self, picture: Image.Image | NDArray[Any], color: str | None = None
+        self, image: Image.Image | NDArray[Any], color: str | None = None
     ) -> NDArray[np.uint8]:
-        """Turns one picture of any size into the model's input.
+        """Turns one image of any size into the model's input.
 
         Args:
-            picture: A camera's frame, uint8 `[height, width]` or `[height, width, channels]`; or a
+            image: A camera's frame, uint8 `[height, width]` or `[height, width, channels]`; or a
                 Pillow image of any mode. Alpha is dropped.
             color: The order of a frame's channels, a name in `runtime.preprocess.COLORS`: "BGR" for
                 OpenCV's. None: grey, RGB or RGBA, as the number of channels says.
 
         Returns:
-            uint8 `[height, width, channels]`, never the memory of `picture`.
+            uint8 `[height, width, channels]`, never the memory of `image`.
 
         Raises:
-            InputError: if `picture` or `color` is anything else.
+            InputError: if `image` or `color` is anything else.
             BackendError: if a frame has to be scaled and Pillow is not installed.
         """
-        if isinstance(picture, np.ndarray):
-            pixels = check_pixels(picture, color)
+        if isinstance(image, np.ndarray):
+            pixels = check_pixels(image, color)
             if self._scaled(*pixels.size) == pixels.size:
                 left, top = self._corner(*pixels.size)
                 part = pixels.array[top : top + self.height, left : left + self.width]
                 return replace(pixels, array=part).to_channels(self.channels)
-            picture = pixels.to_pillow()
-        elif not _is_pillow(picture):
+            image = pixels.to_pillow()
+        elif not _is_pillow(image):
             raise InputError(
-                f"the picture is of type {type(picture).__name__}: pass a numpy array or a Pillow "
-                "image"
+                f"the image is of type {type(image).__name__}: pass a numpy array or a Pillow image"
             )
         elif color is not None:
             raise InputError("a Pillow image knows its colors: leave `color` out")
-        return self._scale(to_mode(picture, MODES[self.channels]))
+        return self._scale(to_mode(image, MODES[self.channels]))
 
-    def _scale(self, picture: Image.Image) -> NDArray[np.uint8]:
-        """A picture in the model's colors -> uint8 `[height, width, channels]`."""
+    def _scale(self, image: Image.Image) -> NDArray[np.uint8]:
+        """An image in the model's colors -> uint8 `[height, width, channels]`."""
         from PIL import Image
 
-        size = self._scaled(*picture.size)
-        if size != picture.size:
-            picture = picture.resize(size, Image.Resampling[self.interpolation.upper()])
+        size = self._scaled(*image.size)
+        if size != image.size:
+            image = image.resize(size, Image.Resampling[self.interpolation.upper()])
         left, top = self._corner(*size)
-        picture = picture.crop((left, top, left + self.width, top + self.height))
-        return np.asarray(picture, dtype=np.uint8).reshape(self.shape)
+        image = image.crop((left, top, left + self.width, top + self.height))
+        return np.asarray(image, dtype=np.uint8).reshape(self.shape)
 
     def read(self, path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         """Reads an image file into uint8 `[height, width, channels]`: turned as its EXIF
@@ -323,15 +322,15 @@ class Preprocess:
             InputError: if the file is missing or is not a readable image.
             BackendError: if Pillow is not installed.
         """
-        return self._named(open_picture(Path(path)), os.fspath(path))
+        return self._named(open_image(Path(path)), os.fspath(path))
 
     def decode(self, data: bytes, name: str) -> NDArray[np.uint8]:
         """Reads the bytes of an image file, as `read` does the file. `name` is for messages."""
         return self._named(decode_picture(data, name), name)
 
-    def _named(self, picture: Image.Image, name: str) -> NDArray[np.uint8]:
+    def _named(self, image: Image.Image, name: str) -> NDArray[np.uint8]:
         try:
-            return self(picture)
+            return self(image)
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
 
@@ -339,7 +338,7 @@ class Preprocess:
         """Width and height before the crop. Raises InputError where these are beyond reason."""
         size = self._resized(width, height)
         if size[0] * size[1] > MAX_PIXELS:
-            raise InputError(f"{width}x{height} pixels are too long and thin: cut the picture")
+            raise InputError(f"{width}x{height} pixels are too long and thin: cut the image")
         return size
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
@@ -361,7 +360,7 @@ class Preprocess:
         return int(high * width / height), high
 
     def _corner(self, width: int, height: int) -> tuple[int, int]:
-        """Left and top of the crop in a resized picture."""
+        """Left and top of the crop in a resized image."""
         return self._offset(width - self.width), self._offset(height - self.height)
 
     def _offset(self, rest: int) -> int:
@@ -369,6 +368,6 @@ class Preprocess:
         return rest // 2 if self.crop_mode == "center_floor" else round(rest / 2)
 
 
-def _is_pillow(picture: object) -> bool:
+def _is_pillow(image: object) -> bool:
     module = sys.modules.get("PIL.Image")  # who has such an image has imported it
-    return module is not None and isinstance(picture, module.Image)
+    return module is not None and isinstance(image, module.Image)

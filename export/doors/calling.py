@@ -52,7 +52,7 @@ def name_outputs(returned: Any) -> Named:
     else:
         raise InputError(
             f"the model returns a {type(returned).__name__}: a tensor, a tuple, a mapping or a "
-            "ModelOutput is wanted"
+            "ModelOutput is expected"
         )
     items = {name: value for name, value in items.items() if value is not None}
     tensors = {name: value for name, value in items.items() if isinstance(value, Tensor)}
@@ -188,7 +188,7 @@ def try_module(
     usable = tuple(name for name in first.tensors if name not in unusable)
     if not usable:
         gives = ", ".join(f"{name} ({why})" for name, why in unusable.items()) or "nothing"
-        raise InputError(f"the model gives {gives}: a tensor with a row for each image is wanted")
+        raise InputError(f"the model gives {gives}: a tensor with a row for each image is expected")
     names = tuple(n for n in usable if n in asked) if {*asked} <= {*usable} and asked else usable
     for name in names:
         one, same, other = (

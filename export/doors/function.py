@@ -38,7 +38,7 @@ def load(request: ExportRequest) -> LoadedModule:
     module = load_function(path, name)()
     if not isinstance(module, nn.Module):
         raise InputError(
-            f"{request.model} returns a {type(module).__name__}: a torch.nn.Module is wanted"
+            f"{request.model} returns a {type(module).__name__}: a torch.nn.Module is expected"
         )
     weights, notes = f"of {path.name}:{name}", tuple[str, ...]()
     if request.weights == RANDOM:

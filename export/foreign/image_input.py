@@ -35,17 +35,17 @@ def require_image(path: Path, graph: ir.Graph, size: tuple[int, int] | None) -> 
     if not images or others:
         raise InputError(
             f"{path} takes {', '.join(str(v.name) for v in graph.inputs) or 'nothing'}: one image "
-            f"is wanted{', without ' + ', '.join(others) if images else ', of four dimensions'}"
+            f"is expected{', without ' + ', '.join(others) if images else ', of four dimensions'}"
         )
     (image,) = images
     batch, *open_sizes = list(image.shape or ())
     raw = image.dtype == ir.DataType.UINT8
     if not raw and image.dtype != ir.DataType.FLOAT:
-        raise InputError(f"{path} takes images of type {image.dtype}: float32 or uint8 is wanted")
+        raise InputError(f"{path} takes images of type {image.dtype}: float32 or uint8 is expected")
     sizes = _fix_sizes(path, image, open_sizes, size)
     if sizes[2 if raw else 0] not in _CHANNELS:
         order = "uint8 [B, H, W, C]" if raw else "float32 [B, C, H, W]"
-        raise InputError(f"{path} takes {image.shape}: {order} with 1 or 3 channels is wanted")
+        raise InputError(f"{path} takes {image.shape}: {order} with 1 or 3 channels is expected")
     if isinstance(batch, int) and batch != 1:
         raise InputError(
             f"{path} takes {batch} images at a time: export it again with a dynamic batch, or with "

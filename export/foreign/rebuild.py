@@ -64,7 +64,7 @@ def optimise_checked(
         reports = optimise(model, passes)
         if _error(model, images, expected) <= MAX_ERROR:
             return reports
-    except Exception:  # a valid file may hold what no pass expects: found below which one it is
+    except Exception:  # a valid file may hold what no pass expects; which one fails is seen below
         pass
     model.graph = before.graph
     return tuple(_apply(model, name, change, images, expected) for name, change in passes.items())
@@ -203,7 +203,7 @@ def require_vit(model: ir.Model) -> None:
     if not quantisable(model.graph) and not find_convolution_layers(model.graph, _INT8):
         raise InputError(
             "the file has no Linears on tokens and no convolutions beyond the first: a vision "
-            "transformer or a hybrid is wanted"
+            "transformer or a hybrid is expected"
         )
 
 

@@ -199,7 +199,7 @@ def _read(path: Path, asked: Mapping[str, str | None], size: tuple[int, int] | N
     usable, left_out = _usable(results)
     if not usable:
         raise InputError(
-            f"{path} gives {'; '.join(left_out)}: an output [batch, ...] in float32 is wanted"
+            f"{path} gives {'; '.join(left_out)}: an output [batch, ...] in float32 is expected"
         )
     raw = image.dtype == ir.DataType.UINT8
     height, width = (int(size) for size in (shape[1:3] if raw else shape[2:4]))  # type: ignore[arg-type]

@@ -94,7 +94,7 @@ def find_convolution_layers(graph: ir.Graph, scheme: Scheme) -> list[Convolution
         if activation in raw or activation in read_by_linears or not _pays(convolution):
             continue
         groups.setdefault(activation, []).append(convolution)
-    return [ConvolutionLayer(activation, tuple(found)) for activation, found in groups.items()]
+    return [ConvolutionLayer(activation, tuple(readers)) for activation, readers in groups.items()]
 
 
 def _as_convolution(node: ir.Node) -> Convolution | None:

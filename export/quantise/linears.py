@@ -160,11 +160,11 @@ def divide_all(
     def search_one(layer: LinearLayer) -> Smoothing:
         return search(samples[layer.name], layer.weights, scheme)
 
-    for done, (layer, found) in enumerate(
+    for done, (layer, smoothing) in enumerate(
         zip(layers, parallel_map(search_one, layers), strict=True)
     ):
-        if found.alpha is not None:
-            divided[layer.name] = _smoothed(samples[layer.name], found, inside=True)
+        if smoothing.alpha is not None:
+            divided[layer.name] = _smoothed(samples[layer.name], smoothing, inside=True)
         update(done + 1, len(layers))
     return divided
 

@@ -32,12 +32,12 @@ _log = logging.getLogger("vit_edge.runtime")
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture, ready for the engine.
+class SourceImage:
+    """An image, ready for the engine.
 
     Attributes:
         source: Its file, or the camera.
-        frame: Its place in a video, from 0; None for a picture file.
+        frame: Its place in a video, from 0; None for an image file.
         pixels: uint8 `[height, width, channels]`, as the engine takes them.
     """
 
@@ -52,10 +52,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A picture, or the rest of a video, that could not be read.
+    """An image, or the rest of a video, that could not be read.
 
     Attributes:
-        source: As of a `Picture`.
+        source: As of a `SourceImage`.
         error: What is wrong, and what to do.
     """
 
@@ -81,15 +81,15 @@ class Sampling:
 ALL = Sampling()
 
 
-def read_pictures(
+def read_images(
     source: str | os.PathLike[str], preprocess: Preprocess, sampling: Sampling = ALL
-) -> Iterator[Picture]:
-    """Yields the pictures of a source one by one, decoded when they are asked for.
+) -> Iterator[SourceImage]:
+    """Yields the images of a source one by one, decoded when they are asked for.
 
     Args:
-        source: A picture file; a folder, whose picture files are taken in order of their names,
+        source: An image file; a folder, whose image files are taken in order of their names,
             those in its folders too; a video file; a camera's index, as "0"; the address of a
-            stream, as "rtsp://host/path"; or "-", for a picture or a video on standard input.
+            stream, as "rtsp://host/path"; or "-", for an image or a video on standard input.
         preprocess: What makes them the engine's input.
         sampling: Which frames of a video.
 
@@ -105,11 +105,11 @@ def read_pictures(
 
 def read_each(
     source: str | os.PathLike[str], preprocess: Preprocess, sampling: Sampling = ALL
-) -> Iterator[Picture | Unreadable]:
+) -> Iterator[SourceImage | Unreadable]:
     """Yields the same, and goes on after what cannot be read.
 
     Raises:
-        BackendError: as `read_pictures`.
+        BackendError: as `read_images`.
     """
     path, name = Path(source), os.fspath(source)
     try:
@@ -130,35 +130,35 @@ def read_each(
         yield Unreadable(source_name(source), error)
 
 
-def _read_file(path: Path, preprocess: Preprocess) -> Picture | Unreadable:
+def _read_file(path: Path, preprocess: Preprocess) -> SourceImage | Unreadable:
     try:
-        return Picture(str(path), None, preprocess.read(path))
+        return SourceImage(str(path), None, preprocess.read(path))
     except InputError as error:
         return Unreadable(str(path), error)
 
 
 def _read_frames(
     source: str | Path | int, preprocess: Preprocess, sampling: Sampling
-) -> Iterator[Picture]:
+) -> Iterator[SourceImage]:
     with closing(read_video(source)) as video:
         chosen = islice(enumerate(video), 0, None, sampling.every)
         for index, frame in islice(chosen, sampling.frames):
-            yield Picture(source_name(source), index, preprocess(frame, color="RGB"))
+            yield SourceImage(source_name(source), index, preprocess(frame, color="RGB"))
 
 
-def _read_standard_input(preprocess: Preprocess, sampling: Sampling) -> Iterator[Picture]:
-    """Yields a picture, or a video's frames, whose decoders need a file."""
+def _read_standard_input(preprocess: Preprocess, sampling: Sampling) -> Iterator[SourceImage]:
+    """Yields an image, or a video's frames, whose decoders need a file."""
     with tempfile.NamedTemporaryFile(prefix="vit-edge-") as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
         file.flush()
         path = Path(file.name)
         item = _read_file(path, preprocess)
-        if isinstance(item, Picture):
-            yield Picture(STANDARD_INPUT, None, item.pixels)
+        if isinstance(item, SourceImage):
+            yield SourceImage(STANDARD_INPUT, None, item.pixels)
             return
         try:
-            for picture in _read_frames(path, preprocess, sampling):
-                yield Picture(STANDARD_INPUT, picture.frame, picture.pixels)
+            for image in _read_frames(path, preprocess, sampling):
+                yield SourceImage(STANDARD_INPUT, image.frame, image.pixels)
         except (InputError, BackendError):
             size = path.stat().st_size
             raise InputError(
@@ -201,7 +201,7 @@ def _leads_back(place: str, name: str) -> bool:
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """The picture files that `walk` finds. Other files are passed over, which is said.
+    """The image files that `walk` finds. Other files are passed over, which is said.
 
     Raises:
         InputError: if there is none, or a folder cannot be read.
@@ -219,25 +219,25 @@ def find_pictures(folder: Path) -> list[Path]:
     return images
 
 
-def score(engine: Engine, pictures: Iterable[Picture]) -> Iterator[tuple[Picture, Any]]:
-    """Yields each picture with the engine's outputs of it, in order: the next picture is read while
+def score(engine: Engine, images: Iterable[SourceImage]) -> Iterator[tuple[SourceImage, Any]]:
+    """Yields each image with the engine's outputs of it, in order: the next image is read while
     the engine computes.
     """
-    for item, outputs in score_each(engine, pictures):
-        if isinstance(item, Picture):
+    for item, outputs in score_each(engine, images):
+        if isinstance(item, SourceImage):
             yield item, outputs
 
 
 def score_each(
-    engine: Engine, items: Iterable[Picture | Unreadable]
-) -> Iterator[tuple[Picture | Unreadable, Any]]:
+    engine: Engine, items: Iterable[SourceImage | Unreadable]
+) -> Iterator[tuple[SourceImage | Unreadable, Any]]:
     """Yields the same, and what could not be read, with None, in its place."""
-    waiting: deque[Picture | Unreadable] = deque()
+    waiting: deque[SourceImage | Unreadable] = deque()
 
     def frames() -> Iterator[NDArray[np.uint8]]:
         for item in items:
             waiting.append(item)
-            if isinstance(item, Picture):
+            if isinstance(item, SourceImage):
                 yield item.pixels
 
     for outputs in engine.stream(frames()):

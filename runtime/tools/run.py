@@ -1,4 +1,4 @@
-"""The command `vit-edge run`: pictures, folders, videos, cameras and streams to answers."""
+"""The command `vit-edge run`: images, folders, videos, cameras and streams to answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..answers import DEFAULT_TOP
 from ..engine import Engine, EngineInfo
 from ..errors import InputError
 from .display import complain, detail, say
-from .image_sources import Picture, Sampling, Unreadable, read_each, score_each
+from .image_sources import Sampling, SourceImage, Unreadable, read_each, score_each
 from .measure.machine import describe_machine
 from .show import Shown, draw_maps, show_outputs
 
@@ -24,7 +24,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "sources",
         nargs="+",
         metavar="PATH",
-        help="a picture, a folder of pictures, a video, a camera's index, as 0, an address, as "
+        help="an image, a folder of images, a video, a camera's index, as 0, an address, as "
         "rtsp://HOST/PATH, or - for standard input",
     )
     parser.add_argument("--precision", metavar="P")
@@ -44,7 +44,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_run(arguments: argparse.Namespace) -> int:
-    """Prints each picture's outputs as they come: classes, labels, numbers, and where its maps are
+    """Prints each image's outputs as they come: classes, labels, numbers, and where its maps are
     drawn. Goes on after what cannot be read: the exit status is 1 then, and 2 if nothing could be.
     """
     sampling, k = Sampling(arguments.every, arguments.frames), arguments.top
@@ -94,15 +94,15 @@ def _say_engine(info: EngineInfo) -> None:
         detail(f"{name} cannot run here: {reason}")
 
 
-def _stem(picture: Picture) -> str:
+def _stem(image: SourceImage) -> str:
     """Returns what the files of its maps are named after."""
-    name = Path(picture.source).with_suffix("").as_posix().lstrip("./")
-    return name if picture.frame is None else f"{name}.{picture.frame:06}"
+    name = Path(image.source).with_suffix("").as_posix().lstrip("./")
+    return name if image.frame is None else f"{name}.{image.frame:06}"
 
 
 def _items(
     sources: list[str], engine: Engine, sampling: Sampling
-) -> Iterator[Picture | Unreadable]:
+) -> Iterator[SourceImage | Unreadable]:
     for source in sources:
         yield from read_each(source, engine.preprocess, sampling)
 
@@ -113,11 +113,11 @@ def _print_failure(failure: Unreadable, as_json: bool) -> None:
     complain(f"vit-edge: {failure.error}")
 
 
-def _row(picture: Picture, shown: Shown) -> dict[str, Any]:
+def _row(image: SourceImage, shown: Shown) -> dict[str, Any]:
     """Makes the row that `--json` prints: `top5` is named after K; a video's images have their
     `frame`.
     """
-    row: dict[str, Any] = {"image": picture.source}
-    if picture.frame is not None:
-        row["frame"] = picture.frame
+    row: dict[str, Any] = {"image": image.source}
+    if image.frame is not None:
+        row["frame"] = image.frame
     return {**row, **shown.fields}

@@ -11,7 +11,13 @@ from PIL import Image
 from vit_edge.runtime.engine import Engine
 from vit_edge.runtime.errors import InputError
 from vit_edge.runtime.preprocess import Preprocess
-from vit_edge.runtime.tools.image_sources import Picture, Sampling, is_camera, read_pictures, score
+from vit_edge.runtime.tools.image_sources import (
+    Sampling,
+    SourceImage,
+    is_camera,
+    read_images,
+    score,
+)
 
 from .videos import write_video
 
@@ -30,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folders_pictures_come_in_order(folder: Path) -> None:
-    pictures = list(read_pictures(folder, GREY))
+    pictures = list(read_images(folder, GREY))
     names = [str(Path(picture.source).relative_to(folder)) for picture in pictures]
     assert names == ["a.JPG", "b.png", "deep/er/c.bmp"]
     assert [int(picture.pixels[4, 4, 0]) for picture in pictures] == [2, 1, 3]
@@ -41,7 +47,7 @@ def test_names_decide_and_not_the_file_system(tmp_path: Path) -> None:
     names = [f"{index:02}.png" for index in np.random.default_rng(0).permutation(30)]
     for name in names:
         Image.new("L", (9, 9)).save(tmp_path / name)
-    found = [Path(picture.source).name for picture in read_pictures(tmp_path, GREY)]
+    found = [Path(picture.source).name for picture in read_images(tmp_path, GREY)]
     assert found == sorted(names)
 
 
@@ -51,7 +57,7 @@ def test_other_files_are_passed_over_and_counted(
     (folder / "notes.txt").touch()
     (folder / "deep" / "more").touch()
     with caplog.at_level(logging.WARNING):
-        assert len(list(read_pictures(folder, GREY))) == 3
+        assert len(list(read_images(folder, GREY))) == 3
     assert "2 other files are passed over" in caplog.text
 
 
@@ -61,12 +67,12 @@ def test_links_to_folders_are_followed_as_in_calibration(folder: Path, tmp_path:
     Image.new("L", (9, 9)).save(outside / "x.png")
     (folder / "link").symlink_to(outside)
     (outside / "back").symlink_to(outside)
-    assert len(list(read_pictures(folder, GREY))) == 4
+    assert len(list(read_images(folder, GREY))) == 4
 
 
 def test_pictures_are_read_when_asked_for(folder: Path) -> None:
     (folder / "b.png").write_bytes(b"damaged")
-    pictures = read_pictures(folder, GREY)
+    pictures = read_images(folder, GREY)
     assert next(pictures).source.endswith("a.JPG")
     with pytest.raises(InputError, match=r"b\.png is not a readable image"):
         next(pictures)
@@ -86,7 +92,7 @@ def test_frames_of_a_video_are_chosen(
     tmp_path: Path, sampling: Sampling, frames: list[int]
 ) -> None:
     clip = write_video(tmp_path / "clip.mp4", 20)
-    pictures = list(read_pictures(clip, GREY, sampling))
+    pictures = list(read_images(clip, GREY, sampling))
     assert [picture.frame for picture in pictures] == frames
     assert pictures[-1].name == f"{clip}, frame {frames[-1]}"
     levels = [int(picture.pixels[1, 6, 0]) for picture in pictures]
@@ -109,14 +115,14 @@ def test_a_number_is_a_camera_unless_there_is_such_a_file(
     Path("0").touch()
     assert not is_camera("0")
     with pytest.raises(InputError, match="cannot open camera 997"):
-        next(read_pictures("997", GREY))
+        next(read_images("997", GREY))
     with pytest.raises(InputError, match=f"there is no camera {'9' * 30}"):
-        next(read_pictures("9" * 30, GREY))
+        next(read_images("9" * 30, GREY))
 
 
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no images"):
-        next(read_pictures(tmp_path, GREY))
+        next(read_images(tmp_path, GREY))
 
 
 def test_scores_come_with_their_pictures_while_the_source_goes_on(
@@ -128,7 +134,7 @@ def test_scores_come_with_their_pictures_while_the_source_goes_on(
     def camera():  # type: ignore[no-untyped-def]
         for index in range(10**6):
             asked.append(index)
-            yield Picture("camera 0", index, digit_frames[index % 10])
+            yield SourceImage("camera 0", index, digit_frames[index % 10])
 
     with Engine.load(bundle_source, "fp32") as engine:
         expected = engine(digit_frames)

@@ -79,7 +79,7 @@ Linear = list[tuple[str, Tensor]]
 def _linears(tensors: Mapping[str, Tensor], beside: Mapping[str, Tensor]) -> dict[str, Linear]:
     """Finds Linears that read the features, alone in their module, by the module's name."""
     width = tensors["patch_embed.proj.weight"].shape[0]
-    found: dict[str, Linear] = {}
+    heads: dict[str, Linear] = {}
     for group, inside in ((tensors, True), (beside, False)):
         modules = defaultdict[str, list[str]](list)
         for name in group:
@@ -95,8 +95,8 @@ def _linears(tensors: Mapping[str, Tensor], beside: Mapping[str, Tensor]) -> dic
             if _is_one_of_several_layers(module, modules, group):
                 continue
             if _USUAL.fullmatch(module):
-                found[module] = [(n, group[n]) for n in sorted(names, reverse=True)]
-    return found
+                heads[module] = [(n, group[n]) for n in sorted(names, reverse=True)]
+    return heads
 
 
 def _is_one_of_several_layers(

@@ -69,20 +69,20 @@ def hold_contest(
     Returns them in the order of `candidates`, then of `batches`.
     """
     golden, spec = deployment.golden, deployment.bundle.manifest.spec
-    found: list[Measured] = []
+    measurements: list[Measured] = []
     waiting, group = list(candidates), 0
     while waiting:
         with ExitStack() as stack:
             opened, waiting, failed = _open_group(waiting, deployment, stack)
-            found += [Measured(candidate, row) for candidate, row in failed]
+            measurements += [Measured(candidate, row) for candidate, row in failed]
             for batch in batches:
                 frames = np.resize(golden.images, (batch, *spec.image_shape))
                 measured = _measure(opened, deployment, frames, schedule(batch), group)
-                found += measured
+                measurements += measured
                 working = {m.candidate for m in measured if m.series is not None}
                 opened = [o for o in opened if o.candidate in working]
         group += 1
-    return sorted(found, key=lambda m: (candidates.index(m.candidate), m.batch or 0))
+    return sorted(measurements, key=lambda m: (candidates.index(m.candidate), m.batch or 0))
 
 
 def _open_group(
@@ -124,18 +124,18 @@ def _measure(
     calls = {o.candidate: _call(o, spec, frames) for o in opened}
     say(f"measuring {len(opened)} engines at batch {batch}, {schedule.rounds} rounds ...")
     contest: Contest[Candidate] = measure_rounds(calls, schedule, say_time_left())
-    found = []
+    measurements = []
     for o in opened:
         error = contest.failures.get(o.candidate)
         if error is not None:
-            found.append(Measured(o.candidate, failed_row(o.candidate, error)))
+            measurements.append(Measured(o.candidate, failed_row(o.candidate, error)))
             continue
         series = contest.series[o.candidate]
         device = _device_time(o, spec, frames)
         row = checked_row(o, deployment)
         error_here = max(one.rms_error for one in o.metrics.values())
-        found.append(Measured(o.candidate, row, error_here, batch, series, device, group))
-    return found
+        measurements.append(Measured(o.candidate, row, error_here, batch, series, device, group))
+    return measurements
 
 
 def _call(opened: Opened, spec: EngineSpec, frames: NDArray[np.uint8]) -> Callable[[], object]:

@@ -51,11 +51,11 @@ def read_sensitivities(bundle: Bundle) -> dict[str, tuple[LayerSensitivity, ...]
         results = {r["precision"]: r for r in report["results"]}
         if not _belongs(results, bundle):
             return {}
-        found = {name: _units(results[name]) for name in bundle.manifest.precisions}
+        losses = {name: _units(results[name]) for name in bundle.manifest.precisions}
     except (BundleError, SchemaError, ValueError, KeyError, TypeError, RecursionError) as error:
         _log.warning("the export's report in %s is not used: %s", folder, str(error)[:200])
         return {}
-    return {name: units for name, units in found.items() if units}
+    return {name: units for name, units in losses.items() if units}
 
 
 def _belongs(results: dict[str, Any], bundle: Bundle) -> bool:

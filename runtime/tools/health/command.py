@@ -13,7 +13,7 @@ from ...bundle import Bundle
 from ...engine import Engine
 from ...errors import InputError
 from ..display import complain, print_table, say
-from ..image_sources import Picture, Sampling, Unreadable, read_each, score_each
+from ..image_sources import Sampling, SourceImage, Unreadable, read_each, score_each
 from ..images import load_npz
 from .drift import ALARM_RATE, DriftMonitor, DriftReport
 from .judge import StatisticReport, fewest_images
@@ -87,12 +87,12 @@ def run_drift(arguments: argparse.Namespace) -> int:
     return int(report.drift or failed > 0)
 
 
-def _items(data: str, engine: Engine, sampling: Sampling) -> Iterator[Picture | Unreadable]:
+def _items(data: str, engine: Engine, sampling: Sampling) -> Iterator[SourceImage | Unreadable]:
     path = Path(data)
     if path.suffix == ".npz":
         images = load_npz(path, engine.preprocess)
         for index in images.indices:
-            yield Picture(data, index, images.read(index))
+            yield SourceImage(data, index, images.read(index))
     else:
         yield from read_each(data, engine.preprocess, sampling)
 

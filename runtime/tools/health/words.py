@@ -40,7 +40,7 @@ _UP = {
     RED_BLUE: "the images are redder: white balance, another light?",
 }
 _DOWN = {
-    SHARPNESS: "the images are blurred or enlarged: focus, motion, a dirty lens, a small picture "
+    SHARPNESS: "the images are blurred or enlarged: focus, motion, a dirty lens, a small image "
     "scaled up?",
     DETAIL: "the images have less detail: blur, haze, darkness, an enlarged crop?",
     CLIPPED: "fewer pixels are black or white: another exposure or range?",

@@ -46,7 +46,7 @@ def percentiles(series: Series, ranks: Sequence[float]) -> tuple[Estimate, ...]:
     values = np.percentile(series.calls, ranks, method="inverted_cdf")
     drawn = _drawn_percentiles(series, ranks)
     lows, highs = np.percentile(drawn, LEVEL, axis=0)
-    return tuple(_holding(*found) for found in zip(values, lows, highs, strict=True))
+    return tuple(_holding(*bounds) for bounds in zip(values, lows, highs, strict=True))
 
 
 def throughput(series: Series, batch: int) -> Estimate:
@@ -98,13 +98,13 @@ def _drawn_percentiles(series: Series, ranks: Sequence[float]) -> NDArray[np.flo
         [len(all_) / len(few) for all_, few in zip(series.rounds, rounds, strict=True)]
     )
     draws = _draws(len(rounds))
-    found = np.empty((len(draws), len(ranks)))
+    drawn = np.empty((len(draws), len(ranks)))
     for index, draw in enumerate(draws):
         weights = (np.bincount(draw, minlength=len(rounds)) * share)[owner]
         reached = np.cumsum(weights)
-        wanted = np.asarray(ranks) / 100 * reached[-1]
-        found[index] = values[order][np.searchsorted(reached, wanted)]
-    return found
+        positions = np.asarray(ranks) / 100 * reached[-1]
+        drawn[index] = values[order][np.searchsorted(reached, positions)]
+    return drawn
 
 
 def _thinned(times: NDArray[np.float64]) -> NDArray[np.float64]:

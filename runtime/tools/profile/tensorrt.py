@@ -101,10 +101,10 @@ def estimated_kernels(layers: Sequence[EngineLayer], device: Device) -> tuple[li
     times = kernel_times(layers, device)
     if times is None:
         return [], 0.0
-    found = [Kernel(t.layer.name, kind_of(t.layer), t.microseconds) for t in times]
+    kernels = [Kernel(t.layer.name, kind_of(t.layer), t.microseconds) for t in times]
     launches = Kernel(LAUNCHES, LAUNCHES, len(times) * device.launch)
-    whole = sum(kernel.microseconds for kernel in (*found, launches))
-    return [*found, launches], sum(map(_moving, times)) / whole
+    whole = sum(kernel.microseconds for kernel in (*kernels, launches))
+    return [*kernels, launches], sum(map(_moving, times)) / whole
 
 
 def _moving(time: KernelTime) -> float:

@@ -78,11 +78,11 @@ class Scorer:
             bundle = Bundle.open(job.request.bundle, job.request.public_key)
             if bundle.digest != job.record.bundle_sha256:
                 raise InputError(f"{job.request.bundle} on this machine is another bundle")
-            wanted, here = (job.record.vit_edge, job.record.library), versions(job.record.backend)
-            if here != wanted:
+            driver, here = (job.record.vit_edge, job.record.library), versions(job.record.backend)
+            if here != driver:
                 raise InputError(
                     f"this machine has vit-edge {here[0]} and {job.record.backend} {here[1]}, the "
-                    f"run {wanted[0]} and {wanted[1]}: install the same on all"
+                    f"run {driver[0]} and {driver[1]}: install the same on all"
                 )
             self._shards = open_shards(job.request, job.record)
             self._columns, self._schema = make_columns(bundle, job.record)

@@ -131,7 +131,7 @@ def tune_bundle(
             with closing(opened.session):
                 proposals, problem = _propose(deployment, candidate, opened, sizes, find_forms)
                 bench = Bench(deployment, opened, sizes, lambda batch: schedule(batch, seconds))
-                found, best = _tune(bench, proposals)
+                trials, best = _tune(bench, proposals)
         except (BackendError, EngineError) as error:
             names = candidate.precision, candidate.backend.name
             rows.append(TunedRow(*names, DEFAULT, f"{FAILED}: {error}"))
@@ -140,7 +140,7 @@ def tune_bundle(
             not_tuned[str(candidate)] = problem
         _keep(deployment, candidate, best, bench)
         kept[str(candidate)] = None if best is None else best.name
-        rows += _rows(bench, found, best)
+        rows += _rows(bench, trials, best)
     interference = watch.read()
     return Tuning(
         name=bundle.manifest.name,

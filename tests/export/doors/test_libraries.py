@@ -304,7 +304,7 @@ def test_a_function_of_a_file_makes_the_module(file: Path, tmp_path: Path) -> No
     [
         ("none", "has no function 'none'; it has dataclass, Options, build, wrong, number"),
         ("wrong", "mine.py:wrong failed (KeyError: 'nothing')"),
-        ("number", "returns a int: a torch.nn.Module is wanted"),
+        ("number", "returns a int: a torch.nn.Module is expected"),
     ],
 )
 def test_functions_that_cannot_be_used_are_named(name: str, named: str, file: Path) -> None:

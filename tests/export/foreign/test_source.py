@@ -122,7 +122,7 @@ def test_outputs_that_are_left_out_are_said(file: Path) -> None:
         ({"inputs": "float[batch,3,height,4] x"}, "say with --image-size"),
         ({"inputs": "float[7,3,4,4] x", "outputs": "float[7,5] y"}, "7 images at a time"),
         ({"inputs": "float[batch,4,4,3] x"}, "with 1 or 3 channels"),
-        ({"inputs": "double[batch,3,4,4] x"}, "float32 or uint8 is wanted"),
+        ({"inputs": "double[batch,3,4,4] x"}, "float32 or uint8 is expected"),
         ({"inputs": f"{IMAGE}, float[batch,5] tokens"}, "without tokens"),
         ({"inputs": "float[batch,3] x", "body": "y=MatMul(x,w)"}, "of four dimensions"),
         (
