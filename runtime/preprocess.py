@@ -161,7 +161,7 @@ def open_image(path: Path) -> Image.Image:
     return _decode(path, os.fspath(path))
 
 
-def decode_picture(data: bytes, name: str) -> Image.Image:
+def decode_image(data: bytes, name: str) -> Image.Image:
     """Decodes the bytes of an image file, which messages call `name`, as `open_image` does."""
     require_pillow("reading images")
     return _decode(io.BytesIO(data), name)
@@ -326,7 +326,7 @@ class Preprocess:
 
     def decode(self, data: bytes, name: str) -> NDArray[np.uint8]:
         """Reads the bytes of an image file, as `read` does the file. `name` is for messages."""
-        return self._named(decode_picture(data, name), name)
+        return self._named(decode_image(data, name), name)
 
     def _named(self, image: Image.Image, name: str) -> NDArray[np.uint8]:
         try:

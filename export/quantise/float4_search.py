@@ -33,7 +33,7 @@ from .grid import (
     round_weights,
     thin_out,
 )
-from .layer_search import Smoothing, search_by
+from .layer_search import Smoothing, search_smoothing_by
 from .linear_layers import (
     LayerExplanation,
     LinearLayer,
@@ -92,7 +92,7 @@ def search_smoothing(samples: LayerSamples, weight: Floats, scheme: Scheme) -> S
     def error_of(rows: Floats, factor: Floats, scaled: Floats, outputs: Floats) -> float:
         return _error(rows, scaled, outputs, scheme, amax)
 
-    return search_by(error_of, samples, weight, MIN_GAIN)
+    return search_smoothing_by(error_of, samples, weight, MIN_GAIN)
 
 
 def _error(rows: Floats, weight: Floats, outputs: Floats, scheme: Scheme, amax: float) -> float:

@@ -118,7 +118,7 @@ class Smoothing:
     error: float
 
 
-def search(
+def search_smoothing(
     samples: LayerSamples, weight: Floats, scheme: Scheme, min_gain: float = MIN_GAIN
 ) -> Smoothing:
     """The alpha with the least output error for the Linears `weight` `[K, N]`; none if that is not
@@ -129,10 +129,10 @@ def search(
     def error_of(rows: Floats, factor: Floats, scaled: Floats, outputs: Floats) -> float:
         return _error(rows, float((seen / factor).max()), scaled, outputs, scheme)
 
-    return search_by(error_of, samples, weight, min_gain)
+    return search_smoothing_by(error_of, samples, weight, min_gain)
 
 
-def search_by(
+def search_smoothing_by(
     error_of: Callable[[Floats, Floats, Floats, Floats], float],
     samples: LayerSamples,
     weight: Floats,
@@ -145,7 +145,7 @@ def search_by(
             multiplied by them, and what the Linears should give out, the relative squared error.
         samples: Those of the layer.
         weight: float32 `[K, N]`.
-        min_gain: See `search`.
+        min_gain: See `search_smoothing`.
     """
     rows = thin_out(samples.rows)
     plain = np.ones(weight.shape[0], np.float32)

@@ -176,7 +176,7 @@ def _width(source: LinearSource) -> int:
     return int(array(source.linear.weight)[:, source.columns].shape[1])
 
 
-MOST = 4
+MAX_WORKERS = 4
 """At once: for a ViT-L each may take half a gigabyte."""
 
 Item = TypeVar("Item")
@@ -189,7 +189,7 @@ def parallel_map(compute: Callable[[Item], Result], items: Sequence[Item]) -> It
     `compute` must change nothing that another item's needs.
     """
     cores = len(os.sched_getaffinity(0))
-    workers = max(1, min(MOST, cores, len(items)))
+    workers = max(1, min(MAX_WORKERS, cores, len(items)))
     limits = threadpool_limits(max(1, cores // workers), user_api="blas")
     with limits, ThreadPoolExecutor(workers, thread_name_prefix="vit-edge-layer") as pool:
         yield from pool.map(compute, items)

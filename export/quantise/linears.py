@@ -27,7 +27,7 @@ from .grid import (
     round_to_nearest,
     round_weights,
 )
-from .layer_search import RoundedLayer, Smoothing, divide, search, search_layer, subtract
+from .layer_search import RoundedLayer, Smoothing, divide, search_layer, search_smoothing, subtract
 from .linear_layers import (
     LayerExplanation,
     LinearLayer,
@@ -138,7 +138,7 @@ def smooth_all(
     def search_one(layer: LinearLayer) -> Smoothing | None:
         if find_scalable(layer) is None:
             return None
-        return search(samples[layer.name], layer.weights, scheme)
+        return search_smoothing(samples[layer.name], layer.weights, scheme)
 
     return smooth_by(search_one, graph, samples, update)
 
@@ -158,7 +158,7 @@ def divide_all(
     layers, divided = [layer for layer in find_linear_layers(graph) if is_behind_gelu(layer)], {}
 
     def search_one(layer: LinearLayer) -> Smoothing:
-        return search(samples[layer.name], layer.weights, scheme)
+        return search_smoothing(samples[layer.name], layer.weights, scheme)
 
     for done, (layer, smoothing) in enumerate(
         zip(layers, parallel_map(search_one, layers), strict=True)

@@ -14,7 +14,7 @@ from vit_edge.calibration.observers import DEFAULT_METHOD
 from vit_edge.export.onnx_export import export_onnx
 from vit_edge.export.passes import optimise
 from vit_edge.export.precision.int8 import INT8
-from vit_edge.export.quantise.layer_search import search, smoothing_factor
+from vit_edge.export.quantise.layer_search import search_smoothing, smoothing_factor
 from vit_edge.export.quantise.linear_layers import (
     LinearSource,
     NormSource,
@@ -110,7 +110,7 @@ def test_outliers_move_and_the_graph_computes_the_same(
     before = run(graph, frames)
     for layer in find_linear_layers(graph.graph):
         seen = observed.samples[layer.name]
-        found = search(seen, layer.weights, INT8().scheme)
+        found = search_smoothing(seen, layer.weights, INT8().scheme)
         rows = smooth(graph.graph, layer, seen, found).rows
         assert np.abs(rows).max() <= 1.001 * np.abs(seen.channel_amax).max()
         if isinstance(find_scalable(layer), NormSource):
@@ -136,7 +136,7 @@ def test_int8_of_a_model_with_outliers_is_as_good_as_without(
 def test_what_has_no_outliers_is_left_alone() -> None:
     rows = np.random.default_rng(0).standard_normal((300, 32)).astype(np.float32)
     weight = np.random.default_rng(1).standard_normal((32, 16)).astype(np.float32)
-    found = search(LayerSamples(rows, np.abs(rows).max(axis=0)), weight, INT8().scheme)
+    found = search_smoothing(LayerSamples(rows, np.abs(rows).max(axis=0)), weight, INT8().scheme)
     assert found.alpha is None
     assert (found.factor == 1).all()
 
