@@ -8,7 +8,7 @@ does the same for variants.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from .backends import BACKENDS, Backend, BuildOptions, Built, RunVariant, Session, find_backend
 from .backends.base import NO_EXTERNAL_DATA, ExternalData
 from .bundle import Bundle
-from .device_cache import DeviceCache, Finding, key_start, timing_caches, variant_key
+from .device_cache import DeviceCache, Finding, timing_caches, variant_key
 from .errors import BackendError, EngineError, InputError, ResourceError, SelfCheckError
 from .frames import run_frames
 from .golden import SAMPLES_AT_LOAD, GoldenSamples, run_golden, tolerance_violation
@@ -104,6 +104,22 @@ class Opened(NamedTuple):
         return max(one.rms_error for one in self.metrics.values())
 
 
+class Option(NamedTuple):
+    """A candidate that can run here, with what decides whether it is chosen.
+
+    Attributes:
+        candidate: The precision and the backend.
+        finding: What is known of it here.
+        size: Bytes of the graph that it runs, or that its engine is made from.
+        ready: True if there is something to open without building it.
+    """
+
+    candidate: Candidate
+    finding: Finding
+    size: int
+    ready: bool
+
+
 class Deployment:
     """A bundle on this device.
 
@@ -121,7 +137,7 @@ class Deployment:
         if threads is not None:
             _require_threads(threads)
         self.bundle, self.cache, self.threads = bundle, DeviceCache.of(bundle.digest), threads
-        self.refresh()
+        self._findings, self.variants = self.cache.read()
 
     def refresh(self) -> None:
         """Reads again what the device's cache knows."""
@@ -185,6 +201,20 @@ class Deployment:
         if not self.has_engine(tuned):
             return "its engine is missing or was altered"
         return self.finding(tuned).refused
+
+    def survey(self, candidates: Sequence[Candidate]) -> tuple[list[Option], dict[str, str]]:
+        """Describes the candidates that can run here, and explains by their names why other
+        backends, or candidates of backends that can, cannot.
+        """
+        not_run = run_problems(c.backend for c in candidates)
+        runnable = [c for c in candidates if c.backend.name not in not_run]
+        unfit = device_problems(self, runnable)
+        return [self.describe(c) for c in runnable if str(c) not in unfit], not_run | unfit
+
+    def describe(self, candidate: Candidate) -> Option:
+        """Returns a candidate that can run here with what decides whether it is chosen."""
+        size, ready = self.size(candidate), self.has_engine(candidate)
+        return Option(candidate, self.finding(candidate), size, ready)
 
     def graph(self, candidate: Candidate) -> Graph:
         """Returns the ONNX graph that the candidate's backend takes."""
@@ -371,7 +401,7 @@ class Deployment:
 
     def _open(self, candidate: Candidate) -> tuple[Session, int]:
         """Opens an engine, built first where there is none; returns its size in bytes too."""
-        blob = self.load(candidate)
+        backend, blob = candidate.tuned_backend, self.load(candidate)
         if blob is None:
             if candidate.variant is not None:
                 raise EngineError(f"the engine of {candidate} is missing or was altered")
@@ -382,11 +412,9 @@ class Deployment:
                 "".join(f"; {problem}" for problem in self.prebuilt_problems(candidate)),
             )
             blob = Blob(self.build(candidate, BuildOptions()).engine)
-        store = self.cache.scratch(candidate.key)
+        size, store = blob.size, self.cache.scratch(candidate.key)
         spec = self.bundle.manifest.spec
-        backend = candidate.tuned_backend
-        session = backend.open(blob.data, spec, blob.external, store, candidate.threads)
-        return session, blob.size
+        return backend.open(blob.data, spec, blob.external, store, candidate.threads), size
 
     def prebuilt(self, candidate: Candidate) -> EngineEntry | None:
         """Returns the bundle's first engine that opens here; None if there is none."""
@@ -399,6 +427,11 @@ class Deployment:
             return []
         engines = self.bundle.manifest.precisions[candidate.precision].engines
         return [e for e in engines if e.backend == candidate.backend.name]
+
+
+def key_start(precision: str, backend: str) -> str:
+    """Returns the beginning that the keys of a precision on a backend share in the cache."""
+    return f"{precision}|{backend}|"
 
 
 def _require_threads(threads: int) -> None:

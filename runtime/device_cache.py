@@ -261,11 +261,6 @@ class DeviceCache:
             yield
 
 
-def key_start(precision: str, backend: str) -> str:
-    """Returns the beginning that the keys of a precision on a backend share."""
-    return f"{precision}|{backend}|"
-
-
 def variant_key(key: str, variant: RunVariant) -> str:
     """Returns the key of a variant of what `key` is of."""
     return f"{key}|{variant.name}"

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backends import BACKENDS, Session
-from .deployment import Candidate, Deployment, device_problems, run_problems
+from .deployment import Candidate, Deployment, Option
 from .errors import BackendError, EngineError, SelfCheckError
 from .files import available_memory
 from .frames import run_frames
@@ -119,31 +119,27 @@ def open_best(
         EngineError, SelfCheckError: if there is but one and it is refused.
     """
     passed_over = list[str]()
-    not_run = run_problems(c.backend for c in candidates)
-    runnable = [c for c in candidates if c.backend.name not in not_run]
-    unfit = device_problems(deployment, runnable)
-    not_run |= unfit
+    runnable, not_run = deployment.survey(candidates)
     for name, problem in not_run.items():  # no warning: few devices have every backend
         _log.info("%s cannot run: %s", name, problem)
-    shortlist = _shortlist(deployment, [c for c in runnable if str(c) not in unfit])
-    unwritable = None
+    shortlist, unwritable = _shortlist(runnable), None
     if len(shortlist) > 1:
         unwritable = _measure_once(deployment, shortlist, budget, passed_over)
     waiting = list(shortlist)
     while waiting:
-        candidate = _next(deployment, waiting)
-        waiting.remove(candidate)
-        why = unwritable or _explain(deployment, candidate, shortlist)
+        option = _next(waiting)
+        waiting.remove(option)
+        why, candidate = unwritable or _explain(option, shortlist), option.candidate
+        unopened = deployment.prebuilt_problems(candidate)
         try:
             session = deployment.open(candidate)
         except REFUSALS as error:
             if candidate.variant is not None:
-                waiting.append(candidate.default)
+                waiting.append(deployment.describe(candidate.default))
             elif len(candidates) == 1:
                 raise
             _pass_over(f"{candidate} is not used: {error}", passed_over)
         else:
-            unopened = deployment.prebuilt_problems(candidate)
             return Chosen(candidate, session, "; ".join([why, *unopened, *passed_over]), not_run)
     reasons = [*(f"{name} cannot run: {why}" for name, why in not_run.items()), *passed_over]
     raise BackendError(f"nothing in {deployment.bundle.path} can run here: {'; '.join(reasons)}")
@@ -154,51 +150,50 @@ def _pass_over(reason: str, passed_over: list[str]) -> None:
     passed_over.append(reason)
 
 
-def _shortlist(deployment: Deployment, runnable: Sequence[Candidate]) -> list[Candidate]:
-    """Lists the candidates to choose from: all that need no building; and of a backend for which
-    nothing is built yet the likeliest, because building takes minutes.
+def _shortlist(runnable: Sequence[Option]) -> list[Option]:
+    """Lists what to choose from: all that need no building; and of a backend for which nothing is
+    built yet the likeliest, because building takes minutes.
     """
-    ready = [c for c in runnable if deployment.has_engine(c)]
-    served = {c.backend.name for c in ready}
-    for candidate in runnable:
-        if candidate.backend.name not in served:
-            served.add(candidate.backend.name)
-            ready.append(candidate)
-    return [c for c in runnable if c in ready]
+    served = {option.candidate.backend.name for option in runnable if option.ready}
+    shortlist = []
+    for option in runnable:
+        name = option.candidate.backend.name
+        if option.ready or name not in served:
+            served.add(name)
+            shortlist.append(option)
+    return shortlist
 
 
-def _next(deployment: Deployment, waiting: Sequence[Candidate]) -> Candidate:
+def _next(waiting: Sequence[Option]) -> Option:
     """Returns the one to open: the preferred of those that were measured; else the likeliest, and
     what was refused before last.
     """
-    findings = {c: deployment.finding(c) for c in waiting}
-    times = {c: f.latency_ms for c, f in findings.items() if f.latency_ms is not None}
+    times = [f.latency_ms for _, f, _, _ in waiting if f.latency_ms is not None]
     if not times:
-        return next((c for c in waiting if findings[c].refused is None), waiting[0])
-    fastest = min(times.values())
+        return next((option for option in waiting if option.finding.refused is None), waiting[0])
     standings = {}
-    for c, latency in times.items():
-        low = (findings[c].latency_interval_ms or (latency, latency))[0]
-        place = backend_place(c.backend.name), c.precision
-        error = findings[c].rms_error
-        standings[c] = Standing(low / fastest, error, deployment.size(c), place)
-    return preferred(standings)
+    for number, (candidate, finding, size, _) in enumerate(waiting):
+        if (latency := finding.latency_ms) is not None:
+            low = (finding.latency_interval_ms or (latency, latency))[0]
+            place = backend_place(candidate.backend.name), candidate.precision
+            standings[number] = Standing(low / min(times), finding.rms_error, size, place)
+    return waiting[preferred(standings)]
 
 
 def _measure_once(
     deployment: Deployment,
-    shortlist: Sequence[Candidate],
+    shortlist: list[Option],
     budget: TimingBudget | None,
     passed_over: list[str],
 ) -> str | None:
-    """Checks and races the candidates of which nothing is known here yet.
+    """Checks and races those of which nothing is known here yet, and brings what is known of all up
+    to date.
 
     Returns:
         The reason why that is left out, if it is.
     """
     unknown = []
-    for candidate in shortlist:
-        finding = deployment.finding(candidate)
+    for candidate, finding, _, _ in shortlist:
         if finding.refused:
             reason = f"was refused before (`vit-edge check` tries again): {finding.refused}"
             _pass_over(f"{candidate} {reason}", passed_over)
@@ -218,6 +213,7 @@ def _measure_once(
         with ExitStack() as stack:
             opened, unknown = _open_together(deployment, unknown, stack, passed_over)
             _race(deployment, opened, budget, passed_over)
+    shortlist[:] = [o._replace(finding=deployment.finding(o.candidate)) for o in shortlist]
     return None
 
 
@@ -301,11 +297,10 @@ def _refuse(
     _pass_over(f"{candidate} is not used: {error}", passed_over)
 
 
-def _explain(deployment: Deployment, candidate: Candidate, shortlist: Sequence[Candidate]) -> str:
+def _explain(chosen: Option, shortlist: Sequence[Option]) -> str:
     """Gives the reason for a choice, as far as latencies go."""
-    tuned = _tuning(candidate)
-    latency = deployment.finding(candidate).latency_ms
-    others = {c: deployment.finding(c).latency_ms for c in shortlist if c != candidate}
+    tuned, latency = _tuning(chosen.candidate), chosen.finding.latency_ms
+    others = {o.candidate: o.finding.latency_ms for o in shortlist if o != chosen}
     rivals = sorted((ms, str(c)) for c, ms in others.items() if ms is not None)
     if latency is None or not rivals:
         return f"the only one that can run here{tuned}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...backends import Built, RunVariant
-from ...deployment import Blob, Candidate, Deployment, Opened
-from ...device_cache import Finding, key_start
+from ...deployment import Blob, Candidate, Deployment, Opened, key_start
+from ...device_cache import Finding
 
 Interval = tuple[float, float]
 """The ends of a confidence interval."""
