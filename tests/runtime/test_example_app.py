@@ -30,7 +30,7 @@ def test_each_picture_of_a_folder_gets_a_class(
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith(f"{folder}/0.png: class 6")
     assert len(lines) == 5
-    assert lines[4].endswith("pictures a second")
+    assert lines[4].endswith("images a second")
 
 
 def test_a_video_may_be_watched(

@@ -15,7 +15,7 @@ from torch import nn
 from tests import oracles
 from vit_edge.export.doors import (
     DOORS,
-    find_model_source,
+    find_source,
     function,
     timm,
     torchvision,
@@ -92,7 +92,7 @@ def test_a_library_that_is_missing_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(InputError, match=f"needs {library}: pip install '{library}>="):
-        find_model_source(_request(model, "random"))
+        find_source(_request(model, "random"))
 
 
 def test_timm_with_weights_of_a_file_and_another_head(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 def test_a_saved_folder_brings_everything(saved: Path) -> None:
-    source = find_model_source(_request(str(saved)))
+    source = find_source(_request(str(saved)))
     assert isinstance(source, ModuleSource)
     assert source.preprocess == Preprocess(
         32, 32, 3, 32 / 36, "bicubic", *IMAGENET, crop_mode="center_floor"
@@ -238,7 +238,7 @@ def test_a_saved_folder_brings_everything(saved: Path) -> None:
 
 def test_names_that_replace_those_of_the_folder_are_compared_with_them(saved: Path) -> None:
     names = ("kind 1", "kind 0", *(f"kind {i}" for i in range(2, 6)))
-    source = find_model_source(_request(str(saved), labels=names))
+    source = find_source(_request(str(saved), labels=names))
     assert source.labels == names
     assert "another order" in source.inferred
     assert "class 0 is 'kind 1', and 'kind 0' there" in source.inferred

@@ -31,6 +31,7 @@ from vit_edge.runtime.deployment import Deployment, device_problems
 from vit_edge.runtime.errors import EngineError, InputError
 from vit_edge.vit.variants import Variant
 
+from ...conftest import Once
 from ...effort import ONE_CALL
 from ..graphs import count, quantise, relative_error, run
 
@@ -239,26 +240,28 @@ def test_targets_keep_the_gpus_that_have_the_type() -> None:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def bundle(once: Once) -> Iterator[Path]:
     """A bundle whose NVFP4 had to fall back in part: its budget is that of 8 bits."""
     with pytest.MonkeyPatch.context() as patch:
         strict = replace(find_precision("nvfp4"), budget=EIGHT_BIT)
         patch.setitem(PRECISIONS, "nvfp4", strict)
-        out = tmp_path_factory.mktemp("nvfp4") / "out"
-        request = ExportRequest(
-            timing=ONE_CALL,
-            model="vit_test_patch8_32",
-            precisions=("fp32", "nvfp4"),
-            targets=("tensorrt-rtx:8.9",) if RTX.build_problem() is None else ("onnxruntime",),
-            effort="fast",
-            out=out,
-            max_batch=2,
-        )
-        report = export_bundle(request, Display())
-        assert report.good
-        if RTX.build_problem() is None:
-            assert any("no nvfp4 engine for tensorrt-rtx-sm89" in note for note in report.notes)
-        yield out
+        yield once("nvfp4", _export) / "out"
+
+
+def _export(folder: Path) -> None:
+    request = ExportRequest(
+        timing=ONE_CALL,
+        model="vit_test_patch8_32",
+        precisions=("fp32", "nvfp4"),
+        targets=("tensorrt-rtx:8.9",) if RTX.build_problem() is None else ("onnxruntime",),
+        effort="fast",
+        out=folder / "out",
+        max_batch=2,
+    )
+    report = export_bundle(request, Display())
+    assert report.good
+    if RTX.build_problem() is None:
+        assert any("no nvfp4 engine for tensorrt-rtx-sm89" in note for note in report.notes)
 
 
 def test_the_bundle_says_what_fell_back_and_which_gpus_it_is_for(bundle: Path) -> None:

@@ -211,12 +211,16 @@ def test_the_device_remembers_what_was_measured(
 
 def test_a_busy_machine_is_said(bundle_source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     busy = Interference(load_before=3.2, load_after=3.9, others=1.31, stolen=0.2, cores=2)
-    monkeypatch.setattr("vit_edge.runtime.tools.compare.run.Watch.read", lambda self: busy)
+    monkeypatch.setattr(
+        "vit_edge.runtime.tools.compare.run.InterferenceWatch.read", lambda self: busy
+    )
     few = {"precisions": ("fp32",), "backends": ("openvino",)}
     (note,) = compare(bundle_source, **few).notes
     assert note.startswith("The machine was busy: other processes used 1.31 of 2 cores")
     quiet = Interference(load_before=0.1, load_after=1.9, others=0.02, stolen=0.0, cores=2)
-    monkeypatch.setattr("vit_edge.runtime.tools.compare.run.Watch.read", lambda self: quiet)
+    monkeypatch.setattr(
+        "vit_edge.runtime.tools.compare.run.InterferenceWatch.read", lambda self: quiet
+    )
     assert compare(bundle_source, **few).notes == ()
 
 
