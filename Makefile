@@ -78,7 +78,7 @@ example: $(READY) ## classify a digit, draw its patches and attention rollout
 	$(BIN)/python -m vit_edge.vit.example_usage
 
 test: $(READY) $(SERVER)/.ready ## run the tests (no GPU needed)
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not types"
 
 slow: $(READY) $(SERVER)/.ready ## run the tests that take minutes
 	$(PYTEST) -m slow
@@ -93,10 +93,11 @@ test-gpu: $(READY) ## run the tests that need an NVIDIA GPU
 bench-gpu: $(READY) ## compare our engines with PyTorch on this GPU (BUNDLE, or one of ViT-B/16)
 	$(BIN)/python -m benchmarks.gpu $(if $(filter command line environment,$(origin BUNDLE)),"$(BUNDLE)")
 
-lint: $(READY) ## check style and types
+lint: $(READY) ## check style and types, also against every recorded TensorRT
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -m types tests/runtime/backends
 
 format: $(READY) ## rewrite the sources in the house style
 	$(BIN)/ruff check --fix .

@@ -48,6 +48,7 @@ def bundle(large_bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(large_bundle, tmp_path / "bundle"))
 
 
+@pytest.mark.slow
 def test_weights_lie_beside_the_graph_and_everything_runs(
     bundle: Path, model: VisionTransformer, frames: np.ndarray
 ) -> None:
@@ -63,6 +64,7 @@ def test_weights_lie_beside_the_graph_and_everything_runs(
     np.testing.assert_allclose(plain.run(None, {"images": frames})[0], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_altered_weights_are_refused(bundle: Path) -> None:
     path = bundle / "onnx" / "fp32.data"
     content = bytearray(path.read_bytes())

@@ -120,6 +120,7 @@ def test_classifier_brings_its_labels_into_the_bundle(tmp_path: Path) -> None:
     assert "Hugging Face checkpoint: width 48, depth 2" in manifest.provenance["inferred"]
 
 
+@pytest.mark.slow
 def test_embedding_model_is_exported_checked_and_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,12 +44,13 @@ def flip(path: Path, position: int, bit: int) -> Callable[[], None]:
     return undo
 
 
-def test_every_changed_byte_of_the_manifest_and_its_hash_is_refused(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 7])
+def test_changed_bytes_of_the_manifest_and_its_hash_are_refused(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     with nothing_foreign(monkeypatch, bundle):
         for name in (MANIFEST, MANIFEST_DIGEST):
-            for position in range((bundle / name).stat().st_size):
+            for position in range(0, (bundle / name).stat().st_size, step):
                 undo = flip(bundle / name, position, position % 8)
                 with pytest.raises(BundleError, match=r"manifest\.json was altered"):
                     Bundle.open(bundle)

@@ -42,7 +42,10 @@ SPEC = engine_spec("images", "logits", (32, 32, 3), 10, (8, 8, 8))
 CHOICES = [(form, choice) for form, choices in FORMS.items() for choice in choices]
 
 
-@pytest.fixture(scope="module", params=["fp16", "bf16", "int8", "int8_attention", "int4", "nvfp4"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("bf16", "int8_attention", "int4")]
+
+
+@pytest.fixture(scope="module", params=["fp16", "int8", "nvfp4", *SLOW])
 def lowered(
     request: pytest.FixtureRequest, optimised: ir.Model, calibration: Calibration
 ) -> ir.Model:

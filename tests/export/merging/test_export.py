@@ -102,6 +102,7 @@ def test_a_budget_that_allows_nothing_costs_nothing(
     assert list(Bundle.open(tmp_path / "out").manifest.precisions) == ["int8"]
 
 
+@pytest.mark.slow
 def test_given_tokens_that_miss_the_budget_are_refused(
     digits_weights: Path, tmp_path: Path
 ) -> None:

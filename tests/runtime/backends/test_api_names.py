@@ -23,6 +23,7 @@ NOT_FOR_LEAN = {"build", "child", "inspect"}
 """Files that need the whole library: TensorRT lean has no builder, parser and inspector."""
 LIBRARIES = ("tensorrt", "tensorrt_rtx", "tensorrt_lean")
 Check = Callable[..., str]
+pytestmark = pytest.mark.types
 
 
 @pytest.fixture(scope="module")
