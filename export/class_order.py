@@ -14,7 +14,7 @@ from vit_edge.runtime.tools.classes import REMEDY
 from vit_edge.runtime.tools.display import percent
 
 LEAST_GAIN = 0.1
-"""Top-1 that another order has to gain, as a share, before it is said."""
+"""Gain in top-1, as a share, from which another order is reported."""
 LEAST_IMAGES = 5
 """Images of each folder from which an order of no known rule is told: fewer fit by chance."""
 _SHOWN = 6

@@ -42,10 +42,10 @@ MAX_BATCH, _BATCH_BYTES = 32, 256 << 20
 class ExportRequest:
     """The options of `vit-edge export`; None is the default that depends on the others.
 
-    `model` is a name or a `torch.nn.Module`, `name` the bundle's own name. `facts` is what the user
-    says of the model beside its weights; `outputs` are those to export,
-    with their kinds where they are said, all if there is none; `metric` is a measure of the user's
-    own, or `FILE.py:FUNCTION`; `merge` is "auto", the tokens that every block merges or those of
+    `model` is a name or a `torch.nn.Module`, `name` the bundle's own name. `facts` are what the
+    user states about the model beside its weights; `outputs` are those to export, with their kinds
+    where these are given, and all outputs if it is empty; `metric` is a measure of the user's own,
+    or `FILE.py:FUNCTION`; `merge` is "auto", the tokens that every block merges or those of
     each block, of each precision that has a merged form; `timing` is how long the latency on this
     machine is measured: the command line leaves it alone.
     """

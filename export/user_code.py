@@ -110,7 +110,7 @@ def load_metric(argument: str) -> Metric:
 
 
 def metric_of(function: Function) -> Metric:
-    """The metric of a function in memory. No cache keeps its results: who knows what it reads?"""
+    """The metric of a function in memory. Its results are not cached: what it reads is unknown."""
     return Metric(getattr(function, "__name__", "metric"), uuid.uuid4().hex, function)
 
 

@@ -178,7 +178,7 @@ class Deployment:
 
     def _in_kept_variant(self, candidate: Candidate) -> Candidate:
         """Returns a candidate in the variant that was kept of it here, or as it is where none was,
-        or where the one that was cannot be used, which is said.
+        or where the kept one cannot be used, which is logged.
         """
         start = key_start(candidate.precision, candidate.backend.name)
         if not any(key.startswith(start) for key in self.variants):

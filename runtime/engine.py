@@ -107,7 +107,7 @@ class Engine:
         self._as_it_is = len(self.outputs) == len(self.outputs[0].shape) == 1
         self._watch: ObservedCalls | None = None
         if observer is not None:
-            from .observer import ObservedCalls  # who has no observer imports nothing of it
+            from .observer import ObservedCalls  # only where there is one
 
             self._watch = ObservedCalls(observer, info, self.outputs)
 

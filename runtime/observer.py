@@ -86,4 +86,4 @@ class ObservedCalls:
             if not self._failed:
                 self._failed = True
                 name = type(self._observer).__name__
-                _log.exception("the observer %s failed; it is said once, calls go on", name)
+                _log.exception("the observer %s failed; this is logged once, calls go on", name)

@@ -369,5 +369,5 @@ class Preprocess:
 
 
 def _is_pillow(image: object) -> bool:
-    module = sys.modules.get("PIL.Image")  # who has such an image has imported it
+    module = sys.modules.get("PIL.Image")  # the caller of such an image has imported it
     return module is not None and isinstance(image, module.Image)

@@ -252,8 +252,8 @@ def _race(
     budget: TimingBudget | None,
     passed_over: list[str],
 ) -> None:
-    """Races opened engines and remembers their latencies; who fails is refused, and the others race
-    again.
+    """Races opened engines and remembers their latencies. One that fails is refused, and the others
+    race again.
     """
     from . import metrics  # at a bundle's first load on a device only
 

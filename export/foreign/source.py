@@ -179,7 +179,7 @@ def prepare(
 
 @dataclass(frozen=True)
 class _Read:
-    """A file with the outputs that are exported, and what is said of the others."""
+    """A file with the outputs that are exported, and a note on each of the others."""
 
     model: ir.Model
     outputs: tuple[FoundOutput, ...]
@@ -296,12 +296,12 @@ def _read_normalisation(
     if own is None:
         return ModelHints()
     mean, std = (0.0,) * channels, own.input_std(channels)
-    said = hints.mean or mean, hints.std or std
-    if not all(map(np.allclose, said, (mean, std))):
+    given = hints.mean or mean, hints.std or std
+    if not all(map(np.allclose, given, (mean, std))):
         raise InputError(
             f"the model normalises its images itself ({own}, read from its graph), and --mean "
-            f"{format_value(said[0])} --std {format_value(said[1])} would do it twice: leave them "
-            "out"
+            f"{format_value(given[0])} --std {format_value(given[1])} would do it twice: leave "
+            "them out"
         )
     notes.append(f"the model normalises its images itself: {own}, read from its graph")
     return ModelHints(mean=mean, std=std)

@@ -223,7 +223,7 @@ def session_options(external: ExternalData = NO_EXTERNAL_DATA, threads: int | No
     asked for, or as this process may use.
     """
     options = load_library().SessionOptions()
-    options.log_severity_level = 4  # what fails is raised, and said once
+    options.log_severity_level = 4  # failures are raised, not logged as well
     if threads is not None or is_limited():
         options.intra_op_num_threads = choose_threads(threads)
     add_external_weights(options, external)

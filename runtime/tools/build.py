@@ -47,8 +47,8 @@ def run_build(arguments: argparse.Namespace) -> int:
 
 
 def build_here(bundle: Bundle, target: str, precisions: Sequence[str], time_limit_s: float) -> bool:
-    """Builds engines of the precisions, of all if none is named, each within the time limit. What
-    fails is said, and keeps no other from being built. Returns whether all were.
+    """Builds engines of the precisions, of all if none is named, each within the time limit. A
+    failure is reported, and the others are built all the same. Returns True if all were built.
 
     Raises:
         InputError: if there is no such backend or precision, or the backend needs no engines.

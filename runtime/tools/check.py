@@ -227,7 +227,7 @@ def print_outputs(rows: Sequence[Row]) -> None:
 
 
 def print_machine(machine: Machine, not_run: Mapping[str, str]) -> None:
-    """Prints on what it was measured, and what cannot run there: all of it to those who ask."""
+    """Prints the machine, and what cannot run on it; in full where that was asked for."""
     if is_verbose():
         for line in machine.details():
             print(line)

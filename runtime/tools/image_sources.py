@@ -201,7 +201,7 @@ def _leads_back(place: str, name: str) -> bool:
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """The image files that `walk` finds. Other files are passed over, which is said.
+    """The image files that `walk` finds. Other files are passed over and counted in a log line.
 
     Raises:
         InputError: if there is none, or a folder cannot be read.

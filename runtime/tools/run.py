@@ -84,9 +84,7 @@ def run_run(arguments: argparse.Namespace) -> int:
 
 
 def _say_engine(info: EngineInfo) -> None:
-    """Says in a line what runs and why; all about the machine and the other backends to those who
-    ask.
-    """
+    """Prints in one line what runs and why; with `--verbose` the machine and the other backends."""
     say(f"{info}: {info.why}")
     for line in describe_machine([(info.backend, info.version)]).details():
         detail(line)

@@ -69,8 +69,8 @@ def find_start(
 
 
 def starting_model(start: Start, labels: tuple[str, ...], seed: int) -> VisionTransformer:
-    """Builds a model for these classes. A checkpoint's head stays if it is for as many classes and
-    not for others by name, its rows in the order of `labels`; a new one is zero, and that is said.
+    """Builds a model for these classes. A checkpoint's head stays if it has as many classes and no
+    other names for them, its rows in the order of `labels`; a new head is zero, and a note says so.
 
     Raises:
         InputError: if the checkpoint's tensors do not fit.

@@ -104,7 +104,7 @@ def _start(arguments: list[str], pipe: int, output: Path) -> subprocess.Popen[by
                 stdout=stream,
                 stderr=stream,
                 pass_fds=(pipe,),
-                start_new_session=True,  # Ctrl-C in a terminal is for us alone, who stop it
+                start_new_session=True,  # only this process gets a terminal's Ctrl-C, and stops it
             )
     except OSError as error:
         raise ResourceError(f"no process to build in could be started ({error})") from None

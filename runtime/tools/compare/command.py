@@ -115,7 +115,7 @@ def _cell(column: str, value: float | int | str | Estimate | None) -> str:
 
 
 def _write(comparison: Comparison, asked: str | None, bundle: Path) -> None:
-    """Writes the reports where they are wanted; that they cannot be written is said, no more."""
+    """Writes the reports that were asked for; failing to write one is a warning, not an error."""
     if asked == NO_REPORT:
         return
     folder = default_folder(bundle) if asked is None else Path(asked)

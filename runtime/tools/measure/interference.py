@@ -15,7 +15,7 @@ _STAT = Path("/proc/stat")
 _BUSY = slice(0, 3), slice(5, 7)
 _STEAL = 7
 BUSY_SHARE = 0.05
-"""More than this share of the cores, used by others, is said in the report."""
+"""Share of the cores used by other processes above which the report says so."""
 
 
 @dataclass(frozen=True)

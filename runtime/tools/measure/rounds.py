@@ -87,7 +87,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Contest(Generic[Key]):
-    """The series of those who finished, and why the others did not."""
+    """Series of those that finished, and why the others did not."""
 
     series: dict[Key, Series]
     failures: dict[Key, str]

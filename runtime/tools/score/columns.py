@@ -25,7 +25,7 @@ TOP_INDEX, NAMES, TOP_PROBABILITY = "_top_index", "_top_name", "_top_probability
 """End the names of the columns with the likeliest classes."""
 NOT_FINITE = "its outputs are not finite: the engine fails here, `vit-edge check` tells more"
 _KEY = "vit_edge."
-"""Begins the names of what is said about a file in its schema's metadata."""
+"""Prefix of the keys in a file's schema metadata."""
 RUN = _KEY + "run"
 
 Values = NDArray[np.float32]
