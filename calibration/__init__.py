@@ -1,1 +1,1 @@
-"""Calibration: from images to the table of activation ranges that quantisation needs."""
+"""Calibration: computes from images the table of activation ranges that quantisation needs."""

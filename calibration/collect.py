@@ -2,8 +2,9 @@
 the algorithms that need more than a range.
 
 A sample's row is one token's input of a Linear: float32 `[K]`. Every image adds the same number of
-tokens, the first (the class token) and others drawn by the image's index in the set, so that batch
-size changes nothing. On disk, each layer has two files; reading maps the rows.
+tokens: the first one (the class token), those with the greatest magnitudes, and others drawn with
+the image's index in the set as the seed, so that batch size changes nothing. On disk, each layer
+has two files; rows are memory-mapped.
 """
 
 from __future__ import annotations
@@ -37,9 +38,11 @@ from .onnx_file import graph_digest, to_bytes
 Rows = NDArray[np.float32]
 
 MAX_ROWS = 2048
-"""Limit for each layer."""
+"""Most rows sampled for a layer."""
 _EXTREME = 5
-"""One sampled token in so many has a greatest magnitude of its image: rare ones go furthest."""
+"""One in this many sampled tokens is among those with the greatest magnitudes of its image, because
+rare tokens have the widest range.
+"""
 _INDEX = "samples.json"
 
 
@@ -60,7 +63,7 @@ Samples = Mapping[str, LayerSamples]
 
 
 class LayerSampler:
-    """Collects the samples of one layer; a `RangeObserver` of the largest magnitude."""
+    """Collects the samples of one layer; also a `RangeObserver` of the largest magnitude."""
 
     def __init__(self, images: int) -> None:
         self._tokens = max(1, MAX_ROWS // max(1, images))
@@ -117,7 +120,7 @@ def save_samples(folder: Path, samples: Samples) -> None:
 
 
 def load_samples(folder: Path) -> Samples:
-    """Reads samples that `save_samples` wrote; rows are mapped, not read."""
+    """Reads samples that `save_samples` wrote; rows are memory-mapped, not read."""
     names: Sequence[str] = json.loads((folder / _INDEX).read_text())
     return {
         name: LayerSamples(
@@ -132,7 +135,7 @@ def load_samples(folder: Path) -> Samples:
 class Calibration:
     """Result of a calibration: ranges and peaks; for `SEARCH`, samples of activations too.
 
-    `images` are those that it was made of, for searches that judge by the model's outputs.
+    `images` are the calibration images, for searches that judge by the model's outputs.
     """
 
     table: CalibrationTable
@@ -141,8 +144,8 @@ class Calibration:
 
 
 _BATCH = 1
-"""Four images at a time take a gigabyte more of a ViT-B, and longer: their activations, all of
-which are read, outgrow the processor's caches.
+"""For a ViT-B four images at a time would take a gigabyte more, and longer: their activations, all
+of which are read, exceed the processor's caches.
 """
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -158,12 +161,12 @@ def collect(
     """Observes the tensors `layers` with `method`, and the peak of every floating-point activation.
 
     Args:
-        model: The optimised fp32 graph, uint8 `[batch, height, width, channels]` in.
-        layers: Names of the tensors that will be quantised. Channels lie on the last axis, but on
-            the second one of what a convolution reads.
+        model: The optimised fp32 graph, whose input is uint8 `[batch, height, width, channels]`.
+        layers: Names of the tensors that will be quantised. Channels are on the last axis, or on
+            the second axis of tensors that a convolution reads.
         images: Calibration images; their labels are not used.
         method: A key of `METHODS`, or `SEARCH`: ranges are searched later, on samples.
-        origin: What the model is made of; part of the table.
+        origin: The identity of the model; part of the table.
         on_images: Called with images done and images in all.
 
     Raises:
@@ -215,7 +218,7 @@ def _observe_peaks(graph: ir.Graph) -> dict[str, tuple[str, str]]:
     """Adds the minimum and maximum of every fp32 activation as outputs, and returns their names by
     tensor.
 
-    A largest magnitude would first write out the magnitudes of the whole tensor.
+    Computing the largest magnitude instead would first write the magnitudes of the whole tensor.
     """
     activations = [(n, v) for n in graph for v in n.outputs if v.dtype == ir.DataType.FLOAT]
     outputs = {}
@@ -235,7 +238,7 @@ def _add_output(graph: ir.Graph, value: ir.Value, name: str) -> None:
 
 
 def _observe_layers(graph: ir.Graph, layers: Sequence[str]) -> list[str]:
-    """Adds the tensors as outputs, channels last, and returns their names."""
+    """Adds the tensors as outputs, channels last, and returns the outputs' names."""
     by_name = {v.name: v for node in graph for v in node.outputs}
     missing = [layer for layer in layers if layer not in by_name]
     if missing:
@@ -246,7 +249,7 @@ def _observe_layers(graph: ir.Graph, layers: Sequence[str]) -> list[str]:
 
 
 def _channels_last(graph: ir.Graph, value: ir.Value) -> ir.Value:
-    """The tensor, transposed where a convolution reads it."""
+    """The tensor, transposed to channels last if a convolution reads it."""
     node, rank = value.producer(), len(value.shape or ())
     if node is None or not any(user.op_type == "Conv" for user in value.consumers()):
         return value

@@ -1,7 +1,7 @@
-"""Observers: from a stream of activations to the clipping range of a symmetric INT8 quantiser, and
-the calibration table of such ranges, with the model and data that they belong to.
+"""Observers, which find the clipping range of a symmetric INT8 quantiser from activations, and the
+calibration table of such ranges, with the model and data that they belong to.
 
-Observers keep bounded memory whatever the number of images, and their results do not depend on
+The memory of observers is bounded whatever the number of images, and their results do not depend on
 batch size or order.
 """
 
@@ -105,7 +105,7 @@ _MSE_CANDIDATES = 96
 _LEVELS = 128
 _ENTROPY_CANDIDATES = 192
 _LOST = 10.0
-"""Nats for probability where the quantised distribution has none."""
+"""Penalty, in nats, for probability where the quantised distribution has none."""
 
 
 class RangeObserver(Protocol):
@@ -236,8 +236,8 @@ METHODS: dict[str, type[MinMax] | type[Percentile] | type[Entropy] | type[MSE]] 
     "mse": MSE,
 }
 SEARCH = "search"
-"""No observer: outliers are smoothed, and ranges searched by the error of the outputs, on samples
-(`export.quantise`).
+"""Uses no observer: outliers are smoothed, and ranges searched by the error of the outputs on
+samples (`export.quantise`).
 """
 DEFAULT_METHOD = SEARCH
 

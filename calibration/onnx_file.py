@@ -1,7 +1,7 @@
 """ONNX graphs as files and as bytes, whatever their size.
 
-Protobuf ends at 2 GiB: a larger graph keeps its weights in a second file beside it, `<stem>.data`,
-which the graph names.
+Protobuf is limited to 2 GiB: a larger graph has its weights in a second file beside it,
+`<stem>.data`, to which the graph refers.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 import onnx_ir as ir
 
 LIMIT = (1 << 31) - (1 << 26)
-"""Bytes of weights that fit into one file, with room for the graph."""
+"""Most bytes of weights in a single file, with room for the rest of the graph."""
 _SMALL = 1024
 
 
 @dataclass(frozen=True)
 class OnnxBytes:
-    """A serialised graph, and the contents of the files that it names, in the order of naming."""
+    """A serialised graph, and the contents of the files that it refers to, in that order."""
 
     graph: bytes
     external: Mapping[str, memoryview] = field(default_factory=dict)
@@ -40,7 +40,7 @@ def save_onnx(model: ir.Model, path: Path) -> None:
         name = path.with_suffix(".data").name
         ir.save(model, path, external_data=name, size_threshold_bytes=_SMALL)
     else:
-        ir.external_data.load_to_model(model)  # they may lie in the file of a larger graph
+        ir.external_data.load_to_model(model)  # they may still be in the file of another graph
         ir.save(model, path)
 
 
@@ -52,10 +52,10 @@ def read_onnx(path: Path) -> OnnxBytes:
 
 
 def to_bytes(model: ir.Model) -> OnnxBytes:
-    """Serialises the graph, with each of its large weights as the content of a file of its own.
+    """Serialises the graph, with each large weight as the content of a separate external file.
 
-    For a session in this process: Protobuf would copy the weights several times, at a quarter of a
-    gigabyte a second, and ends at 2 GiB.
+    This is for a session in this process: Protobuf would copy the weights several times, at a
+    quarter of a gigabyte a second, and is limited to 2 GiB.
     """
     graph, external = model.clone(), dict[str, memoryview]()
     for value in graph.graph.initializers.values():
@@ -75,9 +75,9 @@ def to_bytes(model: ir.Model) -> OnnxBytes:
 
 
 def _content(tensor: ir.TensorProtocol) -> memoryview:
-    """Returns the weights' bytes, copied only where memory and file have another layout."""
+    """Returns the weights' bytes, copied only if their layout in memory differs from the file's."""
     if tensor.dtype.bitwidth < 8:
-        return memoryview(tensor.tobytes())  # two to a byte
+        return memoryview(tensor.tobytes())  # two numbers in a byte
     return np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data
 
 

@@ -27,7 +27,7 @@ from .user_code import Metric, allowed_drop
 _Z95 = 1.959964
 TOLERANCE_FACTOR, TOLERANCE_FLOOR = 4.0, 1e-3
 """Tolerance of a device on the golden samples: this factor times the RMS error measured at export,
-with this floor.
+but at least this floor.
 """
 
 
@@ -37,7 +37,7 @@ class Reference:
 
     Attributes:
         values: float32 `[N, width]`, the outputs of an image side by side.
-        outputs: What lies in them, with their scales.
+        outputs: The outputs that `values` holds, with their scales.
         labels: int64 `[N]` or None.
         golden: Positions of the golden samples.
     """
@@ -54,7 +54,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Proof:
-    """A graph's accuracy, and what a device may deviate on the golden samples, for each output."""
+    """Accuracy of each output of a graph, and its tolerance on a device on the golden samples."""
 
     accuracy: dict[str, Accuracy]
     rms_tolerance: dict[str, float] = field(default_factory=dict)
@@ -72,7 +72,7 @@ def assess(
         values: float32 `[N, width]`.
         reference: The reference.
         measured_on: What computed them, in words.
-        metric: The user's own measure, of the first output's entry.
+        metric: The user's own measure, which is stored with the first output.
     """
     metrics = compare(values, reference.values, reference.outputs, reference.labels)
     mine, theirs = (unpack(v, reference.outputs) for v in (values, reference.values))
@@ -131,7 +131,7 @@ def _assess_one(
 def _right(
     output: OutputSpec, values: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Returns for each image if its class is right."""
+    """Returns for each image whether its class is right."""
     if output.kind == EMBEDDING:
         return neighbours_are_right(values, labels)
     right: NDArray[np.bool_] = values.argmax(axis=1) == labels
@@ -139,17 +139,17 @@ def _right(
 
 
 def _finite(value: float) -> float:
-    """JSON has no infinity."""
+    """Returns 1e30 for infinity and NaN, which JSON does not have."""
     return value if math.isfinite(value) else 1e30
 
 
 def paired_interval(lost: int, won: int, images: int) -> tuple[float, float]:
-    """95 % interval of the drop in percentage points, from the images that only one of the two gets
-    right.
+    """95 % interval of the drop in percentage points, from the numbers of images that only the
+    reference (`lost`) or only the precision (`won`) gets right.
 
     Source: A. Agresti and Y. Min, "Simple improved confidence intervals for comparing matched
     proportions", Statistics in Medicine 24 (2005): Wald's interval with half an image added to each
-    of the four cells. Without it, no flip in a small set would pass for certainty.
+    of the four cells. Without that, a small set without flips would give an interval of width 0.
     """
     n, b, c = images + 2, lost + 0.5, won + 0.5
     difference = (b - c) / n
@@ -164,14 +164,15 @@ def find_problem(
     random_weights: bool,
     max_drop: float | None = None,
 ) -> str | None:
-    """Says in words which measure of which output is outside of the budget; None if none is.
+    """Describes the first measure of an output that is outside the budget; None if there is none.
 
     Args:
         accuracy: Of each output, by name.
         outputs: The outputs.
         budget: The precision's.
-        random_weights: True where classes mean nothing.
-        max_drop: How much lower than the reference's the user's measure may be; None: a little.
+        random_weights: True if the weights are random, so that classes mean nothing.
+        max_drop: How far the user's measure may fall below the reference's; None: by
+            `ALLOWED_SHARE` of it.
     """
     first = accuracy[outputs[0].name]
     if first.metric is not None and first.reference_metric is not None:
@@ -190,8 +191,8 @@ def find_problem(
 def output_problem(
     output: OutputSpec, accuracy: Accuracy, budget: Budget, random_weights: bool
 ) -> str | None:
-    """The same for one output. The measure that counts depends on its kind, and on what the images
-    can tell.
+    """Does the same for one output. The measures that count depend on its kind, the budget, random
+    weights, and what could be measured on the images.
     """
     if accuracy.logit_error >= 1e30:
         return "some values are not finite: something overflows"
@@ -240,8 +241,8 @@ def _under(value: float, limit: float | None, what: str, style: str) -> str | No
 
 
 def golden_tolerances(values: NDArray[np.float32], reference: Reference) -> dict[str, float]:
-    """The relative RMS error that each output may have on a device, on the golden samples, from
-    what was measured on them here.
+    """Returns the relative RMS error that each output may have on a device on the golden samples,
+    derived from the error measured on them here.
     """
     few = reference.golden
     metrics = compare(values[few], reference.values[few], reference.outputs)

@@ -1,4 +1,4 @@
-"""From the stages' results to the manifest and the list of a bundle's files."""
+"""Turns the stages' results into the manifest and the list of a bundle's files."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class GraphResult:
 
     @property
     def parts(self) -> tuple[Path, ...]:
-        """The graph, and the file of its weights where they lie beside it."""
+        """The graph's file, and that of its weights where they are stored beside it."""
         weights = weights_file(self.file)
         return (self.file,) if weights is None else (self.file, weights)
 
@@ -100,20 +100,20 @@ class QuantisationResult:
 
 @dataclass(frozen=True)
 class PrecisionResult:
-    """A precision as far as it came.
+    """The results of a precision, up to the stage that it reached.
 
     Attributes:
         name: The precision.
         graphs: By kind of backend.
-        problem: Why it is not good; None if it is.
-        quantisation: Of a quantised precision.
+        problem: Why it failed; None if it did not.
+        quantisation: Decisions about its layers, if it is a quantised precision.
         fallback: The layers that had to stay in higher precision; None if there are none.
         latency: On this machine.
         engines: Those that were built.
-        evidence: Why the images cannot carry the verdict; "" if they can.
-        merging: Of a merged precision that merges something.
-        left_out: Why it is not there, without being a problem; "" if it is.
-        notes: About engines that are not there.
+        evidence: Why the images do not support the verdict; "" if they do.
+        merging: What it merges, if it is a merged precision that merges something.
+        left_out: Why it was left out without this being a problem; "" if it was not.
+        notes: Remarks on whether merging pays, on this CPU and in each engine.
     """
 
     name: str
@@ -137,7 +137,7 @@ def assemble(
     table_file: Path,
     statistics: SavedStatistics,
 ) -> tuple[Manifest, dict[str, Path]]:
-    """The manifest, its hashes still to be filled in, and path inside the bundle -> file."""
+    """Returns the manifest, without its hashes, and path inside the bundle -> file."""
     files = {
         GOLDEN: reference.folder / GOLDEN,
         CALIBRATION: table_file,
@@ -162,7 +162,7 @@ def assemble(
 
 
 def _flat(fields: Mapping[str, object]) -> dict[str, Fact]:
-    """The model's configuration; options of a group as `group.option`."""
+    """Flattens the model's configuration; options of a group become `group.option`."""
     flat = dict[str, Fact]()
     for name, value in fields.items():
         if isinstance(value, dict):
@@ -173,7 +173,7 @@ def _flat(fields: Mapping[str, object]) -> dict[str, Fact]:
 
 
 def _fact(value: object) -> Fact:
-    """Returns Python's numbers as they are where a manifest takes them, and all else as text."""
+    """Returns numbers as plain Python ones if a manifest accepts them, and all else as text."""
     for kind in (bool, int, float):
         if isinstance(value, kind) and is_fact(plain := kind(value)):
             return plain
@@ -181,7 +181,7 @@ def _fact(value: object) -> Fact:
 
 
 def _entry(result: PrecisionResult, files: dict[str, Path]) -> PrecisionEntry:
-    """A precision's entry; adds its files to `files`, one for both kinds of backend once."""
+    """Returns a precision's entry and adds its files to `files`, each shared one only once."""
     graphs = {}
     for kind, graph in result.graphs.items():
         parts = {f"onnx/{part.name}": part for part in graph.parts}

@@ -74,7 +74,7 @@ class CheckExport(Stage[None]):
 
 @dataclass(frozen=True)
 class CalibratedGraph:
-    """The optimised graph, and the folder of what calibration observed of it."""
+    """The optimised graph, and the folder with what calibration observed in it."""
 
     inputs: Calibrate
     folder: Path
@@ -87,7 +87,7 @@ class CalibratedGraph:
         return read_table(self.table_file)
 
     def load(self) -> tuple[ir.Model, Calibration]:
-        """The graph and its calibration, which belongs to it. Raises InputError otherwise."""
+        """Returns the graph and its calibration. Raises InputError if they do not match."""
         table, model = self.read_table(), ir.load(self.inputs.graph)
         images, origin = self.inputs.images.value, self.inputs.origin()
         table.require(provenance_of(model, images, self.inputs.method, origin))
@@ -96,7 +96,7 @@ class CalibratedGraph:
 
 @dataclass(frozen=True)
 class Calibrate(Stage[CalibratedGraph]):
-    """Observes the activations of the optimised graph; samples those of `tensors`."""
+    """Observes the activations of the optimised graph, and keeps samples of `tensors`."""
 
     original: Path
     graph: Path
@@ -107,7 +107,7 @@ class Calibrate(Stage[CalibratedGraph]):
     title_of = "calibration"
 
     def origin(self) -> Origin:
-        """The weights and the preprocessing, by hash."""
+        """The hashes of the weights and of the preprocessing."""
         preprocess = hashlib.sha256(encode(self.preprocess).encode()).hexdigest()
         return Origin(content_digest(self.original.parent), preprocess)
 
@@ -136,7 +136,7 @@ def make_baseline(plan: Plan, cache: StageCache) -> Baseline:
 
     Raises:
         InputError: if the model cannot be used.
-        VitEdgeError: if the exported graph computes something else than the model.
+        VitEdgeError: if the exported graph does not compute what the model does.
     """
     source, images = plan.source, hash_images(plan.data.evaluation)
     original = cache.run(source.original_stage(plan.seed))

@@ -1,11 +1,11 @@
 """The stage cache: a stage whose inputs did not change is not run again.
 
-A stage is a frozen dataclass. Its key is a hash of our own sources, the tools' versions, its class
-and its fields, which are all that it can read: a field can be no more forgotten in the key than in
-the work. The stage's folder carries the key in its name and appears whole or not at all.
+A stage is a frozen dataclass. Its key is a hash of our own sources, the tools' versions, the
+machine's architecture, its class and its fields. A stage reads nothing but its fields, so the key
+covers all its inputs. Its folder carries the key in its name and appears complete or not at all.
 
-Between stages memory is given back: graphs are cycles of objects, which Python lets go of when it
-sees fit.
+Memory is released between stages: graphs contain reference cycles, which Python frees only when its
+collector happens to run.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from vit_edge.runtime.errors import InputError
 from .progress import Display, Update
 
 _GROWTH = 512 << 20
-"""Bytes more than after the last time, from which on it is worth looking: what is given back and
-asked for again costs time, 9 of 55 s of a ViT-S's export where it was done for each 200 MB.
+"""Growth in bytes since the last collection after which another one pays: releasing memory and
+allocating it again costs time, 9 of 55 s of a ViT-S's export when done for every 200 MB.
 """
 
 
 class Memory:
-    """Gives back what nobody needs any more, where this process has grown.
+    """Releases unused memory when this process has grown.
 
-    Python's collector counts objects and not bytes: the graph of a stage that is over, with all its
-    weights, stays until so many objects were made. Ten stages of a ViT-B left three gigabytes.
+    Python's collector counts objects, not bytes: the graph of a finished stage, with all its
+    weights, stays until enough new objects were made. Ten stages of a ViT-B left three gigabytes.
     """
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Memory:
 
 
 def resident_bytes() -> int:
-    """The resident memory of this process; 0 where the system does not tell.
+    """The resident memory of this process in bytes; 0 on systems other than Linux.
 
     Source: proc_pid_statm(5).
     """
@@ -139,7 +139,7 @@ class Stage(ABC, Generic[Result]):
     """
 
     title_of: ClassVar[str]
-    """Title for people, in which names of fields stand for their values."""
+    """Title for users; `{field}` stands for the value of a field."""
 
     @property
     def title(self) -> str:
@@ -156,7 +156,7 @@ class Stage(ABC, Generic[Result]):
 
 @dataclass(frozen=True)
 class Hashed(Generic[Value]):
-    """Value from outside of the cache, as the user's files; `digest` stands for it in keys."""
+    """Value from outside the cache, such as the user's files; `digest` stands for it in keys."""
 
     value: Value
     digest: object
@@ -171,7 +171,7 @@ def key_part(value: object, cache: Path) -> object:
         cache: The folder of all stages.
 
     Raises:
-        TypeError: for a value that says nothing of its content, as a function.
+        TypeError: for a value whose content is unknown, such as a function.
         ValueError: for a path outside of `cache`.
     """
     if isinstance(value, Path):
@@ -214,7 +214,7 @@ class StageCache:
         shutil.rmtree(folder, ignore_errors=True)  # damaged since, or cut short by a power failure
         temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=self._folder))
         try:
-            self._memory.give_back()  # what led to the stage: graphs that were read for its inputs
+            self._memory.give_back()  # such as graphs that were read for the stage's inputs
             with self._display.stage(stage.title) as update:
                 stage.run(temporary, update)
                 self._memory.give_back()
@@ -233,7 +233,7 @@ class StageCache:
 
 @contextmanager
 def open_cache(folder: Path, display: Display) -> Iterator[StageCache]:
-    """The stage cache in `folder`.
+    """Locks and yields the stage cache in `folder`.
 
     Raises:
         InputError: if another export is using it.

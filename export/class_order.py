@@ -1,4 +1,4 @@
-"""Another order of the classes under which the evaluation images would be answered better."""
+"""Finds another order of the classes that gives a better top-1 on the evaluation images."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from vit_edge.runtime.tools.classes import REMEDY
 from vit_edge.runtime.tools.display import percent
 
 LEAST_GAIN = 0.1
-"""Gain in top-1, as a share, from which another order is reported."""
+"""Smallest gain in top-1, 0 to 1, for which another order is reported."""
 LEAST_IMAGES = 5
-"""Images of each folder from which an order of no known rule is told: fewer fit by chance."""
+"""Images that each folder needs for an order that follows no known rule: fewer fit by chance."""
 _SHOWN = 6
 
 Pairs = Sequence[tuple[str, int]]
@@ -26,13 +26,13 @@ Pairs = Sequence[tuple[str, int]]
 def better_order(
     logits: NDArray[np.float32], labels: NDArray[np.int64], folders: Pairs
 ) -> str | None:
-    """Says in words which other order of the classes gives a much better top-1; None if there is
+    """Describes another order of the classes that gives a much better top-1; None if there is
     none.
 
     Args:
         logits: `[N, classes]`.
         labels: int64 `[N]`, class indices.
-        folders: Class folders and the class indices that they were read as.
+        folders: Class folders and the class indices that were assigned to them.
     """
     indices = np.array([index for _, index in folders])
     if len(set(indices.tolist())) < len(folders) or len(folders) < 2:
@@ -62,7 +62,7 @@ def better_order(
 
 
 def _orders(folders: list[str], classes: int) -> dict[str, NDArray[np.int64]]:
-    """Returns the orders that trainings use, in words, where they fit."""
+    """Returns the orders that training code uses and that fit here, by their descriptions."""
     keys: dict[str, Callable[[str], Any]] = {
         "in the order of the folders' names as text, as torchvision has them": str,
         "in the natural order of the folders' names, as timm has them": _natural,
@@ -82,7 +82,7 @@ def _orders(folders: list[str], classes: int) -> dict[str, NDArray[np.int64]]:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Returns a key by which "10" follows "9"."""
+    """Returns a sort key that puts "10" after "9"."""
     parts = re.split(r"(\d+)", name.casefold())
     return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
 
@@ -92,5 +92,5 @@ def _top1(counts: NDArray[np.int64], order: NDArray[np.int64]) -> float:
 
 
 def _is_more_than_chance(now: float, best: float, images: int) -> bool:
-    """Tells whether the gain is more than three standard errors of a share of so many images."""
+    """True for a gain of over three standard errors of a share, or of ten images or more."""
     return bool(best - now > 3 * np.sqrt(0.25 / images)) or images * (best - now) >= 10

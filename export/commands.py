@@ -130,7 +130,7 @@ def find_forms(
 
 
 def _add_facts(parser: argparse.ArgumentParser) -> None:
-    """Adds the facts of a model that may have to be given beside its weights."""
+    """Adds the options for facts about a model that its weights may not tell."""
     group = parser.add_argument_group(
         "the model", "facts that its weights do not tell; read or assumed where they are not given"
     )
@@ -163,7 +163,7 @@ def _add_facts(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_numbers(text: str) -> tuple[float, ...]:
-    """`0.5,0.5,0.5`."""
+    """Parses numbers such as `0.5,0.5,0.5`."""
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -171,7 +171,7 @@ def parse_numbers(text: str) -> tuple[float, ...]:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """`224`, or `320x256`: height and width."""
+    """Parses `224` or `320x256` to height and width."""
     parts = text.split("x")
     if len(parts) not in (1, 2) or not all(p.isdecimal() and int(p) for p in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is neither a side nor HEIGHTxWIDTH")
@@ -204,7 +204,7 @@ def _facts(arguments: argparse.Namespace) -> ModelHints:
 
 
 def run_export(arguments: argparse.Namespace) -> int:
-    """Exit status 0 if the bundle was written, 1 if a precision missed its budget."""
+    """Exports; returns exit status 0 if the bundle was written, 1 if a precision failed."""
     try:
         from .outputs import parse_outputs
         from .pipeline import export_bundle
@@ -241,7 +241,7 @@ def run_export(arguments: argparse.Namespace) -> int:
         report = export_bundle(request, Display())
     except OSError as error:
         raise InputError(_explain(error)) from None
-    except (MemoryError, RuntimeError) as error:  # PyTorch says it with a RuntimeError
+    except (MemoryError, RuntimeError) as error:  # PyTorch reports it as a RuntimeError
         if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
             raise
         raise InputError("the model needs more memory than this machine has") from None

@@ -21,7 +21,7 @@ class ExportData:
     Attributes:
         class_names: The model's, where they are known.
         folders: Class folders of the evaluation images, and the class index of each.
-        notes: How folders became classes, in words.
+        notes: How folders were mapped to classes, in words.
     """
 
     calibration: ImageSet
@@ -42,11 +42,12 @@ def find_data(
     seed: int,
     folders: tuple[tuple[str, int], ...] | None = None,
 ) -> ExportData:
-    """Loads both sets. One source named for both, or for one only, is split between them.
+    """Loads both sets. If only one source is named, or the same for both, it is split.
 
-    Of a model of 0 classes labels are not indices: they say which images belong together, by which
-    its embeddings can be judged. `labels` are the names of the model's classes, where its source
-    knows them; `folders` are pairs of a folder and its class index, where the user gives them.
+    For a model with 0 classes, labels are not class indices: they tell which images belong
+    together, which is used to judge its embeddings. `labels` are the names of the model's classes,
+    if its source knows them; `folders` are pairs of a folder and its class index, if the user gives
+    them.
 
     Raises:
         InputError: if a source is missing, empty, unreadable or does not fit the model.
@@ -98,7 +99,7 @@ def _load(data: str | ImageSet, part: str, preprocess: Preprocess) -> ImageSet:
 
 
 def _same_source(one: str | ImageSet, other: str | ImageSet) -> bool:
-    """Tells whether both are one set of images without parts of its own."""
+    """True if both are the same images, and not a data set with a part for each purpose."""
     if isinstance(one, ImageSet) or isinstance(other, ImageSet):
         return (
             isinstance(one, ImageSet) and isinstance(other, ImageSet) and one.origin == other.origin
@@ -107,7 +108,7 @@ def _same_source(one: str | ImageSet, other: str | ImageSet) -> bool:
 
 
 def _require_labels(images: ImageSet, classes: int) -> None:
-    """Raises InputError for labels that are no class indices."""
+    """Raises InputError for labels that are not class indices."""
     assert images.labels is not None
     if images.labels.min() < 0 or images.labels.max() >= classes:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Builds engines and reads their plans: of which form, in what types, at which cost."""
+"""Builds engines, searches the form of their graphs, and reads what the builder compiled."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class EngineBuilder:
 
     @classmethod
     def for_target(cls, target: Target, spec: EngineSpec, precision: str) -> EngineBuilder:
-        """Asks the library which GPUs it builds for."""
+        """Returns a builder, after asking the library which GPUs it builds for."""
         options = BuildOptions(compute_capabilities=target.compute_capabilities)
         built_for = find_backend(target.backend).built_for(options)
         return cls(target, spec, precision, built_for)
@@ -106,9 +106,10 @@ class EngineBuilder:
     def read_plan(
         self, content: OnnxBytes, form: GraphForm, built: Built, estimates: bool
     ) -> EnginePlan | None:
-        """The plan of `built`; if `estimates` is true and builds take seconds, also those of the
-        same graph built for single images, and for the batch size that engines are built for best,
-        alone. None where the builder lists nothing.
+        """Reads the plan of `built`; None if the builder lists nothing that is understood.
+
+        If `estimates` is true and builds take seconds, the plan includes two further builds of the
+        graph: only for the smallest batch size of the profile, and only for its optimal one.
         """
         if not built.listing:
             return None
@@ -131,7 +132,7 @@ class EngineBuilder:
             return None
 
     def search(self, model: ir.Model, fp32: ir.Model) -> FoundForm:
-        """The form of `model` that costs least at the batch size that engines are built for best.
+        """Finds the form of `model` that costs least at the optimal batch size of the engines.
 
         Args:
             model: A lowering of `fp32`, in its default form.
@@ -154,13 +155,13 @@ class EngineBuilder:
 def same_outputs(one: ir.Model, other: ir.Model, images: ImageSet, tolerance: float) -> bool:
     """Returns True if two forms of a graph compute the same.
 
-    On a few images, and without the rounding to 16 bits, whose order differs between them.
+    Both run in 32 bits, because the forms round to 16 bits in a different order.
 
     Args:
         one: A form.
         other: Another one.
-        images: Some of which are looked at.
-        tolerance: Root mean square of the difference, relative to that of the image-centred
+        images: Images, of which only the first few are used.
+        tolerance: Largest root mean square of the difference, relative to that of the image-centred
             outputs.
     """
     if one is other:

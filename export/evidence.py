@@ -1,7 +1,7 @@
-"""Evidence of an export: its images, and if they carry its verdict.
+"""Evidence of an export: checks whether its images are enough to support its verdict.
 
-A verdict on classes is a count of images, and a count of few proves little: ten of ten that agree
-are what a model with 74 % agreement gives in one of twenty tries.
+A verdict on classes counts images, and a count of few images proves little: a model with 74 %
+agreement agrees on ten of ten images in one of twenty tries.
 
 Source: C. J. Clopper and E. S. Pearson, "The use of confidence or fiducial limits illustrated in
 the case of the binomial", Biometrika 26 (1934).
@@ -26,7 +26,7 @@ from .precision import Budget
 _CONFIDENCE = 0.95
 _MOST_IMAGES = 1_000_000
 FEWEST = 16
-"""Images that a mean of errors over them takes to mean anything."""
+"""Fewest images over which a mean error means anything."""
 _NEARLY_ALL = 0.95
 _COUNTED = 64
 """Calibration images that are compared to see if all are alike."""
@@ -45,13 +45,13 @@ def find_weakness(
     budget: Budget,
     random_weights: bool,
 ) -> str | None:
-    """Says in words why the images cannot carry a verdict that is good; None if they can.
+    """Describes why the images are not enough to support a good verdict; None if they are.
 
     Args:
         accuracy: Of each output, by name, within its budget.
         outputs: The outputs.
         budget: The precision's.
-        random_weights: True where classes mean nothing and are not judged.
+        random_weights: True if the weights are random: classes mean nothing and are not judged.
     """
     for output in outputs:
         weakness = _of_output(output, accuracy[output.name], budget, random_weights)
@@ -87,12 +87,12 @@ def _of_output(
 
 
 def _of_drop(accuracy: Accuracy, most: float) -> str | None:
-    """The drop's paired interval reaches beyond the budget."""
+    """Describes a paired interval of the drop that exceeds the budget; None if it does not."""
     images, high = accuracy.images, accuracy.drop_high or 0.0
     if high <= most:
         return None
     drop = accuracy.drop or 0.0
-    # Flips beyond those that make the drop are not in the manifest: the width tells their number.
+    # The manifest does not hold the number of flips: it follows from the interval's width.
     half = high - (drop * images / (images + 2))
     flips = max((half * (images + 2) / 100 / 1.96) ** 2 - 1, 0.0) / images
 
@@ -108,7 +108,7 @@ def _of_drop(accuracy: Accuracy, most: float) -> str | None:
 
 
 def _enough(holds: Callable[[int], bool], images: int) -> str:
-    """Says how many images would do, if they answered as these did."""
+    """Says how many images would be enough, if the outputs for them agreed as often as here."""
     enough = images
     while not holds(enough):
         enough = -(-enough * 11 // 10)
@@ -124,7 +124,7 @@ def _rounded(number: int) -> int:
 
 
 def remarks_on_reference(reference: Reference) -> Iterator[str]:
-    """Says where the model itself hardly tells the evaluation images apart."""
+    """Yields remarks where the model itself hardly tells the evaluation images apart."""
     views = unpack(reference.values, reference.outputs)
     for output in reference.outputs:
         if output.classifies and len(reference.values) > 1:
@@ -155,7 +155,7 @@ def _remarks_on_classes(
 
 
 def remarks_on_calibration(images: ImageSet) -> Iterator[str]:
-    """Says where calibration images are all alike, or of one class."""
+    """Yields a remark if there is one calibration image, or all are the same or of one class."""
     if len(images) < 2:
         yield f"calibration has {len(images)} image: ranges of one image fit no other"
         return

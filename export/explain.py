@@ -120,7 +120,7 @@ def _draw_sensitivities(axes: Any, result: PrecisionResult) -> None:
 
 
 def _name(axes: Any, names: Sequence[str]) -> None:
-    """Names the ticks; of long names the end, which tells layers apart and leaves room to draw."""
+    """Names the ticks; long names are cut to their end, which tells layers apart and saves room."""
     short = [n if len(n) <= _LONGEST else f"…{n[1 - _LONGEST :]}" for n in names]
     axes.set_xticks(range(len(short)), short, rotation=90, fontsize=6 if len(short) > 30 else 8)
     axes.margins(x=0.01)

@@ -17,12 +17,12 @@ def array(value: ir.Value) -> NDArray[np.float32]:
 
 
 def add_initializer(graph: ir.Graph, name: str, data: NDArray[np.generic]) -> ir.Value:
-    """Adds a constant, under that name or, where the graph has one of it already, with a number."""
+    """Adds a constant; a number is appended to its name if the graph already has that name."""
     return register(graph, ir.val(name, const_value=ir.tensor(data, name=name)))
 
 
 def register(graph: ir.Graph, constant: ir.Value) -> ir.Value:
-    """Adds a constant, numbered where the graph has one of its name already, and returns it."""
+    """Adds and returns a constant, with a number appended if the graph already has its name."""
     stem, number = constant.name, 1
     while constant.name in graph.initializers:
         number += 1
@@ -32,14 +32,14 @@ def register(graph: ir.Graph, constant: ir.Value) -> ir.Value:
 
 
 def rows_per_image(value: ir.Value) -> int:
-    """The vectors along the last axis of `value` that one image has. A first axis of `4*batch`
+    """Number of vectors along the last axis of `value` for one image. A first axis of `4*batch`
     holds four windows of each image.
     """
     return prod(size_per_image(size) for size in (value.shape or ())[:-1])
 
 
 def size_per_image(size: int | ir.SymbolicDim) -> int:
-    """A size of a shape for one image: that of `4*batch` is 4, that of `batch` 1."""
+    """A dimension's size for one image: 4 for `4*batch`, 1 for `batch`."""
     if isinstance(size, int):
         return size
     factor, star, _ = str(size.value).partition("*")
@@ -61,7 +61,7 @@ def set_dtype(value: ir.Value, dtype: ir.DataType) -> None:
 
 
 def replace_input(node: ir.Node, old: ir.Value, new: ir.Value) -> None:
-    """Makes every use of `old` by `node` one of `new`; `old` is dropped if it is a constant that
+    """Makes `node` read `new` wherever it reads `old`, which is removed if it is a constant that
     nothing uses any more.
     """
     for index, value in enumerate(node.inputs):
@@ -78,7 +78,7 @@ def insert(
     shape: Sequence[int],
     attributes: Mapping[str, object] | None = None,
 ) -> ir.Value:
-    """A new float32 node, of the module that `before` is of; its output."""
+    """Inserts a float32 node of the same module in front of `before`, and returns its output."""
     graph = before.graph
     assert isinstance(graph, ir.Graph)
     node = ir.node(operator, inputs, attributes)  # type: ignore[arg-type]
@@ -88,7 +88,7 @@ def insert(
 
 
 def insert_split(before: ir.Node, source: ir.Value, parts: int) -> Sequence[ir.Value]:
-    """`source` split into equal parts along its last axis."""
+    """Inserts a Split of `source` into equal parts along its last axis, and returns these."""
     graph = before.graph
     assert isinstance(graph, ir.Graph)
     shape = list(sizes(source))
@@ -117,7 +117,7 @@ def sizes(value: ir.Value | None) -> tuple[int, ...]:
 
 
 def rewire(old: ir.Value, new: ir.Value) -> None:
-    """Makes every use of `old` one of `new`, a graph output too, under its old name."""
+    """Replaces every use of `old` with `new`, as a graph output too."""
     old.replace_all_uses_with(new, replace_graph_outputs=True)
 
 
@@ -138,11 +138,11 @@ def copy_between(
 
     Args:
         write: A tensor of the source graph.
-        reads: Name of a tensor in the source graph -> what the copy reads in its place.
+        reads: Name of a tensor in the source graph -> the tensor that the copy reads instead.
         target: The graph that the copy goes into, in front of `before`.
         before: A node of `target`.
         label: Added to the names of the copied nodes, tensors and constants.
-        copied: What earlier calls copied of the piece, which is used again; it grows.
+        copied: Source tensor -> its copy, of earlier calls; reused and extended.
 
     Returns:
         The copy of `write`.
@@ -170,7 +170,7 @@ def copy_between(
 
 
 def _piece(write: ir.Value, reads: Mapping[str, ir.Value]) -> list[ir.Node]:
-    """The nodes between, in an order in which they can run."""
+    """The nodes that compute `write` from `reads`, in an order in which they can run."""
     done: dict[ir.Node, None] = {}
 
     def visit(value: ir.Value | None) -> None:

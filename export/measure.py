@@ -4,13 +4,13 @@ bits, and NVFP4.
 ONNX Runtime on a CPU computes fp16 nodes in fp32, with hidden casts: overflow stays invisible
 there. Here each 16-bit tensor becomes an fp32 one that passes through `Cast(16) -> Cast(32)`, so
 that it rounds and overflows as it does on a GPU, whose matrix products accumulate in fp32. Operands
-of a product of 8 or 4 bits are not rounded: its kernel multiplies these numbers, and those that
-they stand for never exist.
+of an 8-bit or 4-bit product are not rounded: its kernel multiplies the quantised numbers, and never
+computes the dequantised ones.
 
-NVFP4's operators, which TensorRT alone has, are written in standard ones. ONNX Runtime then
+NVFP4's operators, which only TensorRT has, are rewritten in standard ones. ONNX Runtime then
 computes what the format defines, number by number: block scales rounded to E4M3, numbers to E2M1,
-both to the nearest and from halfway to the even one. All of it is float32, which holds these
-numbers and the products of two of them exactly.
+both to nearest, ties to even. All of it is float32, which holds these numbers and the products of
+two of them exactly.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def simulate(model: ir.Model) -> ir.Model:
 
 
 def widen(model: ir.Model) -> ir.Model:
-    """A copy of `model` with 32 bits where it has 16: what its nodes compute, without rounding."""
+    """A copy of `model` with 32 bits where it has 16, so that nothing is rounded to 16 bits."""
     wide = model.clone()
     _widen_constants(wide.graph)
     for node in wide.graph:
@@ -99,7 +99,7 @@ def sixteen_bit_types(model: ir.Model) -> set[ir.DataType]:
 
 
 def _exact_operands(node: ir.Node) -> tuple[ir.Value, ...]:
-    """Both operands of a product of numbers of few bits that nothing else reads."""
+    """Both operands of a product of dequantised numbers that only products read; else ()."""
     operands = tuple(value for value in node.inputs[:2] if value is not None)
     if node.op_type not in _PRODUCTS or not all(map(_has_few_bits, operands)):
         return ()
@@ -107,7 +107,7 @@ def _exact_operands(node: ir.Node) -> tuple[ir.Value, ...]:
 
 
 def _has_few_bits(value: ir.Value) -> bool:
-    """True for dequantised numbers, cast or not, that products alone read."""
+    """True for numbers dequantised from few bits, cast or not, that only products read."""
     node = value.producer()
     if node is not None and node.op_type == "Cast" and node.inputs[0] is not None:
         node = node.inputs[0].producer()
@@ -118,7 +118,7 @@ def _has_few_bits(value: ir.Value) -> bool:
 
 
 def _round(graph: ir.Graph, node: ir.Node, value: ir.Value, dtype: ir.DataType) -> None:
-    """Makes `value` fp32, and its users read it rounded to `dtype`."""
+    """Makes `value` fp32, and its users read a copy that is rounded to `dtype`."""
     _widen(node, value)
     down = ir.node("Cast", [value], {"to": dtype}, name=f"{value.name}@rounded")
     up = ir.node("Cast", down.outputs, {"to": ir.DataType.FLOAT}, name=f"{value.name}@widened")
@@ -135,7 +135,7 @@ def has_float4(graph: ir.Graph) -> bool:
 
 
 def in_standard_operators(model: ir.Model) -> ir.Model:
-    """A copy of `model` that any runtime computes; itself where it has nothing of NVFP4."""
+    """A copy of `model` that any runtime can run; `model` itself if it does not use NVFP4."""
     if not has_float4(model.graph):
         return model
     copy = model.clone()
@@ -158,7 +158,7 @@ def _is_constant(value: ir.Value | None) -> bool:
 
 
 class _Constants:
-    """Numbers that every expanded quantiser reads, each once."""
+    """Constants that all expanded quantisers share, each added once."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
@@ -174,7 +174,7 @@ class _Constants:
 
 
 def _expand_quantiser(graph: ir.Graph, quantise: ir.Node, constant: _Constants) -> None:
-    """Replaces a quantiser and the two nodes that dequantise what it gives."""
+    """Replaces a quantiser and the two nodes that dequantise its outputs."""
     value, step = quantise.inputs
     assert value is not None
     assert step is not None
@@ -220,12 +220,12 @@ def _expand_quantiser(graph: ir.Graph, quantise: ir.Node, constant: _Constants) 
 
 
 def _last_of(quantise: ir.Node) -> Iterator[ir.Node]:
-    """The nodes that dequantise its numbers."""
+    """Yields the nodes that dequantise the quantiser's numbers."""
     yield from quantise.outputs[0].consumers()
 
 
 def _fold_weight(graph: ir.Graph, node: ir.Node) -> None:
-    """Replaces constants and the two nodes that dequantise them by the weight that they make."""
+    """Replaces constants and the two nodes that dequantise them with the resulting weight."""
     first, output = dequantised_scales(node), node.outputs[0]
     assert first is not None
     constants = [node.inputs[0], *first.inputs]
@@ -244,10 +244,10 @@ AS_IT_IS, SIMULATED = "as it is", "simulated"
 
 
 def iter_outputs(model: ir.Model, images: ImageSet, batch: int = BATCH) -> Iterator[list[Any]]:
-    """Yields the graph's outputs for each batch, those of NVFP4 by standard operators.
+    """Yields the graph's outputs for each batch; NVFP4 runs in standard operators.
 
     Raises:
-        EngineError: if the graph is no valid one.
+        EngineError: if the graph does not run.
     """
     name = model.graph.inputs[0].name
     try:
@@ -256,7 +256,7 @@ def iter_outputs(model: ir.Model, images: ImageSet, batch: int = BATCH) -> Itera
         del content
         for frames in images.batches(batch):
             yield session.run(None, {name: frames})
-    except BackendError:  # what is missing is no fault of the graph
+    except BackendError:  # a missing library is not the graph's fault
         raise
     except Exception as error:  # its exception types are private, and differ between releases
         raise EngineError(first_line(error)) from None
@@ -278,9 +278,9 @@ class MeasuredOutputs:
 
 
 def how_to_measure(model: ir.Model) -> str:
-    """Returns `SIMULATED` for a graph with 16-bit tensors, as GPUs compute them.
+    """Returns `SIMULATED` for a graph with 16-bit tensors, to compute them as GPUs do.
 
-    A CPU, which computes much of them in 32 bits, is no further from the reference.
+    A CPU computes many of them in 32 bits, and so deviates no more from the reference.
     """
     return SIMULATED if sixteen_bit_types(model) else AS_IT_IS
 
@@ -310,9 +310,9 @@ class LatencyHere:
 def measure_here(
     precision: str, path: Path, spec: EngineSpec, images: ImageSet, timing: TimingBudget
 ) -> LatencyHere | None:
-    """Latency of the ONNX file on the fastest engine for CPUs on this machine; None without any.
+    """Latency of the ONNX file on the fastest CPU backend of this machine; None if it has none.
 
-    Enough to tell what is fast: `vit-edge compare` measures for decisions.
+    This is a rough figure: measure with `vit-edge compare` before you decide.
     """
     onnx, image = read_onnx(path), next(images.batches(1))
     latencies = []

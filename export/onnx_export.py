@@ -20,13 +20,13 @@ from vit_edge.vit.vision_transformer import VisionTransformer
 OPSET = 20
 INPUT_NAME = "images"
 CENTRE = 128.0
-"""Subtracted from the pixels: around zero, 8 bits of pixel and few bits of weight lose the least in
-fp16.
+"""Subtracted from the pixels: centred on zero, pixels of 8 bits and weights of few bits lose the
+least precision in fp16.
 """
 
 
 class Uint8Input(nn.Module):
-    """A ViT on uint8 `[B, height, width, channels]`, as a camera gives them."""
+    """A ViT that takes frames uint8 `[B, height, width, channels]`, as a camera gives them."""
 
     def __init__(self, model: VisionTransformer, preprocess: Preprocess) -> None:
         super().__init__()
@@ -38,8 +38,8 @@ class Uint8Input(nn.Module):
 
 
 def fold_normalisation(model: VisionTransformer, preprocess: Preprocess) -> VisionTransformer:
-    """The same ViT for pixels less `CENTRE` in place of normalised ones; it shares every weight but
-    two.
+    """Returns the same ViT for pixels minus `CENTRE` instead of normalised ones; it shares all
+    weights but two.
 
     The patch embedding W ((p / 255 - mean) / std) + b equals W' (p - c) + b' with W' = W / (255
     std) and b' = b + sum(W' (c - 255 mean)). This is exact because its convolution has no padding.
@@ -96,8 +96,8 @@ def export_onnx(model: VisionTransformer, preprocess: Preprocess, output: str) -
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter warns of packages that it could use and of its own deprecations: nothing a user
-    can act on.
+    """Silences the exporter's warnings about packages that it could use and its own deprecations,
+    which a user cannot act on.
     """
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -1,13 +1,13 @@
-"""Outputs of a model during an export: which there are, their kinds, what their errors are relative
-to, and one vector of them all.
+"""Outputs of a model during an export: their names and kinds, the scales that their errors are
+relative to, and one vector that joins them all.
 
-Searches and checks compare graphs by one number. A vector of several outputs has them side by side,
-each relative to its scale and the root of its share of the numbers: the mean square over the vector
-is the mean over outputs of their relative mean squares.
+Searches and checks compare graphs by one number. The vector of several outputs has them side by
+side, each divided by its scale and by the root of its relative size, so that the mean square over
+the vector is the mean over the outputs of their relative mean squares.
 
 A scale is the spread over the evaluation images, which tells what difference matters. Where these
-are all alike, as frames of a fixed camera, it says nothing; then images that differ as much as any
-do stand in.
+are all alike, such as frames of a fixed camera, their spread says nothing; then the spread over
+artificial images that differ as much as possible sets a lower limit.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ __all__ = [
 ]
 
 JOINED = "joined_outputs"
-"""Name of the vector."""
+"""Name of the joined vector."""
 
 
 def _is_vector(outputs: Sequence[OutputSpec]) -> bool:
-    """True if there is nothing to join: one output, a vector already."""
+    """True if there is nothing to join: a single output that is a vector already."""
     return len(outputs) == 1 and len(outputs[0].shape) == 1
 
 
@@ -107,7 +107,7 @@ def join_values(
     packed: NDArray[np.float32], outputs: Sequence[OutputSpec]
 ) -> tuple[NDArray[np.float32], float]:
     """Returns packed outputs `[N, width]` as the vectors that a joined graph gives, and the scale
-    that errors of them are relative to.
+    that their errors are relative to.
     """
     if len(outputs) == 1:
         return packed, outputs[0].scale or spread(packed)
@@ -134,14 +134,14 @@ _LAYOUT = (
 
 @dataclass(frozen=True)
 class FoundOutput:
-    """An output of a model with its kind, and what the kind is known by, in words."""
+    """An output of a model with its kind, and what the kind was derived from, in words."""
 
     spec: OutputSpec
     origin: str
 
 
 def parse_outputs(arguments: Sequence[str]) -> dict[str, str | None]:
-    """Parses `NAME` and `NAME=KIND` to kinds by name; None: to be found.
+    """Parses `NAME` and `NAME=KIND` to kinds by name; None where the kind is to be found.
 
     Raises:
         InputError: for an unknown kind, or a name that is given twice.
@@ -169,12 +169,12 @@ def choose_outputs(
 
     Args:
         graph: The model's.
-        shapes: Those of one image, `[1, ...]`, of the outputs that can be exported, by name.
+        shapes: Shapes for one image, `[1, ...]`, of the outputs that can be exported, by name.
         asked: Kinds by name, as `parse_outputs` gives them; empty: all outputs.
         image: Height and width of the input.
 
     Raises:
-        InputError: if the model has no such output, or it cannot be of the kind.
+        InputError: if the model has no such output, or an output cannot be of its kind.
     """
     unknown = [name for name in asked if name not in shapes]
     if unknown:
@@ -198,12 +198,12 @@ def choose_outputs(
 
 
 def safe_name(name: str) -> str:
-    """Returns an output's name with an underscore for each character that no name has."""
+    """Returns an output's name with underscores for characters that names may not have."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).lstrip(".-")[:100] or "output"
 
 
 def _find_kind(value: ir.Value, shape: tuple[int, ...], image: tuple[int, int]) -> tuple[str, str]:
-    """Returns the kind of an output, and what it is known by."""
+    """Returns the kind of an output, and what it was derived from."""
     name = str(value.name).lower()
     if len(shape) == 0:
         return VALUE, "one number"
@@ -244,7 +244,7 @@ def _find_kind_of_vector(value: ir.Value, name: str, size: int) -> tuple[str, st
 
 
 def _end(value: ir.Value) -> ir.Node | None:
-    """Returns the node that computes the value, behind those that only move numbers."""
+    """Returns the node that computes the value, skipping those that only move numbers."""
     node = value.producer()
     while node is not None and node.op_type in _LAYOUT:
         first = node.inputs[0]
@@ -253,7 +253,7 @@ def _end(value: ir.Value) -> ir.Node | None:
 
 
 def _is_linear(node: ir.Node | None) -> bool:
-    """True for a product with a constant, and for the bias behind one."""
+    """True for a product with a constant, and for the Add of a bias to a product."""
     if node is None or node.op_type in ("Gemm", "Conv"):
         return node is not None
     if node.op_type == "Add":
@@ -267,9 +267,9 @@ def _is_linear(node: ir.Node | None) -> bool:
 
 
 VARIED = 8
-"""Images that differ as much as any do."""
+"""Number of images that differ as much as possible."""
 _ALIKE = 0.1
-"""Part of their spread that a scale has at least."""
+"""Lower limit of a scale, relative to the spread over the varied images."""
 _RELATIVE_BOXES = 2.0
 """Coordinates up to this are relative to the image, others are in pixels."""
 
@@ -297,11 +297,11 @@ def find_scales(
     """Returns the outputs with their scales.
 
     Args:
-        outputs: What lies in the packed values.
+        outputs: The outputs that the packed values hold.
         evaluation: The reference's packed outputs of the evaluation images, `[N, width]`.
-        varied: Those of `varied_images`; of several models with infinities there, these are left
-            out.
-        image_side: Of the longer side of an image, in pixels, for boxes.
+        varied: Those of `varied_images`; images with outputs that are not finite, which some models
+            give there, are left out.
+        image_side: The longer side of an image in pixels, for boxes.
     """
     own, others = unpack(evaluation, outputs), unpack(varied, outputs)
     scaled = []

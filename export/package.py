@@ -28,7 +28,7 @@ def write_bundle(out: Path, manifest: Manifest, files: Mapping[str, Path]) -> Bu
         files: Path inside the bundle -> the file that goes there; its content must not change.
 
     Raises:
-        InputError: if `out` is something else than a bundle.
+        InputError: if `out` exists and is neither a bundle nor an empty folder.
         BundleError: if what was written does not read back.
     """
     require_replaceable(out)
@@ -50,8 +50,8 @@ def write_bundle(out: Path, manifest: Manifest, files: Mapping[str, Path]) -> Bu
 def _place(source: Path, target: Path) -> None:
     """Links the same file under a second name, where the file system allows it: engines are large.
 
-    Nothing of ours writes into it. A change would damage the stage cache too, which notices it and
-    makes the file again.
+    This project never writes into it. A change would damage the stage cache too, which notices it
+    and makes the file again.
     """
     try:
         os.link(source, target)

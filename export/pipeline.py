@@ -34,7 +34,7 @@ from .statistics import MeasureStatistics
 
 
 def export_bundle(request: ExportRequest, display: Display) -> Report:
-    """Makes the bundle that `request` asks for, and returns the report, as `export_and_measure`."""
+    """Makes the bundle that `request` asks for, and returns its report."""
     return export_and_measure(request, display)[0]
 
 
@@ -90,7 +90,7 @@ def _make_pipeline(
 
 
 def _remarks(plan: Plan, baseline: Baseline) -> Iterator[str]:
-    """Says what the images cannot tell, or tell of another order of the classes."""
+    """Yields remarks on what the images cannot tell, and on a better order of the classes."""
     yield from remarks_on_calibration(plan.data.calibration)
     if plan.source.random:
         return

@@ -1,6 +1,6 @@
-"""From what the user asked for to what will be done.
+"""Turns what the user asked for into a plan of what will be done.
 
-All bad input that shows without decoding every image is found here, before any work.
+All bad input that can be detected without decoding every image is found here, before any work.
 """
 
 from __future__ import annotations
@@ -30,24 +30,21 @@ from .precision import DEFAULT_PRECISIONS, PRECISIONS, MergedPrecision, find_pre
 from .precision.quantised import DEFAULT_EFFORT, EFFORTS, SearchEffort
 from .user_code import Metric, load_metric
 
-"""Fast builds each engine once, in the form that is best for most; by default several equivalent
-forms of the graph are tried, and built again for estimates of latency.
-"""
 _MERGEABLE = tuple(name for name in PRECISIONS if merged_forms(name))
 MAX_BATCH, _BATCH_BYTES = 32, 256 << 20
-"""Largest batch of the engines by default, and the most that its outputs may take."""
+"""Largest batch of the engines by default, and the most bytes that its outputs may take."""
 
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """The options of `vit-edge export`; None is the default that depends on the others.
+    """The options of `vit-edge export`; None is a default that depends on the other options.
 
     `model` is a name or a `torch.nn.Module`, `name` the bundle's own name. `facts` are what the
     user states about the model beside its weights; `outputs` are those to export, with their kinds
     where these are given, and all outputs if it is empty; `metric` is a measure of the user's own,
-    or `FILE.py:FUNCTION`; `merge` is "auto", the tokens that every block merges or those of
-    each block, of each precision that has a merged form; `timing` is how long the latency on this
-    machine is measured: the command line leaves it alone.
+    or `FILE.py:FUNCTION`; `merge` is "auto", the number of tokens that every block merges, or a
+    number for each block, and applies to each precision that has a merged form; `timing` is how
+    long the latency on this machine is measured, which the command line does not offer.
     """
 
     model: object | None = None
@@ -99,7 +96,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Plan:
-    """A request with every question answered.
+    """A request with every option resolved.
 
     `notes` are for the user to read before the work starts.
     """
@@ -182,7 +179,7 @@ def make_plan(request: ExportRequest) -> Plan:
 
 
 def _with_merged(request: ExportRequest) -> tuple[str, ...]:
-    """The precisions, each merged one behind the one that it is made from."""
+    """The precisions, each merged one after the one that it is made from."""
     names = list[str]()
     for name in request.precisions:
         precision = find_precision(name)
@@ -202,8 +199,8 @@ def _with_merged(request: ExportRequest) -> tuple[str, ...]:
 
 
 def _spec(source: Source, asked: int | None) -> EngineSpec:
-    """Inputs and outputs of the engines. Those of large outputs take smaller batches, because an
-    engine keeps memory for the largest.
+    """Inputs and outputs of the engines. Large outputs lower the default of the largest batch,
+    because an engine reserves memory for it.
     """
     width = sum(output.size for output in source.outputs)
     max_batch = max(1, min(MAX_BATCH, _BATCH_BYTES // (4 * width))) if asked is None else asked
@@ -215,7 +212,7 @@ def _spec(source: Source, asked: int | None) -> EngineSpec:
 
 
 def parse_target(text: str) -> Target:
-    """`tensorrt-rtx` or `tensorrt-rtx:8.9,12.0`. Raises InputError for an unknown backend."""
+    """Parses `tensorrt-rtx` or `tensorrt-rtx:8.9,12.0`. Raises InputError for another backend."""
     name, _, capabilities = text.partition(":")
     find_backend(name)
     return Target(name, tuple(dict.fromkeys(c for c in capabilities.split(",") if c)))
@@ -239,7 +236,7 @@ def _find_targets(asked: tuple[str, ...] | None) -> tuple[tuple[Target, ...], li
 
 
 def _without_engines(precisions: Sequence[str], targets: Sequence[Target]) -> Iterator[str]:
-    """Names the precisions whose types no GPU of a target has."""
+    """Yields a note for each precision whose types no GPU of a target has."""
     for name in dict.fromkeys(precisions):
         least = find_precision(name).least_capability
         for target in targets:
@@ -248,10 +245,10 @@ def _without_engines(precisions: Sequence[str], targets: Sequence[Target]) -> It
 
 
 def _gone(out: Path, precisions: Sequence[str]) -> list[str]:
-    """Names the precisions of the bundle in `out` that the new one will not have."""
+    """Notes the precisions of the bundle in `out` that the new one will not have."""
     try:
         present = Bundle.open(out).manifest.precisions
-    except BundleError:  # there is none, or it is damaged and goes whole
+    except BundleError:  # there is none, or a damaged one, which is replaced
         return []
     gone = [name for name in present if name not in precisions]
     if not gone:

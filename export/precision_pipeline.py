@@ -37,7 +37,8 @@ from .user_code import Metric
 class PrecisionPipeline:
     """The stages of the precision `name`, in their order.
 
-    `proofs` are those of its graphs, `plain` what its attempts are compared with.
+    `proofs` keeps the measured accuracy of its graphs, `plain` the plain lowerings that they are
+    compared with.
     """
 
     name: str
@@ -48,8 +49,8 @@ class PrecisionPipeline:
     plain: PlainLowerings = field(default_factory=PlainLowerings)
 
     def run(self) -> PrecisionResult:
-        """Lowers, proves, repairs where that is needed and possible, then builds: engines are made
-        of proven graphs only.
+        """Lowers, proves, repairs where that is needed and possible, then builds engines, from
+        proven graphs only.
         """
         precision = find_precision(self.name)
         result = self.prove(precision)[1]
@@ -65,7 +66,7 @@ class PrecisionPipeline:
         return result
 
     def prove(self, precision: Precision) -> tuple[dict[str, LoweredGraph], PrecisionResult]:
-        """The graphs of a precision, with what was measured of them."""
+        """The graphs of a precision, and what was measured on them."""
         if isinstance(precision, QuantisedPrecision):
             return self._prove_quantised(precision)
         lowered = self.cache.run(Lower(self.name, precision, self.baseline.calibrated))
@@ -114,7 +115,7 @@ class PrecisionPipeline:
     def _find_problem(
         self, precision: Precision, lowered: dict[str, LoweredGraph]
     ) -> Problem | None:
-        """The first problem of the graphs of a lowering; those behind it are not measured."""
+        """The first problem of the graphs of a lowering; the search stops there."""
         problem = self.find_missed(precision, lowered)
         if problem is not None:
             return problem
@@ -134,7 +135,7 @@ class PrecisionPipeline:
         return Problem(f"{faults[0]}{more}", tuple(fault.module for fault in faults))
 
     def find_missed(self, precision: Precision, lowered: dict[str, LoweredGraph]) -> Problem | None:
-        """The first graph's measure that is outside of the budget."""
+        """The first measure of a graph that is outside the budget; None if there is none."""
         plan, outputs = self.plan, self.baseline.reference.outputs()
         for graph in dict.fromkeys(lowered.values()):
             accuracy, budget = self._measure(graph).accuracy, self.budget(precision)
@@ -154,7 +155,7 @@ class PrecisionPipeline:
         return None if metric is None else Hashed(metric, metric.key)
 
     def budget(self, precision: Precision) -> Budget:
-        """The precision's; `--max-drop` is the metric's where there is one."""
+        """The precision's budget; `--max-drop` applies to the user's metric if there is one."""
         if self.plan.metric is not None:
             return precision.budget
         return precision.budget.with_max_drop(self.plan.max_drop)
@@ -178,8 +179,8 @@ class PrecisionPipeline:
         return [target for target in narrowed if target]
 
     def build(self, graph: GraphResult, target: Target) -> EngineResult:
-        """Builds an engine in the form that costs least on the target: in the default one where the
-        builder needs a GPU, whose builds take too long to try several.
+        """Builds an engine in the form that costs least on the target. The default form is taken if
+        the effort tries no others, or if the builder needs a GPU: several builds take too long.
         """
         builder = EngineBuilder.for_target(target, self.plan.spec, self.name)
         effort, form = self.plan.effort, DEFAULT

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from vit_edge.runtime.tools.display import progress_bar, say
 
 Update = Callable[[int, int], None]
-"""Called with steps done and steps in all."""
+"""Called with the steps done and the total."""
 
 
 def ignore(done: int, total: int) -> None:
@@ -17,7 +17,7 @@ def ignore(done: int, total: int) -> None:
 
 
 def stretch(update: Update, part: int, parts: int) -> Update:
-    """Returns the `Update` of one of so many parts of a stage, counted from 0."""
+    """Returns the `Update` for part `part`, counted from 0, of a stage of `parts` parts."""
 
     def stretched(done: int, total: int) -> None:
         update(part * total + done, parts * total)

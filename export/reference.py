@@ -1,8 +1,8 @@
 """PyTorch's outputs, which everything is measured against, and the golden samples that travel with
 a bundle.
 
-Linears run by oneDNN, which comes with PyTorch: on CPUs that are not Intel's the library that
-PyTorch chooses takes twice as long. The numbers are fp32's all the same.
+Linears run in oneDNN, which comes with PyTorch: on CPUs that are not Intel's, the library that
+PyTorch chooses takes twice as long. Either way they are computed in fp32.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .progress import Update
 
 
 def linears_by_one_dnn() -> AbstractContextManager[object]:
-    """Context in which inference computes its Linears by oneDNN, where this PyTorch has it."""
+    """Context in which inference runs its Linears in oneDNN, if this PyTorch has it."""
     has_it = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if has_it and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return _LinearsByOneDNN()
@@ -87,7 +87,7 @@ Oracle = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 BATCH = 4
 MAX_GOLDEN, MIN_GOLDEN, MAX_GOLDEN_BYTES = 256, 8, 8 << 20
 MOST_GOLDEN_BYTES, FEWEST_LARGE = 64 << 20, 2
-"""Samples of large maps: two, where eight would take more than this."""
+"""Most bytes of eight golden samples; if they take more, as with large maps, only two are kept."""
 
 
 def vit_oracle(model: VisionTransformer, preprocess: Preprocess) -> Oracle:
@@ -123,9 +123,10 @@ def require_finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def choose_golden(images: ImageSet, width: int, seed: int) -> NDArray[np.int64]:
-    """Positions of the golden samples: at most 256 and 8 MiB, in random order, but a few always.
+    """Positions of the golden samples: at most 256 and 8 MiB, but always a few, in random order.
 
-    The check at load takes the first few, which must not all be of one class.
+    The order is random because the check at load takes the first few, which must not all be of one
+    class.
     """
     size = int(next(images.batches(1)).nbytes) + 4 * width
     fewest = MIN_GOLDEN if size * MIN_GOLDEN <= MOST_GOLDEN_BYTES else FEWEST_LARGE

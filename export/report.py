@@ -57,7 +57,7 @@ MORE_COLUMNS = (
     "measured on",
 )
 HALF = 0.5
-"""Share of its work that a quantised precision has to quantise to be called by its name alone."""
+"""Share of the work below which the status calls a quantised precision quantised in part."""
 ENGINE_COLUMNS = ("precision", "target", "size", "Linear work in", "fused", "a block", "status")
 ENGINE_ROWS = ("precision", "target", "version", "form", *PLAN_COLUMNS, "memory of the build")
 
@@ -128,7 +128,7 @@ def make_report(plan: Plan, results: list[PrecisionResult], passes: list[dict[st
 
 
 def _merging(results: Sequence[PrecisionResult]) -> Iterator[str]:
-    """Lines on what merged precisions merge, and on what is not there."""
+    """Yields lines on what merged precisions merge, what was left out, and whether it pays."""
     for result in results:
         if result.merging is not None:
             yield f"{result.name}: {result.merging}"
@@ -164,7 +164,7 @@ def _plan(name: str, engine: EngineResult) -> tuple[str, ...]:
 
 
 def _estimates(plan: Plan, results: Sequence[PrecisionResult]) -> tuple[EstimateRow, ...]:
-    """For each target the latencies on the devices that it is for."""
+    """Estimated latencies of each target's engines on the devices that the target is for."""
     rows: dict[EstimateRow, None] = {}
     for target in plan.targets:
         engines = {r.name: e for r in results for e in r.engines if e.target == target}
@@ -196,7 +196,7 @@ def _rows(result: PrecisionResult, good: bool) -> list[tuple[str, ...]]:
             numbers = (percent(a.top1), drop, percent(a.agreement), f"{a.cosine:.6f}")
             error = f"{a.rms_error:.2g}"
             rows.append((result.name, kind, output, *numbers, error, *about))
-            about = ("",) * len(about)  # of the whole graph: once
+            about = ("",) * len(about)  # these describe the whole graph: shown once
     return rows
 
 
@@ -224,7 +224,7 @@ def _more(result: PrecisionResult) -> list[tuple[str, ...]]:
 
 def _numbers(result: PrecisionResult) -> dict[str, Any]:
     fallback, q = result.fallback, result.quantisation
-    return {  # names that tools read: they stay
+    return {  # other tools read these names: keep them
         "precision": result.name,
         "problem": result.problem,
         "evidence": result.evidence,
@@ -265,7 +265,7 @@ def _accuracies(graph: GraphResult) -> dict[str, Any]:
 def _without_one_output(
     columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The table without the column of outputs where there is one output alone."""
+    """The table, without the column of outputs if there is only one output."""
     place = columns.index(_OUTPUT)
     if len({row[place] for row in rows}) > 1:
         return columns, list(rows)
@@ -295,7 +295,7 @@ def show_report(report: Report) -> None:
 
 
 def _command() -> str:
-    """Returns the command line as it can be typed here."""
+    """Returns the command `vit-edge` in a form that can be typed here."""
     if shutil.which("vit-edge"):
         return "vit-edge"
     script = Path(sys.executable).with_name("vit-edge")

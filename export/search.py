@@ -1,7 +1,7 @@
-"""Finds the cheapest set of quantised layers to leave in higher precision until a budget holds.
+"""Finds the cheapest set of quantised layers to leave in higher precision so that a budget holds.
 
-A fault of the check for collapse names its module: the layers there fall back first. Where a budget
-is missed, or naming does not help, layers fall back in the order of their sensitivity.
+A fault of the check for collapse names its module: the layers there fall back first. If a budget is
+missed, or that does not help, layers fall back in the order of their sensitivity.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .sensitivity import Sensitivity
 
 _ROUNDS = 5
-"""Times that layers are added by the faults that are left."""
+"""Most rounds in which the layers named by the remaining faults are added."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Problem:
 
 
 Prove = Callable[[tuple[str, ...]], Problem | None]
-"""The problem when the layers of these names fall back; None if all holds."""
+"""Gives the problem that is left if the layers of these names fall back; None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -47,26 +47,27 @@ class Fallback:
 
 
 def rank(sensitivities: Sequence[Sensitivity]) -> tuple[Sensitivity, ...]:
-    """Most error for the least work first: a fallback in this order costs the least speed.
+    """Sorts layers by squared error per multiplication, largest first: a fallback in this order
+    costs the least speed.
 
-    The squared error counts, because the errors of layers add up so. Ties go to the earlier one.
+    The error is squared because squared errors of layers add up. Ties keep their order.
     """
     return tuple(sorted(sensitivities, key=lambda s: -(s.error**2) / max(s.cost, 1)))
 
 
 def count_layers(layers: Sequence[str]) -> str:
-    """`1 layer`, `2 layers`."""
+    """Returns `1 layer`, `2 layers` and so on."""
     return f"{len(layers)} layer{'' if len(layers) == 1 else 's'}"
 
 
 def find_fallback(
     sensitivities: Sequence[Sensitivity], problem: Problem, prove: Prove
 ) -> Fallback | None:
-    """Finds few layers that have to stay in higher precision: those that faults name, or else the
+    """Finds a few layers that have to stay in higher precision: those that faults name, or else the
     fewest in the order of `rank`.
 
-    Of the latter the number is doubled until the budget holds, then bisected: `prove` is called
-    about twice the logarithm of the number of layers. At least one layer stays quantised.
+    The number of the latter is doubled until the budget holds, then bisected: the calls of `prove`
+    are about twice the binary logarithm of the number of layers. At least one stays quantised.
 
     Args:
         sensitivities: Of all layers, in graph order.
@@ -74,7 +75,7 @@ def find_fallback(
         prove: Tries a set of layers.
 
     Returns:
-        None if the problem stays whatever falls back.
+        None if no fallback that was tried solves the problem.
     """
     layers = _find_named(sensitivities, problem, prove) or _find_ranked(sensitivities, prove)
     if layers is None:
@@ -103,7 +104,7 @@ def _find_named(
 
 
 def _names(problem: Problem, layer: str) -> bool:
-    """True if a module that is at fault is the layer, or holds it."""
+    """True if a module that a fault names is the layer, or contains it."""
     parts = layer.split(" + ")
     return any(p == m or p.startswith(f"{m}.") for m in problem.modules for p in parts)
 

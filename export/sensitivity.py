@@ -1,11 +1,11 @@
 """Effect of each quantised layer on the outputs, measured in one pass over the images.
 
-The graph that runs starts with one image. Behind each layer it grows by one element of the batch:
-the outputs of the image if that layer alone were quantised. Elements that a branch does not have
-yet are copies of the first, which stays exact. So everything before a layer is computed once, and
-the whole costs about half of running the model once for each layer. That is what is done for graphs
-that cannot grow so, or turn out to mix elements: where windows or heads are folded into the batch,
-some layers are measured both ways.
+The graph starts with a batch of one image. After each layer the batch grows by one element: the
+values for the image if only that layer were quantised. Where a branch lacks an element, a copy of
+the first one, which stays exact, stands in. So everything before a layer is computed once, and the
+whole costs about half as much as running the model once for each layer. Graphs that cannot grow
+this way, or turn out to mix elements, do run once for each layer: where windows or heads are folded
+into the batch, some layers are measured both ways to find out.
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ from .progress import Update, ignore
 from .quantise.layers import Layer, apply_fallback
 
 MULTIPLICATIONS = 0.1e12
-"""Budget of the measurement; a few seconds on 2 CPU cores, but for models of which two images take
-longer.
+"""Budget of the measurement; a few seconds on 2 CPU cores, except for models of which two images
+take longer.
 """
 FEWEST, MOST = 2, 64
-"""Images. Large models have many tokens and outputs for errors to average over: for a ViT-B/16 two
-images put its 48 layers in the order that twelve do (rank correlation 0.96; 0.97 with four).
+"""Limits of the number of images. Large models have many tokens and outputs for errors to average
+over: two images rank the 48 layers of a ViT-B/16 as twelve do (rank correlation 0.96; 0.97 with
+four).
 """
 Outputs = NDArray[np.float32]
 """float32 `[1 + layers, images, outputs]`."""
 _EXACT = -1
-"""The element that nothing changed."""
+"""Stands for the element of the batch in which nothing is quantised."""
 _PROOF_IMAGES, _PROOF_ERROR = 2, 1e-4
-"""Images that layers are measured on both ways, and the error that they may differ by, relative to
-the range of the outputs.
+"""Images on which layers are measured both ways, and how far the outputs may differ, relative to
+their range.
 """
 
 
@@ -77,14 +78,14 @@ def measure_sensitivity(
     update: Update,
     classes: bool = True,
 ) -> tuple[Sensitivity, ...]:
-    """The effect of each of `layers`, in their order.
+    """Measures the effect of each of `layers`, in their order.
 
     Args:
         exact: The fp32 graph before it was quantised.
-        lowered: The same with Q/DQ, fp32 around them; tensors have the same names.
+        lowered: The same with Q/DQ, and fp32 elsewhere; tensors have the same names.
         layers: Those of `find_layers`.
         images: Images to measure on; their labels are not used.
-        update: Called with images, or layers, done and in all.
+        update: Called with images, or layers, done and their total.
         classes: True if the outputs are logits.
     """
     try:
@@ -143,9 +144,9 @@ def _require_apart(
     layers: Sequence[Layer],
     images: ImageSet,
 ) -> None:
-    """Raises EngineError if elements of the batch were mixed, as seen by a few layers and images.
+    """Raises EngineError if a few layers and images show that elements of the batch were mixed.
 
-    They cannot be where each tensor has one row for each image.
+    That is impossible if each tensor has one row for each image.
     """
     if all(place == _Place(0, 1) for place in _places(exact.graph).values()):
         return
@@ -166,7 +167,7 @@ def _measure_one_by_one(
     update: Update,
     chosen: Sequence[int] | None = None,
 ) -> Outputs:
-    """The same numbers, from a graph for each layer; of those at the positions `chosen` alone."""
+    """Measures the same with a graph for each layer; only for the positions `chosen` if given."""
     parts = [predict(exact, images)]
     for layer in layers if chosen is None else [layers[number] for number in chosen]:
         alone = lowered.clone()
@@ -178,11 +179,11 @@ def _measure_one_by_one(
 
 
 def growing_graph(exact: ir.Model, lowered: ir.Model, layers: Sequence[Layer]) -> ir.Model:
-    """uint8 `[1, H, W, C]` -> float32 `[1 + layers, outputs]`: exact first, then each layer
-    quantised.
+    """Returns a graph uint8 `[1, H, W, C]` -> float32 `[1 + layers, outputs]`: first the exact
+    outputs, then those with each layer quantised.
 
     Raises:
-        EngineError: if elements would have to be picked where no axis holds the images.
+        EngineError: if elements have to be selected from a tensor that has no axis of images.
     """
     grown = exact.clone()
     grown.opset_imports.update(lowered.opset_imports)
@@ -191,7 +192,7 @@ def growing_graph(exact: ir.Model, lowered: ir.Model, layers: Sequence[Layer]) -
     for node in list(grown.graph):
         growth.align(node)
         for value in list(node.outputs):
-            value.shape = None  # the batch is another one from here on
+            value.shape = None  # the batch size changes from here on
             if value.name in writers:
                 number = writers[value.name]
                 growth.append(value, number, layers[number])
@@ -202,7 +203,7 @@ def growing_graph(exact: ir.Model, lowered: ir.Model, layers: Sequence[Layer]) -
 
 @dataclass(frozen=True)
 class _Place:
-    """Place of the images in a tensor: along `axis`, `rows` one after the other for each."""
+    """Place of the images in a tensor: along `axis`, with `rows` consecutive rows for each."""
 
     axis: int
     rows: int
@@ -219,7 +220,7 @@ def _places(graph: ir.Graph) -> dict[str, _Place]:
 
 
 class _Growth:
-    """Elements that the batch of each tensor has: numbers of layers, sorted, behind `_EXACT`."""
+    """Elements in the batch of each tensor: `_EXACT`, then numbers of layers in rising order."""
 
     def __init__(self, graph: ir.Graph, lowered: ir.Graph, places: dict[str, _Place]) -> None:
         self._graph, self._lowered, self._places = graph, lowered, places
@@ -227,9 +228,9 @@ class _Growth:
         self._copied: dict[int, dict[ir.Value, ir.Value]] = {}
 
     def align(self, node: ir.Node) -> None:
-        """Gives the node inputs of the same elements, and its outputs them too."""
+        """Makes all inputs of the node have the same elements, and notes them for its outputs."""
         for value in node.inputs:
-            if value is not None and value.name in self._places:  # as repeated class tokens
+            if value is not None and value.name in self._places:  # such as repeated class tokens
                 self._elements.setdefault(value, (_EXACT,))
         inputs = [v for v in node.inputs if v is not None and v in self._elements]
         union = tuple(sorted({e for value in inputs for e in self._elements[value]}))
@@ -262,7 +263,7 @@ class _Growth:
         self._places[str(grown.name)] = place
 
     def _select(self, value: ir.Value, elements: tuple[int, ...], before: ir.Node) -> ir.Value:
-        """`value` with the elements `elements`; copies of the exact one where it lacks one."""
+        """Returns `value` with the given elements; a copy of the exact one for each it lacks."""
         present = self._elements.get(value, ())
         if present == elements:
             return value

@@ -43,7 +43,7 @@ _log = logging.getLogger("vit_edge.export")
 
 @dataclass(frozen=True)
 class QuantisedPair:
-    """Folder with a graph before and after quantisation, and what layers fall back to."""
+    """Folder with a graph before and after quantisation, and the one that layers fall back to."""
 
     folder: Path
 
@@ -210,8 +210,8 @@ class MeasureAccuracy(Stage[GraphResult]):
 
 @dataclass(frozen=True)
 class CheckForCollapse(Stage[tuple[Fault, ...]]):
-    """Finds what is broken in graphs that meet their budget by chance, or because the images do not
-    tell. `plain` saves work alone.
+    """Finds faults in graphs that meet their budget by chance, or because the images do not show
+    them. `plain` only saves work.
     """
 
     name: str
@@ -229,7 +229,7 @@ class CheckForCollapse(Stage[tuple[Fault, ...]]):
         for done, file in enumerate(self.graphs):
             update(done, len(self.graphs))
             graph = join_outputs(ir.load(file), reference.outputs)
-            if not same_graph(graph, fp32):  # else `CheckExport` did it
+            if not same_graph(graph, fp32):  # otherwise `CheckExport` has checked it
                 plain = self.plain.value
                 faults += find_faults(graph, fp32, images, values, scale, self.limits, plain)
         (folder / "faults.json").write_text(encode_all(faults))
@@ -273,7 +273,7 @@ class SearchForm(Stage[GraphForm]):
         model = ir.load(self.graph)
         try:
             best = self.builder.search(model, ir.load(self.fp32))
-        except EngineError:  # the build of the engine itself says what is wrong
+        except EngineError:  # the build of the engine will report what is wrong
             best = FoundForm(dict(DEFAULT), ())
         outputs = self.builder.spec.outputs
         one, other = (join_outputs(m, outputs) for m in (model, write_in(model, best.form)))

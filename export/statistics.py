@@ -1,5 +1,5 @@
-"""Reference statistics, by which a device sees drift: of the evaluation images, which the model has
-not been trained on, and of PyTorch's outputs of them, whatever the precision.
+"""Reference statistics, which let a device detect drift: of the evaluation images, which the model
+has not been trained on, and of PyTorch's outputs for them. All precisions share them.
 """
 
 from __future__ import annotations

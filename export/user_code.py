@@ -34,7 +34,7 @@ def load_function(path: Path, name: str) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look themselves up there
+    sys.modules[spec.name] = module  # dataclasses look up their module there
     loader = spec.loader
 
     def run(work: Any, what: str) -> Any:
@@ -65,12 +65,12 @@ Function = Callable[[Mapping[str, NDArray[np.float32]], NDArray[np.int64] | None
 number; higher is better."""
 
 ALLOWED_SHARE = 0.01
-"""Part of the reference's value by which a metric may fall where `--max-drop` does not say."""
+"""Part of the reference's value by which a metric may fall if `--max-drop` is not given."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """The measure, its name in words, and what identifies it in caches."""
+    """A user's measure, its name in words, and the key that identifies it in caches."""
 
     name: str
     key: str
@@ -79,7 +79,7 @@ class Metric:
     def __call__(
         self, outputs: Mapping[str, NDArray[np.float32]], labels: NDArray[np.int64] | None
     ) -> float:
-        """Returns the measure of the outputs. Raises InputError if it fails, or is no number."""
+        """Returns the measure of the outputs. Raises InputError if it fails or is not finite."""
         try:
             value = float(self.function(dict(outputs), labels))
         except InputError:

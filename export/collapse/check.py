@@ -21,12 +21,12 @@ from .probes import OUTPUT, Probe, find_probes
 from .structure import check_grids, check_layer_norms, check_quantised_stream, check_stream
 
 IMAGES = 16
-"""Number that is looked at. Errors are averaged over tokens, which few images give plenty of."""
+"""Number of images used. Errors are averaged over tokens, of which few images have plenty."""
 EXPORT_IMAGES = 4
-"""Enough to tell a wrong graph before the work begins: its outputs of all images are wrong."""
+"""Enough to detect a wrong graph before the work begins: its outputs are wrong for all images."""
 
 _ONE = 1
-"""Images at a time: every activation is summed up."""
+"""Images at a time in the search for the first tensor that is not finite: it sums every one."""
 
 Values = NDArray[np.float32]
 
@@ -40,7 +40,7 @@ def find_export_faults(
 
     Args:
         fp32: The graph, of one output `[batch, width]`.
-        images: Unlabelled; `EXPORT_IMAGES` of them, spread evenly, are looked at.
+        images: Unlabelled; `EXPORT_IMAGES` of them, spread evenly, are used.
         reference: PyTorch's outputs of `images`, float32 `[N, width]`.
         scale: What their errors are relative to.
     """
@@ -69,11 +69,12 @@ def find_faults(
         lowered: A precision's graph, of one output `[batch, width]`; where it has 16-bit tensors,
             their numerics are simulated.
         fp32: The optimised fp32 graph, without export faults; `lowered` has its tensors' names.
-        images: Unlabelled; `IMAGES` of them, spread evenly, are looked at.
+        images: Unlabelled; `IMAGES` of them, spread evenly, are used.
         reference: PyTorch's outputs of `images`, float32 `[N, width]`.
         scale: What their errors are relative to.
         limits: The precision's.
-        plain: Kept from other lowerings of `fp32` on the same images; None: made anew.
+        plain: Those kept from checks of other lowerings of `fp32` on the same images; None: made
+            anew.
     """
     images, reference = _choose(images, reference, IMAGES)
     probes = find_probes(fp32.graph)
@@ -84,7 +85,7 @@ def find_faults(
         *check_layer_norms(lowered.graph, fp32.graph),
         *check_grids(lowered.graph),
     ]
-    if not lost:  # else there is nothing to cut at
+    if not lost:  # the graphs can only be cut at an intact stream
         plain = plain or PlainLowerings()
         faults += _check_numbers(lowered, fp32, images, (reference, scale), probes, limits, plain)
     return tuple(faults)
@@ -184,7 +185,7 @@ def _locate(lowered: ir.Model, images: ImageSet) -> str | None:
 
 
 def _watch_all(graph: ir.Graph) -> list[str]:
-    """Makes the outputs one number for each floating-point tensor: NaN if it is not finite."""
+    """Replaces the outputs by one number for each fp32 tensor, NaN if that is not finite."""
     graph.outputs.clear()
     zero = add_initializer(graph, "watch/zero", np.zeros((), np.float32))
     names: list[str] = []

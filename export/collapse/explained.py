@@ -1,9 +1,9 @@
-"""A plain lowering of the same model to the same types: the errors that a number format explains.
+"""Plain lowerings of a model to given types, which show the errors that a number format explains.
 
-What a format loses depends on the model: on how long its sums are, how far its activations go and
-how much of them cancels. So a segment over its limit is compared with what the plainest lowering of
-the fp32 graph makes of it, whose ranges come from the images of the check: outliers are smoothed,
-each range is that of the least error, each weight goes to the nearest, nothing is corrected. It
+What a format loses depends on the model: on how long its sums are, how large its activations get
+and how much of them cancels. So a segment over its limit is compared with the same segment of a
+plain lowering of the fp32 graph, calibrated on the images of the check: outliers are smoothed, each
+range is the one with the least error, each weight is rounded to nearest, nothing is corrected. It
 shares no number with the lowering that is checked, and so none of its faults.
 """
 
@@ -45,8 +45,8 @@ _NOBODY = Origin("", "")
 
 
 class PlainLowerings:
-    """Plain lowerings of one fp32 graph, observed over the same images: one for all lowerings to
-    the same types, as a repair tries many.
+    """Plain lowerings of one fp32 graph, observed over the same images. All lowerings to the same
+    types share one, because a repair tries many.
     """
 
     def __init__(self) -> None:
@@ -55,12 +55,12 @@ class PlainLowerings:
     def observe(
         self, lowered: ir.Model, fp32: ir.Model, images: ImageSet, probes: Sequence[Probe]
     ) -> Observed | None:
-        """The sums of a plain lowering to the types of `lowered`; None where it overflows.
+        """Observes a plain lowering to the types of `lowered`; None if it fails or overflows.
 
         Args:
             lowered: A precision's graph.
-            fp32: The graph that it was made of, the same at every call.
-            images: Those of the check, likewise.
+            fp32: The graph that it was made from, the same at every call.
+            images: Those of the check, the same at every call.
             probes: Those of `fp32`.
         """
         narrow = frozenset(node.name for node in fp32.graph) & _narrow(lowered.graph)
@@ -83,7 +83,7 @@ def _observe(
 
 
 def lower_plainly(lowered: ir.Model, fp32: ir.Model, images: ImageSet) -> ir.Model:
-    """Lowers `fp32` to the types of `lowered`; fp32 numerics, 16 bits simulated."""
+    """Lowers `fp32` to the types of `lowered`; it computes in fp32, with 16 bits simulated."""
     plain, scheme = fp32.clone(), _scheme(lowered.graph)
     if scheme is not None:
         _quantise(plain, scheme, images)
@@ -96,12 +96,12 @@ def lower_plainly(lowered: ir.Model, fp32: ir.Model, images: ImageSet) -> ir.Mod
 
 
 def _narrow(graph: ir.Graph) -> set[str | None]:
-    """Names of the nodes that give 16 bits."""
+    """Names of the nodes with 16-bit outputs."""
     return {n.name for n in graph if any(value.dtype in SIXTEEN_BIT for value in n.outputs)}
 
 
 def _scheme(graph: ir.Graph) -> Scheme | None:
-    """The grids that a lowered graph has; None without any."""
+    """The scheme that a lowered graph is quantised with; None if it has no quantised weights."""
     weights = [n for n in graph if n.op_type == "DequantizeLinear" and _is_weight(n)]
     quantisers = [n for n in graph if n.op_type == "QuantizeLinear"]
     if not weights:

@@ -1,9 +1,9 @@
-"""One graph that holds a lowering and the fp32 graph cut into pieces at the residual stream.
+"""One graph that holds a lowering, and the fp32 graph cut into pieces at the residual stream.
 
-Each piece gets what the lowering has at the cut before it ("teacher forcing"), so that what it
-makes of it tells the error of that segment alone, whatever came in. The sums that statistics need
-are computed in the graph: of a ViT-B's activations only numbers for each channel leave it, and
-memory stays that of one batch.
+Each piece reads the lowering's tensor at the cut before it ("teacher forcing"), so that comparing
+the results of both tells the error of that segment alone, whatever came in. The sums that
+statistics need are computed in the graph: instead of a ViT-B's activations only numbers for each
+channel leave it, and memory stays that of one batch.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class JoinedGraph:
     of its grid, and the share of inputs that it clips.
 
     Attributes:
-        probes: Those that the lowering has; without Linears whose reader it joined to another.
-        quantisers: The tensors that they read, as the lowering names them.
+        probes: Those that the lowering has, except those with a reader that it joined to another.
+        quantisers: The tensors that quantisers read, as the lowering names them.
     """
 
     model: ir.Model
@@ -78,7 +78,7 @@ def join_teacher_forced(lowered: ir.Model, fp32: ir.Model, probes: Sequence[Prob
 
 
 def seen_by_users(values: Mapping[str, ir.Value], name: str) -> ir.Value:
-    """The tensor as those that read it see it: rounded, where 16 bits are simulated."""
+    """The tensor that the users of `name` read: the rounded one if 16 bits are simulated."""
     return values.get(f"{name}@widened", values[name])
 
 
@@ -116,7 +116,7 @@ class _Sums:
     def add(
         self, probe: Probe, seen: ir.Value, expected: ir.Value, stream: ir.Value | None
     ) -> None:
-        """`stream` is what the probe's branch was added to."""
+        """Adds the sums of a probe; `stream` is what its branch was added to, if it is one."""
         shape = probe.value.shape or ir.Shape([])
         axes = np.delete(np.arange(len(shape), dtype=np.int64), probe.axis)
         over = add_initializer(self._graph, f"watch/{self._count}/axes", axes)
@@ -141,8 +141,9 @@ class _Sums:
         self._count += 1
 
     def unscaled(self, seen: ir.Value, reader: Linear, weight: ir.Value | None) -> ir.Value:
-        """`seen` times what each row of the reader's weight, `weight` in the lowering, is relative
-        to fp32: smoothing divides one by what it multiplies the other by.
+        """Undoes smoothing, which divides a channel and multiplies the reader's row by one scale.
+
+        Each row of the reader's weight in the lowering, `weight`, tells it by comparison with fp32.
         """
         assert weight is not None
         rows = array(reader.weight).astype(np.float32)
@@ -154,7 +155,7 @@ class _Sums:
         return self._node("Mul", seen, scales)
 
     def _products(self, one: ir.Value, other: ir.Value, over: ir.Value) -> ir.Value:
-        """Not ReduceSumSquare, which takes ONNX Runtime three times as long."""
+        """Sums products; ReduceSumSquare would take ONNX Runtime three times as long."""
         return self._node("ReduceSum", self._node("Mul", one, other), over)
 
     def _as_row(self, value: ir.Value) -> ir.Value:
@@ -178,7 +179,7 @@ def _has_range(node: ir.Node) -> bool:
 
 
 def _add_range(graph: ir.Graph, quantise: ir.Node) -> None:
-    """Appends how far a quantiser's input goes, as an output."""
+    """Appends an output with a quantiser's largest input and clipped share: see `JoinedGraph`."""
     value, scale, dtype = quantise.inputs[0], quantise.inputs[1], quantise.outputs[0].dtype
     assert scale is not None
     assert dtype is not None

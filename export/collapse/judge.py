@@ -1,6 +1,4 @@
-"""Moments of a probe's error, which are its size and its kind, and their judgement by its limits,
-in words.
-"""
+"""Moments of a probe's error, which tell its size and kind, and their comparison with limits."""
 
 from __future__ import annotations
 
@@ -30,8 +28,8 @@ from .probes import LINEAR, Probe
 Floats = NDArray[np.float64]
 
 QUIET = 0.1
-"""Part of the mean signal that counts as signal in every channel, so that an error in a channel
-that says nothing is not blown up.
+"""Part of the mean signal that is added to every channel's, so that an error in a channel with
+hardly any signal is not blown up.
 """
 _CHANCE = 3.0
 """Standard errors of a gain that chance may explain."""
@@ -42,10 +40,10 @@ _TINY = 1e-30
 class Moments:
     """Means over images and tokens, each float64 `[channels]`.
 
-    `expected` is what the fp32 piece makes of the lowering's own input (a branch: without the
-    stream that it is added to), `error` what the lowering has less that. `rounding` is the square
-    of what the stream's own type may add to the error, on the scale of `expected_squared`,
-    `samples` the number of images and tokens.
+    `expected` is what the fp32 piece makes of the lowering's own input (for a branch: without the
+    stream that it is added to), `error` the lowering's result minus that. `rounding` counts as
+    signal beside `expected_squared`, so that rounding of the stream alone breaks no limit.
+    `samples` is the number of images times that of tokens.
     """
 
     expected: Floats
@@ -66,17 +64,17 @@ class Moments:
         return errors
 
     def gain(self) -> float:
-        """The factor between what should be and what is, as least squares see it."""
+        """The factor from the expected to the actual result, by least squares."""
         return float(1 + self.product.sum() / self._signal().sum())
 
     def channel_gains(self) -> Floats:
-        """The same for each channel; that of a quiet channel is drawn towards 1."""
+        """The same for each channel; the gain of a quiet channel is pulled towards 1."""
         gains: Floats = 1 + self.product / self._loud_signal()
         return gains
 
     def channel_gain_errors(self) -> Floats:
-        """Distance of each channel's gain from 1, less what chance explains of it: of a channel
-        that the images hardly excite, as a pixel behind a ReLU, rounding alone makes a gain.
+        """Distance of each channel's gain from 1, minus what chance explains: in a channel that the
+        images hardly excite, such as a pixel after a ReLU, rounding alone changes the gain.
         """
         scattered = np.maximum(self.error_squared - self.product**2 / self._signal(), 0)
         chance = _CHANCE * np.sqrt(scattered / self._loud_signal() / self.samples)
@@ -114,7 +112,7 @@ class Observed:
     Attributes:
         outputs: float32 `[N, width]`, the lowering's.
         sums: For each probe, float64 `[6, channels]`, see `export.collapse.joined.JoinedGraph`.
-        ranges: By the name in the fp32 graph of the tensor that is quantised.
+        ranges: By the name, in the fp32 graph, of the tensor that is quantised.
     """
 
     outputs: NDArray[np.float32]
@@ -135,7 +133,7 @@ def observe(joined: JoinedGraph, images: ImageSet) -> Observed:
     ranges: list[Floats] = []
     for first, *rest in iter_outputs(joined.model, images):
         outputs.append(first)
-        with np.errstate(invalid="ignore"):  # what is not finite is looked for afterwards
+        with np.errstate(invalid="ignore"):  # values that are not finite are found later
             totals = [a + b.astype(np.float64) for a, b in zip(totals, rest, strict=False)]
         ranges.append(np.array(rest[probes:], np.float64).reshape(-1, 2))
     return Observed(
@@ -147,7 +145,7 @@ def observe(joined: JoinedGraph, images: ImageSet) -> Observed:
 
 
 def moments(probe: Probe, sums: Floats, images: int, rounding: float) -> Moments:
-    """The means, over the columns that smoothing leaves alone.
+    """The means for the channels that the probe compares.
 
     Args:
         probe: The probe.
@@ -181,8 +179,8 @@ def judge(
     Args:
         probe: Where the segment ends.
         moments: Its moments; finite.
-        reads: What the quantiser before its last Linear saw, where there is one.
-        limits: Of the precision.
+        reads: The input range of the quantiser before its last Linear, if there is one.
+        limits: The precision's.
         plain: The moments of the plain lowering of the same model, where they are known.
     """
     allowed, exact = _allowed(probe, reads, limits), limits.exact
@@ -210,7 +208,7 @@ def _allowed(probe: Probe, reads: Range | None, limits: Limits) -> SegmentLimits
 
 
 def _measures(moments: Moments) -> SegmentLimits:
-    """The measures that limits are on."""
+    """The measures that the limits apply to."""
     return SegmentLimits(
         error=moments.relative_error(),
         channel=float(moments.channel_errors().max()),
@@ -221,7 +219,7 @@ def _measures(moments: Moments) -> SegmentLimits:
 
 
 def _inexact(probe: Probe, moments: Moments, allowed: SegmentLimits) -> str | None:
-    """The first measure that is over its limit, the most telling one first."""
+    """The first measure over its limit, in words; the most telling measures come first."""
     channels = probe.has_channels
     return (
         _over("the output gain is off by", abs(moments.gain() - 1), allowed.gain, ".2%")

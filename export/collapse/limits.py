@@ -1,10 +1,9 @@
-"""Faults that the checks find, and limits of how far a lowering may be from the graph that it
-stands for.
+"""Faults that the checks find, and limits of how far a lowering may deviate from the fp32 graph.
 
-Limits are on the error of one segment of the graph, not on what has accumulated, so that they
-depend on the number format and little on the model. What they do depend on it is measured where a
-limit is missed, see `export.collapse.explained`. `docs/collapse.md` has what was measured on both
-sides of each.
+Limits apply to the error of one segment of the graph, not to the accumulated error, so that they
+depend on the number format and little on the model. The part that does depend on the model is
+measured if a limit is missed, see `export.collapse.explained`. `docs/collapse.md` has what was
+measured on both sides of each limit.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class Fault:
 
     Attributes:
         check: The check that found it.
-        module: The module, as `blocks.2.mlp`.
+        module: The module, such as `blocks.2.mlp`.
         tensor: The tensor where it shows.
         what: A sentence with the number, the limit and, where it can be told, the likely cause.
     """
@@ -38,7 +37,7 @@ class Fault:
 
 
 FP16_STEP, BF16_STEP = 2.0**-11, 2.0**-8
-"""Relative rounding error of a 16-bit number at most."""
+"""Largest relative rounding error of a 16-bit number."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,10 @@ class SegmentLimits:
     Errors are RMS, relative to the RMS of what is right.
 
     Attributes:
-        error: Of all of it.
+        error: Of the whole segment.
         channel: Of its worst channel.
-        gain: It comes out too large or small by this part at most,
-        channel_gain: and each of its channels by this.
+        gain: Distance of its gain from 1.
+        channel_gain: The same for each channel.
         shift: The error that is the same for all images and tokens.
     """
 
@@ -65,7 +64,7 @@ class SegmentLimits:
         return SegmentLimits(*(factor * getattr(self, field.name) for field in fields(self)))
 
     def widened(self, explained: SegmentLimits) -> SegmentLimits:
-        """Each limit as far as the format explains it in a model, see `widen_limits`."""
+        """Widens each limit by what the format explains in a model, see `widen_limits`."""
         names = [field.name for field in fields(self)]
         return SegmentLimits(
             *(widen_limits(getattr(self, n), getattr(explained, n)) for n in names)
@@ -80,9 +79,9 @@ class Limits:
         exact: Error of what is not quantised: the embedding, and from the last block to the output.
         linear: Of a Linear inside a branch.
         branch: Of a branch, without the stream that it is added to.
-        one_token: How many times larger the limits are where only the class token is left: one row
-            an image, for the calibration too, and its ranges fit other images worse.
-        outputs: Error of the outputs, relative to how far they are apart from image to image.
+        one_token: Factor on the limits where only the class token is left: calibration too has one
+            row for each image there, and its ranges fit other images worse.
+        outputs: Error of the outputs, relative to how much they differ between images.
         stream: Relative rounding error of the residual stream's type.
     """
 
@@ -95,13 +94,13 @@ class Limits:
 
     @property
     def rounding(self) -> float:
-        """The part of the stream that counts as signal: its rounding alone breaks no limit."""
+        """The part of the stream that counts as signal, so that its rounding breaks no limit."""
         return self.stream / self.branch.error
 
 
 ROOM, MOST = 1.5, 4.0
-"""A lowering may err so many times as much as the plain one of its model, but no more than so many
-times what models of other architectures need.
+"""A lowering may have `ROOM` times the error of its model's plain lowering, but at most `MOST`
+times the limit, which is what models of other architectures need.
 """
 
 
@@ -111,10 +110,10 @@ def widen_limits(limit: float, explained: float) -> float:
 
 
 EXPORT_ERROR = 1e-3
-"""Limit of the fp32 graph's outputs against PyTorch's, as `Limits.outputs`."""
+"""Limit of the fp32 graph's outputs against PyTorch's, measured as `Limits.outputs`."""
 FAR_BEYOND, CLIPPING = 1.5, 2.0
-"""A calibrated range may clip rare peaks, which takes from gain and mean. Where a quantiser's input
-goes so many times beyond its grid, the limits are so many times larger.
+"""A calibrated range may clip rare peaks, which reduces gain and mean. Where a quantiser's largest
+input is over `FAR_BEYOND` times the end of its grid, the limits are `CLIPPING` times larger.
 """
 MANY_CLIPPED, LITTLE_USED = 0.05, 0.125
 """Signs that the range of a quantiser is to blame: more than this share of its input is clipped, or

@@ -5,8 +5,8 @@ stream is never rescaled, whatever a lowering moves between LayerNorms, Linears 
 that two graphs can be compared there, and a graph can be cut.
 
 Smoothing may scale columns of a Linear, such as those of V, and the rows of the Linear that reads
-them by the inverse. Where other columns are fixed, as those of Q and K beside V, they are
-compared; V by itself is compared once the scales are taken back, as the reader's rows tell them.
+them by the inverse. Where other columns are fixed, such as those of Q and K beside V, only those
+are compared; V by itself is compared after undoing the scales, which the reader's rows tell.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vit_edge.export.quantise.linear_layers import LinearSource, find_linear_lay
 EMBEDDING, BRANCH, LINEAR, OUTPUT = "embedding", "branch", "linear", "output"
 _CHANNELS_SECOND = ("Conv", "BatchNormalization", "GlobalAveragePool")
 QUIET_ROW = 0.25
-"""Rows of a weight smaller than this, relative to all, are lost in the rounding of 4 bits."""
+"""Rows whose RMS is below this part of their weight's are lost in the rounding of 4 bits."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Probe:
         value: `[batch, ..., channels]`.
         kind: `EMBEDDING` or `BRANCH`: in the residual stream, which is cut there; `LINEAR`: what a
             Linear or a convolution inside a branch gives; `OUTPUT`: of the graph.
-        module: The branch or Linear, as `blocks.0.attn`.
+        module: The branch or Linear, such as `blocks.0.attn`.
         incoming: Of a `BRANCH`, the stream that it is added to.
         reads: Name of the tensor that the last Linear before it reads; "": none.
         fixed: bool `[channels]`, those that are compared; None: all of them.
-        axis: Of the channels: the last one, but the second of a convolution's tensors.
+        axis: That of the channels: the last one, or the second for a convolution's tensors.
         exact: True if nothing that is quantised lies between the cut before it and the probe.
-        reader: The Linear whose rows tell what smoothing scaled the channels by; None: nothing did.
+        reader: The Linear whose rows tell what smoothing scaled the channels by; None: by nothing.
     """
 
     value: ir.Value
@@ -71,7 +71,7 @@ class Probe:
 
     @property
     def has_channels(self) -> bool:
-        """False for outputs side by side: a pixel of a map is no channel."""
+        """False for joined outputs: a pixel of a map is not a channel."""
         return self.name != JOINED
 
     @property
@@ -80,7 +80,7 @@ class Probe:
 
 
 def find_probes(graph: ir.Graph) -> list[Probe]:
-    """The probes in graph order; without a residual Add only Linears and the output."""
+    """The probes in graph order; without residual Adds only Linears, convolutions and output."""
     probes, cuts = list[Probe](), set[ir.Value]()
     linears = {linear.output: linear for linear in find_linears(graph)}
     scalable, raw = _scalable_columns(graph), made_of_pixels(graph)
@@ -107,7 +107,7 @@ def find_probes(graph: ir.Graph) -> list[Probe]:
 
 
 def _is_exact(value: ir.Value, cuts: Collection[ir.Value], raw: Collection[ir.Value]) -> bool:
-    """True if no Linear lies between the cuts and `value`, and no convolution but of the image."""
+    """True if no Linear, and no convolution except of the image, lies between cuts and `value`."""
     return not any(
         as_linear(node) is not None or (node.op_type == "Conv" and node.inputs[0] not in raw)
         for node in ancestors(value, cuts)
@@ -150,8 +150,8 @@ def _incoming(node: ir.Node) -> ir.Value | None:
 
 
 def _stream_start(value: ir.Value, cuts: Collection[ir.Value], raw: Collection[ir.Value]) -> Probe:
-    """The probe where the stream begins, or begins anew, as behind a downsampling. Behind Linears,
-    or convolutions beyond that of the patches, it is not exact.
+    """The probe where the stream begins, or begins anew, such as after downsampling. After Linears,
+    or convolutions other than that of the patches, it is not exact.
     """
     node = value.producer()
     module = EMBEDDING if not cuts or node is None else str(node.name).rpartition("/")[0]
@@ -185,7 +185,7 @@ def _branch(add: ir.Node, incoming: ir.Value, linears: dict[ir.Value, Linear]) -
 
 def _inside_branch(linear: Linear, scalable: Sequence[_Scalable]) -> Probe | None:
     """The probe of a Linear; None where smoothing may scale all columns and nothing tells by what,
-    so that the end of the branch alone can be judged.
+    so that only the end of the branch can be judged.
     """
     fixed, reader = np.ones(array(linear.weight).shape[1], np.bool_), None
     for part in scalable:
@@ -207,7 +207,7 @@ def _convolution(node: ir.Node) -> Probe:
 
 
 def _tells_scales(reader: Linear) -> NDArray[np.bool_]:
-    """The rows of a weight that are large enough for a scale to show behind their rounding."""
+    """The rows of a weight that are large enough to tell their scale in spite of rounding."""
     rows = np.square(array(reader.weight).astype(np.float64)).mean(axis=1)
     large: NDArray[np.bool_] = rows > QUIET_ROW**2 * rows.mean()
     return large

@@ -58,7 +58,7 @@ def check_quantised_stream(
 
 
 def check_layer_norms(lowered: ir.Graph, fp32: ir.Graph) -> Iterator[Fault]:
-    """Finds LayerNorms that are not one operator in 32 bits, which squares its input."""
+    """Finds LayerNorms that are not one operator in 32 bits: their squared input may overflow."""
     norms = {node.name: node for node in lowered if node.op_type == "LayerNormalization"}
     for norm in fp32:
         if norm.op_type != "LayerNormalization":
@@ -75,7 +75,7 @@ def check_layer_norms(lowered: ir.Graph, fp32: ir.Graph) -> Iterator[Fault]:
 
 
 def check_grids(lowered: ir.Graph) -> Iterator[Fault]:
-    """Finds Q/DQ pairs that TensorRT does not take: not constant, symmetric and alike."""
+    """Finds Q/DQ pairs that TensorRT rejects: it needs constant, equal scales and zero points 0."""
     for node in lowered:
         if node.op_type not in QUANTISERS:
             continue
@@ -108,7 +108,9 @@ def _grid_problem(node: ir.Node) -> str | None:
 
 
 def _block_problem(node: ir.Node, first: ir.Node) -> str | None:
-    """The problem of NVFP4's block scales, which `first` dequantises; its own scale is a grid's."""
+    """The problem of NVFP4's block scales, which `first` dequantises; None if there is none. The
+    scale of `first` itself is checked like that of any grid.
+    """
     numbers, step = first.inputs[:2]
     if first.op_type != "DequantizeLinear" or numbers is None:
         return f"the scale of {node.name} is neither a constant nor in blocks"
@@ -134,7 +136,7 @@ def _block_problem(node: ir.Node, first: ir.Node) -> str | None:
 def _pair_problem(node: ir.Node, pair: ir.Node, scales: np.ndarray) -> str | None:
     other = pair.inputs[1]
     if other is None or not other.is_initializer():
-        return None  # `_grid_problem` of that node says so
+        return None  # `_grid_problem` of that node reports it
     others = array(other).astype(np.float32)
     if others.shape == scales.shape and np.allclose(others, scales, rtol=1e-3):
         return None
@@ -148,7 +150,7 @@ def _quantised_stream(module: str, tensor: str) -> Fault:
 
 
 def _origin(value: ir.Value | None) -> ir.Value:
-    """The tensor that `value` holds, types and tokens aside."""
+    """The tensor that `value` comes from, before any Cast, Slice or Identity."""
     assert value is not None
     node = value.producer()
     while node is not None and node.op_type in _PASSED_OVER and node.inputs[0] is not None:

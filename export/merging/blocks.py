@@ -22,7 +22,7 @@ _BY_TOKEN = (*EACH_NUMBER, *_BETWEEN_TWO, "LayerNormalization", "Expand")
 
 
 class CannotMergeError(Exception):
-    """Raised for a graph whose tokens cannot be merged; says why."""
+    """Raised for a graph whose tokens cannot be merged; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,9 @@ class Block:
     Attributes:
         name: The module of its attention, as `blocks.0.attn`.
         softmax: Its attention weights, `[B, heads, N or 1, N]`.
-        keys: Of that attention.
-        stream: The residual stream behind it, `[B, N, C]`, or `[B, 1, C]` of the class token.
+        keys: The keys of its attention.
+        stream: The residual stream after its attention, `[B, N, C]`, or `[B, 1, C]` if that is the
+            class token alone.
         merges: True if tokens can be merged there.
     """
 
@@ -46,8 +47,8 @@ class Block:
 
 @dataclass(frozen=True)
 class Structure:
-    """Blocks in their order, tokens of an image, and how many of these are class or register
-    tokens, which come first.
+    """Blocks in their order, number of tokens of an image, and how many of these, the first ones,
+    are class or register tokens.
     """
 
     blocks: tuple[Block, ...]
@@ -85,7 +86,7 @@ def find_structure(graph: ir.Graph) -> Structure:
 
 
 def _is_square(node: ir.Node) -> bool:
-    """True for what may be attention weights: a Softmax over an axis that is as long as another."""
+    """True for possible attention weights: a Softmax whose last two axes are equally long."""
     shape = sizes_of(node.outputs[0]) if node.outputs[0].shape is not None else []
     return len(shape) >= 3 and shape[-1] == shape[-2] and shape[-1] != 1
 
@@ -114,8 +115,8 @@ def _words(shape: Sequence[object]) -> str:
 
 
 def _keys(value: ir.Value) -> Keys:
-    """The keys before they were turned for the product, if that can be seen."""
-    axes = [0, 1, 2, 3]  # batch, heads, channels, tokens: where they are now
+    """The keys before their transposition for the product, as far as it is recognised."""
+    axes = [0, 1, 2, 3]  # current axes of batch, heads, channels, tokens
     node = value.producer()
     while node is not None and node.inputs[0] is not None:
         if node.op_type == "Transpose":
@@ -129,7 +130,7 @@ def _keys(value: ir.Value) -> Keys:
 
 
 def _stream_behind(attention: Attention) -> tuple[ir.Value, ir.Value]:
-    """The stream before an attention, and its sum with what that adds to it."""
+    """The residual stream before an attention, and its sum with the attention's output."""
     value = attention.mixed.outputs[0]
     while True:
         readers = list(value.consumers())
@@ -152,10 +153,10 @@ def _is_constant(value: ir.Value) -> bool:
 
 
 def _count_special(stream: ir.Value) -> int:
-    """The tokens that are no part of the image, in front of those that are.
+    """Counts the tokens that are no part of the image, which come before those that are.
 
     Raises:
-        CannotMergeError: if some come later, or which they are cannot be told.
+        CannotMergeError: if some come later, or it cannot be determined which they are.
     """
     of_image = _rows_of_image(stream)
     special = int(of_image.argmax()) if of_image.any() else len(of_image)
@@ -165,7 +166,7 @@ def _count_special(stream: ir.Value) -> int:
 
 
 def _rows_of_image(value: ir.Value) -> NDArray[np.bool_]:
-    """For each token of `[B, N, C]`, or one for all, True if it depends on the image."""
+    """For each token of `[B, N, C]`, or once for all tokens, True if it depends on the image."""
     node = value.producer()
     inputs = [] if node is None else [v for v in node.inputs if v is not None]
     if node is not None and _joins_tokens(node):
@@ -220,7 +221,7 @@ def _depends_on_image(value: ir.Value) -> bool:
 
 
 def _ancestors(value: ir.Value) -> Iterator[ir.Node]:
-    """Yields the nodes whose numbers reach `value`; what reads a shape alone ends the way."""
+    """Yields the nodes whose numbers reach `value`; the search stops at nodes that read a shape."""
     seen, waiting = set[ir.Node](), [value]
     while waiting:
         node = waiting.pop().producer()

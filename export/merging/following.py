@@ -1,4 +1,4 @@
-"""Operators that work on merged tokens as they did on all of them, and their outputs."""
+"""Operators that work on merged tokens as on all tokens, and which of their outputs are merged."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ class Tracked:
 
     Attributes:
         step: The last step that merged some.
-        axes: Those that hold tokens, in rising order.
-        weighted: True for attention weights, which count a merged token as often as it stands for.
+        axes: The axes that hold tokens, in rising order.
+        weighted: True for attention weights, in which a merged token counts once for each token of
+            the image that it represents.
     """
 
     step: int
@@ -37,19 +38,20 @@ class Tracked:
 
 
 Followed = tuple["Tracked | None", ...]
-"""Of each output of a node; None for one without merged tokens."""
+"""An entry for each output of a node; None for one without merged tokens."""
 
 
 def follow(
     node: ir.Node, known: Mapping[ir.Value, Tracked], tokens: int, special: int
 ) -> Followed | None:
-    """Outputs of a node that reads merged tokens; None if it needs every token of the image.
+    """Returns the outputs of a node that reads merged tokens; None if it needs all tokens of the
+    image.
 
     Args:
-        node: What it gives has the shape of the graph that merges nothing.
+        node: The node; its outputs still have the shapes of the graph without merging.
         known: Tensors with merged tokens.
-        tokens: How many an image has.
-        special: How many of these, the first ones, are never merged.
+        tokens: The number of tokens of an image.
+        special: The number of these, the first ones, that are never merged.
     """
     reads = {v: known[v] for v in node.inputs if v is not None and v in known}
     if len({one.step for one in reads.values()}) != 1:
@@ -75,8 +77,8 @@ def _follow(
         return (tracked,) if _scales_fit(node, rank, tracked) else None
     if node.op_type in _ON_AXIS:
         axis = node.attributes.get_int("axis", -1) % rank
-        # Weights of all tokens are no tensor that every token could be given back in: of two axes,
-        # as a pooling has them, the scores get every token instead.
+        # All tokens cannot be restored in attention weights. So those of rank 2, as a pooling has
+        # them, are not followed: the scores before the Softmax get all tokens back instead.
         if node.op_type == "Softmax" and axis == tracked.axes[-1] == rank - 1 >= 2:
             return (Tracked(tracked.step, tracked.axes, weighted=True),)
         return None if axis in tracked.axes else (tracked,)
@@ -144,7 +146,7 @@ def _moved(tracked: Tracked, to: Mapping[int, int]) -> Tracked:
 
 
 def _reshaped(node: ir.Node, tracked: Tracked, tokens: int) -> Followed | None:
-    """Follows a Reshape to constant sizes that leaves the tokens an axis of their own."""
+    """Follows a Reshape to constant sizes that keeps the tokens on a separate axis."""
     source, target = node.inputs[:2]
     if source is None or target is None or not target.is_initializer():
         return None
@@ -165,7 +167,7 @@ def _reshaped(node: ir.Node, tracked: Tracked, tokens: int) -> Followed | None:
 
 
 def _sliced(node: ir.Node, tracked: Tracked, special: int) -> Followed | None:
-    """Follows a Slice of other axes, or of special tokens, which are where they were."""
+    """Follows a Slice of other axes, or of special tokens, which keep their positions."""
     bounds = [None if v is None or not v.is_initializer() else array(v) for v in node.inputs[1:]]
     if any(bound is None for bound in bounds) or len(bounds) < 3:
         return None

@@ -1,8 +1,9 @@
 """The nodes that merge the tokens of one block: bipartite soft matching, without a scatter.
 
-Tokens take sides by turns. Each one of side A names the most similar one of side B, and the pairs
-that are most alike become one token: an average, weighted by how many tokens of the image each
-stands for. Class and register tokens take no side. Of equal pairs the earlier one goes first.
+Tokens are assigned to sides A and B in turn. Each one of side A is paired with the most similar one
+of side B, and the most similar pairs become one token each: an average, weighted by how many tokens
+of the image each represents. Class and register tokens are on no side. Of equally similar pairs the
+earlier one is merged first.
 
 Source: arXiv 2210.09461, section 3 and appendix D.
 """
@@ -23,7 +24,7 @@ Size = int | ir.SymbolicDim
 
 
 class Writer:
-    """Puts nodes in front of `before`, None: at the end; their names begin with `prefix`."""
+    """Inserts nodes before `before`, at the end if None; their names begin with `prefix`."""
 
     def __init__(self, graph: ir.Graph, before: ir.Node | None, prefix: str) -> None:
         self._graph, self._before, self._prefix = graph, before, prefix
@@ -37,7 +38,7 @@ class Writer:
         dtype: ir.DataType = FLOAT,
         **attributes: object,
     ) -> ir.Value:
-        """The output of a new node."""
+        """Adds a node and returns its output."""
         return self.write_all(operator, inputs, [(shape, dtype)], **attributes)[0]
 
     def write_all(
@@ -47,7 +48,7 @@ class Writer:
         outputs: Sequence[tuple[Sequence[Size], ir.DataType]],
         **attributes: object,
     ) -> Sequence[ir.Value]:
-        """The outputs of a new node, by their shapes and types."""
+        """Adds a node and returns its outputs, which get these shapes and types."""
         self._number += 1
         name = f"{self._prefix}/{operator}_{self._number}"
         node = ir.node(operator, inputs, attributes, num_outputs=len(outputs), name=name)  # type: ignore[arg-type]
@@ -61,29 +62,29 @@ class Writer:
         return node.outputs
 
     def constant(self, stem: str, data: NDArray[np.generic]) -> ir.Value:
-        """A constant of the graph."""
+        """Adds a constant to the graph."""
         return add_initializer(self._graph, f"{self._prefix}/{stem}", data)
 
     def integers(self, stem: str, *numbers: int) -> ir.Value:
-        """A constant int64 vector."""
+        """Adds a constant int64 vector."""
         return self.constant(stem, np.array(numbers, np.int64))
 
     def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-        """`value` in that type."""
+        """Returns `value` in type `dtype`, with a Cast if it has another."""
         if value.dtype == dtype:
             return value
         return self.write("Cast", [value], list(value.shape or ()), dtype, to=dtype)
 
 
 def sizes_of(value: ir.Value) -> list[Size]:
-    """The shape of a value that has one, to be changed."""
+    """The shape of a value, which must have one, as a new list."""
     assert value.shape is not None
     return list(value.shape)
 
 
 @dataclass(frozen=True)
 class Sides:
-    """Places of the tokens at each side, of `tokens` of which the first `special` take none."""
+    """Positions of the tokens of each side; the first `special` of all `tokens` are on none."""
 
     tokens: int
     special: int
@@ -98,13 +99,13 @@ class Sides:
 
     @property
     def most(self) -> int:
-        """The most tokens that can be merged: one of side A is left."""
+        """The most tokens that can be merged: at least one of side A stays."""
         return max(0, len(self.a) - 1) if self.b else 0
 
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of an attention, four axes, and which of them hold heads, tokens and channels."""
+    """The keys of an attention, with 4 axes, and those that hold heads, tokens and channels."""
 
     value: ir.Value
     heads: int
@@ -118,8 +119,8 @@ class Merged:
 
     Attributes:
         stream: `[B, N - merge, C]`: the special tokens, those of side A that are left, side B.
-        sizes: float32 `[B, N - merge, 1]`, how many tokens of the image each one stands for.
-        places: int64 `[B, N, 1]`, where in `stream` each token went.
+        sizes: float32 `[B, N - merge, 1]`, how many tokens of the image each one represents.
+        places: int64 `[B, N, 1]`, the position of each token in `stream`.
     """
 
     stream: ir.Value
@@ -130,7 +131,7 @@ class Merged:
 def similarity(w: Writer, keys: Keys, sides: Sides) -> ir.Value:
     """float32 `[B, side A, side B]`: the cosine of the keys' means over heads.
 
-    In 32 bits: squares of keys overflow in 16.
+    Computed in fp32, because squares of keys overflow in fp16.
     """
     batch, width = (sizes_of(keys.value)[axis] for axis in (0, keys.channels))
     wide, turned = w.cast(keys.value, FLOAT), keys.tokens > keys.channels
@@ -151,17 +152,17 @@ def similarity(w: Writer, keys: Keys, sides: Sides) -> ir.Value:
 def merge_step(
     w: Writer, stream: ir.Value, sizes: ir.Value | None, scores: ir.Value, sides: Sides, merge: int
 ) -> Merged:
-    """Copies what is left of side A and adds what is merged to side B.
+    """Keeps the tokens of side A that are left and adds the merged ones to side B.
 
-    Indices stay integers, which no engine rounds. Shares are divided before they are multiplied: an
-    average overflows in no type that holds what it is of.
+    Indices stay integers, which no engine rounds. Sizes are divided into shares before they are
+    multiplied with tokens, so that an average cannot overflow where its tokens do not.
 
     Args:
         w: Writes the nodes.
         stream: `[B, N, C]`.
-        sizes: float32 `[B, N, 1]`; None where each token stands for itself alone.
+        sizes: float32 `[B, N, 1]`; None if each token represents only itself.
         scores: float32 `[B, side A, side B]`.
-        sides: Of the N tokens.
+        sides: The sides of the N tokens.
         merge: How many to merge, 1 to `sides.most`.
     """
     batch, tokens, width = sizes_of(stream)
@@ -212,8 +213,8 @@ def merge_step(
 def _choose(
     w: Writer, scores: ir.Value, sides: Sides, merge: int
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """The partner at side B of each token of side A, those of side A to merge, most alike first,
-    and those to keep, in their order; int64 `[B, n, 1]`, places at their side.
+    """Returns the partner on side B of each token of side A, the tokens of side A to merge, most
+    similar first, and those to keep, in their order; int64 `[B, n, 1]`, positions on their side.
     """
     batch, count, left = sizes_of(scores)[0], len(sides.a), len(sides.a) - merge
     shape = [batch, count, 1]
@@ -231,7 +232,7 @@ def _choose(
 def _places(
     w: Writer, partner: ir.Value, merging: ir.Value, kept: ir.Value, sides: Sides
 ) -> ir.Value:
-    """Index of the token that each one goes to, int64 `[B, N, 1]`."""
+    """Position of each token after the step, int64 `[B, N, 1]`."""
     batch, left, _ = sizes_of(kept)
     assert isinstance(left, int)
     count = len(sides.a)
@@ -252,7 +253,7 @@ def _places(
 
 
 def _sorted(w: Writer, values: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """Integers `[B, n, 1]` in rising order, and where each of them was."""
+    """Integers `[B, n, 1]` in rising order, and the former position of each."""
     shape = sizes_of(values)
     assert isinstance(shape[1], int)
     first, second = w.write_all(
@@ -262,7 +263,7 @@ def _sorted(w: Writer, values: ir.Value) -> tuple[ir.Value, ir.Value]:
 
 
 def take(w: Writer, value: ir.Value, places: range) -> ir.Value:
-    """The tokens at these places, axis 1."""
+    """The tokens at these positions on axis 1."""
     shape = sizes_of(value)
     shape[1] = len(places)
     bounds = {"start": places.start, "end": places.stop, "axis": 1, "step": places.step}

@@ -1,5 +1,5 @@
-"""The stages of a merged precision, in their order, and where merging pays: its own kernels may
-cost more than fewer tokens save.
+"""The stages of a merged precision, in their order, and the decision for which engines merging
+pays: its own kernels may cost more than fewer tokens save.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Verdict:
     """Outcome for one engine.
 
     Attributes:
-        pays: True if it is estimated to be faster on a device of its target, or nothing is known.
+        pays: True if it is estimated to be faster on a device of its target, or there is no
+            estimate.
         words: The reason, with kernels and times.
     """
 
@@ -46,7 +47,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _Pair:
-    """Estimated microseconds of a call without merging and with it, and the kernels of each."""
+    """Estimated microseconds of a call without and with merging, and the kernels of each."""
 
     device: str
     batch: int
@@ -63,9 +64,9 @@ def judge_engine(name: str, base: str, merged: EngineResult, plain: EngineResult
 
     Args:
         name: The merged precision.
-        base: The one that merges nothing.
-        merged: Its engine.
-        plain: The base's.
+        base: The precision that it is made from, which merges none.
+        merged: The engine of `name`.
+        plain: The engine of `base`.
     """
     pairs = _compare(merged.plan, plain.plan, merged.compute_capabilities)
     what = f"{name} for {merged.target}"
@@ -91,7 +92,7 @@ def judge_engine(name: str, base: str, merged: EngineResult, plain: EngineResult
 
 
 def judge_latency(name: str, base: str, merged: LatencyHere, plain: LatencyHere) -> str:
-    """Says how long a single image takes on this machine with merging and without."""
+    """Describes the latency of one image on this machine with merging and without."""
     pays = merged.p50_ms < plain.p50_ms
     return (
         f"{name} takes {merged.p50_ms:.3g} ms for one image here, {base} {plain.p50_ms:.3g}"
@@ -121,13 +122,13 @@ def _compare(
 
 @dataclass(frozen=True)
 class MergedPipeline(PrecisionPipeline):
-    """From the proven graphs of another precision to fewer tokens, as the budget allows."""
+    """Merges tokens in the proven graphs of another precision, as far as the budget allows."""
 
     def prove(self, precision: Precision) -> tuple[dict[str, LoweredGraph], PrecisionResult]:
-        """See `PrecisionPipeline`. Merges as much as the budget allows, or what was given.
+        """See `PrecisionPipeline`. Merges as much as the budget allows, or what the user gave.
 
-        There is no check for collapse: the base passed it, and tokens that were merged are nowhere
-        to be compared.
+        There is no check for collapse: the base passed it, and merged tokens have no counterpart to
+        be compared with.
         """
         assert isinstance(precision, MergedPrecision)
         graphs, base = self._base(precision).prove(precision.of)
@@ -165,7 +166,7 @@ class MergedPipeline(PrecisionPipeline):
         graphs: Mapping[str, LoweredGraph],
         schedule: tuple[int, ...],
     ) -> Merging:
-        """Measures what merging alone changes, on the graphs for CPUs where there are some."""
+        """Measures what merging alone changes, on the graph for CPUs if there is one."""
         one, other = (next(iter(lowered.values())) for lowered in (merged, graphs))
         reference = self.baseline.reference
         return self.cache.run(
@@ -175,7 +176,7 @@ class MergedPipeline(PrecisionPipeline):
     def _find_schedules(
         self, precision: MergedPrecision, graphs: Mapping[str, LoweredGraph]
     ) -> Candidates:
-        """Searches schedules, or takes the one that was given."""
+        """Searches schedules, or returns the one that the user gave."""
         plan, graph = self.plan, next(iter(graphs.values()))
         if not isinstance(plan.merge, str):
             try:
@@ -197,11 +198,11 @@ class MergedPipeline(PrecisionPipeline):
         return self.cache.run(search)
 
     def _base(self, precision: MergedPrecision) -> PrecisionPipeline:
-        """The pipeline of the precision that is merged; what it does is in the cache."""
+        """The pipeline of the precision that is merged; its results are cached."""
         return PrecisionPipeline(precision.base, self.plan, self.baseline, self.cache, self.proofs)
 
     def with_latency(self, precision: Precision, result: PrecisionResult) -> PrecisionResult:
-        """See `PrecisionPipeline`. Says where merging does not pay on this machine."""
+        """See `PrecisionPipeline`. Adds a note on whether merging pays on this machine."""
         assert isinstance(precision, MergedPrecision)
         result, base = super().with_latency(precision, result), self._base(precision)
         plain = base.measure_latency(base.prove(precision.of)[1].graphs["cpu"])
@@ -211,8 +212,8 @@ class MergedPipeline(PrecisionPipeline):
         return replace(result, notes=(*result.notes, line))
 
     def with_engines(self, precision: Precision, result: PrecisionResult) -> PrecisionResult:
-        """See `PrecisionPipeline`. Engines that merging makes no cheaper are left out; where
-        it makes none cheaper the precision is for CPUs alone.
+        """See `PrecisionPipeline`. Leaves out engines that merging does not make faster; if it
+        makes none faster, the precision is for CPUs only.
         """
         assert isinstance(precision, MergedPrecision)
         built, base = super().with_engines(precision, result), self._base(precision)
@@ -226,6 +227,6 @@ class MergedPipeline(PrecisionPipeline):
         kept = tuple(engine for engine, verdict in pairs if verdict.pays)
         graphs = dict(result.graphs)
         if verdicts and not kept:
-            del graphs["gpu"]  # or GPUs would build it
+            del graphs["gpu"]  # otherwise GPUs would build it
         notes = (*result.notes, *(verdict.words for verdict in verdicts))
         return replace(result, graphs=graphs, engines=kept, notes=notes)

@@ -1,8 +1,8 @@
-"""Merges tokens in a graph: puts the steps in, and fits what follows to fewer tokens.
+"""Merges tokens in a graph: inserts the steps, and adapts the nodes behind them to fewer tokens.
 
-A tensor whose tokens were merged keeps its name. What reads it and works on each token alone, or is
-attention, works on fewer; anything else gets each token of the image back, a copy of the one that
-it became part of: the mean of those is the mean weighted by sizes.
+A tensor whose tokens were merged keeps its name. Attention and nodes that work on each token alone
+compute on fewer tokens; any other node gets all tokens of the image back, each a copy of the token
+that it was merged into, so that their mean is the mean weighted by sizes.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from .matching import INT64, Merged, Sides, Writer, merge_step, similarity, size
 
 
 def merge_tokens(model: ir.Model, schedule: Sequence[int]) -> ir.Model:
-    """A copy of `model` that merges `schedule[i]` tokens in its i-th block; itself where that is
-    nothing.
+    """Returns a copy of `model` that merges `schedule[i]` tokens in its i-th block; `model` itself
+    if all are 0.
 
     Args:
-        model: A lowering, with its tensors' shapes.
+        model: A lowered graph, with its tensors' shapes.
         schedule: Tokens to merge in each block; missing ones are 0.
 
     Raises:
-        CannotMergeError: if its tokens cannot be merged, or not as many.
+        CannotMergeError: if its tokens cannot be merged, or not that many.
     """
     if not any(schedule):
         return model
@@ -46,8 +46,8 @@ def merge_tokens(model: ir.Model, schedule: Sequence[int]) -> ir.Model:
 
 
 def _require_valid(model: ir.Model) -> None:
-    """Raises CannotMergeError where sizes do not fit or names are taken: a graph of a kind that
-    nobody has seen must not end the export of the precision that is merged.
+    """Raises CannotMergeError if shapes do not fit or two tensors have one name: a graph of an
+    unknown kind must not stop the export of the precision that is merged.
     """
     names = Counter(value.name for node in model.graph for value in node.outputs)
     twice = [name for name, times in names.items() if times > 1 and name]
@@ -67,13 +67,13 @@ class _Rewriter:
 
     Attributes:
         graph: Changed in place.
-        special: Class and register tokens.
-        counts: Tokens after each step, first those of the image.
+        special: Number of class and register tokens.
+        counts: Number of tokens before the first step and after each step.
         steps: The steps so far.
         known: Tensors with merged tokens.
-        logarithms: Of the sizes after a step, in a type, as scores of so many axes take them.
-        maps: Where each token of the image is after a step, int64 `[B, N, 1]`.
-        whole: Tensors with every token again.
+        logarithms: Logarithms of the sizes, by step, and by type and rank of the scores.
+        maps: Position of each token of the image after a step, int64 `[B, N, 1]`, by step.
+        whole: Copies with all tokens restored, by the tensor with merged tokens.
     """
 
     graph: ir.Graph
@@ -113,7 +113,7 @@ class _Rewriter:
                 self.graph.outputs[index] = given_back
 
     def _visit(self, node: ir.Node) -> None:
-        """Fits a node that reads merged tokens to them, or gives it every token."""
+        """Adapts a node that reads merged tokens to them, or restores all tokens for it."""
         reads = [value for value in node.inputs if value is not None and value in self.known]
         if not reads:
             return
@@ -147,7 +147,7 @@ class _Rewriter:
         replace_input(node, target, new)
 
     def _weigh(self, softmax: ir.Node, tracked: Tracked) -> None:
-        """Adds the logarithm of the sizes to the scores: a key counts as often as it stands for."""
+        """Adds the logarithm of the sizes to the scores: a key counts once per token in it."""
         scores = softmax.inputs[0]
         assert scores is not None
         assert scores.dtype is not None
@@ -169,7 +169,7 @@ class _Rewriter:
         softmax.replace_input_with(0, w.write("Add", inputs, sizes_of(scores), scores.dtype))
 
     def _merge(self, before: ir.Node | None, block: Block, count: int) -> None:
-        """Puts a step in behind a block's attention."""
+        """Inserts a step behind a block's attention."""
         sides = Sides(self.counts[-1], self.special)
         if not block.merges or not 0 < count <= sides.most:
             most = sides.most if block.merges else 0
@@ -185,8 +185,8 @@ class _Rewriter:
                     "merged before: tokens can be merged in one block alone"
                 )
         module = block.name.rpartition(".")[0] or block.name
-        # Several blocks have one module where attention is written in no module of its own, and
-        # where weights are shared.
+        # Several blocks share one module if attention has no module of its own, or if weights are
+        # shared: the number keeps their names apart.
         w = Writer(self.graph, before, f"{module}.merge{len(self.steps) or ''}")
         sizes = self.steps[-1].sizes if self.steps else None
         merged = merge_step(w, stream, sizes, similarity(w, block.keys, sides), sides, count)
@@ -197,7 +197,7 @@ class _Rewriter:
         self.known[merged.stream] = Tracked(len(self.steps), (1,))
 
     def _give_back(self, value: ir.Value, before: ir.Node | None) -> ir.Value:
-        """`value` with every token of the image."""
+        """Returns `value` with all tokens of the image."""
         if value not in self.whole:
             tracked, shape = self.known[value], sizes_of(value)
             if tracked.axes != (1,) or value.dtype is None:

@@ -17,17 +17,17 @@ from .matching import Sides, sizes_of
 
 @dataclass(frozen=True)
 class Merging:
-    """Tokens that a precision merges, and its outputs beside those of the one that merges none.
+    """Tokens that a precision merges, and how its outputs compare with those of its base.
 
     Attributes:
-        base: The precision that merges none.
-        tokens: That each block merges.
-        of: Tokens of an image, class and register tokens aside.
+        base: The precision that it is made from, which merges none.
+        tokens: The number that each block merges.
+        of: Tokens of an image, without class and register tokens.
         work_saved: Share of the base's multiplications, 0 to 1.
-        images: Those of evaluation that the next two are measured on.
-        agreement: Share of decisions of the first output that are the base's; None for kinds of
-            which nothing is decided.
-        rms_error: Of the first output, relative to its scale.
+        images: Number of evaluation images that the next two are measured on.
+        agreement: Share of the first output's decisions that equal the base's; None for kinds of
+            output without decisions.
+        rms_error: RMS error of the first output, relative to its scale.
     """
 
     base: str
@@ -51,16 +51,16 @@ class Merging:
 
 AUTO = "auto"
 Schedule = tuple[int, ...]
-"""Tokens that each block merges, in the order of the blocks."""
+"""Number of tokens that each block merges, in the order of the blocks."""
 CHUNKS, FIRST = 64, (3, 6, 12)
-"""Schedules grow by this part of the tokens, and begin in a block with so many of these."""
+"""Schedules grow by chunks of 1 / `CHUNKS` of the tokens; a block begins with 3, 6 or 12 chunks."""
 STEP, STEP_AT_LEAST = 0.05, 15_000_000
-"""The time that a step takes itself, as work: relative to a block's, and in multiplications beside
-that. Measured in OpenVINO at batch 1: 4 % of a block of a ViT-B/16, 0.08 ms of one with 128
-channels.
+"""The time that a step itself takes, expressed as work: a share of a block's work, plus a number of
+multiplications. Measured in OpenVINO at batch 1: 4 % of a block of a ViT-B/16, 0.08 ms of one with
+128 channels.
 """
 Asked = str | int | Schedule
-"""`AUTO`, tokens for every block, or for each of them."""
+"""`AUTO`, one number of tokens for all blocks, or one for each block."""
 
 
 def parse_merge(value: object) -> Asked:
@@ -86,16 +86,17 @@ def parse_merge(value: object) -> Asked:
 
 
 def as_typed(asked: Asked) -> str:
-    """What `parse_merge` reads, in the words of the command line."""
+    """Formats the result of `parse_merge` as it is given on the command line."""
     return ",".join(map(str, asked)) if isinstance(asked, tuple) else str(asked)
 
 
 def resolve(asked: int | Schedule, structure: Structure) -> Schedule:
-    """The schedule of a given number: as many in each block, where so many can be.
+    """Returns the schedule that the user asked for. A single number applies to each block, as far
+    as that many tokens can be merged there.
 
     Raises:
-        CannotMergeError: for a schedule of more blocks than the model has, or one that nothing can
-            be merged by.
+        CannotMergeError: for a schedule of more blocks than the model has, or a number of which no
+            token can be merged.
     """
     if not isinstance(asked, int):
         if len(asked) > len(structure.blocks):
@@ -113,7 +114,7 @@ def resolve(asked: int | Schedule, structure: Structure) -> Schedule:
 
 
 def tokens_of(schedule: Schedule, structure: Structure) -> list[int]:
-    """The tokens after each block's attention, before it first those of the image."""
+    """The number of tokens of the image, and the number after each block's attention."""
     tokens = [structure.tokens]
     for count in schedule:
         tokens.append(tokens[-1] - count)
@@ -122,13 +123,14 @@ def tokens_of(schedule: Schedule, structure: Structure) -> list[int]:
 
 @dataclass(frozen=True)
 class WorkModel:
-    """Multiplications of an image by the number of tokens there are at each place.
+    """Multiplications for an image, as a function of the number of tokens at each place.
 
     Attributes:
-        structure: The model's.
-        fixed: Those that do not depend on merging.
-        linear, square: For each place, before the first step and behind each block's, those that
-            grow with the tokens and with their square, at the tokens of the whole image.
+        structure: The structure of the model.
+        fixed: Multiplications that do not depend on merging.
+        linear, square: For each place, before the first block's step and behind each block's, the
+            multiplications that grow with the number of tokens and with its square, counted with
+            all tokens of the image.
     """
 
     structure: Structure
@@ -163,7 +165,7 @@ def work_model(graph: ir.Graph, structure: Structure) -> WorkModel:
 
 
 def _order(node: ir.Node, tokens: int) -> int:
-    """The power of the number of tokens that a product's work grows with."""
+    """The power of the number of tokens with which the work of a product grows."""
     left, right = node.inputs[:2]
     if node.op_type != "MatMul" or left is None or right is None:
         return 0
@@ -176,13 +178,13 @@ def _order(node: ir.Node, tokens: int) -> int:
 def stronger(
     structure: Structure, work: WorkModel, errors: Sequence[Sequence[tuple[int, float]]]
 ) -> Iterator[Schedule]:
-    """Schedules that save more and more, each with the least error for what it saves.
+    """Yields schedules that save more and more work; each adds the least error for what it saves.
 
     Args:
-        structure: The model's.
+        structure: The structure of the model.
         work: Its multiplications.
-        errors: For each block points of tokens merged there alone and the squared error that this
-            makes, in rising order; none where nothing can be merged.
+        errors: For each block pairs of the tokens merged in it alone and the squared error that
+            this causes, in rising order; empty if nothing can be merged.
     """
     chunk = max(1, structure.tokens // CHUNKS)
     most = Sides(structure.tokens, structure.special).most
@@ -209,7 +211,7 @@ def stronger(
 
 
 def _fitted(schedule: Schedule, structure: Structure) -> Schedule:
-    """A schedule with no more in any block than can be merged there."""
+    """Limits a schedule to the tokens that can be merged in each block."""
     fitted, tokens = list[int](), structure.tokens
     for count, block in zip(schedule, structure.blocks, strict=True):
         most = Sides(tokens, structure.special).most if block.merges else 0
@@ -219,13 +221,13 @@ def _fitted(schedule: Schedule, structure: Structure) -> Schedule:
 
 
 def _errors(errors: Sequence[Sequence[tuple[int, float]]], schedule: Schedule) -> float:
-    """The squared error of a schedule: those of its blocks add up."""
+    """The squared error of a schedule: the sum of those of its blocks."""
     blocks = zip(errors, schedule, strict=True)
     return sum(_error(points, count) for points, count in blocks if count)
 
 
 def _error(points: Sequence[tuple[int, float]], count: int) -> float:
-    """The squared error between and beyond the points that were measured."""
+    """The squared error of `count` tokens, inter- or extrapolated from the measured points."""
     known = [(0, 0.0), *points]
     for (low, first), (high, second) in pairwise(known):
         if count <= high:

@@ -1,8 +1,8 @@
-"""Stages of a merged precision: the search of a schedule, the merged graphs, what they change.
+"""Stages of a merged precision: the search of a schedule, the merged graphs, and their comparison.
 
-How many tokens each block may merge is searched on the images of calibration: the error that
-merging in one block alone makes gives schedules of growing strength, of which the strongest is
-taken whose outputs hold the budget. The evaluation images, which judge it, are left alone.
+The number of tokens that each block merges is searched on the calibration images: the errors caused
+by merging in one block alone give schedules of growing strength, and the strongest whose outputs
+meet the budget is chosen. The evaluation images, which judge the result, are not used for it.
 """
 
 from __future__ import annotations
@@ -37,29 +37,32 @@ from .rewrite import merge_tokens
 from .schedule import Merging, Schedule, WorkModel, resolve, stronger, work_model
 
 _SHARES = (1 / 24, 1 / 8, 1 / 4)
-"""Shares of the tokens that are merged in one block alone, to measure the error of that."""
+"""Shares of the tokens that are merged in one block alone to measure the error."""
 _MULTIPLICATIONS, _FEWEST, _MOST = 2e12, 4, 32
-"""Budget of that measurement, and the images that it takes at least and at most."""
+"""Multiplications that this measurement may take, and its least and greatest number of images."""
 _MOST_SAVED = 0.8
-"""Share of the work; beyond it little is left of any image."""
+"""Largest share of the work that is saved; beyond it little of any image is left."""
 _PROOFS = 5
-"""Schedules that are proven at most."""
+"""Most schedules to prove."""
 Outputs = NDArray[np.float32]
 Holds = Callable[[Outputs], bool]
-"""True if the outputs of all images hold the budget."""
+"""Returns True if the outputs of all images meet the budget."""
 
 
 def measure_errors(
     model: ir.Model, structure: Structure, work: WorkModel, images: ImageSet, update: Update
 ) -> list[list[tuple[int, float]]]:
-    """For each block tokens merged there alone, and the mean square of the change of the outputs.
+    """Measures the mean squared change of the outputs if tokens are merged in one block alone.
 
     Args:
         model: The graph that merges nothing.
         structure: Its blocks.
         work: Its multiplications.
-        images: Some of which are looked at.
-        update: Called with graphs done and in all.
+        images: Images, of which the first ones are used.
+        update: Called with graphs done and graphs in all.
+
+    Returns:
+        For each block pairs of the number of tokens merged and that error, made not to fall.
     """
     most = Sides(structure.tokens, structure.special).most
     counts = sorted({min(most, max(1, int(share * structure.tokens))) for share in _SHARES})
@@ -91,17 +94,17 @@ def search_schedules(
     holds: Holds,
     update: Update,
 ) -> list[Schedule]:
-    """The schedules that are worth a proof, the strongest first; none where the budget allows
-    nothing.
+    """Returns the schedules that are worth a proof, the strongest first; none if the budget allows
+    no merging.
 
     Args:
         model: The graph that merges nothing.
-        exact: The same in fp32: where numbers are rounded, any change rounds them anew, and that
-            would hide what merging does.
-        outputs: What they give.
-        images: Of calibration.
-        holds: Judges the outputs of all of them.
-        update: Called with graphs done and in all.
+        exact: The same in fp32: in a lowered graph any change also changes the rounding, which
+            would hide the effect of merging.
+        outputs: Their outputs.
+        images: The calibration images.
+        holds: Returns True if the outputs of all these images meet the budget.
+        update: Called with graphs done and graphs in all.
 
     Raises:
         CannotMergeError: if the model's tokens cannot be merged.
@@ -137,7 +140,7 @@ def _strongest(path: Sequence[Schedule], good: Callable[[Schedule], bool]) -> in
 
 
 def _back_from(number: int) -> list[int]:
-    """Steps back from a schedule: each three quarters of the one before it, five at most."""
+    """Numbers of the schedules to prove: each three quarters of the one before it, at most five."""
     numbers = list[int]()
     while number and len(numbers) < _PROOFS:
         numbers.append(number)
@@ -147,8 +150,8 @@ def _back_from(number: int) -> list[int]:
 
 TRAINED, RANDOM = "trained", "random"
 MARGIN = 2.0
-"""Classes that may change on the calibration images, relative to those that a budget allows where
-there are no labels.
+"""Share of classes that may change on labelled calibration images, relative to the larger of what
+`min_agreement` and `max_drop` allow.
 """
 
 
@@ -166,15 +169,15 @@ class SearchMerging(Stage[Candidates]):
 
     Attributes:
         base: The precision that is merged.
-        graph: Its graph, or one that computes the same and is measured sooner.
-        fp32: The optimised graph, which the outputs are compared with.
-        outputs: Their kinds and scales.
-        images: Of calibration.
+        graph: Its graph, or the fp32 one if that would have to be measured as a simulation.
+        fp32: The optimised graph, with whose outputs those of merged graphs are compared.
+        outputs: Kinds and scales of the outputs.
+        images: The calibration images.
         folders: Class folders, and the model's index of each.
-        budget: What the outputs have to hold.
+        budget: The budget that the outputs must meet.
         weights: `TRAINED`, or `RANDOM`, whose classes mean nothing.
         metric: The user's own measure.
-        max_drop: Its fall that is allowed.
+        max_drop: How far that measure may fall.
     """
 
     base: str
@@ -212,8 +215,8 @@ class SearchMerging(Stage[Candidates]):
         (folder / "schedules.json").write_text(json.dumps([schedules, reason]))
 
     def _agrees(self, accuracy: Accuracy) -> bool:
-        """False where more of the classes change than a budget on top-1 can come from: of few
-        images as many may be won as lost by chance.
+        """Returns False if too many classes change for a drop within the budget to be credible: on
+        few images as many may become right as wrong by chance.
         """
         budget, agreement = self.budget, accuracy.agreement
         judged = self.outputs[0].classifies and self.weights == TRAINED
@@ -230,8 +233,8 @@ class SearchMerging(Stage[Candidates]):
 def _labels(
     images: ImageSet, folders: tuple[tuple[str, int], ...], output: OutputSpec
 ) -> NDArray[np.int64] | None:
-    """The model's class of each image; None where that is not known. An embedding's are whatever
-    tells images apart.
+    """The model's class of each image; None if it is not known. For outputs that do not classify,
+    as embeddings, the images' own labels.
     """
     if images.labels is None or images.class_names is None or not output.classifies:
         return images.labels
@@ -260,7 +263,7 @@ class Merge(MakeGraphs):
 
 @dataclass(frozen=True)
 class CompareWithBase(Stage[Merging]):
-    """Compares the outputs of a merged graph with those of the one that merges nothing."""
+    """Compares the outputs of a merged graph with those of the graph that merges nothing."""
 
     name: str
     base: str
@@ -295,5 +298,5 @@ class CompareWithBase(Stage[Merging]):
 
 
 def given_schedule(asked: int | Schedule, graph: Path) -> Schedule:
-    """The schedule that the user gave, for this graph. Raises CannotMergeError."""
+    """Returns the schedule that the user gave, for this graph. Raises CannotMergeError."""
     return resolve(asked, find_structure(ir.load(graph).graph))

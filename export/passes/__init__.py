@@ -1,7 +1,7 @@
-"""The passes that optimise the fp32 graph, in order. Each is exact: precision is changed elsewhere.
+"""The passes that optimise the fp32 graph, in order. Each is exact: precision is lowered elsewhere.
 
 The first names nodes, tensors and weights after the modules that they come from, so that tables and
-reports can be read.
+reports are readable.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .linears import FoldAttentionScale, FoldLayerScale
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 WRAPPER = "vit"
-"""Attribute of a wrapper for export that holds the model: no part of names."""
+"""Attribute of the export wrapper that holds the model; it is removed from names."""
 _NO_MODULE = "_empty_nn_module_stack"
 
 
@@ -48,8 +48,8 @@ def _scope(node: ir.Node, before: str) -> str:
     """The innermost module that the node comes from, as `blocks.0.attn.qkv`; "" outside all of
     them.
 
-    A node that does not say, such as a Split that the exporter made, belongs where the node before
-    it does.
+    A node without this metadata, such as a Split that the exporter made, gets the module of the
+    node before it.
     """
     modules = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))[
         :-1
@@ -81,7 +81,7 @@ def _rename_initializer(graph: ir.Graph, value: ir.Value) -> None:
 
 @dataclass(frozen=True)
 class PassReport:
-    """Number of nodes before and after a pass; why it was left out, "" if it was not."""
+    """Number of nodes before and after a pass, and why it was left out; "" if it was not."""
 
     name: str
     nodes_before: int
@@ -99,7 +99,7 @@ CLEAN_UP = ir.passes.Sequential(
     common.TopologicalSortPass(),
     common.ClearMetadataAndDocStringPass(),
 )
-"""Removes what does nothing, and every trace of the machine that exported."""
+"""Removes nodes without effect, and all metadata about the exporting machine."""
 
 PASSES: dict[str, ir.passes.PassBase] = {
     "name after modules": NameAfterModules(),

@@ -1,8 +1,8 @@
-"""Computes the last block for the class token only: the head reads nothing else.
+"""Computes the last block for the class token only, because the head reads nothing else.
 
 Queries, attention rows, projection and MLP of the last block act on each token alone, so all tokens
-but the first are dropped before them; keys and values still see every token. Exact, and of a
-ViT-B's 12 blocks it saves three quarters of one.
+except the first are dropped before them; keys and values still see every token. This is exact, and
+saves three quarters of one of a ViT-B's 12 blocks.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _ELEMENTWISE = ("Gelu", "Sigmoid", "Tanh")
 _ON_LAST_AXIS = ("LayerNormalization", "Softmax")
 
 Needs = dict[ir.Value, int]
-"""Values of which only index 0 along this axis is needed."""
+"""The axis of each value along which only index 0 is needed."""
 
 
 class KeepOnlyClassToken(ir.passes.InPlacePass):
-    """Moves the head's `Gather(index 0, axis 1)` up as far as each operator allows."""
+    """Moves the head's `Gather(index 0, axis 1)` towards the input as far as operators allow."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         needs = _find_needs(model.graph)
@@ -36,9 +36,9 @@ class KeepOnlyClassToken(ir.passes.InPlacePass):
 
 
 def _find_needs(graph: ir.Graph) -> Needs:
-    """Walks from the output up.
+    """Finds the values needed at index 0 only, by a walk from the outputs to the inputs.
 
-    A value is narrow if its node can make it so and all of its uses want it.
+    These are values that all uses read at index 0 only and whose node can compute just that.
     """
     needs: Needs = {}
     requests: dict[ir.Value, list[int]] = {}
@@ -58,7 +58,7 @@ def _find_needs(graph: ir.Graph) -> Needs:
 
 
 def _requested_axis(value: ir.Value, requests: dict[ir.Value, list[int]]) -> int | None:
-    """The axis along which every use of `value` wants index 0 alone, or None."""
+    """The axis along which every use of `value` needs index 0 only, or None."""
     axes = requests.get(value, [])
     if len(axes) != len(value.uses()) or len(set(axes)) != 1 or value.is_graph_output():
         return None
@@ -66,8 +66,8 @@ def _requested_axis(value: ir.Value, requests: dict[ir.Value, list[int]]) -> int
 
 
 def _input_axes(node: ir.Node, needs: Needs) -> dict[ir.Value, int] | None:
-    """Inputs of `node` that are needed at index 0 only, by what is needed of its output; None: all
-    of them are needed whole.
+    """The inputs of `node` that are needed at index 0 only, and their axes, given the needs of its
+    outputs; None if it needs all inputs whole.
     """
     if _gathers_class_token(node):
         return {_first(node): 1}
@@ -106,7 +106,9 @@ def _gathers_class_token(node: ir.Node) -> bool:
 
 
 def _elementwise(inputs: list[ir.Value], axis: int, rank: int) -> dict[ir.Value, int] | None:
-    """Constants must be the same for every token: of lower rank, or of size 1 there."""
+    """The same for Add and Mul. Constants must be the same for every token: of lower rank, or of
+    size 1 there.
+    """
     axes = {}
     for value in inputs:
         shape = value.shape or ir.Shape([])
@@ -120,7 +122,7 @@ def _elementwise(inputs: list[ir.Value], axis: int, rank: int) -> dict[ir.Value,
 
 
 def _keeps(before: ir.Value, after: ir.Value, axis: int) -> bool:
-    """True if a Reshape leaves the axes up to and including `axis` alone."""
+    """True if a Reshape does not change the axes up to and including `axis`."""
     head = [
         shape[: axis + 1] if (shape := value.shape) is not None else None
         for value in (before, after)

@@ -1,6 +1,6 @@
 """Finds the Linears of a graph, which are products with a constant matrix, and folds the factors
-behind them into their weights: attention's 1 / sqrt(head size) and LayerScale, three elementwise
-passes less per block.
+behind them into their weights: attention's 1 / sqrt(head size) and LayerScale, which saves three
+elementwise operations per block.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _bias(product: ir.Value) -> ir.Value | None:
 
 
 def linear_of(value: ir.Value) -> Linear | None:
-    """The Linear whose whole output is `value`, which one node alone uses."""
+    """The Linear whose whole output is `value`, if only one node uses that; else None."""
     last = value.producer() if len(list(value.consumers())) == 1 else None
     if last is not None and last.op_type == "Add":
         producers = [v.producer() for v in last.inputs if v is not None and v.producer()]
@@ -89,7 +89,7 @@ def scale_output(
 ) -> None:
     """Multiplies some columns of a Linear's weight and bias; `factor` is a number or one for each.
 
-    The Linear gets constants of its own: the exporter lets blocks share equal ones.
+    The Linear gets its own constants, because the exporter lets blocks share equal ones.
     """
     _scale(graph, linear.node, linear.weight, factor, columns)
     if linear.bias is not None:
@@ -113,8 +113,8 @@ _LAYOUT_OPS = ("Reshape", "Transpose")
 
 
 class FoldAttentionScale(ir.passes.InPlacePass):
-    """`Linear -> Split -> Reshape, Transpose -> Mul(scalar)`: the scalar goes into the Linear's
-    columns of Q. Where Q has a Linear of its own there is no Split, and all of its columns take it.
+    """`Linear -> Split -> Reshape, Transpose -> Mul(scalar)`: folds the scalar into the
+    Linear's columns of Q. Where Q has its own Linear there is no Split, and all columns are scaled.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -122,7 +122,7 @@ class FoldAttentionScale(ir.passes.InPlacePass):
 
 
 def _fold_each(model: ir.Model, fold: Callable[[ir.Graph, ir.Node], bool]) -> ir.passes.PassResult:
-    """Calls `fold` for every Mul; it takes those out of the graph that it can, and returns true."""
+    """Calls `fold` for every Mul; `fold` removes the Mul and returns True where it can fold it."""
     folded = [fold(model.graph, node) for node in list(model.graph) if node.op_type == "Mul"]
     return ir.passes.PassResult(model, modified=any(folded))
 
@@ -147,7 +147,7 @@ def _fold_attention_scale(graph: ir.Graph, node: ir.Node) -> bool:
 
 @dataclass(frozen=True)
 class _Origin:
-    """Part `part` of `parts` equal ones of the last axis of `value`."""
+    """Part number `part` of `parts` equal parts of the last axis of `value`."""
 
     value: ir.Value
     part: int
@@ -155,8 +155,8 @@ class _Origin:
 
 
 def _origin(value: ir.Value) -> _Origin | None:
-    """Follows `value` back through layout changes and at most one equal Split, used by nothing else
-    on the way.
+    """Follows `value` back through layout changes and at most one equal Split, as long as nothing
+    else reads the values on the way.
     """
     while (node := value.producer()) is not None and len(list(value.consumers())) == 1:
         source = node.inputs[0]
@@ -171,7 +171,7 @@ def _origin(value: ir.Value) -> _Origin | None:
 
 
 class FoldLayerScale(ir.passes.InPlacePass):
-    """`Linear -> Mul(constant [N])`: the constant goes into the Linear's columns and bias."""
+    """`Linear -> Mul(constant [N])`: folds the constant into the Linear's weight and bias."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         return _fold_each(model, _fold_layer_scale)

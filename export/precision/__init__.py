@@ -1,4 +1,4 @@
-"""Table of the precisions. Each is a frozen dataclass that holds all its facts, in its own file."""
+"""Table of the precisions. Each is a frozen dataclass with all its properties, in its own file."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ def find_precision(name: str) -> Precision:
 
 
 def merged_forms(name: str) -> tuple[str, ...]:
-    """The precisions that merge tokens in the graphs of the one of that name."""
+    """The precisions that merge tokens in the graphs of precision `name`."""
     rows = PRECISIONS.items()
     return tuple(n for n, p in rows if isinstance(p, MergedPrecision) and p.base == name)
 
 
 def tensors_to_observe(graph: ir.Graph, precisions: Iterable[Precision]) -> tuple[str, ...]:
-    """The tensors of the optimised fp32 graph that calibration has to sample for all of these."""
+    """The tensors of the optimised fp32 graph that calibration must sample for all `precisions`."""
     return tuple(dict.fromkeys(name for p in precisions for name in p.observes(graph)))

@@ -1,4 +1,4 @@
-"""Base of the precisions, and the facts that each of them states."""
+"""Base class of the precisions, and the properties that each of them declares."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from vit_edge.export.collapse.limits import Limits
 from vit_edge.runtime.outputs import BOXES, EMBEDDING, MAP, TOKENS, VALUE
 
 Graphs = dict[str, ir.Model]
-"""The graph for each kind of backend, "cpu" and "gpu"; the same object where one graph serves both,
-and none for a kind that cannot run the precision.
+"""The graph for each kind of backend, "cpu" and "gpu"; the same object if one graph serves both, no
+entry for a kind that cannot run the precision.
 """
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Largest distance of a precision from PyTorch. None: not asked for.
+    """Largest difference of a precision from PyTorch. None: not checked.
 
     Attributes:
-        max_logit_error: Worst difference of a value, relative to the range of the reference's.
+        max_logit_error: Largest difference of a value, relative to the range of the reference's.
         max_drop: Top-1 drop in percentage points, where there are labels.
-        min_agreement: Share of images with the same top-1 class, where there are none.
+        min_agreement: Share of images with the same top-1 class, where there are no labels.
         min_cosine: Mean cosine of image-centred logits, where weights are random and classes mean
             nothing.
         max_rms: Relative RMS error by kind of output, for kinds that give no class.
-        min_neighbours: Share of images with the same nearest neighbour, of embeddings.
-        users_drop: True if the user's `--max-drop` takes the place of `max_drop`.
+        min_neighbours: Share of images with the same nearest neighbour, for embeddings.
+        users_drop: True if the user's `--max-drop` replaces `max_drop`.
     """
 
     max_logit_error: float | None
@@ -42,7 +42,7 @@ class Budget:
     users_drop: bool = False
 
     def with_max_drop(self, max_drop: float | None) -> Budget:
-        """The budget with the user's `--max-drop`, where it is this precision's to take."""
+        """The budget with the user's `--max-drop`, if one is given and `users_drop` is true."""
         if max_drop is None or not self.users_drop:
             return self
         return replace(self, max_drop=max_drop)
@@ -65,7 +65,7 @@ EIGHT_BIT = Budget(
     min_neighbours=0.9,
     users_drop=True,
 )
-"""Of 8 bits, and of weights of 4."""
+"""For 8 bits, and for 4-bit weights."""
 
 FOUR_BIT = Budget(
     max_logit_error=None,
@@ -76,7 +76,7 @@ FOUR_BIT = Budget(
     min_neighbours=0.85,
     users_drop=True,
 )
-"""Of activations of 4 bits."""
+"""For 4-bit activations."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,9 @@ class Precision(ABC):
     Attributes:
         budget: How far it may be from PyTorch.
         limits: The errors that its number format explains, for the check for collapse.
-        ranks: The kinds of backend that run it, and when they try it.
-        least_capability: The least compute capability of GPUs that have its types, as "8.9"; "" for
-            all.
+        ranks: The kinds of backend that run it, and the order in which they try it.
+        least_capability: The lowest compute capability of GPUs that support its types, as "8.9";
+            "" for all.
     """
 
     budget: Budget
@@ -113,9 +113,9 @@ class Precision(ABC):
     least_capability: str = field(default="", kw_only=True)
 
     def observes(self, graph: ir.Graph) -> tuple[str, ...]:
-        """The tensors of the optimised graph that calibration has to sample, beside the peaks."""
+        """The tensors of the optimised graph that calibration must sample, besides the peaks."""
         return ()
 
     @abstractmethod
     def lower(self, model: ir.Model, calibration: Calibration) -> Graphs:
-        """New graphs; `model` is left as it is."""
+        """Returns the graphs of this precision; `model` is not changed."""

@@ -18,9 +18,9 @@ from .cast import cast_to
 class BF16(Precision):
     """See `export.precision.base.Precision`.
 
-    Nothing overflows, so that no tensor needs an island; LayerNormalization stays in fp32, where
-    its mean and variance keep their bits. Of the engines on CPUs OpenVINO runs it, natively where
-    the CPU has bf16; ONNX Runtime has no kernels, so that the graph is measured as a simulation.
+    Nothing overflows, so no tensor has to stay in fp32; LayerNormalization does, where its mean
+    and variance keep their precision. Among the CPU engines OpenVINO runs it, natively if the CPU
+    has bf16; ONNX Runtime has no kernels, so the graph is measured as a simulation.
     """
 
     budget: Budget = SIXTEEN_BIT

@@ -12,11 +12,11 @@ from vit_edge.export.graph_edit import add_initializer, array, describe, set_dty
 from vit_edge.export.quantise.float4_qdq import QUANTISER
 
 _OPSET = 23
-"""The lowerings' latest: types of inputs only grow from one opset to the next."""
+"""The latest opset of the lowerings: later opsets accept all input types of earlier ones."""
 
 
 def cast_to(graph: ir.Graph, dtype: ir.DataType, stays_fp32: Callable[[ir.Node], bool]) -> None:
-    """Gives every floating-point node the 16-bit `dtype`, but for those that stay fp32; graph
+    """Gives every floating-point node the 16-bit `dtype`, except those that stay fp32; graph
     outputs stay fp32.
 
     All decisions are made before the first change, on the fp32 graph. Weights are converted, not
@@ -54,8 +54,8 @@ def _is_float(node: ir.Node) -> bool:
 
 
 def _takes(node: ir.Node, index: int, dtype: ir.DataType) -> bool:
-    """False for an input that its operator wants in fp32 whatever it computes in, as the factors of
-    a Resize. Source: the operators' schemas.
+    """False for an input that its operator requires in fp32 whatever type it computes in, as the
+    scales of a Resize. Source: the operators' schemas.
     """
     if node.domain not in ("", "ai.onnx"):
         return node.op_type != QUANTISER or index == 0  # its scale is fp32
@@ -66,7 +66,7 @@ def _takes(node: ir.Node, index: int, dtype: ir.DataType) -> bool:
 def _convert(graph: ir.Graph, value: ir.Value, target: ir.DataType, before: ir.Node) -> ir.Value:
     name = f"{value.name}@{target.name.lower()}"
     if value.is_initializer():
-        with np.errstate(over="ignore"):  # an overflow is for the accuracy check to find
+        with np.errstate(over="ignore"):  # the accuracy check finds an overflow
             return add_initializer(graph, name, array(value).astype(target.numpy()))
     cast = ir.node("Cast", [value], {"to": target}, name=name)
     producer = value.producer()
@@ -78,7 +78,7 @@ def _convert(graph: ir.Graph, value: ir.Value, target: ir.DataType, before: ir.N
 
 
 def _cast_output(graph: ir.Graph, output: ir.Value) -> ir.Value:
-    """The fp32 output under the old name."""
+    """Adds a cast to fp32 behind `output`, and gives its result the output's name."""
     name = output.name
     low = output.dtype
     assert name is not None

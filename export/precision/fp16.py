@@ -1,4 +1,4 @@
-"""fp16 for all that fits it; fp32 islands for what does not."""
+"""fp16 for every operator whose tensors fit into it; fp32 islands for the others."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ FP16_MAX = 65504.0
 class FP16(Precision):
     """See `export.precision.base.Precision`.
 
-    LayerNormalization always runs in fp32: it squares its input, which is over 1,000 in large ViTs.
-    So does every operator that a tensor beyond `FP16_MAX / headroom` enters or leaves; calibration
-    sees less than the field does.
+    LayerNormalization always runs in fp32: it squares its input, which exceeds 1,000 in large ViTs.
+    So does every operator with an input or output beyond `FP16_MAX / headroom`: images in use may
+    exceed the peaks of the calibration images.
     """
 
     headroom: float = 8.0
@@ -45,7 +45,7 @@ class FP16(Precision):
 
 
 def to_fp16(model: ir.Model, table: CalibrationTable, headroom: float) -> ir.Model:
-    """Casts `model` in place, islands left in fp32, writes it in the form that GPUs want, and
+    """Casts `model` in place, except for fp32 islands, brings it to the default form for GPUs, and
     returns it.
     """
     limit = FP16_MAX / headroom
@@ -65,7 +65,7 @@ def to_fp16(model: ir.Model, table: CalibrationTable, headroom: float) -> ir.Mod
 
 
 def _peak(value: ir.Value, table: CalibrationTable) -> float:
-    """The largest magnitude of a tensor: measured for an activation, known for a weight."""
+    """The largest magnitude of a tensor: measured for activations, computed for weights; else 0."""
     if value.name in table.peak:
         return table.peak[value.name]
     if (

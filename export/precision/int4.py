@@ -13,7 +13,7 @@ from .quantised import QuantisedPrecision
 
 @dataclass(frozen=True)
 class INT4(QuantisedPrecision):
-    """Weights in blocks of 64 input channels with a scale each; activations stay as they are."""
+    """Weights in blocks of 64 input channels with a scale each; activations are not quantised."""
 
     scheme: Scheme = Scheme(INT4_GRID, None, block=64)
     budget: Budget = EIGHT_BIT

@@ -1,4 +1,4 @@
-"""Merged precisions: the graphs of another one with similar tokens merged."""
+"""Merged precisions: the graphs of another precision, with similar tokens merged."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .base import EIGHT_BIT, Budget, Graphs, Precision, Ranks
 class MergedPrecision(Precision):
     """See `export.precision.base.Precision`.
 
-    Merging and rounding share one budget, against PyTorch. How many tokens each block merges is
-    searched, or the user's choice (`export.merging`): by itself it merges none.
+    Merging and rounding share one budget, against PyTorch. The number of tokens that each block
+    merges is searched or given by the user (`export.merging`); `lower` merges none.
 
     Attributes:
         base: The name of the precision whose graphs are merged.
@@ -31,7 +31,7 @@ class MergedPrecision(Precision):
         return self.of.observes(graph)
 
     def lower(self, model: ir.Model, calibration: Calibration) -> Graphs:
-        """The graphs of the other precision, nothing merged."""
+        """Returns the graphs of `of`, with nothing merged."""
         return self.of.lower(model, calibration)
 
 

@@ -13,8 +13,8 @@ from .quantised import QuantisedPrecision
 
 @dataclass(frozen=True)
 class NVFP4(QuantisedPrecision):
-    """Weights and activations of 4 bits in blocks of 16 input channels, each with a scale of 8
-    bits. No CPU engine has kernels for it: it is measured as a simulation.
+    """4-bit weights and activations in blocks of 16 input channels, each with an 8-bit scale. No
+    CPU engine has kernels for it: it is measured as a simulation.
     """
 
     scheme: Float4Scheme = Float4Scheme()
@@ -33,7 +33,7 @@ class NVFP4(QuantisedPrecision):
 
 @dataclass(frozen=True)
 class NVFP4Weights(NVFP4):
-    """The weights alone; activations stay in 16 bits, and so does the product."""
+    """NVFP4 for the weights only; activations and products stay in 16 bits."""
 
     scheme: Float4Scheme = Float4Scheme(activations=None, fallback=None)
     budget: Budget = EIGHT_BIT

@@ -1,4 +1,4 @@
-"""Base of the quantised precisions: search on an exact graph, then casts around the Q/DQ."""
+"""Base of the quantised precisions: a search on the exact graph, then casts around the Q/DQ."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from .fp16 import FP16, to_fp16
 
 @dataclass(frozen=True)
 class SearchEffort:
-    """A value of `--effort`.
+    """The settings of a value of `--effort`.
 
     Attributes:
         tries_forms: True if several equivalent forms of a graph are tried for each target, and
             latencies estimated from plans of single batch sizes.
-        gain_of_division: Factor by which the squared error of the model's outputs must fall before
-            a quantised layer divides its input, at the price of a multiplication in the engine;
-            None where that is not asked.
+        gain_of_division: Factor by which the squared error of the model's outputs must fall for a
+            quantised layer to divide its input, at the cost of a multiplication in the engine;
+            None if no layer may.
     """
 
     tries_forms: bool
@@ -50,6 +50,9 @@ EFFORTS = {
     DEFAULT_EFFORT: SearchEffort(tries_forms=True, gain_of_division=3.0),
     THOROUGH: SearchEffort(tries_forms=True, gain_of_division=1.5),
 }
+"""`fast` builds each engine once, in the form that is best for most models; the others try several
+equivalent forms of the graph, and build again for estimates of latency.
+"""
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,8 @@ class QuantisedPrecision(Precision):
 
     Only the blocks' Linears and the convolutions of hybrid models carry Q/DQ: never the residual
     stream, whose outliers would destroy the model. Patch embedding and head, a hundredth of the
-    work, stay as they are. Around the Q/DQ is fp32 for CPUs and fp16 for GPUs; the numbers are the
-    same in both.
+    work, are not quantised. The type around the Q/DQ is fp32 for CPUs and fp16 for GPUs; the
+    quantised numbers are the same in both.
 
     Attributes:
         scheme: The grids of the Linears and of attention.
@@ -77,7 +80,7 @@ class QuantisedPrecision(Precision):
         return layers if self.scheme.attention is None else (*layers, *attention_tensors(graph))
 
     def finish(self, lowered: ir.Model, table: CalibrationTable) -> Graphs:
-        """The graph for each kind of backend, of one with fp32 around the Q/DQ."""
+        """Returns the graph for each kind of backend, given `lowered` with fp32 around the Q/DQ."""
         graphs = {}
         if "cpu" in self.ranks.kinds:
             graphs["cpu"] = lowered
@@ -93,13 +96,13 @@ class QuantisedPrecision(Precision):
 
 @dataclass(frozen=True)
 class Quantised:
-    """A graph before and after, fp32 around the Q/DQ; tensors keep their names.
+    """A graph before and after quantisation, fp32 around the Q/DQ; tensors keep their names.
 
     Attributes:
         exact: The graph that was quantised: outliers smoothed, the function unchanged.
         lowered: The same with Q/DQ.
-        fallback: What layers that fall back are taken from: `exact`, or the same in the scheme's
-            own fallback.
+        fallback: The graph that fallback layers are taken from: `exact`, or the same quantised to
+            the scheme's `fallback`.
         explanation: The decisions about each layer; empty for plain calibration methods.
     """
 
@@ -116,13 +119,13 @@ def quantise_model(
     update: Update = ignore,
     gain_of_division: float | None = EFFORTS[DEFAULT_EFFORT].gain_of_division,
 ) -> Quantised:
-    """Decides about smoothing, ranges and rounding: all that takes time.
+    """Searches smoothing, ranges and rounding, and quantises a copy of `model`.
 
     Args:
         model: The fp32 graph.
-        calibration: What was observed of it.
+        calibration: Its calibration.
         scheme: The grids.
-        update: Called with what is done and what there is in all.
+        update: Called with work done and work in all.
         gain_of_division: See `SearchEffort`.
 
     Raises:

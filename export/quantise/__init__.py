@@ -1,1 +1,1 @@
-"""Post-training quantisation of a ViT's Linears: where, what is moved first, on which grid."""
+"""Post-training quantisation of a ViT: its Linears, its attention and a hybrid's convolutions."""

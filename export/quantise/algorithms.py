@@ -1,8 +1,8 @@
-"""Ways to quantise the Linears of a graph, by the scheme, and the choice between two ways for a
-layer, by what each alone does to the model's outputs.
+"""The algorithm that quantises the Linears of a graph for each scheme, and the choice between two
+ways to quantise a layer, by what each alone does to the model's outputs.
 
-A layer's own error says what its average token loses. What all others hang on may be a few tokens,
-those of massive activations: the outputs of the whole model tell.
+A layer's own error shows what its average token loses. Yet all other tokens may depend on a few
+with massive activations; only the outputs of the whole model show errors in those.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from .linear_layers import LayerExplanation
 from .linears import Smoothed, divide_all, quantise, round_all
 
 MOST_IMAGES = 8
-"""Images that are compared on, spread over the calibration images; fewer of large models."""
+"""Most images to compare outputs on, spread over the calibration images; fewer for large models."""
 _KINDS = (VALUE, VALUE, TOKENS, MAP)
-"""A kind of output for each number of dimensions: here only their sizes count."""
+"""A kind of output for each number of dimensions: here only the shapes matter."""
 
 
 def divide_where_outputs_gain(
@@ -44,15 +44,15 @@ def divide_where_outputs_gain(
     min_gain: float,
     update: Update,
 ) -> dict[str, Smoothed]:
-    """Finds the layers that shall divide their input, because the model's outputs gain by it.
+    """Finds the layers that should divide their input because this improves the model's outputs.
 
     Args:
         exact: The fp32 graph after smoothing.
         calibration: Its samples and images.
-        smoothed: All layers as they are.
+        smoothed: All layers as smoothing left them.
         scheme: The grids.
         min_gain: See `choose_costly`.
-        update: Called with what is done and what there is in all.
+        update: Called with work done and work in all.
     """
     divided = divide_all(exact.graph, calibration.samples, scheme, ignore)
     if not divided:
@@ -69,7 +69,7 @@ def divide_where_outputs_gain(
 
 
 def _quickly(weight: Floats, scales: Floats, moments: SecondMoments, grid: Grid) -> Floats:
-    """Rounds weights to the nearest, which is enough to compare ways of quantising inputs."""
+    """Rounds weights to nearest, which is enough to compare ways of quantising inputs."""
     return round_to_nearest(weight, scales, grid)
 
 
@@ -82,17 +82,17 @@ def choose_costly(
     min_gain: float,
     update: Update,
 ) -> tuple[str, ...]:
-    """Returns the names of the layers whose costly way the outputs gain by.
+    """Returns the names of the layers whose costly form improves the outputs enough.
 
     Args:
         exact: The fp32 graph.
         plain: The same with `layers` quantised.
-        costly: The same with `layers` quantised in a way that takes an operator more.
+        costly: The same with `layers` quantised in a form that takes one more operator.
         layers: The layers, in graph order; they read and write tensors of the same names.
         images: The calibration images.
-        min_gain: Factor by which the squared error of the outputs must fall for the costly way to
-            be taken.
-        update: Called with what is done and what there is in all.
+        min_gain: Factor by which the squared error of the outputs must fall for the costly form to
+            be chosen.
+        update: Called with work done and work in all.
     """
     few = images.subset(_spread_over(min(MOST_IMAGES, images_for(layers), len(images)), images))
     outputs = _outputs(exact, few)
@@ -101,7 +101,7 @@ def choose_costly(
         other, part = join_outputs(lowered, outputs), stretch(update, number, 2)
         measured = measure_sensitivity(joined, other, layers, few, part, classes=False)
         errors.append(np.array([sensitivity.error for sensitivity in measured]))
-    # Where neither way changes the outputs the cheap one is taken.
+    # Where neither form changes the outputs the cheap one is chosen.
     gains = errors[0] ** 2 > min_gain * errors[1] ** 2
     return tuple(layer.name for layer, gain in zip(layers, gains, strict=True) if gain)
 
@@ -120,16 +120,16 @@ def _outputs(model: ir.Model, images: ImageSet) -> tuple[OutputSpec, ...]:
 
 
 Rounded = TypeVar("Rounded")
-"""Decisions of an algorithm about a layer's grids."""
+"""An algorithm's decisions about how a layer is rounded."""
 
 
 @dataclass(frozen=True)
 class Algorithm(Generic[Rounded]):
-    """A way to quantise; see the functions of these names in `linears`, of `divide` in `choice`.
+    """A way to quantise; see the functions of the same names in `linears`.
 
     Attributes:
-        divide: None where the scales of blocks follow the channels by themselves.
-        ir_version: The first version of ONNX's representation that knows the types.
+        divide: See `divide_where_outputs_gain`; None where scales of blocks adapt to the channels.
+        ir_version: The first ONNX IR version that has the types.
     """
 
     smooth_all: Callable[[ir.Graph, Samples, Scheme, Update], dict[str, Smoothed]]
@@ -171,5 +171,5 @@ _FLOAT4 = Algorithm(
 
 
 def algorithm_of(scheme: Scheme) -> Algorithm[Any]:
-    """Scales that are constants, or those of NVFP4, which follow the activations."""
+    """Returns the algorithm of NVFP4, or the one of schemes whose scales are all constants."""
     return _FLOAT4 if isinstance(scheme, Float4Scheme) else _ONE_SCALE

@@ -1,7 +1,7 @@
-"""Quantises attention's two products, at the places where TensorRT fuses them into one kernel.
+"""Quantises attention's two products so that TensorRT fuses them into one kernel.
 
-Attention of a single query, as that of a last block whose class token alone is read, stays as it
-is: in 16 bits TensorRT runs it as one kernel, in 8 bits as eight.
+Attention with a single query, as in a last block of which only the class token is read, is not
+quantised: in 16 bits TensorRT runs it as one kernel, in 8 bits as eight.
 
 Source: NVIDIA TensorRT's rules for fused multi-head attention: Q/DQ on both operands of Q K^T, on
 the Softmax's output and on V; the output of the second product is the input of the projection,
@@ -82,7 +82,7 @@ def find_attentions(graph: ir.Graph) -> list[Attention]:
 
 
 def quantisable_attentions(graph: ir.Graph) -> list[Attention]:
-    """The attentions that quantisation is for, in order."""
+    """The attentions with more than one query, in order."""
     return [attention for attention in find_attentions(graph) if not attention.single_query]
 
 
@@ -115,7 +115,7 @@ def _require_fusible(attention: Attention) -> None:
 
 
 def _channels(value: ir.Value) -> ir.Value:
-    """The value before its channels were cut into heads, `[B, N, K]`; a Linear's or a Split's."""
+    """The value before it was split into heads, `[B, N, K]`: output of a Linear or a Split."""
     while (node := value.producer()) is not None and node.op_type in _LAYOUT:
         before = node.inputs[0]
         if before is None:
@@ -125,14 +125,14 @@ def _channels(value: ir.Value) -> ir.Value:
 
 
 Scaling = Mapping[str, Floats]
-"""Factors that channels were multiplied by since calibration, by the tensor's name."""
+"""Factors by which channels were multiplied since calibration, by the tensor's name."""
 
 
 def balance_all(graph: ir.Graph, calibration: Calibration, grid: Grid) -> Scaling:
-    """Levels the channels of every Q and K in place: q_c f_c and k_c / f_c have the same product.
+    """Balances the channels of every Q and K in place: q_c f_c and k_c / f_c have the same product.
 
-    That is exact. It is done where both come from Linears and the error of the products falls
-    enough. Returns the factors.
+    The function is unchanged. This is done where both come from Linears and the error of the
+    products falls by `MIN_GAIN`. Returns the factors.
     """
     factors: dict[str, Floats] = {}
     for attention in quantisable_attentions(graph):
@@ -142,7 +142,7 @@ def balance_all(graph: ir.Graph, calibration: Calibration, grid: Grid) -> Scalin
         if factor is None or _source(q) is None or _source(k) is None:
             continue
         for value, scale in ((q, factor), (k, np.reciprocal(factor))):
-            source = _source(value)  # anew: Q's scaling gave the Linear that both share new weights
+            source = _source(value)  # again: scaling Q gave the Linear that both share new weights
             assert source is not None
             source.scale(graph, scale)
             factors[str(value.name)] = scale
@@ -157,7 +157,7 @@ def _source(value: ir.Value) -> LinearSource | None:
 
 
 def _balance(q: LayerSamples | None, k: LayerSamples | None, grid: Grid) -> Floats | None:
-    """The factor for Q's channels, powers of two; None where it does not pay."""
+    """The factors for Q's channels, powers of two; None where the error does not fall enough."""
     if q is None or k is None or q.channel_amax.shape != k.channel_amax.shape:
         return None
     largest = [np.maximum(s.channel_amax, 1e-6) for s in (q, k)]
@@ -196,8 +196,8 @@ def quantise_attention(
 
     Args:
         graph: The graph, smoothed and balanced.
-        calibration: With samples of `attention_tensors`, or for plain methods their ranges.
-        scaling: Factors that they were multiplied by since.
+        calibration: With samples of `attention_tensors`; with their ranges for plain methods.
+        scaling: Factors by which these were multiplied since.
         grid: The grid of Q, K, V and the attention weights.
     """
     for attention in quantisable_attentions(graph):
@@ -214,7 +214,7 @@ def quantise_attention(
 def _ranges(
     attention: Attention, calibration: Calibration, scaling: Scaling, grid: Grid
 ) -> list[tuple[ir.Value, float]]:
-    """The operands, and the magnitude that each quantiser represents at most."""
+    """The operands, and the largest magnitude that each quantiser represents."""
     values = {value: _channels(value) for value in attention.operands}
     weights = attention.softmax.outputs[0]
     names = {value: str(origin.name) for value, origin in (*values.items(), (weights, weights))}
@@ -232,7 +232,7 @@ def _ranges(
 
 
 def _softmax_range(rows: Floats, grid: Grid) -> float:
-    """Range of 0 to 1 for floating point, as NVIDIA's kernel has it; for integers what is there."""
+    """1 for floating-point grids, as in NVIDIA's kernel; for integers the best range, at most 1."""
     if not isinstance(grid, IntegerGrid):
         return 1.0
     return min(1.0, float(best_range(rows, np.ones(rows.shape[1], np.float32), grid)))

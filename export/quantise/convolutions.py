@@ -1,8 +1,8 @@
 """Quantises the convolutions of hybrid models: stems, depthwise and pointwise ones.
 
-The first convolution, which reads the image itself, stays as it is: in a ViT it embeds the patches,
-a hundredth of the work. TensorRT wants the same of a convolution as of a Linear: weights with a
-scale for each output channel, activations with one scale, zero points 0.
+The first convolution, which reads the frame itself, is not quantised: in a ViT it embeds the
+patches, a hundredth of the work. TensorRT requires the same of a convolution as of a Linear:
+weights with a scale for each output channel, activations with one scale, zero points 0.
 """
 
 from __future__ import annotations
@@ -34,10 +34,9 @@ from .linear_layers import LayerExplanation, describe_channels, parallel_map, sq
 from .linears import dequantise_weight, quantise_activation
 
 MIN_SIZE = 16
-"""See `layers.MIN_SIZE`."""
+"""See `linear_layers.MIN_SIZE`."""
 _GROUP = 4
-"""Channels that TensorRT's INT8 kernels take at a time; depthwise ones have kernels of their own.
-"""
+"""Channels that TensorRT's INT8 kernels process at a time; depthwise ones have their own."""
 _FROM_PIXELS = ("Cast", "Transpose", "Sub", "Mul", "Div", "Add", "Reshape", "Slice", "Concat")
 
 
@@ -108,7 +107,7 @@ def _as_convolution(node: ir.Node) -> Convolution | None:
 
 
 def made_of_pixels(graph: ir.Graph) -> set[ir.Value]:
-    """The image, and what only normalises it or lays it out anew."""
+    """The frame, and the tensors that only normalise it or change its layout."""
     raw = set(graph.inputs)
     for node in graph:
         reads = [v for v in node.inputs if v is not None and not v.is_initializer()]
@@ -188,7 +187,7 @@ def _search(
 
 
 def _importance(convolution: Convolution) -> NDArray[np.float64]:
-    """Squared weights that read each input channel, float64 `[C]`."""
+    """Sums of the squared weights that read each input channel, float64 `[C]`."""
     squares = array(convolution.weight).astype(np.float64) ** 2
     outputs, inputs, groups = *squares.shape[:2], convolution.groups
     per_group = squares.reshape(groups, outputs // groups, inputs, -1).sum(axis=(1, 3))
@@ -202,10 +201,10 @@ def _columns(convolution: Convolution) -> Floats:
 
 
 def _round(convolution: Convolution, rows: Floats, quantised: Floats, scheme: Scheme) -> _Rounded:
-    """Rounds a weight; that of a pointwise convolution as a Linear's is, `rounding.round_weights`.
+    """Rounds a weight; that of a pointwise convolution like a Linear's, by `grid.round_weights`.
 
-    Each output channel of a larger kernel sees its inputs as if they were alike at every place of
-    the kernel, which is where its samples come from.
+    The errors of larger kernels are estimated as if the input were the same at every position of
+    the kernel, because samples hold single positions.
     """
     weight, grid = _columns(convolution), scheme.weights
     taps = array(convolution.weight)[0, 0].size
@@ -229,14 +228,14 @@ def _round(convolution: Convolution, rows: Floats, quantised: Floats, scheme: Sc
 
 
 def _means(convolution: Convolution, rows: Floats, weight: Floats) -> Floats:
-    """The mean of each output channel, the borders left aside."""
+    """The mean of each output channel; the padding at the borders is ignored."""
     mean = rows.mean(axis=0, dtype=np.float64, keepdims=True).astype(np.float32)
     products: Floats = _products(convolution, mean, weight)[0]
     return products
 
 
 def _products(convolution: Convolution, rows: Floats, weight: Floats) -> Floats:
-    """Outputs for inputs that are alike at every place of the kernel: float32 `[rows, N]`."""
+    """Outputs for inputs that are the same at every position of the kernel: float32 `[rows, N]`."""
     groups, outputs = convolution.groups, weight.shape[1]
     taps = len(weight) // (rows.shape[1] // groups)
     summed = weight.reshape(-1, taps, groups, outputs // groups).sum(axis=1)

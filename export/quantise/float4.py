@@ -1,8 +1,8 @@
-"""NVFP4: numbers of 4 bits in blocks of 16, a scale of 8 bits for each block, and one for all.
+"""NVFP4: 4-bit numbers in blocks of 16, an 8-bit scale for each block, and one for the tensor.
 
 Along the axis that a product sums over, 16 numbers of E2M1 share a scale of E4M3, which is itself
-in units of one float32 number. Of activations the block scales are computed on the device, by the
-largest magnitude of each block; of weights they are constants, and searched.
+in units of one float32 number. The block scales of activations are computed on the device, from the
+largest magnitude of each block; those of weights are constants that are searched.
 
 Source: NVIDIA TensorRT documentation, operator DynamicQuantize, and "Quantization Schemes".
 """
@@ -20,16 +20,16 @@ from .linear_layers import LinearLayer, find_linear_layers
 
 BLOCK = 16
 _RANKS = (2, 3)
-"""Dimensions of the tensors that TensorRT quantises in blocks."""
+"""Numbers of dimensions of the tensors that TensorRT quantises in blocks."""
 _RATIOS = np.geomspace(0.68, 1.6, 18, dtype=np.float32)
-"""Tried for a weight's block scale, relative to the one that clips nothing: most lose less with
-their largest number at 4, some with clipping.
+"""Tried for a weight's block scale, relative to the one that clips nothing: most blocks lose less
+if their largest magnitude becomes 4 instead of 6, and some if it is clipped.
 """
 _ROOM_OF_WEIGHTS = 1.75
-"""So many times the block scale that clips nothing still fits into E4M3."""
+"""Block scales up to this many times the largest that clips nothing fit into E4M3."""
 ROOM_OF_ACTIVATIONS = 2.0
-"""Other images go further than those of the calibration. E4M3 has as many steps in each of its 14
-factors of two, so that room on top costs nothing.
+"""Headroom, because other images exceed the range of the calibration images. It costs nothing: E4M3
+has the same number of steps in each of its 14 powers of two.
 """
 _SMALLEST = 1e-30
 
@@ -49,16 +49,16 @@ class Float4Scheme(Scheme):
         return "nvfp4" if self.activations is not None else "nvfp4 weights"
 
     def block_for(self, channels: int) -> int | None:
-        """Blocks have one size."""
+        """Returns the size of all blocks, whatever the number of channels."""
         return self.block
 
     def plain_scales(self, weight: Floats) -> Floats:
-        """Scales `[K / 16, N]` by the largest magnitude of each block, that of all at 448."""
+        """Scales `[K / 16, N]` by each block's largest magnitude; the largest is E4M3's 448."""
         return plain_scales(weight, tensor_scale(np.abs(weight).max()))
 
 
 def float4_layers(graph: ir.Graph) -> list[LinearLayer]:
-    """The layers whose channels are whole blocks, and whose tensors TensorRT takes."""
+    """The layers whose channels divide into whole blocks and whose tensors TensorRT supports."""
     layers = find_linear_layers(graph)
     return [s for s in layers if len(s.weights) % BLOCK == 0 and _rank(s.activation) in _RANKS]
 
@@ -73,13 +73,13 @@ def tensor_scale(amax: float, room: float = 1.0) -> np.float32:
 
 
 def fake_quantise(rows: Floats, scale: np.float32) -> Floats:
-    """`rows` `[rows, K]` as the device quantises activations, and dequantised again."""
+    """Quantises `rows` `[rows, K]` as the device does activations, and dequantises them again."""
     blocks = rows.reshape(-1, BLOCK)
     amax: Floats = np.abs(blocks).max(axis=1, keepdims=True)
     steps = FP8_GRID.round(amax / np.float32(FP4_GRID.largest) / scale) * scale
     with np.errstate(
         over="ignore"
-    ):  # a block whose scale rounds to 0 is 0, whatever it is divided by
+    ):  # a block whose scale rounds to 0 becomes 0, whatever it is divided by
         numbers = FP4_GRID.round(blocks / np.maximum(steps, np.finfo(np.float32).tiny))
     dequantised: Floats = (numbers * steps).reshape(rows.shape)
     return dequantised
@@ -92,7 +92,7 @@ def plain_scales(weight: Floats, scale: np.float32) -> Floats:
 
 
 def scale_of_weights(weights: Sequence[Floats]) -> np.float32:
-    """One float32 scale for weights that read the same activation: they can become one product."""
+    """One float32 scale for weights that read the same activation, so that they can be fused."""
     largest = max(float(np.abs(weight).max()) for weight in weights)
     return tensor_scale(largest, _ROOM_OF_WEIGHTS)
 
@@ -115,8 +115,8 @@ def search_scales(weight: Floats, importance: Floats, scale: np.float32) -> Floa
 
 
 def _rounded(steps: Floats, scale: np.float32) -> Floats:
-    """Block scales as E4M3 holds them in units of `scale`; its smallest number where that is 0, so
-    that all are positive.
+    """Block scales rounded to E4M3 in units of `scale`; those that would be 0 become its smallest
+    number, so that all are positive.
     """
     numbers = np.maximum(FP8_GRID.round(steps / scale), np.float32(2.0**-9))
     rounded: Floats = numbers * scale

@@ -1,10 +1,10 @@
-"""Writes NVFP4's quantisers, in the form that TensorRT fuses into products of 4 bits.
+"""Writes NVFP4's quantisers in the form that TensorRT fuses into 4-bit products.
 
     x -> TRT_FP4DynamicQuantize -> numbers, block scales
     block scales -> DequantizeLinear by the tensor's scale -> DequantizeLinear of the numbers
 
-ONNX has no operator that quantises in blocks by what it sees; TensorRT has, under a domain of its
-own. Other runtimes do not know it: `export.measure` writes the same in standard operators.
+ONNX has no operator that quantises in blocks with scales computed at run time; TensorRT has one, in
+its own domain. Other runtimes do not know it: `export.measure` replaces it by standard operators.
 
 Source: NVIDIA TensorRT documentation, operator DynamicQuantize; ONNX DequantizeLinear of opset 23.
 """
@@ -22,7 +22,7 @@ from .grid import FP4_GRID, FP8_GRID, Floats
 
 DOMAIN, QUANTISER = "trt", "TRT_FP4DynamicQuantize"
 OPSET, IR_VERSION = 23, 11
-"""The first ones that know 4-bit floating-point numbers."""
+"""The first versions that have 4-bit floating-point numbers."""
 
 
 def quantise_activation(graph: ir.Graph, value: ir.Value, scale: np.float32) -> ir.Value:
@@ -68,7 +68,7 @@ def quantise_weight(
 
 
 def dequantises_float4(node: ir.Node) -> bool:
-    """True for either of the two nodes that dequantise: what they compute is fp32."""
+    """True for either of the two nodes that dequantise NVFP4; both compute in fp32."""
     if node.op_type != "DequantizeLinear":
         return False
     users = [user for value in node.outputs for user in value.consumers()]
@@ -76,8 +76,8 @@ def dequantises_float4(node: ir.Node) -> bool:
 
 
 def dequantised_scales(node: ir.Node) -> ir.Node | None:
-    """The node that dequantises the block scales of a DequantizeLinear; None where these are none
-    of NVFP4.
+    """The node that dequantises the block scales of a DequantizeLinear; None if it is not one of
+    NVFP4.
     """
     if node.op_type != "DequantizeLinear" or node.inputs[1] is None:
         return None
@@ -111,7 +111,7 @@ def _require_opset(graph: ir.Graph) -> None:
 
 
 def weight_of(node: ir.Node) -> Floats:
-    """float32 `[K, N]`: the weight that a DequantizeLinear of constant numbers stands for."""
+    """float32 `[K, N]`: the weight that a DequantizeLinear of constant numbers gives."""
     first = dequantised_scales(node)
     assert first is not None
     numbers, scales, step = (array(value) for value in (node.inputs[0], *first.inputs) if value)

@@ -46,7 +46,7 @@ from .linears import Smoothed, correct_bias, smooth_by
 
 MIN_GAIN = 1.1
 """Factor by which the squared error must fall. Less than where ranges are constants: block scales
-follow the image, so that what is levelled cannot leave its range.
+adapt to the image, so that smoothed activations cannot leave their range.
 """
 
 
@@ -62,7 +62,7 @@ class Float4Linear:
 
 @dataclass(frozen=True)
 class RoundedFloat4Layer:
-    """A layer's scale, None where activations stay as they are, that of its weights, and these."""
+    """A layer's activation scale, None if these are not quantised, its weight scale and Linears."""
 
     scale: np.float32 | None
     weight_scale: np.float32
@@ -72,7 +72,7 @@ class RoundedFloat4Layer:
 def smooth_all(
     graph: ir.Graph, samples: Samples, scheme: Scheme, update: Update
 ) -> dict[str, Smoothed]:
-    """Smooths every layer of NVFP4 in place, as `linears.smooth_all` does; returns all layers."""
+    """Smooths the layers that NVFP4 quantises, as `linears.smooth_all` does; returns all layers."""
     chosen = {layer.name for layer in float4_layers(graph)}
 
     def search_one(layer: LinearLayer) -> Smoothing | None:
@@ -84,8 +84,8 @@ def smooth_all(
 
 
 def search_smoothing(samples: LayerSamples, weight: Floats, scheme: Scheme) -> Smoothing:
-    """The exponent with the least error of the outputs of the Linears `weight` `[K, N]`; none where
-    that is not `MIN_GAIN` times less than without.
+    """Finds the alpha with the least output error for the Linears `weight` `[K, N]`; none if that
+    error is not `MIN_GAIN` times less than without smoothing.
     """
     amax = float(samples.channel_amax.max())
 
@@ -96,7 +96,7 @@ def search_smoothing(samples: LayerSamples, weight: Floats, scheme: Scheme) -> S
 
 
 def _error(rows: Floats, weight: Floats, outputs: Floats, scheme: Scheme, amax: float) -> float:
-    """Relative squared error of the outputs when both are quantised, weights to the nearest."""
+    """Relative squared error of the outputs with quantised rows and weights rounded to nearest."""
     scales = scheme.plain_scales(weight)
     rounded = round_to_nearest(weight, scales, FP4_GRID) * for_each_weight(scales, weight.shape)
     if scheme.activations is not None:
@@ -134,7 +134,7 @@ def explain(
     smoothed: Mapping[str, Smoothed],
     rounded: Mapping[str, RoundedFloat4Layer],
 ) -> tuple[LayerExplanation, ...]:
-    """Says what was decided about every layer in `rounded`, as `linears.explain` does."""
+    """Describes the decisions about every layer in `rounded`, as `linears.explain` does."""
     return tuple(
         _explain(layer, samples[layer.name], smoothed[layer.name], rounded[layer.name])
         for layer in float4_layers(graph)
@@ -152,7 +152,7 @@ def _explain(
 
 
 def search_layer(layer: LinearLayer, smoothed: Smoothed, scheme: Scheme) -> RoundedFloat4Layer:
-    """Block scales, rounding and biases of a layer, by the outputs of its Linears."""
+    """Finds the block scales, rounding and biases of a layer by the outputs of its Linears."""
     rows, scale = smoothed.rows, None
     quantised = rows
     if scheme.activations is not None:
@@ -167,7 +167,7 @@ def search_layer(layer: LinearLayer, smoothed: Smoothed, scheme: Scheme) -> Roun
 def _round(
     linear: Linear, moments: SecondMoments, scale: np.float32, rows: Floats, quantised: Floats
 ) -> Float4Linear:
-    """`quantised` are `rows` as the product gets them."""
+    """Rounds a weight; `quantised` is `rows` as the product reads them."""
     weight = array(linear.weight)
     scales = search_scales(weight, np.diag(moments).astype(np.float32), scale)
     numbers = round_weights(weight, scales, moments.copy(), FP4_GRID)
@@ -198,8 +198,8 @@ def _write(graph: ir.Graph, layer: LinearLayer, rounded: RoundedFloat4Layer) -> 
 
 
 def quantise_by_table(graph: ir.Graph, amax: Mapping[str, float], scheme: Scheme) -> None:
-    """Plain post-training quantisation: block scales by the largest magnitudes, the tensor's as an
-    observer gave it, weights rounded to the nearest.
+    """Applies plain post-training quantisation: block scales by the largest magnitudes, activation
+    ranges from an observer, weights rounded to nearest.
     """
     for layer in float4_layers(graph):
         read = layer.activation

@@ -1,11 +1,11 @@
-"""Grids of numbers that a quantised type has, all symmetric, the scales that lose the least on
-them, and the rounding of weights to them so that the errors of a row cancel in the outputs.
+"""Grids of the numbers that a quantised type has, all symmetric; the scales with the least error on
+them; and the rounding of weights to them so that errors cancel in the outputs.
 
 Source of the rounding: E. Frantar et al., "GPTQ", arXiv 2210.17323: input channels are rounded one
-after the other, and the error of each is made up for by those that come after it. Computed as J.
-Chee et al., "QuIP", arXiv 2307.13304, section 4.1, do, who prove their LDLQ to be the same: with
-the factors of the inputs' second moments themselves, not of their inverse, and errors gathered
-where they are needed instead of passed on to all that is left.
+after the other, and later ones compensate for the error of earlier ones. It is computed as LDLQ of
+J. Chee et al., "QuIP", arXiv 2307.13304, section 4.1, which they prove to be equivalent: from the
+factors of the inputs' second moments, not of their inverse, and with errors summed up where they
+are needed, not passed on to all remaining channels.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from vit_edge.calibration.observers import INT8_MAX
 Floats = NDArray[np.float32]
 
 MIN_GAIN_OF_CLIPPING = 3.0
-"""Factor by which clipping must lower the squared error, or nothing of the samples is clipped:
-what goes far are a few tokens, such as those of massive activations, on which all others hang.
+"""Factor by which clipping must lower the squared error; else nothing of the samples is clipped.
+The largest magnitudes belong to a few tokens, as those of massive activations, on which all others
+depend.
 """
 WIDE_HEADROOM = 1.2
-"""On top of a range that clips nothing: it costs little there."""
+"""Headroom of a range that clips nothing, where it costs little."""
 HEADROOM = 1.05
-"""On top of the best range: other images go further than those of the calibration, and clipping
+"""Headroom of the best range: other images exceed the range of the calibration images, and clipping
 costs more than a coarser grid.
 """
 _RATIOS = np.geomspace(0.02, 1.0, 48)
@@ -38,19 +39,19 @@ _WEIGHT_RATIOS = np.linspace(0.76, 1.0, 9)
 _SEARCH_ROWS = 384
 _SMALLEST_BLOCK = 16
 _SMALLEST_EXPONENT, _MANTISSA_BITS = np.uint32(127 - 6), np.uint32(3)
-"""Of E4M3; the exponent with the bias that float32 has."""
+"""Of E4M3; the exponent has float32's bias."""
 _ONE = np.uint32(127)
-"""The exponent of 1, with the bias that float32 has."""
+"""The exponent of 1, with float32's bias."""
 
 
 class Grid(Protocol):
     """Numbers that a type can hold, in units of the scale.
 
     Attributes:
-        name: For people.
+        name: Shown to people.
         dtype: The ONNX type of the numbers.
         largest: The largest of them.
-        clips_from: The magnitude from which on numbers are clipped, not rounded, to the largest.
+        clips_from: The magnitude from which numbers are clipped, not rounded, to the largest.
     """
 
     @property
@@ -66,7 +67,7 @@ class Grid(Protocol):
     def clips_from(self) -> float: ...
 
     def round(self, values: Floats) -> Floats:
-        """The nearest numbers, values beyond the largest clipped; still float32."""
+        """Rounds to the nearest numbers, clipped at the largest; the result is float32."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ class Float8Grid:
     clips_from: float = 464.0
 
     def round(self, values: Floats) -> Floats:
-        """See `Grid`. By float32's own bits: converting there and back takes ten times as long."""
-        clipped = np.clip(values, -self.largest, self.largest)  # beyond them there is only NaN
+        """See `Grid`. Uses float32's bits: conversion to E4M3 and back takes ten times as long."""
+        clipped = np.clip(values, -self.largest, self.largest)  # beyond it there is only NaN
         exponent = np.maximum(clipped.view(np.uint32) >> 23 & 0xFF, _SMALLEST_EXPONENT)
         step = (exponent - _MANTISSA_BITS << 23).view(np.float32)
         rounded: Floats = np.rint(clipped / step) * step
@@ -118,7 +119,7 @@ class Float4Grid:
     clips_from: float = 7.0
 
     def round(self, values: Floats) -> Floats:
-        """See `Grid`. Halfway goes to the number of even code, as in all steps of one size."""
+        """See `Grid`. Halfway values go to the number with the even code."""
         clipped = np.clip(values, -self.largest, self.largest)
         exponent = np.clip(clipped.view(np.uint32) >> 23 & 0xFF, _ONE, None)
         step = (exponent - np.uint32(1) << 23).view(np.float32)
@@ -133,7 +134,7 @@ FP4_GRID = Float4Grid()
 GRIDS: dict[ir.DataType, Grid] = {
     grid.dtype: grid for grid in (INT8_GRID, INT4_GRID, FP8_GRID, FP4_GRID)
 }
-"""The whole grid of each ONNX type that quantised numbers are stored in."""
+"""The grid of each ONNX type that quantised numbers are stored in."""
 
 
 @dataclass(frozen=True)
@@ -142,11 +143,11 @@ class Scheme:
 
     Attributes:
         weights: The grid of the Linears' weights.
-        activations: The grid of the Linears' inputs; None: they stay as they are.
-        block: Number of input channels that share a scale; None: all. It is halved where it does
-            not divide their number.
-        attention: The grid of Q, K, V and the attention weights; None: they stay as they are.
-        fallback: The scheme of layers that fall back; None: they stay as they are.
+        activations: The grid of the Linears' inputs; None: they are not quantised.
+        block: Number of input channels that share a scale; None: all. See `block_for` where it
+            does not divide their number.
+        attention: The grid of Q, K, V and the attention weights; None: they are not quantised.
+        fallback: The scheme of layers that fall back; None: they are not quantised.
     """
 
     weights: Grid
@@ -156,11 +157,11 @@ class Scheme:
     fallback: Scheme | None = None
 
     def __str__(self) -> str:
-        """Name for people; schemes of precisions that differ in their budgets alone are equal."""
+        """Name for people; precisions that differ only in their budgets have equal schemes."""
         return self.weights.name + (" with attention" if self.attention is not None else "")
 
     def block_for(self, channels: int) -> int | None:
-        """The block of a weight with that many input channels."""
+        """The block, halved down to 16 until it divides `channels`; `channels` if none does."""
         block = self.block
         while block is not None and channels % block:
             block = block // 2 if block > _SMALLEST_BLOCK else channels
@@ -172,8 +173,8 @@ class Scheme:
 
 
 def representable_scale(amax: Floats, grid: Grid = INT8_GRID) -> Floats:
-    """`amax / grid.largest`, rounded up to a value that fp16 has: the fp32 and the fp16 graph then
-    hold the same numbers.
+    """`amax / grid.largest`, rounded up to a value that fp16 can represent, so that fp32 and fp16
+    graphs hold the same scale.
     """
     exact = amax.astype(np.float32) / np.float32(grid.largest)
     exact = np.maximum(exact, np.finfo(np.float16).smallest_subnormal)
@@ -190,13 +191,13 @@ def fake_quantise(values: Floats, scale: Floats, grid: Grid = INT8_GRID) -> Floa
 
 
 def thin_out(rows: Floats) -> Floats:
-    """Every n-th row: enough to search on."""
+    """Returns every n-th row, which is enough for a search."""
     return np.ascontiguousarray(rows[:: max(1, len(rows) // _SEARCH_ROWS)])
 
 
 def best_range(rows: Floats, importance: Floats, grid: Grid = INT8_GRID) -> np.float32:
-    """The magnitude to represent at most: least squared error over `rows` `[rows, K]`, channel k
-    weighted by `importance[k]`, what its errors do to the outputs; and some headroom.
+    """The largest magnitude to represent: the one with the least squared error over `rows`
+    `[rows, K]`, plus headroom. `importance[k]` is the weight of channel k's errors in the outputs.
     """
     return np.float32(HEADROOM * _search_range(rows, importance, grid)[0])
 
@@ -204,8 +205,8 @@ def best_range(rows: Floats, importance: Floats, grid: Grid = INT8_GRID) -> np.f
 def cautious_range(
     rows: Floats, importance: Floats, largest: float, grid: Grid = INT8_GRID
 ) -> np.float32:
-    """The range of `best_range`, or one that holds `largest`, the greatest magnitude of all tokens,
-    where clipping gains little.
+    """The range of `best_range`; if clipping gains little, one that holds `largest`, the greatest
+    magnitude of all tokens.
     """
     best, gain = _search_range(rows, importance, grid)
     if gain > MIN_GAIN_OF_CLIPPING:
@@ -214,8 +215,8 @@ def cautious_range(
 
 
 def _search_range(rows: Floats, importance: Floats, grid: Grid) -> tuple[float, float]:
-    """The magnitude to represent at most, and how many times less the squared error is with it than
-    where nothing is clipped.
+    """The largest magnitude to represent, and the factor by which it lowers the squared error
+    compared with clipping nothing.
     """
     largest = float(np.abs(rows).max())
     if largest == 0:
@@ -235,8 +236,8 @@ def plain_scales(weight: Floats, grid: Grid, block: int | None) -> Floats:
 
 
 def weight_scales(weight: Floats, importance: Floats, grid: Grid, block: int | None) -> Floats:
-    """Scales as `plain_scales` has them, but with the least squared error, input channel k weighted
-    by `importance[k]`, its mean square.
+    """Scales shaped as those of `plain_scales`, but with the least squared error, input channel k
+    weighted by `importance[k]`, its mean square.
     """
     parts, weights = in_blocks(weight, block), in_blocks(importance[:, None], block)
     largest = np.abs(parts).max(axis=-2)
@@ -252,12 +253,12 @@ def weight_scales(weight: Floats, importance: Floats, grid: Grid, block: int | N
 
 
 def in_blocks(weight: Floats, block: int | None) -> Floats:
-    """`weight` `[K, N]` as `[K / block, block, N]`, where there are blocks."""
+    """`weight` `[K, N]` as `[K / block, block, N]`, or as it is without blocks."""
     return weight if block is None else weight.reshape(-1, block, weight.shape[1])
 
 
 def for_each_weight(scales: Floats, shape: tuple[int, ...]) -> Floats:
-    """`scales` `[N]` or `[K / block, N]` as `[K, N]`: each weight's own."""
+    """`scales` `[N]` or `[K / block, N]` as `[K, N]`, one for each weight."""
     if scales.ndim == 1:
         return np.broadcast_to(scales, shape)
     return np.repeat(scales, shape[0] // len(scales), axis=0)
@@ -272,22 +273,22 @@ Rounding = Callable[[Floats, Floats, SecondMoments, Grid], Floats]
 
 
 def round_to_nearest(weight: Floats, scales: Floats, grid: Grid) -> Floats:
-    """Numbers of `grid`, in fp32, for `weight` `[K, N]`, each rounded by itself."""
+    """Numbers of `grid`, in fp32, for `weight` `[K, N]`, each rounded to nearest on its own."""
     return grid.round(weight / for_each_weight(scales, weight.shape))
 
 
 def round_weights(
     weight: Floats, scales: Floats, moments: SecondMoments, grid: Grid = INT8_GRID
 ) -> Floats:
-    """Numbers of `grid`, in fp32, for `weight` `[K, N]`.
+    """Numbers of `grid`, in fp32, for `weight` `[K, N]`, rounded so that errors cancel.
 
     Args:
-        weight: What the outputs should be made of.
+        weight: The exact weight.
         scales: float32 `[N]`, or `[K / block, N]`.
-        moments: float64 `[K, K]`, the mean of x x^T over the inputs as they are quantised.
-        grid: What the weights are rounded to.
+        moments: float64 `[K, K]`, the mean of x x^T over the quantised inputs.
+        grid: The grid that weights are rounded to.
     """
-    order = np.argsort(np.diag(moments), kind="stable")  # from the end on: what matters most first
+    order = np.argsort(np.diag(moments), kind="stable")  # used from the end: most important first
     feedback = _feedback(moments[np.ix_(order, order)])
     exact, steps = weight[order], for_each_weight(scales, weight.shape)[order]
     rounded, errors = np.empty(weight.shape, np.float32), np.empty_like(exact)
@@ -304,9 +305,9 @@ def round_weights(
 
 
 def _feedback(moments: SecondMoments) -> Floats:
-    """The unit lower L with L D L^T the damped moments; damped, for channels that never vary.
+    """The unit lower L with L D L^T equal to the moments, damped for channels that never vary.
 
-    Its column k says how channel k makes up for the errors of those behind it.
+    Column k holds the factors by which channel k compensates for the errors of those behind it.
     """
     damping = max(_DAMPING * float(np.diag(moments).mean()), 1e-12)
     np.fill_diagonal(moments, np.diag(moments) + damping)

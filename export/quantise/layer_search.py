@@ -1,6 +1,6 @@
-"""Searches how one layer is quantised, by the outputs of its Linears: what its activations are
-divided by and shifted by, their range, and the rounding of the weights. Nothing here but `divide`
-and `subtract` changes a graph, so that layers can be worked on side by side.
+"""Searches how to quantise one layer, by the outputs of its Linears: the factors and the shift of
+its activations, their range, and the rounding of the weights. Only `divide` and `subtract` change a
+graph, so that layers can be searched in parallel.
 
 Dividing moves the outliers of an activation into the weights that read it. Source: G. Xiao et al.,
 "SmoothQuant", arXiv 2211.10438, equation 4: channel k of the activation is divided by s_k = max
@@ -10,7 +10,7 @@ each layer.
 Shifting centres one-sided activations, so that a symmetric grid does not waste half of its levels:
 GELU outputs lie between -0.17 and their largest value, and SmoothQuant cannot scale through a GELU.
 Subtracting a constant, which the bias of the Linear restores, centres the range and halves the
-step. It is one more elementwise operation, which compilers fuse with the GELU.
+step. It adds an elementwise operation, which compilers fuse with the GELU.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ from .grid import weight_scales as search_scales
 from .linear_layers import LinearLayer, sqnr_db
 
 _ONE_SIDED = 0.25
-"""Activations whose least value is closer to zero than this share of the largest are shifted."""
+"""Activations are shifted if their minimum is above minus this share of their best range."""
 
 
 def shift_of(
     layer: LinearLayer, rows: Floats, amax: np.float32, grid: Grid
 ) -> tuple[np.float32, Floats]:
-    """Finds what to subtract from a layer whose best symmetric range is `amax`, and the scale then.
+    """Finds the shift of a layer whose best symmetric range is `amax`, and the scale after it.
 
-    Zero too where a Linear has no bias that could restore it.
+    The shift is also 0 if a Linear has no bias that could restore it.
     """
     if all(linear.bias is not None for linear in layer.linears):
         return centre(rows, amax, grid)
@@ -59,10 +59,10 @@ def shift_of(
 
 
 def centre(rows: Floats, amax: np.float32, grid: Grid) -> tuple[np.float32, Floats]:
-    """The shift that centres `rows`, whose best symmetric range is `amax`, and the scale then.
+    """The shift that centres `rows`, whose best symmetric range is `amax`, and the scale after it.
 
-    It is a multiple of the scale, so that zero, the most frequent value, stays exact. Zero where
-    the activations have two sides or the grid is finest around zero.
+    The shift is a multiple of the scale, so that zero, the most frequent value, stays exact. It is
+    0 if the activations are two-sided or the grid is finest around zero.
     """
     least = rows.min()
     middle, half = (amax + least) / 2, (amax - least) / 2
@@ -74,17 +74,17 @@ def centre(rows: Floats, amax: np.float32, grid: Grid) -> tuple[np.float32, Floa
 
 
 def divide(graph: ir.Graph, value: ir.Value, factor: Floats) -> ir.Value:
-    """`value / factor`, `factor` `[K]` for the channels on the last axis, as a product."""
+    """Adds `value / factor` as a product; `factor` `[K]` is for the channels on the last axis."""
     return _behind(graph, value, "Mul", "scaled", (1 / factor).astype(np.float32))
 
 
 def subtract(graph: ir.Graph, value: ir.Value, shift: np.float32) -> ir.Value:
-    """`value - shift`."""
+    """Adds `value - shift`."""
     return _behind(graph, value, "Sub", "shifted", np.array(shift, np.float32))
 
 
 def _behind(graph: ir.Graph, value: ir.Value, kind: str, done: str, constant: Floats) -> ir.Value:
-    """Adds a node behind `value`, which is read on as it is."""
+    """Adds a node behind `value`, whose other readers do not change."""
     name, producer = f"{str(value.name).removesuffix('@scaled')}@{done}", value.producer()
     assert producer is not None
     node = ir.node(kind, [value, add_initializer(graph, f"{name}/by", constant)], name=name)
@@ -94,11 +94,11 @@ def _behind(graph: ir.Graph, value: ir.Value, kind: str, done: str, constant: Fl
 
 ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9)
 _QUIET = 0.5
-"""Share of the channels that count as no larger than they are at this quantile: their own largest
-magnitudes differ most from image to image.
+"""Quantile of the channels' largest magnitudes to which lower ones are raised: those of quiet
+channels differ most from image to image.
 """
 MIN_GAIN = 1.5
-"""Factor by which the squared error must fall: what is not an outlier is better left alone."""
+"""Factor by which the squared error must fall: without outliers, smoothing does not pay."""
 _TINY = np.float32(1e-5)
 _MAX_FACTOR = np.float32(1e4)
 
@@ -108,9 +108,9 @@ class Smoothing:
     """Result of the search for a layer.
 
     Attributes:
-        alpha: None where nothing is moved.
+        alpha: None if there is no smoothing.
         factor: float32 `[K]`, the s_k.
-        error: Of the outputs, relative.
+        error: Relative squared error of the outputs.
     """
 
     alpha: float | None
@@ -121,8 +121,8 @@ class Smoothing:
 def search_smoothing(
     samples: LayerSamples, weight: Floats, scheme: Scheme, min_gain: float = MIN_GAIN
 ) -> Smoothing:
-    """The alpha with the least output error for the Linears `weight` `[K, N]`; none if that is not
-    `min_gain` times less than without.
+    """Finds the alpha with the least output error for the Linears `weight` `[K, N]`; none if that
+    error is not `min_gain` times less than without smoothing.
     """
     seen = samples.channel_amax
 
@@ -138,11 +138,11 @@ def search_smoothing_by(
     weight: Floats,
     min_gain: float,
 ) -> Smoothing:
-    """The same by the error of another format.
+    """Does the same as `search_smoothing`, with any error function.
 
     Args:
-        error_of: Of the smoothed rows, the factors that they were divided by, the weight that was
-            multiplied by them, and what the Linears should give out, the relative squared error.
+        error_of: Returns the relative squared error, given the smoothed rows, the factors that they
+            were divided by, the weight multiplied by these, and the exact outputs of the Linears.
         samples: Those of the layer.
         weight: float32 `[K, N]`.
         min_gain: See `search_smoothing`.
@@ -163,8 +163,8 @@ def search_smoothing_by(
 
 
 def smoothing_factor(channel_amax: Floats, weight: Floats, alpha: float) -> Floats:
-    """s_k, such that the largest magnitude of all channels stays what it was: what fitted into 16
-    bits still does.
+    """s_k, such that the largest magnitude of all channels does not change: activations that fitted
+    into 16 bits still do.
     """
     quiet = np.float32(np.quantile(channel_amax, _QUIET))
     largest, rows = np.maximum(channel_amax, max(quiet, _TINY)), np.abs(weight).max(axis=1)
@@ -175,8 +175,8 @@ def smoothing_factor(channel_amax: Floats, weight: Floats, alpha: float) -> Floa
 
 
 def _error(rows: Floats, largest: float, weight: Floats, outputs: Floats, scheme: Scheme) -> float:
-    """Relative squared error of the outputs when both are quantised; `largest` is the greatest
-    magnitude of all tokens.
+    """Relative squared error of the outputs with quantised rows and weight; `largest` is the
+    greatest magnitude of all tokens.
     """
     quantised, scales = rows, for_each_weight(scheme.plain_scales(weight), weight.shape)
     if scheme.activations is not None:
@@ -192,11 +192,11 @@ class RoundedLinear:
     """A Linear's weight on its grid.
 
     Attributes:
-        numbers: float32 `[K, N]`, of the grid.
+        numbers: float32 `[K, N]`, numbers of the grid.
         scales: float32 `[N]` or `[K / block, N]`.
-        correction: float32 `[N]`, to be added to the bias: what the outputs lose on average, and
-            by the shift of the inputs. None without a bias.
-        sqnr_db: Of the outputs, on some of the samples.
+        correction: float32 `[N]`, to be added to the bias: the mean error of the outputs, and the
+            effect of the shift of the inputs. None without a bias.
+        sqnr_db: SQNR of the outputs in decibels, on some of the samples.
     """
 
     numbers: Floats
@@ -210,11 +210,10 @@ class RoundedLayer:
     """A layer's grid, and its Linears' weights.
 
     Attributes:
-        amax: The largest magnitude that its grid represents; None where activations stay as they
-            are.
-        scale: float32 `[]`, likewise.
-        factor: float32 `[K]`, what the activations are divided by first; None for nothing.
-        shift: What is subtracted from them then; 0 for nothing.
+        amax: The largest magnitude that its grid represents; None if activations are not quantised.
+        scale: float32 `[]`, their scale; None likewise.
+        factor: float32 `[K]` that the activations are divided by first; None for no division.
+        shift: Subtracted from them after that; 0 for none.
         linears: In the order of `LinearLayer.linears`.
     """
 
@@ -233,16 +232,16 @@ def search_layer(
     factor: Floats | None = None,
     rounding: Rounding = round_weights,
 ) -> RoundedLayer:
-    """Ranges, rounding and biases.
+    """Finds the range, rounding and biases of a layer.
 
     Args:
         layer: The layer, after smoothing.
-        rows: float32 `[rows, K]`, samples of its activations, likewise.
-        largest: The greatest magnitude of all its activations, likewise.
+        rows: float32 `[rows, K]`, samples of its activations after smoothing.
+        largest: The greatest magnitude of all its activations after smoothing.
         scheme: The grids.
-        factor: float32 `[K]`, what the layer itself divides its input by: `rows` and `largest` are
-            of the quotient already, the layer's weights not; None for nothing.
-        rounding: How weights are rounded.
+        factor: float32 `[K]` that the quantised layer itself divides its input by; None for no
+            division. `rows` and `largest` are already divided, the weights not yet multiplied.
+        rounding: Rounds the weights.
     """
     weights = [_multiplied(array(linear.weight), factor) for linear in layer.linears]
     amax, scale, grid = None, None, scheme.activations
@@ -274,7 +273,7 @@ def _round(
     shift: np.float32,
     rounding: Rounding,
 ) -> RoundedLinear:
-    """`quantised` are `rows` on their grid, `shift` is what will be subtracted from them."""
+    """Rounds a weight; `quantised` is `rows` on its grid, `shift` will be subtracted from them."""
     grid = scheme.weights
     importance = np.diag(moments).astype(np.float32)
     scales = search_scales(weight, importance, grid, scheme.block_for(len(weight)))

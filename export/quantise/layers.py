@@ -1,5 +1,5 @@
-"""Layers of a graph that can be quantised or left alone, each on its own; multiplications of a
-graph, by what they belong to, and the share of them that is quantised.
+"""Layers of a graph that can be quantised or left independently of each other; multiplications of a
+graph by kind, and the share of them that is quantised.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .attention import find_attentions
 from .linear_layers import LinearLayer, find_linear_layers
 
 ALL, LINEARS, ATTENTION, CONVOLUTIONS = "all", "Linears", "attention", "convolutions"
-"""Everything; products with a constant matrix; of two that depend on the image; the rest."""
+"""Everything; products with a constant matrix; products of two activations; convolutions."""
 KINDS = (LINEARS, ATTENTION, CONVOLUTIONS)
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 _LAYOUT = ("Reshape", "Transpose", "Cast", "Unsqueeze", "Squeeze", "Identity", "Split", "Slice")
@@ -32,7 +32,7 @@ _LAYOUT = ("Reshape", "Transpose", "Cast", "Unsqueeze", "Squeeze", "Identity", "
 
 @dataclass(frozen=True)
 class WorkOfKind:
-    """Multiplications of one kind, for one image, and those of them that are quantised."""
+    """Number of multiplications of one kind for one image, and how many of them are quantised."""
 
     kind: str
     total: int
@@ -47,13 +47,13 @@ class Work:
 
     @property
     def share(self) -> float:
-        """The quantised part of all, 0 to 1."""
+        """The quantised share of all multiplications, 0 to 1."""
         total = sum(part.total for part in self.parts)
         return sum(part.quantised for part in self.parts) / max(total, 1)
 
     @property
     def shares(self) -> dict[str, float]:
-        """The same under `ALL`, and for each kind that the graph has; empty where none is
+        """The share of all under `ALL`, and of each kind that the graph has; empty if nothing is
         quantised.
         """
         if not any(part.quantised for part in self.parts):
@@ -124,9 +124,9 @@ class Layer:
     """The Linears or convolutions that share an input, or the products of one attention.
 
     Attributes:
-        name: Of the modules, as `blocks.0.attn.qkv`.
+        name: The names of its modules, as `blocks.0.attn.qkv`.
         reads, writes: The names of the tensors that enter and leave it.
-        cost: Multiplications of one image.
+        cost: Multiplications for one image.
     """
 
     name: str
@@ -157,7 +157,7 @@ def find_layers(exact: ir.Graph, lowered: ir.Graph) -> tuple[Layer, ...]:
 
 
 def _named_apart(layers: Sequence[Layer]) -> tuple[Layer, ...]:
-    """Numbers layers of one name, as those of a module that a model calls twice."""
+    """Numbers layers that have the same name, as those of a module that a model calls twice."""
     seen = Counter[str]()
     named = []
     for layer in layers:
@@ -176,7 +176,7 @@ def _of_linears(layer: LinearLayer) -> Layer:
 
 
 def _convolutions(exact: ir.Graph, lowered: ir.Graph) -> list[Layer]:
-    """The convolutions that share an input, those that read it quantised in `lowered`."""
+    """Layers of the convolutions that are quantised in `lowered`, grouped by their input."""
     quantised = {
         str(node.outputs[0].name) for node in lowered if node.op_type == "Conv" and few_bits(node)
     }
@@ -196,7 +196,7 @@ def _convolutions(exact: ir.Graph, lowered: ir.Graph) -> list[Layer]:
 def apply_fallback(
     exact: ir.Model, lowered: ir.Model, layers: Collection[Layer], fallback: Collection[str]
 ) -> None:
-    """Takes the layers named in `fallback` out of the quantised `lowered`, in place."""
+    """Replaces the layers named in `fallback` in `lowered` by those of `exact`, in place."""
     for layer in layers:
         if layer.name not in fallback:
             continue
@@ -213,7 +213,7 @@ def apply_fallback(
 
 
 def _restore_names(graph: ir.Graph) -> None:
-    """Gives the copies the names of the tensors that they replaced."""
+    """Gives the copied nodes and tensors the names of those that they replaced."""
     for node in graph:
         node.name = str(node.name).removesuffix("@exact")
         for value in node.outputs:

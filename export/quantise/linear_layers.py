@@ -1,9 +1,9 @@
-"""Layers that a precision quantises: the Linears that read one input, what could scale it, and what
-was done there, for reports.
+"""Layers that a precision quantises: the Linears that share an input, the producers that can scale
+it, and the decisions about the layer, for reports.
 
-Several are worked on at once, each on cores of its own: a layer's matrices are too small to keep
-all cores busy for long, and between products numpy uses one core only. On 2 cores, two layers at a
-time take two thirds of what one after the other takes.
+Several layers are searched at once, each on its own cores: a layer's matrices are too small to keep
+all cores busy for long, and between products numpy uses only one core. On 2 cores, two layers at a
+time take two thirds of the time of one after the other.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .grid import Floats
 MIN_SIZE = 16
 """Products smaller than this gain nothing from INT8 (ModelOpt's rule)."""
 _HEADS = [0, 2, 1, 3]
-"""Between `[B, N, heads, d]` and `[B, heads, N, d]`: channels stay where they are."""
+"""Permutation between `[B, N, heads, d]` and `[B, heads, N, d]`: keeps the order of channels."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class LinearLayer:
 
     @property
     def weights(self) -> NDArray[np.float32]:
-        """float32 `[K, N]`: all Linears side by side."""
+        """float32 `[K, N]`: the weights of all Linears side by side."""
         return np.concatenate([array(linear.weight) for linear in self.linears], axis=1)
 
 
 def quantisable(graph: ir.Graph) -> list[Linear]:
-    """The Linears that quantisation is for."""
+    """The Linears that are large enough to gain from quantisation."""
     return [linear for linear in find_linears(graph) if min(array(linear.weight).shape) >= MIN_SIZE]
 
 
@@ -61,7 +61,7 @@ def find_linear_layers(graph: ir.Graph) -> list[LinearLayer]:
 
 
 class Scalable(Protocol):
-    """Producer of an activation whose channels can be scaled exactly."""
+    """Producer of an activation that can scale its channels exactly."""
 
     def scale(self, graph: ir.Graph, factor: NDArray[np.float32]) -> None:
         """Multiplies channel k of the activation by `factor[k]`."""
@@ -83,8 +83,8 @@ class NormSource:
 
 @dataclass(frozen=True)
 class LinearSource:
-    """Columns of a Linear on whose outputs the activation depends channel by channel: values, which
-    attention only mixes over tokens, or the up branch of a gated MLP.
+    """Columns of a Linear in whose outputs the activation is linear, channel by channel: values,
+    which attention only mixes over tokens, or the up branch of a gated MLP.
     """
 
     linear: Linear
@@ -95,14 +95,14 @@ class LinearSource:
 
 
 def is_behind_gelu(layer: LinearLayer) -> bool:
-    """True where a GELU gives the layer's activation: nothing before it could be scaled."""
+    """True if a GELU computes the layer's activation, so that nothing before it can be scaled."""
     node = layer.activation.producer()
     return node is not None and node.op_type == "Gelu"
 
 
 def find_scalable(layer: LinearLayer) -> Scalable | None:
-    """Finds what can be scaled in exchange for the layer's weights; None if nothing can, as behind
-    a GELU, or if something else reads the activation too.
+    """Finds the producer that can be scaled in exchange for the layer's weights; None if there is
+    none, as behind a GELU, or if something else reads the activation too.
     """
     readers = {linear.node for linear in layer.linears}
     if set(layer.activation.consumers()) != readers or layer.activation.is_graph_output():
@@ -132,7 +132,7 @@ def _candidates(activation: ir.Value) -> Sequence[ir.Value]:
 
 
 def behind_layout(value: ir.Value) -> ir.Node | None:
-    """The node that computes `value`, layout changes passed over; None if others read it too."""
+    """The node that computes `value` before layout changes; None if others read that value too."""
     node = value.producer()
     while node is not None and _keeps_channels(node):
         before = node.inputs[0]
@@ -149,7 +149,7 @@ def _keeps_channels(node: ir.Node) -> bool:
 
 
 def columns_of(value: ir.Value) -> LinearSource | None:
-    """The Linear, or the part of an equal Split of one, that is `value` but for its layout."""
+    """The Linear's columns that `value` holds after layout changes and an equal Split, or None."""
     while len(list(value.consumers())) == 1 and (node := value.producer()) is not None:
         if node.op_type == "Split" and "num_outputs" in node.attributes:
             return _part(node, node.outputs.index(value))
@@ -177,16 +177,16 @@ def _width(source: LinearSource) -> int:
 
 
 MAX_WORKERS = 4
-"""At once: for a ViT-L each may take half a gigabyte."""
+"""Limit, because each may take half a gigabyte for a ViT-L."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def parallel_map(compute: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """Yields `compute(item)` for each item, in their order; what `compute` raises is raised here.
+    """Yields `compute(item)` for each item in their order; exceptions of `compute` are raised here.
 
-    `compute` must change nothing that another item's needs.
+    `compute` must not change anything that it reads for another item.
     """
     cores = len(os.sched_getaffinity(0))
     workers = max(1, min(MAX_WORKERS, cores, len(items)))
@@ -197,7 +197,7 @@ def parallel_map(compute: Callable[[Item], Result], items: Sequence[Item]) -> It
 
 @dataclass(frozen=True)
 class Channels:
-    """Largest magnitudes of an activation's channels: that of all, and of the median one."""
+    """Maximum and median of the largest magnitudes of an activation's channels."""
 
     largest: float
     median: float
@@ -205,13 +205,13 @@ class Channels:
 
 @dataclass(frozen=True)
 class LayerExplanation:
-    """A Linear's input, before and after.
+    """Decisions about a layer's input.
 
     Attributes:
         layer: The activation's name.
-        alpha: SmoothQuant's exponent; None where nothing was moved.
+        alpha: SmoothQuant's exponent; None if it was not smoothed.
         before, after: Its channels without and with smoothing.
-        amax: The magnitude that its quantiser represents at most; None if it has none.
+        amax: The largest magnitude that its quantiser represents; None if it has none.
         sqnr_db: For each Linear that reads it, the signal-to-quantisation-noise ratio of the
             outputs on calibration samples, in decibels.
     """
@@ -230,8 +230,8 @@ def describe_channels(channel_amax: Floats) -> Channels:
 
 
 def sqnr_db(expected: Floats, lost: Floats) -> float:
-    """The power of `expected` over that of `lost`, its difference to what is computed; at most 150
-    dB, where fp32 itself ends.
+    """Ratio in decibels of the power of `expected` to that of `lost`, the error of the computed
+    values; at most 150 dB, the precision of fp32.
     """
     signal, noise = (float(np.mean(x.astype(np.float64) ** 2)) for x in (expected, lost))
     return float(10 * np.log10(max(signal, 1e-30) / max(noise, signal * 1e-15, 1e-30)))

@@ -1,7 +1,7 @@
-"""Quantises the Linears of a graph: smoothing, ranges, rounding and biases by what the Linears give
-out; writes their Q/DQ pairs.
+"""Quantises the Linears of a graph: smoothing, ranges, rounding and biases by the Linears' outputs;
+writes their Q/DQ pairs.
 
-Source: ONNX QuantizeLinear, DequantizeLinear; zero point 0, as TensorRT wants it.
+Source: ONNX QuantizeLinear, DequantizeLinear; zero point 0, as TensorRT requires.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from .linear_layers import (
 )
 
 BLOCKS_OPSET = 21
-"""The opset from which DequantizeLinear knows 4 bits and blocks."""
+"""The first opset whose DequantizeLinear supports 4 bits and blocks."""
 
 
 def quantise_activation(graph: ir.Graph, value: ir.Value, scale: Floats, grid: Grid) -> ir.Value:
-    """Adds Q/DQ behind `value` and returns its output; `scale` is a number."""
+    """Adds Q/DQ behind `value` and returns its output; `scale` has one element."""
     name = str(value.name)
     step = add_initializer(graph, f"{name}/scale", scale.reshape(()))
     zero = _add_numbers(graph, f"{name}/zero_point", np.zeros((), np.float32), grid)
@@ -112,12 +112,12 @@ class Smoothed:
     """A layer's input after smoothing.
 
     Attributes:
-        rows: float32 `[rows, K]`, the samples as they are then.
-        channel_amax: float32 `[K]`, likewise.
-        alpha, factor: SmoothQuant's exponent and float32 `[K]`, what the channels were divided by;
-            None where nothing was moved.
-        inside: True if the quantised layer itself divides by `factor`: behind a GELU nothing before
-            it can be scaled.
+        rows: float32 `[rows, K]`, the samples after smoothing.
+        channel_amax: float32 `[K]`, the channels' largest magnitudes after smoothing.
+        alpha, factor: SmoothQuant's exponent and the factors that the channels were divided by,
+            float32 `[K]`; None if it was not smoothed.
+        inside: True if the quantised layer itself divides by `factor`, because nothing before a
+            GELU can be scaled.
     """
 
     rows: Floats
@@ -130,7 +130,7 @@ class Smoothed:
 def smooth_all(
     graph: ir.Graph, samples: Samples, scheme: Scheme, update: Update
 ) -> dict[str, Smoothed]:
-    """Smooths every layer in place, which changes no output; returns the layers by name.
+    """Smooths every layer in place without changing an output; returns the layers by name.
 
     `update` is called with layers done and layers in all.
     """
@@ -146,12 +146,12 @@ def smooth_all(
 def divide_all(
     graph: ir.Graph, samples: Samples, scheme: Scheme, update: Update
 ) -> dict[str, Smoothed]:
-    """Searches what the channels behind each GELU could be divided by inside the quantised layer,
-    at the price of a multiplication there; the graph stays as it is.
+    """Searches factors by which quantised layers behind a GELU could divide their input themselves,
+    at the cost of a multiplication there; does not change the graph.
 
     Returns:
-        The layers whose own error falls by `smooth.MIN_GAIN`, by name. What the outputs gain is
-        another question, see `choice`.
+        The layers whose own error falls by `layer_search.MIN_GAIN`, by name. For the gain in the
+        model's outputs see `algorithms.divide_where_outputs_gain`.
     """
     if scheme.activations is None:
         return {}
@@ -193,11 +193,11 @@ def round_all(
     """Searches ranges, rounding and biases of every layer in `smoothed`; returns them by name.
 
     Args:
-        graph: The fp32 graph after `smooth_all`; it stays as it is.
-        smoothed: The result of `smooth_all`, layers of `divide_all` in place of theirs.
+        graph: The fp32 graph after `smooth_all`; it is not changed.
+        smoothed: The result of `smooth_all`, or of `divide_all` for layers that divide.
         scheme: The grids.
         update: Called with layers done and layers in all.
-        rounding: How weights are rounded.
+        rounding: Rounds the weights.
     """
     layers = [layer for layer in find_linear_layers(graph) if layer.name in smoothed]
     done = dict[str, RoundedLayer]()
@@ -230,13 +230,13 @@ def explain(
     smoothed: Mapping[str, Smoothed],
     rounded: Mapping[str, RoundedLayer],
 ) -> tuple[LayerExplanation, ...]:
-    """Says what was decided about every layer in `rounded`, in graph order.
+    """Describes the decisions about every layer in `rounded`, in graph order.
 
     Args:
         graph: The fp32 graph after `smooth_all`.
-        samples: The samples of its layers in calibration, before that.
-        smoothed: What `smooth_all` and `divide_all` found.
-        rounded: What `round_all` did.
+        samples: The calibration samples of its layers, before smoothing.
+        smoothed: The result of `smooth_all` and `divide_all`.
+        rounded: The result of `round_all`.
     """
     return tuple(
         _explain(layer, samples[layer.name], smoothed[layer.name], rounded[layer.name])
@@ -276,9 +276,7 @@ def _explain(
 
 
 def quantise_by_table(graph: ir.Graph, amax: Mapping[str, float], scheme: Scheme) -> None:
-    """Plain post-training quantisation: ranges as an observer gave them, weights rounded to the
-    nearest.
-    """
+    """Plain post-training quantisation: ranges from an observer, weights rounded to nearest."""
     for layer in find_linear_layers(graph):
         read = layer.activation
         if scheme.activations is not None:
@@ -295,7 +293,7 @@ def quantise_by_table(graph: ir.Graph, amax: Mapping[str, float], scheme: Scheme
 def smooth(
     graph: ir.Graph, layer: LinearLayer, samples: LayerSamples, chosen: Smoothing | None
 ) -> Smoothed:
-    """Moves the outliers as the search chose, where that pays."""
+    """Smooths a layer in place as the search chose; if it chose nothing, changes nothing."""
     source = find_scalable(layer)
     if chosen is None or chosen.alpha is None or source is None:
         return Smoothed(np.ascontiguousarray(samples.rows), samples.channel_amax)
@@ -314,7 +312,7 @@ def _smoothed(samples: LayerSamples, chosen: Smoothing, inside: bool) -> Smoothe
 
 
 def correct_bias(graph: ir.Graph, linear: Linear, correction: Floats) -> None:
-    """Adds `correction` `[N]` to the Linear's bias, which it has."""
+    """Adds `correction` `[N]` to the bias of the Linear, which must have one."""
     add = linear.output.producer()
     assert linear.bias is not None
     assert add is not None
