@@ -1,4 +1,4 @@
-"""From outputs to answers: the likeliest classes or labels; embeddings and their likeness."""
+"""Turns outputs into answers: the likeliest classes or labels, the similarity of embeddings."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ DEFAULT_TOP = 5
 
 @dataclass(frozen=True)
 class Answer:
-    """A class that the model considers.
+    """A class or label, with its probability.
 
     Attributes:
-        label: Its name, or its index in words where the bundle has no names.
-        index: Its place among the outputs.
-        probability: 0 to 1; over all classes they add up to 1, over labels that do not exclude
-            each other they need not.
+        label: Its name, or its index as text if the bundle has no names.
+        index: Its position in the output.
+        probability: 0 to 1. Over all classes they add up to 1; over labels, which do not exclude
+            each other, they need not.
     """
 
     label: str
@@ -33,12 +33,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class TopK:
-    """The likeliest classes of one image: `engine.top(scores)`, or of each of a batch:
+    """Finds the likeliest classes of one image, `engine.top(scores)`, or of each image of a batch,
     `engine.top.each(scores)`.
 
     Attributes:
-        labels: Names of the outputs, or None.
-        output: The output that gives classes or labels, or else the first.
+        labels: Names of the classes or labels, or None.
+        output: The output with classes or labels, or else the first.
     """
 
     labels: tuple[str, ...] | None
@@ -47,16 +47,16 @@ class TopK:
     def __call__(
         self, scores: ArrayLike | Mapping[str, ArrayLike], k: int = DEFAULT_TOP
     ) -> tuple[Answer, ...]:
-        """The `k` likeliest classes of one image, or all where there are fewer; the likeliest
-        first, of equals the one with the lower index.
+        """Returns the `k` likeliest classes of one image, or all if there are fewer; the likeliest
+        first, among equals the one with the lower index.
 
         Args:
             scores: Scores `[classes]` of one image; or all its outputs by name.
-            k: How many, at least 1.
+            k: Number of classes, at least 1.
 
         Raises:
             InputError: if the scores have another shape or are not finite, if `k` is below 1, or
-                if the engine puts out no classes.
+                if the engine has no output of classes.
         """
         own = self._own(scores)
         if np.ndim(own) != 1:
@@ -69,7 +69,7 @@ class TopK:
     def each(
         self, scores: ArrayLike | Mapping[str, ArrayLike], k: int = DEFAULT_TOP
     ) -> tuple[tuple[Answer, ...], ...]:
-        """The same for each image of a batch, scores `[N, classes]`. Raises InputError likewise."""
+        """Returns the same for each image of a batch, scores `[N, classes]`. Raises likewise."""
         if k < 1:
             raise InputError(f"k is {k}: ask for at least one class")
         own = self._own(scores)
@@ -113,10 +113,10 @@ class TopK:
 
 
 def sigmoid(scores: ArrayLike) -> NDArray[np.float64]:
-    """Scores of labels `[..., labels]` to probabilities, in float64.
+    """Converts scores of labels `[..., labels]` to probabilities, in float64.
 
     Raises:
-        InputError: if a score is not finite, or there is none.
+        InputError: if a score is not finite, or there are no scores.
     """
     logits = _finite(scores, "scores")
     small = np.exp(-np.abs(logits))
@@ -125,10 +125,10 @@ def sigmoid(scores: ArrayLike) -> NDArray[np.float64]:
 
 
 def softmax(scores: ArrayLike) -> NDArray[np.float64]:
-    """Logits `[..., classes]` to probabilities, in float64.
+    """Converts logits `[..., classes]` to probabilities, in float64.
 
     Raises:
-        InputError: if a score is not finite, or there is none.
+        InputError: if a logit is not finite, or there are no logits.
     """
     logits = _finite(scores, "scores")
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
@@ -159,13 +159,13 @@ def cosine_similarity(features: ArrayLike, others: ArrayLike) -> NDArray[np.floa
 
 
 def unit_length(features: ArrayLike) -> NDArray[np.float64]:
-    """Features `[..., size]` divided by their Euclidean norm.
+    """Divides features `[..., size]` by their Euclidean norm.
 
     Raises:
         InputError: if a feature is not finite, or all of an image's are zero.
     """
     vectors = _finite(features, "features")
-    # By the largest first: the square of a large float32 would still fit, that of a float64 not.
+    # By the largest first: the square of a large float64 would overflow.
     largest = np.abs(vectors).max(axis=-1, keepdims=True)
     if not largest.all():
         raise InputError("an image's features are all zero: they have no direction")

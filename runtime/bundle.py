@@ -1,8 +1,8 @@
 """Reads a bundle: every file is opened once, hashed, and exactly those bytes are used.
 
-Nothing outside the folder is followed: paths are plain, and no component may be a link. No parser
-and no native library sees a byte before its hash matched. With a public key, nothing is parsed
-before the key's signature vouched for it, but the signature itself.
+Nothing outside the folder is read: paths are plain, and no component may be a link. No parser and
+no native library sees a byte before its hash matched. With a public key, nothing but the signature
+itself is parsed before it was verified against the key's signature.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class Bundle:
     """A bundle whose manifest is verified; its files are verified as they are read.
 
     Attributes:
-        folder: Where it lies.
-        digest: SHA-256 of the manifest in hex: it stands for all the bundle's bytes.
-        manifest: What it holds.
-        signed: Whose signature was verified; None if it was opened without a public key.
+        folder: The folder that it lies in.
+        digest: SHA-256 of the manifest in hex, which identifies all the bundle's bytes.
+        manifest: Its manifest.
+        signed: The verified signer and release; None if it was opened without a public key.
     """
 
     folder: Folder
@@ -60,11 +60,11 @@ class Bundle:
 
         Args:
             path: The bundle's folder.
-            public_key: Demands a signature of this key; None takes the bundle as it is.
+            public_key: Requires a signature of this key; None requires none.
 
         Raises:
             BundleError: if there is no bundle there, or its manifest is altered or not understood.
-            SignatureError: if it is not signed with `public_key`, or not as it was signed.
+            SignatureError: if it is not signed with `public_key`, or not what was signed.
             RollbackError: if a newer release has run on this device.
             InputError: if `public_key` is no public key.
             BackendError: if `cryptography`, which a signature needs, is not installed.
@@ -72,7 +72,7 @@ class Bundle:
         folder = Folder.open(path)
         signed = None
         if public_key is not None:
-            from .trust import verify_folder  # a bundle that is taken as it is needs nothing of it
+            from .trust import verify_folder  # not needed without a public key
 
             signed = verify_folder(folder, public_key)
         raw = folder.read(MANIFEST, _MAX_MANIFEST_BYTES)
@@ -92,19 +92,19 @@ class Bundle:
         return cls(folder, digest, manifest, release)
 
     def remember_release(self) -> None:
-        """Keeps in mind, on this device, that this release ran: older ones are refused from now on.
+        """Records on this device that this release ran: older ones are refused from now on.
 
         Does nothing for a bundle that was opened without a public key.
 
         Raises:
             RollbackError: if a newer one has run meanwhile.
-            SignatureError: if it cannot be kept.
+            SignatureError: if it cannot be recorded.
         """
         if self.signed is not None:
             self.signed.remember()
 
     def read(self, name: str) -> bytes:
-        """The verified bytes of a file that the manifest lists.
+        """Returns the verified bytes of a file that the manifest lists.
 
         Raises:
             BundleError: if it is missing, altered, truncated, or reached through a link.
@@ -115,10 +115,10 @@ class Bundle:
         return data
 
     def read_graph(self, graph: Graph) -> tuple[bytes, dict[str, memoryview]]:
-        """The verified bytes of an ONNX graph, and of the files with its weights by their names.
+        """Returns the verified bytes of an ONNX graph, and of the files with its weights by name.
 
         Raises:
-            BundleError: as `read` does, or if the graph wants to read other files.
+            BundleError: as `read` does, or if the graph names other files.
         """
         names = {file.rpartition("/")[2]: file for file in graph.external}
         data = self.read(graph.file)
@@ -131,14 +131,14 @@ class Bundle:
         return data, {name: memoryview(self.read(file)) for name, file in names.items()}
 
     def verify(self) -> None:
-        """Reads every file once, so that damage anywhere shows. Raises BundleError."""
+        """Reads every file once and checks its hash. Raises BundleError if one is damaged."""
         for name in self.manifest.files:
             entry = self._entry(name)
             digest = self.folder.digest(name, entry.size, exact=entry.size)
             self._require_hash(name, digest, entry)
 
     def golden(self) -> GoldenSamples:
-        """The golden samples. Raises BundleError if they do not fit the manifest."""
+        """Reads the golden samples. Raises BundleError if they do not fit the manifest."""
         return parse_golden(self.read(GOLDEN), self.manifest.spec)
 
     def _entry(self, name: str) -> FileEntry:
@@ -155,10 +155,10 @@ class Bundle:
 
 
 # An ONNX graph names the files that hold its weights. ONNX Runtime and TensorRT open them by name,
-# relative to the process's working directory where a graph is given as bytes, and follow `../`: a
-# hostile graph would read what it likes. So the names are looked up in the verified bytes first, by
-# just enough of protobuf's wire format, read strictly: what protobuf would skip as unknown is
-# skipped, what it might read in another way is refused.
+# relative to the process's working directory if a graph is given as bytes, and follow `../`: a
+# hostile graph could read any file. So the names are looked up in the verified bytes first, by a
+# minimal strict parser of protobuf's wire format: it skips what protobuf would skip as unknown, and
+# refuses what protobuf might read in another way.
 # Source: protobuf.dev/programming-guides/encoding, `onnx.proto` (IR version 13).
 _MAX_DEPTH = 64
 _MAX_FIELDS = 1 << 18
@@ -188,7 +188,7 @@ _LOCATION = b"location"
 
 
 def external_locations(graph: bytes) -> set[str]:
-    """The files that the tensors of an ONNX `ModelProto` name, as they name them.
+    """Returns the files that the tensors of an ONNX `ModelProto` name, as written there.
 
     Raises:
         BundleError: if the bytes are not well-formed.
@@ -215,8 +215,8 @@ def external_locations(graph: bytes) -> set[str]:
 
 
 def _location(entry: Iterator[tuple[int, memoryview]]) -> set[str]:
-    """Returns the values of an entry that is the location, or that a sloppy reader might take for
-    it.
+    """Returns all values of an entry that has the key `location`, even beside other keys, because
+    readers may differ in which of repeated fields they take.
     """
     fields = [(number, bytes(content)) for number, content in entry]
     if (_KEY, _LOCATION) not in fields:
@@ -225,10 +225,10 @@ def _location(entry: Iterator[tuple[int, memoryview]]) -> set[str]:
 
 
 def _fields(message: memoryview, budget: Iterator[int]) -> Iterator[tuple[int, memoryview]]:
-    """The length-delimited fields of a message; takes one from `budget` for every field.
+    """Yields the length-delimited fields of a message; takes one from `budget` for every field.
 
     Raises:
-        ValueError: if the message is not well-formed, or `budget` is at its end.
+        ValueError: if the message is not well-formed, or `budget` is exhausted.
     """
     position, end = 0, len(message)
     while position < end:
@@ -255,7 +255,7 @@ def _fields(message: memoryview, budget: Iterator[int]) -> Iterator[tuple[int, m
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """The number at `position`, and the position after it."""
+    """Returns the number at `position`, and the position after it."""
     value = 0
     for shift, byte in enumerate(message[position : position + 10]):
         value |= (byte & 0x7F) << (7 * shift)

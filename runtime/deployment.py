@@ -1,8 +1,8 @@
-"""A bundle on this device: what can run here, opened, proven and built.
+"""A bundle on this device: finds the engines that can run here, opens, checks and builds them.
 
 Nothing else opens or builds a bundle's engines: selection, `check`, `compare`, `inspect` and
-`build` ask a `Deployment`, which remembers in the device's cache what it learns; `vit-edge tune`
-does the same for variants.
+`build` use a `Deployment`, which keeps what it learns in the device's cache; `vit-edge tune` does
+the same for variants.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Candidate:
     """A precision on a backend.
 
     Attributes:
-        threads: CPU threads that compute; None is what suits the machine, and a GPU.
-        variant: The way to run it that `vit-edge tune` kept here; None is the default one.
+        threads: CPU threads that compute; None for the machine's default, and on a GPU.
+        variant: The variant that `vit-edge tune` kept here; None for the default.
     """
 
     precision: str
@@ -46,7 +46,7 @@ class Candidate:
 
     @cached_property
     def key(self) -> str:
-        """Names all that an engine, its check and its latency depend on, beside the bundle."""
+        """Names all that an engine, its check and its latency depend on, except the bundle."""
         backend = self.backend
         threads = "" if self.threads is None else f"|{self.threads} threads"
         start = key_start(self.precision, backend.name)
@@ -69,8 +69,8 @@ class Candidate:
 
 
 class Blob(NamedTuple):
-    """Verified bytes to open: an ONNX graph, with its weights where they lie beside it, or an
-    engine.
+    """Verified bytes to open: an engine, or an ONNX graph with the files beside it that hold its
+    weights.
     """
 
     data: bytes
@@ -86,9 +86,9 @@ class Opened(NamedTuple):
 
     Attributes:
         candidate: The precision and the backend.
-        session: The open engine; whoever holds it closes it.
-        metrics: Its outputs against PyTorch's, by their names.
-        problem: The violation of the bundle's tolerance, in words; None if it is right.
+        session: The open engine, which the holder has to close.
+        metrics: Comparison of its outputs with PyTorch's, by output name.
+        problem: The violation of the bundle's tolerance, in words; None if there is none.
         size: Bytes of the graph or engine that was opened.
     """
 
@@ -105,11 +105,11 @@ class Opened(NamedTuple):
 
 
 class Option(NamedTuple):
-    """A candidate that can run here, with what decides whether it is chosen.
+    """A candidate that can run here, with the facts that decide whether it is chosen.
 
     Attributes:
         candidate: The precision and the backend.
-        finding: What is known of it here.
+        finding: What is known about it here.
         size: Bytes of the graph that it runs, or that its engine is made from.
         ready: True if there is something to open without building it.
     """
@@ -126,11 +126,11 @@ class Deployment:
     Attributes:
         bundle: The verified bundle.
         cache: The device's own files for it.
-        threads: CPU threads that its engines compute with; None is what suits the machine.
-        variants: Those that `vit-edge tune` kept, by the keys of what they are variants of.
+        threads: CPU threads that its engines compute with; None for the machine's default.
+        variants: Those that `vit-edge tune` kept, by the key of the default candidate.
 
     Raises:
-        InputError: if there cannot be so many threads.
+        InputError: if `threads` is not a whole number of at least 1.
     """
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
@@ -140,7 +140,7 @@ class Deployment:
         self._findings, self.variants = self.cache.read()
 
     def refresh(self) -> None:
-        """Reads again what the device's cache knows."""
+        """Reads the device's cache again."""
         self._findings, self.variants = self.cache.read()
 
     @cached_property
@@ -151,8 +151,8 @@ class Deployment:
     def candidates(
         self, precision: str | None = None, backend: str | None = None
     ) -> list[Candidate]:
-        """Lists what the bundle holds for one precision and backend (None: all), runnable here or
-        not, the best unmeasured choice first; each in the variant that was kept here, if any.
+        """Lists the candidates of one precision and backend (None: all), runnable here or not, with
+        the most promising unmeasured one first; each in the variant that was kept here, if any.
 
         Raises:
             InputError: if the bundle has no such precision, or there is no such backend.
@@ -177,8 +177,8 @@ class Deployment:
         return [self._in_kept_variant(candidate) for candidate in candidates]
 
     def _in_kept_variant(self, candidate: Candidate) -> Candidate:
-        """Returns a candidate in the variant that was kept of it here, or as it is where none was,
-        or where the kept one cannot be used, which is logged.
+        """Returns a candidate in the variant that was kept for it here; unchanged if none was kept,
+        or if the variant cannot be used, which is logged.
         """
         start = key_start(candidate.precision, candidate.backend.name)
         if not any(key.startswith(start) for key in self.variants):
@@ -203,8 +203,8 @@ class Deployment:
         return self.finding(tuned).refused
 
     def survey(self, candidates: Sequence[Candidate]) -> tuple[list[Option], dict[str, str]]:
-        """Describes the candidates that can run here, and explains by their names why other
-        backends, or candidates of backends that can, cannot.
+        """Describes the candidates that can run here, and explains, by name, why other backends, or
+        other candidates of backends that can run, cannot.
         """
         not_run = run_problems(c.backend for c in candidates)
         runnable = [c for c in candidates if c.backend.name not in not_run]
@@ -212,7 +212,7 @@ class Deployment:
         return [self.describe(c) for c in runnable if str(c) not in unfit], not_run | unfit
 
     def describe(self, candidate: Candidate) -> Option:
-        """Returns a candidate that can run here with what decides whether it is chosen."""
+        """Returns a candidate that can run here with the facts that decide if it is chosen."""
         size, ready = self.size(candidate), self.has_engine(candidate)
         return Option(candidate, self.finding(candidate), size, ready)
 
@@ -221,13 +221,13 @@ class Deployment:
         return self.bundle.manifest.precisions[candidate.precision].graphs[candidate.backend.graph]
 
     def device_problem(self, candidate: Candidate) -> str | None:
-        """Explains why this GPU has not the types of the candidate's graph; None if it has. Called
-        only where the backend's `run_problem` returns None.
+        """Explains why this GPU lacks the types of the candidate's graph; None if it has them.
+        Called only if the backend's `run_problem` returns None.
         """
         least = self.graph(candidate).least_capability
         if not least:
             return None
-        from .backends import cuda  # of GPUs alone
+        from .backends import cuda  # needed for GPUs only
 
         here = cuda.compute_capability()
         if cuda.at_least(here, least):
@@ -238,7 +238,7 @@ class Deployment:
         )
 
     def finding(self, candidate: Candidate) -> Finding:
-        """Returns what is known of a candidate here."""
+        """Returns what is known about a candidate here."""
         return self._findings.get(candidate.key, Finding())
 
     def has_engine(self, candidate: Candidate) -> bool:
@@ -269,7 +269,7 @@ class Deployment:
 
         Raises:
             BackendError: if this machine cannot build it.
-            EngineError: if the library refuses the graph, or this GPU has not its types.
+            EngineError: if the library refuses the graph, or this GPU lacks its types.
         """
         built = self.compile(
             candidate, Blob(*self.bundle.read_graph(self.graph(candidate))), options
@@ -285,8 +285,8 @@ class Deployment:
         options: BuildOptions,
         batch: tuple[int, ...] | None = None,
     ) -> Built:
-        """Builds an engine of a graph, which may be written in another form than the bundle's, and
-        keeps nothing.
+        """Builds an engine from a graph, which may be written in another form than the bundle's,
+        without keeping it.
 
         Args:
             candidate: Its precision and backend.
@@ -314,19 +314,19 @@ class Deployment:
         return backend.compile(onnx.data, replace(spec, batch=batch or spec.batch), complete)
 
     def store(self, candidate: Candidate, built: Built) -> None:
-        """Keeps an engine, and what its builder told of it."""
+        """Keeps an engine, and its builder's listing."""
         self.cache.store_engine(candidate.key, built.engine)
         self._findings[candidate.key] = Finding()
         if built.listing:
             self.cache.store_listing(candidate.key, built)
 
     def open(self, candidate: Candidate) -> Session:
-        """Opens an engine, built first where there is none. Its golden answers are checked at its
-        first load on this device.
+        """Opens an engine, which is built first if there is none. Its outputs for the golden
+        samples are checked at its first load on this device.
 
         Raises:
             BackendError, EngineError: if it cannot be built, opened or run.
-            SelfCheckError: if its answers are wrong here.
+            SelfCheckError: if its outputs are wrong here.
         """
         if self.finding(candidate).rms_error is not None:
             return self._open(candidate)[0]
@@ -370,8 +370,8 @@ class Deployment:
         return Opened(candidate, session, metrics, problem, size)
 
     def refuse(self, candidate: Candidate, error: Exception) -> None:
-        """Passes a candidate over from now on: on this device until `check` finds it right; where
-        the reason may pass, such as memory that others hold, in this object alone.
+        """Passes a candidate over from now on: on this device, until `check` finds it right; in
+        this object alone if the reason may be temporary, such as memory that others hold.
         """
         if isinstance(error, ResourceError):
             self._findings[candidate.key] = Finding(refused=str(error))
@@ -384,7 +384,7 @@ class Deployment:
         milliseconds: float,
         interval: tuple[float, float] | None = None,
     ) -> None:
-        """Keeps the median latency of one image, and its interval where it is known."""
+        """Keeps the median latency of one image, and its interval if it is known."""
         self.cache.store_latency(candidate.key, milliseconds, interval)
         self._findings[candidate.key] = replace(
             self.finding(candidate), latency_ms=milliseconds, latency_interval_ms=interval
@@ -400,7 +400,7 @@ class Deployment:
         self._findings[key] = Finding(refused=reason)
 
     def _open(self, candidate: Candidate) -> tuple[Session, int]:
-        """Opens an engine, built first where there is none; returns its size in bytes too."""
+        """Opens an engine, which is built first if there is none; returns its size in bytes too."""
         backend, blob = candidate.tuned_backend, self.load(candidate)
         if blob is None:
             if candidate.variant is not None:
@@ -422,7 +422,7 @@ class Deployment:
         return next((e for e in engines if backend.engine_problem(e) is None), None)
 
     def _engines(self, candidate: Candidate) -> list[EngineEntry]:
-        """Returns the bundle's own engines, of which no variant is made."""
+        """Returns the bundle's own engines for a candidate; a variant has none."""
         if candidate.variant is not None:
             return []
         engines = self.bundle.manifest.precisions[candidate.precision].engines
@@ -442,7 +442,7 @@ def _require_threads(threads: int) -> None:
 
 
 def device_problems(deployment: Deployment, candidates: Iterable[Candidate]) -> dict[str, str]:
-    """Explains, by the candidates' names, which this GPU has not the types of. Called only for
+    """Explains, by candidate name, which candidates need types that this GPU lacks. Called only for
     backends that can run here.
     """
     problems = {str(c): deployment.device_problem(c) for c in candidates}
@@ -450,13 +450,13 @@ def device_problems(deployment: Deployment, candidates: Iterable[Candidate]) -> 
 
 
 def run_problems(backends: Iterable[Backend]) -> dict[str, str]:
-    """Explains, with the remedy, why backends cannot run here, by their names."""
+    """Explains, by name and with the remedy, why backends cannot run here."""
     problems = {name: b.run_problem() for name, b in {b.name: b for b in backends}.items()}
     return {name: problem for name, problem in problems.items() if problem}
 
 
 def _rank(graph: Graph, precision: str, backend: Backend) -> int:
-    """Returns a graph's place in the order where nothing was measured; the lowest comes first."""
+    """Returns a graph's place in the order without measurements; the lowest comes first."""
     if graph.rank is not None:
         return graph.rank
     order = _OLDER_ORDER.get(backend.graph, ())

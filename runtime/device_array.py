@@ -28,11 +28,11 @@ class DeviceArray:
     """C-contiguous uint8 memory on a CUDA device.
 
     Attributes:
-        address: Of the first byte, on the device.
+        address: Address of the first byte, on the device.
         shape: `[n, height, width, channels]`.
         stream: The CUDA stream whose queued work makes the contents valid, or None if they are
             valid already.
-        owner: What keeps the memory alive; held until the answer is there.
+        owner: Object that keeps the memory alive; held until the outputs are there.
     """
 
     address: int
@@ -48,7 +48,7 @@ class DeviceArray:
         return prod(self.shape)
 
     def part(self, start: int, stop: int) -> DeviceArray:
-        """Images `start` to `stop`, without a copy."""
+        """Returns frames `start` to `stop`, without a copy."""
         stop = min(stop, len(self))
         image = prod(self.shape[1:])
         return DeviceArray(
@@ -57,10 +57,10 @@ class DeviceArray:
 
 
 def take_device_array(frames: Any) -> DeviceArray | None:
-    """The frames where they lie on a GPU; None if they do not, as far as they tell.
+    """Returns the frames as an array on a GPU; None if they do not say that they lie on one.
 
-    Taken through `__cuda_array_interface__` if it names the stream that writes them (version 3),
-    else through DLPack, whose producer waits for it, else as if the default stream wrote them.
+    Uses `__cuda_array_interface__` if it names the stream that writes them (version 3), else
+    DLPack, whose producer waits for that stream, else the interface with the default stream.
 
     Raises:
         InputError: if they are not uint8, not C-contiguous, or not readable as they are.
@@ -106,7 +106,7 @@ def _not_uint8(dtype: str) -> InputError:
 
 
 def _require_contiguous(shape: tuple[int, ...], strides: Iterable[int] | None) -> None:
-    """Strides of uint8 are the same in bytes and in elements."""
+    """Raises InputError for other strides, which for uint8 are equal in bytes and in elements."""
     steps = None if strides is None else tuple(strides)
     if not is_contiguous(shape, steps):
         raise InputError(
@@ -139,7 +139,7 @@ _Deleter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 class _Managed(ctypes.Structure):
-    """DLManagedTensor, of producers that know no versions."""
+    """DLManagedTensor, from producers without versions."""
 
     _fields_ = (("tensor", _Tensor), ("context", ctypes.c_void_p), ("deleter", ctypes.c_void_p))
 
@@ -161,7 +161,7 @@ _KINDS: dict[bytes, Any] = {b"dltensor_versioned": _Versioned, b"dltensor": _Man
 
 
 def _python_api(name: str, returns: Any) -> Any:
-    """A function of CPython's on a capsule and a name."""
+    """Returns a function of CPython's API that takes a capsule and a name."""
     return ctypes.PYFUNCTYPE(returns, ctypes.py_object, ctypes.c_char_p)((name, ctypes.pythonapi))
 
 
@@ -172,7 +172,7 @@ _USED = {name: b"used_" + name for name in _KINDS}  # the capsule keeps a pointe
 
 
 class DlpackTensor:
-    """A producer's tensor, ours until this object goes, which calls the producer's deleter."""
+    """A producer's tensor, owned by this object, whose end calls the producer's deleter."""
 
     def __init__(self, capsule: object) -> None:
         name = next((name for name in _KINDS if _is_valid(capsule, name)), None)
@@ -206,7 +206,7 @@ class DlpackTensor:
 
 
 class TensorInfo(NamedTuple):
-    """Description of a tensor. `strides` are in elements; None is C-contiguous."""
+    """Description of a tensor. `strides` are in elements; None means C-contiguous."""
 
     address: int
     shape: tuple[int, ...]
@@ -221,13 +221,13 @@ def device_kind(frames: Any) -> int | None:
         return None
     try:
         return int(frames.__dlpack_device__()[0])
-    except Exception:  # the producer's own: taking it as memory of the host says what is wrong
+    except Exception:  # of any type; taking it as host memory then reports the cause
         return None
 
 
 def take(frames: Any) -> DlpackTensor:
-    """Takes an array on a GPU. Its producer makes the legacy default stream wait for what is still
-    being written: the one stream that all producers know.
+    """Takes an array on a GPU. Its producer makes the legacy default stream, the one stream that
+    all producers know, wait for writes that are still under way.
 
     Raises:
         InputError: if the producer refuses.
@@ -237,7 +237,7 @@ def take(frames: Any) -> DlpackTensor:
             capsule = frames.__dlpack__(stream=LEGACY_DEFAULT_STREAM, max_version=_VERSION)
         except TypeError:  # from before DLPack 1.0
             capsule = frames.__dlpack__(stream=LEGACY_DEFAULT_STREAM)
-    except Exception as error:  # the producer's own
+    except Exception as error:  # of any type
         raise InputError(
             f"frames are {type(frames).__name__} whose memory is not to be had through DLPack: "
             f"{first_line(error)}"
@@ -246,8 +246,8 @@ def take(frames: Any) -> DlpackTensor:
 
 
 def is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> bool:
-    """Tells whether strides (in elements) are those of C order; any will do for a dimension of size
-    1.
+    """Returns true if strides (in elements) are those of C order; a dimension of size 1 may have
+    any.
     """
     if strides is None:
         return True

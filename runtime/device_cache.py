@@ -2,8 +2,7 @@
 the golden check, and the variants that `vit-edge tune` found to be faster.
 
 It lives in `$XDG_CACHE_HOME/vit-edge/<bundle digest>/`, so that a bundle is never written to again.
-Losing it costs time and nothing else: whatever cannot be read is as if it were not there, and is
-made again.
+Losing it costs only time: whatever cannot be read is treated as missing, and made again.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from .schema import SchemaError, decode, encode, printable
 _INDEX, _LOCK, _PROBE = "device.json", "lock", "probe"
 _log = logging.getLogger("vit_edge.runtime")
 _unwritable: dict[Path, str] = {}
-"""Folders of which was said that they cannot be written, and why."""
+"""Folders that were reported as not writable, with the reason."""
 
 
 def _home() -> Path:
@@ -65,11 +64,11 @@ class Finding:
 
     Attributes:
         engine: The engine built here, if any.
-        rms_error: Of its golden check, which it passed; None if it was not checked yet.
-        latency_ms: Median of one image; None if it was not measured yet.
-        latency_interval_ms: Its confidence interval, as far as it tells engines apart that were
-            measured side by side; None if it is not known.
-        refused: Why it cannot be used here; None if it can, or nobody tried.
+        rms_error: Error in the golden check that it passed; None if it was not checked yet.
+        latency_ms: Median latency of one image; None if it was not measured yet.
+        latency_interval_ms: Confidence interval of the latency relative to engines that were
+            measured side by side with it; None if it is not known.
+        refused: Reason why it cannot be used here; None if it can, or if it was not tried.
     """
 
     engine: BuiltEngine | None = None
@@ -81,7 +80,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Listing:
-    """Listing of the engine of that hash, by lines, and the products of its graph."""
+    """Lines of the listing of the engine with that hash, and the products of its graph."""
 
     engine_sha256: str
     lines: tuple[str, ...]
@@ -90,7 +89,7 @@ class _Listing:
 
 @dataclass(frozen=True)
 class _Index:
-    """Findings by their keys, and kept variants by the keys of what they are variants of."""
+    """Findings by key, and kept variants by the key of the default candidate."""
 
     findings: dict[str, Finding] = field(default_factory=dict)
     variants: dict[str, RunVariant] = field(default_factory=dict)
@@ -98,7 +97,7 @@ class _Index:
 
 @dataclass(frozen=True)
 class DeviceCache:
-    """The cache of one bundle. Keys are strings that hold all that a finding depends on."""
+    """The cache of one bundle. Keys are strings that contain all that a finding depends on."""
 
     folder: Path
 
@@ -113,9 +112,7 @@ class DeviceCache:
             return _Index()
 
     def read(self) -> tuple[dict[str, Finding], dict[str, RunVariant]]:
-        """All findings by their keys, and all kept variants by the keys of what they are variants
-        of.
-        """
+        """Returns all findings by key, and kept variants by the key of the default candidate."""
         index = self._index()
         return index.findings, index.variants
 
@@ -127,7 +124,7 @@ class DeviceCache:
         return self.findings().get(key, Finding())
 
     def mark_right(self, key: str, rms_error: float) -> None:
-        """Records that it passed the golden check; an earlier refusal no longer holds."""
+        """Records that `key` passed the golden check, and removes an earlier refusal."""
         with self._changed(key) as (findings, old):
             findings[key] = replace(old, rms_error=rms_error, refused=None)
 
@@ -147,13 +144,13 @@ class DeviceCache:
         if not self.write(name, data):
             return
         with self._changed(key) as (findings, old):
-            findings[key] = Finding(BuiltEngine(name, digest))  # all else was said of the old one
+            findings[key] = Finding(BuiltEngine(name, digest))  # all else was about the old one
             others = [f.engine for k, f in findings.items() if k != key]
         if old.engine is not None and old.engine not in (*others, findings[key].engine):
             self._remove(old.engine.file)
 
     def engine(self, key: str) -> bytes | None:
-        """The engine that was stored under `key`, if it is there and unaltered."""
+        """Returns the engine stored under `key`; None if it is missing or was altered."""
         entry = self.finding(key).engine
         if entry is None or Path(entry.file).name != entry.file:
             return None
@@ -164,14 +161,16 @@ class DeviceCache:
         return data if hashlib.sha256(data).hexdigest() == entry.sha256 else None
 
     def store_listing(self, key: str, built: Built) -> None:
-        """Keeps what the builder told of the engine that is stored under `key`."""
+        """Keeps the builder's listing and products of the engine that is stored under `key`."""
         digest = hashlib.sha256(built.engine).hexdigest()
         lines = built.listing.split("\n")  # `splitlines` would split at separators inside them too
         listing = _Listing(digest, tuple(map(printable, lines)), built.products)
         self.store_engine(f"{key}|listing", encode(listing).encode())
 
     def listing(self, key: str) -> Built | None:
-        """Returns what was told of the engine under `key`, without it; None if nothing was."""
+        """Returns the listing and products of the engine under `key`, without its bytes; None if
+        there are none for this engine.
+        """
         raw, engine = self.engine(f"{key}|listing"), self.finding(key).engine
         try:
             listing = None if raw is None else decode(_Listing, json.loads(raw))
@@ -182,8 +181,8 @@ class DeviceCache:
         return Built(b"", "\n".join(listing.lines), listing.products)
 
     def keep_variant(self, key: str, variant: RunVariant, finding: Finding) -> None:
-        """Keeps a variant of `key` in place of the one before; its engine, if it has one, is stored
-        already, under the key of the variant.
+        """Keeps a variant of `key` in place of the previous one. Its engine, if it has one, must
+        already be stored under the key of the variant.
         """
         own = variant_key(key, variant)
         with self._changing() as index:
@@ -196,7 +195,7 @@ class DeviceCache:
             self._remove(file)
 
     def forget_variant(self, key: str) -> None:
-        """Forgets the variant of `key`, with all that is known of it."""
+        """Forgets the variant of `key` and all findings about it."""
         with self._changing() as index:
             variant = index.variants.pop(key, None)
             files = set() if variant is None else _drop(index, variant_key(key, variant))
@@ -209,13 +208,13 @@ class DeviceCache:
                 (self.folder / file).unlink()
 
     def scratch(self, key: str) -> BlobStore:
-        """Returns the place for what a backend prepares when it opens the engine `key`."""
+        """Returns the store for what a backend prepares when it opens the engine `key`."""
         name = f"{key}|scratch"
         return BlobStore(lambda: self.engine(name), lambda data: self.store_engine(name, data))
 
     def write(self, name: str, data: bytes) -> bool:
-        """Writes a file whole or not at all, for the cache is optional: a failure is logged, the
-        first of this process. Returns whether it was written.
+        """Writes a file whole or not at all. Returns true if it was written: the cache is optional,
+        so a failure is only logged, once in a process.
         """
         try:
             self._make_folder()
@@ -231,7 +230,7 @@ class DeviceCache:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def problem(self) -> str | None:
-        """Returns why nothing can be kept here, as "no space left"; None if it can."""
+        """Returns why nothing can be kept here, such as "no space left"; None if it can."""
         if self.write(_PROBE, b"can be written"):
             self._remove(_PROBE)
             return None
@@ -239,13 +238,13 @@ class DeviceCache:
 
     @contextmanager
     def _changed(self, key: str) -> Iterator[tuple[dict[str, Finding], Finding]]:
-        """All findings, to be changed, and that of `key`; written when the block ends."""
+        """Yields all findings, to be changed, and that of `key`; writes when the block ends."""
         with self._changing() as index:
             yield index.findings, index.findings.get(key, Finding())
 
     @contextmanager
     def _changing(self) -> Iterator[_Index]:
-        """The index, to be changed; written when the block ends."""
+        """Yields the index, to be changed; writes it when the block ends."""
         with self._locked():
             index = self._index()
             yield index
@@ -253,7 +252,9 @@ class DeviceCache:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Two processes that add to the cache must not lose each other's findings."""
+        """Locks the cache if possible: two processes that add to it must not lose each other's
+        findings.
+        """
         with ExitStack() as held:
             with suppress(OSError):
                 self._make_folder()
@@ -262,12 +263,12 @@ class DeviceCache:
 
 
 def variant_key(key: str, variant: RunVariant) -> str:
-    """Returns the key of a variant of what `key` is of."""
+    """Returns the key of a variant of the candidate with the key `key`."""
     return f"{key}|{variant.name}"
 
 
 def _drop(index: _Index, key: str) -> set[str]:
-    """Drops all findings of a variant; returns the files that nothing names any more."""
+    """Drops all findings about a variant; returns the engine files that no other finding names."""
     own = [k for k in index.findings if k == key or k.startswith(f"{key}|")]
     engines = [index.findings.pop(k).engine for k in own]
     left = {f.engine.file for f in index.findings.values() if f.engine}

@@ -3,7 +3,7 @@
 with Engine.load("build/vit_digits") as engine:
     scores = engine(frames)     # uint8 [N, height, width, channels] -> float32 [N, classes]
 
-A model of several outputs gives a mapping by their names.
+A model with several outputs returns a dict of them, by name.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ class EngineInfo:
     """The engine that runs, where, and why it was chosen.
 
     Attributes:
-        precision: Of the bundle's precisions.
+        precision: One of the bundle's precisions.
         backend: Name of the backend.
-        version: Of the backend's library.
-        device: What it runs on.
+        version: Version of the backend's library.
+        device: Name of the device that it runs on.
         why: The latency, the next best, and what was refused, with the reason.
         threads: CPU threads that compute one call; None on a GPU.
-        not_run: Why other backends cannot run here, by their names.
-        evidence: Why the export's images could not prove its accuracy; "" where they could.
-        variant: In which way, other than the default, `vit-edge tune` found it to run fastest
-            here; "" where nothing was kept.
+        not_run: Reasons why other backends cannot run here, by name.
+        evidence: Reason why the export's images could not prove its accuracy; "" if they could.
+        variant: Name of the variant that `vit-edge tune` found to run fastest here; "" for the
+            default.
     """
 
     precision: str
@@ -77,7 +77,7 @@ class Engine:
     Attributes:
         info: The precision, backend and device, and why they were chosen.
         preprocess: Turns images into frames.
-        top: The likeliest classes of an image's scores.
+        top: Finds the likeliest classes of an image from its outputs.
         labels: Names of the classes, or None.
         outputs: Names, kinds and shapes of the model's outputs.
         output: Name of the first one.
@@ -121,21 +121,22 @@ class Engine:
         threads: int | None = None,
         observer: Observer | None = None,
     ) -> Engine:
-        """Opens the best engine of the bundle at `path`, verified.
+        """Verifies the bundle at `path` and opens its best engine.
 
-        The bundle's hashes are checked always, its golden samples at an engine's first load on this
-        device.
+        Hashes are checked at every load, the outputs for the golden samples at an engine's first
+        load on this device.
 
         Args:
             path: A bundle that `vit-edge export` wrote.
-            precision: Which precision; None: the best here. What can run is measured at the
-                bundle's first load on this device, in a second or a few; within noise the most
-                faithful is taken.
-            backend: Which backend; None likewise.
-            public_key: Demands this key's signature, and no older release than has run here.
+            precision: The precision; None: the best here. Engines that can run are measured at the
+                bundle's first load on this device, which takes a few seconds; within noise the one
+                with the smallest error is taken.
+            backend: The backend; None: the best here, likewise.
+            public_key: Requires this key's signature, and a release that is not older than one that
+                has run here.
             threads: CPU threads that compute one call; None: one for each core that this process
-                may use, as far as a container's quota feeds them. A GPU does not need it.
-            observer: Sees every call, as those of `vit_edge.runtime.tools.health` do for metrics
+                may use, within a container's quota. Not used on a GPU.
+            observer: Receives every call; those in `vit_edge.runtime.tools.health` watch metrics
                 and drift.
 
         Raises:
@@ -145,7 +146,7 @@ class Engine:
             RollbackError: if it is older than one that this device has run.
             BackendError: if nothing in the bundle can run here.
             EngineError: if the backend refuses the engine that was asked for.
-            SelfCheckError: if its answers are wrong here.
+            SelfCheckError: if its outputs are wrong here.
         """
         from .backends.process import ProcessSession
 
@@ -176,13 +177,13 @@ class Engine:
         return engine
 
     def __call__(self, frames: Any) -> Any:
-        """Runs frames: uint8 `[N, height, width, channels]` with any N > 0 -> float32 `[N, *shape]`
-        of the model's output, as `[N, classes]`; of several a dict by their names.
+        """Runs frames, uint8 `[N, height, width, channels]` with any N > 0. Returns the model's
+        output, float32 `[N, *shape]` such as `[N, classes]`; several outputs as a dict by name.
 
         Args:
-            frames: A numpy array; or an array of another library: in host memory (DLPack), or on
-                the GPU that the engine runs on (`__cuda_array_interface__`, DLPack). Contiguous
-                ones are not copied.
+            frames: A numpy array, or another library's array in host memory (DLPack) or on the GPU
+                that the engine runs on (`__cuda_array_interface__`, DLPack). Contiguous ones are
+                not copied.
 
         Raises:
             InputError: if `frames` have another shape or dtype, or lie where the backend cannot
@@ -195,7 +196,7 @@ class Engine:
         return packed if self._as_it_is else self._named(packed)
 
     def _run(self, frames: Any) -> tuple[Frames, NDArray[np.float32]]:
-        """The checked frames and their packed outputs."""
+        """Returns the checked frames and their packed outputs."""
         session = self._opened()
         checked = self._check(session, frames)
         return checked, run_frames(session, self._spec, checked)
@@ -206,16 +207,16 @@ class Engine:
 
         Args:
             frames: Yields what the engine takes when called, or single frames uint8 `[height,
-                width, channels]`; is read at most a few items ahead of the answers. Each item
-                needs a buffer of its own: it is still read when the next is asked for.
+                width, channels]`; is read at most a few items ahead of the outputs. Each item
+                needs a buffer of its own: it is still read when the next is requested.
 
         Yields:
-            What a call returns, for `[N, height, width, channels]`; for a single frame the same
-            without the first axis.
+            Outputs as a call returns them, for `[N, height, width, channels]`; for a single frame
+            the same without the first axis.
 
         Raises:
-            InputError, ClosedError, EngineError: as above; what `frames` itself raises, once all
-                that it yielded before is answered.
+            InputError, ClosedError, EngineError: as above. An exception of `frames` itself is
+                raised after the outputs of all that it yielded before.
         """
         answers = self._stream(frames)
         return answers if self._watch is None else self._watch.stream(answers)
@@ -223,7 +224,7 @@ class Engine:
     def _stream(self, frames: Iterable[Any]) -> Iterator[Any]:
         session, watch = self._opened(), self._watch
         failures = list[Exception]()
-        counts: deque[tuple[int, ...]] = deque()  # of the images in each part of an item
+        counts: deque[tuple[int, ...]] = deque()  # of the frames in each part of an item
         arrivals: deque[tuple[Frames, float]] = deque()  # for the observer
 
         def parts() -> Iterator[Frames]:
@@ -304,8 +305,8 @@ class Engine:
 
 
 def _until_failure(items: Iterable[Frames], failures: list[Exception]) -> Iterator[Frames]:
-    """Yields items until their source raises, which is noted: a backend that saw the error would
-    drop the answers that are under way.
+    """Yields items until their source raises; the error goes to `failures`, because a backend that
+    saw it would drop the outputs that are under way.
     """
     try:
         yield from items

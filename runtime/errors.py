@@ -15,8 +15,9 @@ _SHORTAGE = re.compile(
     r"|cudaErrorMps(Max\w+Reached|ServerNotReady|ConnectionFailed|RpcFailure)|resource (is )?busy",
     re.IGNORECASE,
 )
-"""Messages of libraries about what may pass. Sources: CUDA Runtime API, cudaError_t; cuBLAS and
-cuDNN status codes; ONNX Runtime's arena allocator; TensorRT, ErrorCode; `std::bad_alloc`.
+"""Messages of libraries about problems that may be temporary. Sources: CUDA Runtime API,
+cudaError_t; cuBLAS and cuDNN status codes; ONNX Runtime's arena allocator; TensorRT, ErrorCode;
+`std::bad_alloc`.
 """
 
 CUDA_BINDINGS = "cuda-bindings>=12.8"
@@ -41,12 +42,12 @@ LIBRARIES = {
     "verification": ("cryptography>=42",),
     "video": ("opencv-python-headless>=4.10", "pillow>=11"),
 }
-"""Packages that the extras of that name install, for messages: vit-edge is in no registry."""
+"""Packages that each extra installs. Messages name them because vit-edge is in no registry."""
 
 
 def install_command(extra: str) -> str:
-    """Returns the command that installs what an extra brings, as it can be typed anywhere; of the
-    large ones, as it can be typed in a checkout.
+    """Returns the command that installs the packages of an extra. For extras that are not in
+    `LIBRARIES` it has to be run in a checkout.
     """
     if extra in LIBRARIES:
         return f"pip install {' '.join(map(repr, LIBRARIES[extra]))}"
@@ -70,8 +71,8 @@ class BundleError(VitEdgeError):
 
 
 class SignatureError(BundleError):
-    """A bundle is not signed, its signature is not of the given key, or what was signed is not what
-    is there.
+    """A bundle is not signed, its signature is not of the given key, or its files are not those
+    that were signed.
     """
 
 
@@ -88,8 +89,8 @@ class EngineError(VitEdgeError, RuntimeError):
 
 
 class ResourceError(EngineError):
-    """A backend failed for a reason that may pass: memory is full, the device is busy, or a build
-    ran out of time.
+    """A backend failed for a reason that may be temporary: memory is full, the device is busy, or a
+    build ran out of time.
     """
 
 
@@ -105,24 +106,24 @@ class ForkedError(EngineError):
 
 
 class SelfCheckError(VitEdgeError):
-    """An engine's golden answers are further from PyTorch's than the bundle allows."""
+    """An engine's outputs for the golden samples differ more from PyTorch's than allowed."""
 
     exit_code = 1
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of another library's message, or its type where it has none."""
+    """Returns the first line of another library's message, or the error's type if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def is_shortage(message: str) -> bool:
-    """Tells whether a library's message speaks of what may pass, as full memory."""
+    """Returns true if a library's message is about a temporary problem, such as full memory."""
     return _SHORTAGE.search(message) is not None
 
 
 def engine_error(message: str, cause: BaseException | None = None) -> EngineError:
-    """Makes the error of a library that failed: ResourceError if the message speaks of a shortage,
-    or if the error that it words anew, `cause`, is one.
+    """Makes the error for a library that failed: a ResourceError if the message is about a shortage
+    or if `cause`, the error that it rewords, is a ResourceError.
     """
     may_pass = isinstance(cause, ResourceError) or is_shortage(message)
     return (ResourceError if may_pass else EngineError)(message)

@@ -1,7 +1,7 @@
-"""Files: read from a folder that somebody else may be changing, written whole or not at all.
+"""Reads files from a folder that others may be changing; writes files whole or not at all.
 
 A file that is read is opened once, without following a link, and must be a regular file of the
-expected size. Nothing is used that was not read through that one descriptor.
+expected size. Only bytes that were read through that one descriptor are used.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ REMEDY = "copy the bundle again, or export it again"
 _CHUNK = 1 << 20
 _PRIVATE = 0o600
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
-# O_NONBLOCK: a pipe that somebody puts there in the last moment must not hang the app.
+# O_NONBLOCK: a pipe that somebody puts there at the last moment must not hang the application.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder as it was when it was opened: one that was put in its place since is refused.
+    """A folder as it was when it was opened: one that has taken its place since is refused.
 
     `path` itself may be a link (`current -> v7`): its owner chose it.
     """
@@ -51,12 +51,12 @@ class Folder:
         return cls(Path(path), (status.st_dev, status.st_ino))
 
     def read(self, name: str, limit: int, exact: int | None = None) -> bytes:
-        """The bytes of a regular file, once in memory.
+        """Returns the bytes of a regular file, which are in memory only once.
 
         Args:
             name: A plain relative path.
-            limit: More bytes are refused before any is read.
-            exact: Another size is refused before any is read; None takes any.
+            limit: Largest size; a larger file is refused before any byte is read.
+            exact: Required size; any other is refused before any byte is read. None takes any.
 
         Raises:
             BundleError: if the file is missing, of another kind or size, reached through a link, or
@@ -68,13 +68,13 @@ class Folder:
                     f"{self.path / name} has {size} bytes, more than this machine's free memory: "
                     "choose a smaller model or precision"
                 )
-            # One byte more than expected, so that a file that grows meanwhile shows.
+            # One byte more than expected, to detect a file that grows meanwhile.
             data = file.read(size + 1)
         self._require_size(name, len(data), size)
         return data
 
     def digest(self, name: str, limit: int, exact: int | None = None) -> str:
-        """SHA-256 in hex of a file's bytes, which are not kept; else as `read`."""
+        """Returns the SHA-256 in hex of a file's bytes, which are not kept; otherwise as `read`."""
         hasher, total = hashlib.sha256(), 0
         with self._opened(name, limit, exact) as (file, size):
             buffer = memoryview(bytearray(min(_CHUNK, size + 1)))
@@ -86,7 +86,7 @@ class Folder:
 
     @contextmanager
     def _opened(self, name: str, limit: int, exact: int | None) -> Iterator[tuple[BinaryIO, int]]:
-        """The file, unbuffered, and its size."""
+        """Yields the open file and its size."""
         where = self.path / name
         try:
             descriptor = self._descend(name)
@@ -110,7 +110,7 @@ class Folder:
                 raise BundleError(f"{where} cannot be read ({error.strerror}); {REMEDY}") from None
 
     def _descend(self, name: str) -> int:
-        """A descriptor of the file, each folder on the way opened without following a link."""
+        """Opens the file and each folder on the way, following no link; returns a descriptor."""
         *parents, last = name.split("/")
         folder = os.open(self.path, _DIRECTORY)
         try:
@@ -121,7 +121,7 @@ class Folder:
                 inner = os.open(part, _DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
                 os.close(folder)
                 folder = inner
-            # Merely to open a device can do something: what is no file is not opened.
+            # Merely opening a device can have effects, so only regular files are opened.
             if not stat.S_ISREG(os.stat(last, dir_fd=folder, follow_symlinks=False).st_mode):
                 raise BundleError(f"{self.path / name} is not a regular file; {REMEDY}")
             return os.open(last, _FILE, dir_fd=folder)
@@ -137,7 +137,7 @@ class Folder:
 
 
 def available_memory() -> int:
-    """Bytes that can be allocated without swapping, and within a container's limit."""
+    """Returns the bytes that can be allocated without swapping, within a container's limit."""
     from .backends.cpu import memory_left
 
     left = memory_left()
@@ -145,7 +145,7 @@ def available_memory() -> int:
 
 
 def _free_memory() -> int:
-    """Source: proc(5), MemAvailable in kB."""
+    """Returns the machine's available bytes. Source: proc(5), MemAvailable in kB."""
     try:
         with open("/proc/meminfo", "rb") as lines:
             for line in lines:
@@ -158,7 +158,7 @@ def _free_memory() -> int:
 
 @contextmanager
 def _replacing(path: Path, mode: int) -> Iterator[BinaryIO]:
-    """A file beside `path` that takes its place when the block ends, and is gone if it fails."""
+    """Yields a file that takes the place of `path` when the block ends; deletes it on failure."""
     import tempfile
 
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -168,12 +168,12 @@ def _replacing(path: Path, mode: int) -> Iterator[BinaryIO]:
             yield stream
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)  # neither a full disk nor Ctrl-C shall leave halves
+        os.unlink(temporary)  # neither a full disk nor Ctrl-C may leave half a file
         raise
 
 
 def write_whole(path: Path, data: bytes, mode: int = _PRIVATE) -> None:
-    """Writes `path`, whose folder is there. Raises OSError; what was there before stays then."""
+    """Writes `path`, whose folder exists. Raises OSError, and then leaves `path` as it was."""
     with _replacing(path, mode) as stream:
         stream.write(data)
 
@@ -181,7 +181,7 @@ def write_whole(path: Path, data: bytes, mode: int = _PRIVATE) -> None:
 @contextmanager
 def replacing_durably(path: Path, mode: int = _PRIVATE) -> Iterator[BinaryIO]:
     """Yields a file that takes the place of `path` when the block ends, after which a power cut
-    loses nothing; a block that fails leaves what was there before.
+    loses nothing. If the block fails, `path` stays as it was.
     """
     with _replacing(path, mode) as stream:
         yield stream
@@ -189,7 +189,7 @@ def replacing_durably(path: Path, mode: int = _PRIVATE) -> Iterator[BinaryIO]:
         os.fsync(stream.fileno())
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(folder)  # the new name too must survive it
+        os.fsync(folder)  # the new name must survive a power cut too
     finally:
         os.close(folder)
 
@@ -202,7 +202,7 @@ def write_durably(path: Path, data: bytes, mode: int = _PRIVATE) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds the lock file `path`, whose folder is there.
+    """Holds a lock on the file `path`, whose folder exists.
 
     Source: flock(2); the lock ends with the descriptor, also when the process is killed.
 
@@ -219,7 +219,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked_if_possible(path: Path) -> Iterator[None]:
-    """Locks like `locked`, but goes on where a file system, as some over networks, has no locks."""
+    """Locks like `locked`, but goes on if the file system, such as a network's, has no locks."""
     descriptor = _open_lock(path)
     try:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Frames from an application: checked, and cut to batches that an engine takes."""
+"""Checks an application's frames, and cuts them into batches that an engine takes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .manifest import EngineSpec
 
 @dataclass(frozen=True)
 class PaddedBatch:
-    """Images within the engine's profile; the first `count` of them are the caller's."""
+    """Frames that fit the engine's profile; the first `count` of them are the caller's."""
 
     images: Frames
     count: int
 
 
 def check_frames(frames: Any, spec: EngineSpec) -> Frames:
-    """Frames as an engine takes them, without a copy where they are contiguous.
+    """Returns frames as an engine takes them; contiguous ones are not copied.
 
     Args:
         frames: uint8 `[N, height, width, channels]` with N > 0: a numpy array, an array of another
@@ -70,10 +70,10 @@ def _from_dlpack(frames: Any) -> NDArray[Any]:
 
 
 def cut(frames: Frames, spec: EngineSpec) -> Iterator[PaddedBatch]:
-    """Parts of the profile's largest batch; the last is padded to its smallest.
+    """Yields parts of the profile's largest batch size; the last is padded to the smallest.
 
     Raises:
-        InputError: if frames on a GPU are fewer than the smallest batch.
+        InputError: if frames lie on a GPU and their last part would need padding.
     """
     smallest, _, largest = spec.batch
     for start in range(0, len(frames), largest):

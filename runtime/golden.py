@@ -1,8 +1,8 @@
 """Golden samples: images with PyTorch's outputs, read from `golden.npz` without trusting it.
 
-In a bundle that is not signed, a file whose hash matches may still be hostile. So its form is not
-taken from the file: names, types, shapes and sizes must be what the manifest lets us expect before
-anything is allocated or inflated. Source of the form: `numpy.lib.format`, version 1.0.
+In a bundle that is not signed, a file whose hash matches may still be hostile. So its layout is not
+taken from the file: names, types, shapes and sizes must match the manifest before anything is
+allocated or decompressed. Source of the layout: `numpy.lib.format`, version 1.0.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class GoldenSamples:
-    """Images with PyTorch's answers.
+    """Frames with PyTorch's outputs.
 
     Attributes:
         images: uint8 `[N, height, width, channels]`.
@@ -62,7 +62,7 @@ class GoldenSamples:
         return len(self.images)
 
     def first(self, count: int | None) -> GoldenSamples:
-        """The first `count` samples; None is all."""
+        """Returns the first `count` samples; all for None."""
         labels = None if self.labels is None else self.labels[:count]
         return GoldenSamples(self.images[:count], self.logits[:count], labels)
 
@@ -73,13 +73,13 @@ def run_golden(
     outputs: Sequence[OutputSpec],
     count: int | None = None,
 ) -> dict[str, Metrics]:
-    """Compares what `infer` makes of the first `count` samples with PyTorch's outputs, by name."""
+    """Compares the outputs of `infer` for the first `count` samples with PyTorch's, by name."""
     few = golden.first(count)
     return compare(infer(few.images), few.logits, outputs, few.labels, population=golden.logits)
 
 
 def tolerance_violation(metrics: Mapping[str, Metrics], graph: Graph) -> str | None:
-    """Says how far an output is off, or None where all are within the graph's tolerance."""
+    """Describes the output that is furthest over the graph's tolerance; None if all are within."""
     worst = worst_violation(metrics, graph.rms_tolerance)
     if worst is None:
         return None
@@ -88,7 +88,7 @@ def tolerance_violation(metrics: Mapping[str, Metrics], graph: Graph) -> str | N
 
 
 def parse_golden(raw: bytes, spec: EngineSpec) -> GoldenSamples:
-    """The samples in the bytes of `golden.npz`.
+    """Reads the samples in the bytes of `golden.npz`.
 
     Raises:
         BundleError: if they are damaged, or do not fit the engines.
@@ -114,13 +114,13 @@ def parse_arrays(
     required: Set[str],
     file: str,
 ) -> dict[str, NDArray[Any]]:
-    """The arrays in the bytes of an `.npz`, by name.
+    """Reads the arrays in the bytes of an `.npz`, by name.
 
     Args:
         raw: The bytes.
-        expected: The type of each array that may be there, and its shape but for the first axis.
-        required: Names of those that must be.
-        file: What it is called, for messages.
+        expected: The type of each array that may be there, and its shape without the first axis.
+        required: Names of the arrays that must be there.
+        file: Name of the file, for messages.
 
     Raises:
         BundleError: if it is damaged, or holds anything else.
@@ -143,7 +143,7 @@ def parse_arrays(
 def _read_array(
     archive: zipfile.ZipFile, member: zipfile.ZipInfo, dtype: Any, rest: tuple[int, ...]
 ) -> NDArray[Any]:
-    """The member's array `[N, *rest]` of `dtype`; any other is refused before it is inflated."""
+    """Reads the array `[N, *rest]` of `dtype`; refuses any other before it is decompressed."""
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"compression {member.compress_type} is neither stored nor deflated")
     with archive.open(member) as stream:
@@ -167,7 +167,7 @@ def _read_array(
 
 
 def _fill(array: NDArray[Any], stream: Any) -> NDArray[Any]:
-    """`array` with the stream's bytes, which must end there (and their CRC is checked there)."""
+    """Fills `array` with the stream's bytes. The stream must end there; its CRC is checked then."""
     view = array.reshape(-1).view(np.uint8).data
     done = 0
     while done < len(view):

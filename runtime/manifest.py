@@ -20,21 +20,21 @@ from .schema import SchemaError, decode, parse_json
 
 SCHEMA_VERSION = 8
 OLDEST_SCHEMA = 3
-"""Version 4 added what is known of an engine's plan, version 5 named outputs of several kinds,
-version 6 has numbers in `model` and `provenance`, which were text, version 7 says which GPUs have
-the types of a graph, version 8 names the reference's statistics, where a bundle has them.
+"""Version 4 added what is known about an engine's plan; version 5 named outputs of several kinds;
+version 6 numbers in `model` and `provenance`, which were text before; version 7 the compute
+capability that a graph's types need; version 8 the reference's statistics, if a bundle has them.
 """
 MANIFEST, MANIFEST_DIGEST = "manifest.json", "manifest.sha256"
 GOLDEN, CALIBRATION = "golden.npz", "calibration.json"
 STATISTICS = "statistics.npz"
 SIGNATURE = "model.sig"
 RELEASE = "release.json"
-"""Beside the manifest of a signed bundle, and signed with it."""
+"""File beside the manifest of a signed bundle, signed with it."""
 FEATURES = "features"
-"""Name of the embedding that our own models without a head put out."""
+"""Name of the embedding that our own models without a head return."""
 
 Fact = str | int | float | bool
-"""Value of what is recorded for people; numbers are below 2**63, on either side of 0."""
+"""Value that is recorded for people to read; numbers are below 2**63 in magnitude."""
 
 _PATH = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
 _CAPABILITY = re.compile(r"[0-9]{1,3}\.[0-9]{1,2}")
@@ -51,7 +51,7 @@ _MAX_TOLERANCE = 10.0
 _MAX_RANK = 1000
 _MAX_REFERENCE, _MAX_STATISTICS = 1 << 16, 1 << 10
 _NAMED_OUTPUTS = 5
-"""Schema version since which a manifest names its outputs."""
+"""First schema version whose manifests name their outputs."""
 _OWN = {MANIFEST, MANIFEST_DIGEST, RELEASE, SIGNATURE}
 
 
@@ -106,18 +106,18 @@ class EngineSpec:
 
     @cached_property
     def width(self) -> int:
-        """Numbers that an image has in all outputs."""
+        """Number of values for one image, over all outputs."""
         return sum(output.size for output in self.outputs)
 
     @property
     def classifier(self) -> OutputSpec | None:
-        """The first output that gives each image a class; None where none does."""
+        """The first output that gives each image a class; None if none does."""
         return next((output for output in self.outputs if output.classifies), None)
 
     @property
     def labelled(self) -> OutputSpec | None:
-        """The output whose values labels name: the first one of classes or labels, or else the
-        first map of several channels.
+        """The output that the bundle's labels belong to: the first one of classes or labels, or
+        else the first map of several channels; None if there is neither.
         """
         values = [o for o in self.outputs if o.classifies or o.is_of_labels]
         maps = [o for o in self.outputs if o.kind == MAP and len(o.shape) == 3 and o.shape[0] > 1]
@@ -126,20 +126,21 @@ class EngineSpec:
 
 @dataclass(frozen=True)
 class PlanSummary:
-    """Summary of an engine's plan: what its builder compiled, by its own listing.
+    """Summary of an engine's plan: what its builder compiled, according to its own listing.
 
     Attributes:
         kernels: Kernels that one call launches.
-        kernels_per_block: Median number from one attention to the next; None for fewer than two.
+        kernels_per_block: Median number of kernels from one attention to the next; None for fewer
+            than two attentions.
         linear_work: Share of the Linears' multiplications by the type that they run in.
-        attentions, fused_attentions: How many there are, and how many run as one kernel.
-        unmet: Layers that do not run in the type that the graph asks for, as
+        attentions, fused_attentions: Number of attentions, and of those that run as one kernel.
+        unmet: Layers that do not run in the type that the graph asks for, such as
             "blocks.0.attn.qkv in fp16".
-        dequantised: Layers whose weights are widened again at every call.
-        copies: Kernels that only bring numbers to another place.
+        dequantised: Layers whose weights are dequantised at every call.
+        copies: Kernels that only move data.
         waits: Signals and waits between CUDA streams.
-        batch: The batch size that `bytes` is of.
-        bytes: What the kernels of one call read and write; None if it is not known.
+        batch: The batch size for which `bytes` holds.
+        bytes: Bytes that the kernels of one call read and write; None if it is not known.
     """
 
     kernels: int
@@ -171,11 +172,11 @@ class EngineEntry:
 
     Attributes:
         file: Its path in the bundle.
-        backend, version: Which library built it.
+        backend, version: Library that built it, and its version.
         compute_capabilities: The GPUs that it was built for; empty for the library's own choice.
-        form: Which of the equivalent forms of the graph it was built from.
-        plan_file: The layers that the builder listed, in the bundle; "" where it listed none.
-        plan: Their summary; None likewise.
+        form: The one of several equivalent forms of the graph that it was built from.
+        plan_file: File in the bundle with the builder's list of layers; "" if there is none.
+        plan: Summary of that list; None if there is none.
     """
 
     file: str
@@ -194,27 +195,28 @@ class EngineEntry:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """An output of a precision against PyTorch's on evaluation images; rates are between 0 and 1.
+    """Accuracy of a precision's output, compared with PyTorch's on evaluation images; rates are
+    between 0 and 1.
 
     Attributes:
-        images: Their number.
-        top1, reference_top1: Share of images whose class is right: the largest of logits or
-            probabilities; of an embedding the class of most of an image's five nearest others.
-            None without labels, and for other kinds.
+        images: Number of images.
+        top1, reference_top1: Share of images whose class is right. It is that of the largest logit
+            or probability; for an embedding the most frequent one of an image's five nearest
+            neighbours. None without labels, and for other kinds.
         drop, drop_low, drop_high: `reference_top1 - top1` in percentage points, with its paired
             95 % interval; None likewise.
-        agreement: Share of decisions that are PyTorch's: the class of an image; that of a pixel, in
+        agreement: Share of decisions that equal PyTorch's: the class of an image, or of a pixel in
             maps of several channels; each label of an image; the nearest neighbour of an embedding
-            among the images. None for kinds of which nothing is decided.
-        cosine: Mean over images of the cosine between values less their mean over the images.
-        logit_error: Worst absolute difference, relative to the range of the reference's values; of
-            tokens the largest root mean square of a token, of boxes that of a coordinate, relative
-            to the output's scale.
+            among the images. None for kinds without decisions.
+        cosine: Mean over images of the cosine between values minus their mean over the images.
+        logit_error: Worst absolute difference, relative to the range of the reference's values or
+            the output's scale, whichever is larger; for tokens the largest root mean square of a
+            token, for boxes the worst absolute difference, both relative to the output's scale.
         rms_error: Root mean square of the difference, relative to the output's scale.
         measured_on: Library and device.
-        average_precision: Mean average precision of labels, PyTorch's decisions taken for the
-            truth; None for other kinds.
-        metric, reference_metric: The user's own measure and the reference's; None without one.
+        average_precision: Mean average precision of labels, with PyTorch's decisions as the truth;
+            None for other kinds.
+        metric, reference_metric: The user's own metric, and the reference's; None without one.
     """
 
     images: int
@@ -239,17 +241,17 @@ class Graph:
 
     Attributes:
         file: Its path in the bundle.
-        external: The files beside it that hold its weights, where it is above 2 GiB.
-        accuracy: Of each output, by its name.
+        external: The files beside it that hold its weights, if it is above 2 GiB.
+        accuracy: Accuracy of each output, by name.
         rms_tolerance: Bound of each output's `Accuracy.rms_error` over the golden samples, on any
             device that runs this graph.
-        rank: Its place in the order in which a device tries precisions of which it has measured
-            none, lowest first; None in bundles that do not say.
-        quantised: The share of the multiplications that it quantises, 0 to 1: "all" of them, and of
-            the kinds that it has ("Linears", "attention", "convolutions"); empty in bundles that
-            do not say.
-        least_capability: The least compute capability of GPUs that have its types, as "8.9"; ""
-            for all, and in bundles that do not say.
+        rank: Its place in the order in which a device tries precisions before it has measured any,
+            lowest first; None in bundles that do not state it.
+        quantised: The share of the multiplications that it quantises, 0 to 1: of "all" of them, and
+            of each kind that it has ("Linears", "attention", "convolutions"); empty in bundles that
+            do not state it.
+        least_capability: The lowest compute capability of GPUs that have its types, such as "8.9";
+            "" for all GPUs, and in bundles that do not state it.
     """
 
     file: str
@@ -279,9 +281,9 @@ class Graph:
 
 
 def _require_possible(a: Accuracy) -> None:
-    """Raises ValueError for numbers that nobody can have measured.
+    """Raises ValueError for numbers that cannot have been measured.
 
-    Not in `Accuracy` itself: an export that fails measures what it likes.
+    Not in `Accuracy` itself, because an export that fails may measure any number.
     """
     ranges = {
         "images": (a.images, 1, _MAX_COUNT),
@@ -305,9 +307,9 @@ def _require_possible(a: Accuracy) -> None:
 class PrecisionEntry:
     """`graphs` maps the kind of backend ("cpu", "gpu") to the graph that serves it.
 
-    `raised` are the layers that a quantised precision leaves in 8, 16 or 32 bits so that its budget
-    holds, `reason` says why in words; empty where all are quantised. `evidence` says why the
-    evaluation images cannot carry the verdict; "" where they can.
+    `raised` are the fallback layers, which a quantised precision leaves in 8, 16 or 32 bits so that
+    its budget holds, and `reason` explains them; both are empty if all are quantised. `evidence`
+    explains why the evaluation images cannot support the verdict; "" if they can.
     """
 
     graphs: dict[str, Graph]
@@ -319,13 +321,13 @@ class PrecisionEntry:
 
 @dataclass(frozen=True)
 class ReferenceStatistics:
-    """Statistics of reference images and of the reference's outputs, one number of each image, by
-    which `vit_edge.runtime.tools.health` sees drift.
+    """Statistics of reference images and of the reference's outputs, each one number per image,
+    from which `vit_edge.runtime.tools.health` detects drift.
 
     Attributes:
         file: Its path in the bundle: an `.npz` with `values` float32 `[images, len(names)]`.
-        images: Their number.
-        source: The images, in words.
+        images: Number of images.
+        source: Description of the images.
         names: The statistics, in the order of the columns.
     """
 
@@ -345,7 +347,7 @@ class ReferenceStatistics:
 class Manifest:
     """A bundle's contents.
 
-    `model`, `provenance` and `tools` are for people and `inspect`: text, numbers as numbers.
+    `model`, `provenance` and `tools` hold text and numbers for people and `inspect`.
     `statistics` is None in bundles from before version 8.
     """
 
@@ -396,9 +398,9 @@ def _require_facts(facts: dict[str, Fact]) -> None:
 
 
 def is_fact(value: object) -> bool:
-    """Tells whether a manifest takes the value among its facts as it is."""
+    """Returns true if a manifest accepts the value, unchanged, among its facts."""
     if type(value) in (int, float):
-        return abs(value) < _MAX_FACT  # type: ignore[arg-type]  # a number; of NaN it is false
+        return abs(value) < _MAX_FACT  # type: ignore[arg-type]  # a number; false for NaN
     return type(value) in (str, bool)
 
 
@@ -436,8 +438,8 @@ def parse_manifest(raw: bytes) -> Manifest:
 
 
 def _name_outputs(manifest: dict[str, Any]) -> None:
-    """Rewrites what was parsed of an older manifest, whose one output was described by its name and
-    width, as of version 5. Raises SchemaError where it is not as those were.
+    """Rewrites a parsed older manifest, which described its one output by name and width, in the
+    form of version 5. Raises SchemaError if it does not have the older form.
     """
     try:
         spec = manifest["spec"]

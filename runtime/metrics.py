@@ -24,15 +24,15 @@ class TimingBudget:
 
 THOROUGH = TimingBudget(runs=20, seconds=1.0)
 QUICK = TimingBudget(runs=10, seconds=0.12)
-"""Enough to tell which of several engines is the fastest by far, at an application's first start.
-"""
+"""Enough to find the engine that is the fastest by far, at an application's first start."""
 ROUNDS = 10
-"""Rounds of a race. The true median of a ratio lies between the second least and the second
-greatest of ten with a probability of 1 - 2 * 11/2^10 = 98 %, however it is distributed."""
+"""Rounds of a race. The true median of a ratio lies between the second smallest and the second
+largest of ten with a probability of 1 - 2 * 11/2^10 = 98 %, however it is distributed."""
 _TURN_SECONDS = 0.025
-"""Like `SETTLE_SECONDS`, where the same engines take turns again and again."""
+"""Like `SETTLE_SECONDS`, for engines that take turns repeatedly."""
 _HOPELESS = 1.5
-"""Factor of the fastest's time; an engine that takes it in two rounds leaves a race."""
+"""From its second round on, an engine leaves a race if even its best round took more than this
+times the fastest's best."""
 K = TypeVar("K")
 
 
@@ -47,7 +47,7 @@ class Latency:
 
 
 def settle(call: Callable[[], object], seconds: float = SETTLE_SECONDS) -> None:
-    """Calls for so long, once at least."""
+    """Repeats `call` for that time, at least once."""
     start = time.perf_counter()
     call()
     while time.perf_counter() - start < seconds:
@@ -75,9 +75,7 @@ def measure_latency(
 
 @dataclass(frozen=True)
 class Placing:
-    """Median latency in a race, and the interval in which it lies beside the fastest's, in
-    milliseconds.
-    """
+    """Median latency in a race and its interval relative to the fastest, in milliseconds."""
 
     p50_ms: float
     low_ms: float
@@ -85,10 +83,10 @@ class Placing:
 
 
 def race(calls: Mapping[K, Callable[[], object]], budget: TimingBudget) -> dict[K, Placing]:
-    """Times calls side by side, in rounds: what else the machine does meets all alike.
+    """Times calls side by side, in rounds, so that other load on the machine affects all alike.
 
-    The order turns with each round. Latencies are given relative to the fastest, round by round,
-    which takes out what all had in common.
+    The order rotates with each round. Latencies are computed relative to the fastest, round by
+    round, which cancels what affected all of them.
     """
     rounds = max(1, min(ROUNDS, budget.runs))
     share = TimingBudget(

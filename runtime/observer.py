@@ -1,6 +1,4 @@
-"""Observers of an engine: what counts its calls, or watches its images. Imported where there is one
-alone.
-"""
+"""Observers of an engine, which count its calls or watch its frames. Imported only if needed."""
 
 from __future__ import annotations
 
@@ -22,8 +20,9 @@ _log = logging.getLogger("vit_edge.runtime")
 
 
 class Observer(Protocol):
-    """Sees what an engine does. Its methods run in the thread of the call, before that returns:
-    several may run at once. What they raise is logged, once for each engine, and breaks no call.
+    """Observer of an engine's calls. Its methods run in the thread of the call, before the call
+    returns, so several may run at once. What they raise is logged, once for each engine, and breaks
+    no call.
     """
 
     def on_call(
@@ -33,30 +32,30 @@ class Observer(Protocol):
         outputs: Mapping[str, NDArray[np.float32]],
         seconds: float,
     ) -> None:
-        """Sees a call, or an item of a stream, that is answered.
+        """Receives a call, or an item of a stream, and its outputs.
 
         Args:
             info: What ran it.
             frames: uint8 `[N, height, width, channels]`, the caller's own memory: not to be changed
-                or kept. A `DeviceArray` where they lie on a GPU.
+                or kept. A `DeviceArray` if they lie on a GPU.
             outputs: float32 `[N, *shape]` by name, likewise.
-            seconds: How long the call took; of an item of a stream from its coming to its outputs,
-                with what it waited for those before it and for the stream's reader.
+            seconds: Duration of the call; for an item of a stream the time from its arrival to its
+                outputs, including waits for earlier items and for the stream's reader.
         """
 
     def on_error(self, info: EngineInfo, error: Exception) -> None:
-        """Sees what a call or a stream raises, before its caller does."""
+        """Receives the exception of a call or a stream, before the caller does."""
 
 
 class ObservedCalls:
-    """Tells an observer of one engine's calls, and keeps its exceptions from them."""
+    """Reports one engine's calls to an observer, whose own exceptions do not reach the calls."""
 
     def __init__(self, observer: Observer, info: EngineInfo, outputs: Sequence[OutputSpec]) -> None:
         self._observer, self._info, self._outputs = observer, info, outputs
         self._failed = False
 
     def call(self, run: Callable[[], tuple[Frames, NDArray[np.float32]]]) -> NDArray[np.float32]:
-        """Runs a call that gives its frames and its packed outputs; returns the outputs."""
+        """Runs and reports a call that returns frames and packed outputs; returns the outputs."""
         start = time.perf_counter()
         try:
             frames, packed = run()
@@ -67,7 +66,7 @@ class ObservedCalls:
         return packed
 
     def stream(self, answers: Iterable[Any]) -> Iterator[Any]:
-        """Yields what a stream does, and tells what it raises."""
+        """Yields what a stream yields, and reports what it raises."""
         try:
             yield from answers
         except Exception as error:
@@ -75,7 +74,7 @@ class ObservedCalls:
             raise
 
     def answered(self, frames: Frames, packed: NDArray[np.float32], start: float) -> None:
-        """Tells of frames whose packed outputs are there, as of now; they came at `start`."""
+        """Reports frames that arrived at `start` and whose packed outputs are ready now."""
         seconds = time.perf_counter() - start
         self._tell(self._observer.on_call, frames, unpack(packed, self._outputs), seconds)
 

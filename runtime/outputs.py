@@ -27,10 +27,10 @@ _MAX_SCALE = 1e12
 _TINY = 1e-30
 _NEIGHBOURS = 5
 _MOST_NEIGHBOURED = 2048
-"""Images among which nearest neighbours are sought: their similarities are a square matrix."""
+"""Most images among which nearest neighbours are sought: their similarities are a square matrix."""
 _HARDLY_DIFFERS = 0.1
-"""Spread over the compared images, relative to the output's scale, below which a cosine of what
-tells them apart would compare rounding with rounding."""
+"""Spread over the compared images, relative to the output's scale, below which a cosine of
+image-centred values would only compare rounding errors."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Kind:
 
     Attributes:
         name: `logits`, `map` and so on.
-        dimensions: Numbers of dimensions that it has for one image.
+        dimensions: Numbers of dimensions that it may have for one image.
         about: What the values are.
         classes: True if each image has one class, the largest of the values.
-        labels: True if each value is of a label that holds or does not, whatever the others do.
-        decide: Makes of values `[N, *shape]` the decisions that users read from them, int64 or
-            bool; None: they read the numbers.
+        labels: True if each value is that of a label, which applies independently of the others.
+        decide: Turns values `[N, *shape]` into the decisions that users derive from them, int64 or
+            bool; None if users read the numbers.
     """
 
     name: str
@@ -61,7 +61,7 @@ def _largest(values: Floats) -> NDArray[Any]:
 
 
 def _largest_of_several(values: Floats) -> NDArray[Any]:
-    """The class of each pixel; of a map of one channel nothing is decided."""
+    """Returns the class of each pixel; for a map of one channel there are no decisions."""
     several = values.ndim == 4 and values.shape[1] > 1
     return values.argmax(axis=1) if several else np.zeros((len(values), 0), np.int64)
 
@@ -102,10 +102,10 @@ class OutputSpec:
     Attributes:
         name: The tensor's name.
         kind: A key of `KINDS`.
-        shape: Of one image; empty for a single number.
+        shape: Shape for one image; empty for a single number.
         scale: Size of a difference between images: the root mean square of the reference's values
-            about their mean over images (of boxes: the image's side); errors are relative to it.
-            None in older bundles, where the golden samples tell.
+            about their mean over images (for boxes: the image's side); errors are relative to it.
+            None in older bundles, where it is computed from the golden samples.
     """
 
     name: str
@@ -132,7 +132,7 @@ class OutputSpec:
 
     @property
     def size(self) -> int:
-        """Numbers that an image has."""
+        """Number of values for one image."""
         return math.prod(self.shape)
 
     @property
@@ -142,12 +142,12 @@ class OutputSpec:
 
     @property
     def is_of_labels(self) -> bool:
-        """True if each value is of a label that holds or does not, whatever the others do."""
+        """True if each value is that of a label, which applies independently of the others."""
         return KINDS[self.kind].labels
 
 
 def unpack(packed: Floats, outputs: Sequence[OutputSpec]) -> dict[str, Floats]:
-    """Returns the outputs `[N, *shape]` by their names: views of `packed`, `[N, width]`."""
+    """Returns the outputs `[N, *shape]` by name: views of `packed`, `[N, width]`."""
     views, start = {}, 0
     for output in outputs:
         end = start + output.size
@@ -184,18 +184,18 @@ def compare(
     labels: NDArray[np.int64] | None = None,
     population: Floats | None = None,
 ) -> dict[str, Metrics]:
-    """Compares the outputs of an engine with the reference's, each by its kind.
+    """Compares the outputs of an engine with the reference's, each according to its kind.
 
     Args:
         packed: float32 `[N, width]`.
         reference: Likewise.
-        outputs: What lies in them.
+        outputs: Descriptions of the outputs in these arrays.
         labels: Classes int64 `[N]`, or None.
-        population: The larger set of reference values that these few are of, for outputs without a
-            scale: a few images may hardly differ.
+        population: Larger set of reference values that `reference` is part of, from which outputs
+            without a scale get one: a few images may hardly differ.
 
     Returns:
-        By the outputs' names. Values that are not finite agree with nothing: their cosine is 0 and
+        Metrics by output name. Values that are not finite agree with nothing: their cosine is 0 and
         their errors are infinite.
     """
     mine, theirs = unpack(packed, outputs), unpack(reference, outputs)
@@ -247,18 +247,18 @@ def compare_output(
 
 
 def spread(values: Floats) -> float:
-    """Root mean square of values `[N, ...]` about their mean over images, never 0: the size of the
-    values where the images do not differ.
+    """Returns the root mean square of values `[N, ...]` about their mean over images; if the images
+    do not differ, that of the values themselves, or 1 if all are 0.
     """
     about_mean = float(np.sqrt((image_centred(values) ** 2).mean()))
     return about_mean or float(np.sqrt((values.astype(np.float64) ** 2).mean())) or 1.0
 
 
 def image_centred(values: Floats) -> NDArray[np.float64]:
-    """Values less their mean over the images: what tells the images apart.
+    """Returns values minus their mean over the images: what distinguishes the images.
 
     With random weights most of a logit vector is the same for every image, and a plain cosine says
-    nothing. A single image cannot be centred and is returned as it is.
+    nothing. A single image cannot be centred and is returned unchanged.
     """
     wide = values.astype(np.float64)
     return wide - wide.mean(axis=0, keepdims=True) if len(wide) > 1 else wide
@@ -267,14 +267,16 @@ def image_centred(values: Floats) -> NDArray[np.float64]:
 def neighbours_are_right(
     values: Floats, labels: NDArray[np.int64], neighbours: int = _NEIGHBOURS
 ) -> NDArray[np.bool_]:
-    """Returns for each embedding `[N, d]` if most of its nearest others have its class."""
+    """Returns, for each embedding `[N, d]`, true if most of its nearest neighbours vote for its
+    class.
+    """
     similar = _similarities(values)
     count = min(neighbours, len(values) - 1)
     nearest = np.argsort(-similar, axis=1, kind="stable")[:, :count]
     right = []
     for own, others in zip(labels, labels[nearest], strict=True):
         classes, first, votes = np.unique(others, return_index=True, return_counts=True)
-        # Of equally many votes the nearest neighbour's decides.
+        # Among classes with equally many votes the one with the nearest neighbour wins.
         best = max(range(len(classes)), key=lambda i: (votes[i], -first[i]))
         right.append(classes[best] == own)
     return np.array(right, np.bool_)
@@ -295,7 +297,7 @@ def _decisions(values: Floats, output: OutputSpec) -> NDArray[Any]:
 def _agreement(
     values: Floats, reference: Floats, output: OutputSpec, finite: NDArray[np.bool_]
 ) -> float | None:
-    """Share of decisions that are the reference's; None where there are none."""
+    """Returns the share of decisions that equal the reference's; None if there are none."""
     if KINDS[output.kind].decide is None:
         return None
     if output.kind == EMBEDDING and not 2 < len(values) <= _MOST_NEIGHBOURED:
@@ -308,7 +310,7 @@ def _agreement(
 
 
 def _similarities(values: Floats) -> NDArray[np.float64]:
-    """Cosine similarities `[N, N]` of embeddings; of each to itself less than any other."""
+    """Returns cosine similarities `[N, N]` of embeddings; that of each to itself is set to -2."""
     wide = values.reshape(len(values), -1).astype(np.float64)
     unit = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), _TINY)
     similar: NDArray[np.float64] = unit @ unit.T
@@ -317,8 +319,8 @@ def _similarities(values: Floats) -> NDArray[np.float64]:
 
 
 def _average_precision(values: Floats, relevant: NDArray[np.bool_]) -> float | None:
-    """Mean over labels of the average precision of the images' ranking by `values` `[N, labels]`,
-    the reference's decisions taken for the truth; None where no label has any.
+    """Returns the mean over labels of the average precision with which `values` `[N, labels]` rank
+    the images. `relevant` is the truth; None if no image has a label.
     """
     scores = []
     for column, truth in zip(values.T, relevant.T, strict=True):
@@ -330,8 +332,8 @@ def _average_precision(values: Floats, relevant: NDArray[np.bool_]) -> float | N
 
 
 def _cosine(values: Floats, reference: Floats, scale: float, rms: float) -> float:
-    """Mean cosine of image-centred values. Where the images hardly differ, the one that an error of
-    this size makes among images that do.
+    """Returns the mean cosine of image-centred values. If the images hardly differ, returns the
+    cosine that an error of size `rms` would give among images that do.
     """
     a, b = image_centred(values), image_centred(reference)
     if float(np.sqrt((b**2).mean())) < _HARDLY_DIFFERS * scale:
@@ -343,8 +345,8 @@ def _cosine(values: Floats, reference: Floats, scale: float, rms: float) -> floa
 def worst_violation(
     metrics: Mapping[str, Metrics], tolerances: Mapping[str, float]
 ) -> tuple[str, float, float] | None:
-    """Returns name, error and tolerance of the output that is furthest over its tolerance; None
-    where all are within.
+    """Returns name, error and tolerance of the output that is furthest over its tolerance; None if
+    all are within theirs.
     """
     over = [
         (metrics[name].rms_error / tolerance, name)

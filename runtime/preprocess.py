@@ -1,9 +1,8 @@
 """The one description of how an image becomes the model's input, and the one function that does it.
 
-Images come as people have them: frames of cameras with channels in any usual order, image files,
-and Pillow's images of every mode. Normalisation is not here: it is folded into the graph's patch
-embedding, so that training, export and device cannot differ. `mean` and `std` are kept for the
-record.
+Images may be arrays from cameras with channels in any usual order, image files, or Pillow images of
+every mode. Normalisation is not done here: it is folded into the graph's patch embedding, so that
+training, export and device cannot differ. `mean` and `std` are kept for the record.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ class Color:
     """An order of channels.
 
     Attributes:
-        order: Where red, green and blue are; one place for all where the image is grey. Alpha
-            belongs to none, and is dropped as training does (`convert("RGB")` in Pillow).
-        channels: How many there are in all.
+        order: Positions of red, green and blue; a single one for grey. Alpha is not included: it is
+            dropped, as in training (`convert("RGB")` in Pillow).
+        channels: Number of channels, alpha included.
         raw: Pillow's name for this layout in memory.
     """
 
@@ -51,10 +50,10 @@ COLORS = {
 """The orders that `Preprocess` takes. OpenCV gives BGR."""
 
 _DEFAULTS = {1: "GRAY", 3: "RGB", 4: "RGBA"}
-"""Layout that an array is taken for where nobody says, by its number of channels."""
+"""Layout that is assumed for an array if none is given, by its number of channels."""
 
 _LUMA = np.array([19595, 38470, 7471], np.uint32)
-"""ITU-R BT.601 in 16 bits, as Pillow's `convert("L")` has it."""
+"""ITU-R BT.601 in 16 bits, as in Pillow's `convert("L")`."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,8 @@ class Pixels:
         return self.array.shape[1], self.array.shape[0]
 
     def to_channels(self, channels: int) -> NDArray[np.uint8]:
-        """A new array `[height, width, channels]` in grey (1) or RGB (3), bit for bit as Pillow
-        converts.
+        """Returns a new array `[height, width, channels]` in grey (1) or RGB (3), bit for bit as
+        Pillow converts it.
         """
         order = self.color.order
         if order == tuple(range(channels)):
@@ -86,7 +85,7 @@ class Pixels:
         return result
 
     def to_pillow(self) -> Image.Image:
-        """A Pillow image of mode L or RGB. Raises BackendError if Pillow is not installed."""
+        """Returns an image of mode L or RGB. Raises BackendError if Pillow is not installed."""
         pillow = require_pillow("scaling frames")
         mode = "L" if len(self.color.order) == 1 else "RGB"
         data = np.ascontiguousarray(self.array)
@@ -94,11 +93,11 @@ class Pixels:
 
 
 def check_pixels(frame: NDArray[Any], color: str | None) -> Pixels:
-    """A camera's frame, checked.
+    """Checks an array with an image, such as a camera's, and returns its pixels.
 
     Args:
         frame: uint8 `[height, width]` or `[height, width, channels]`, of any size.
-        color: A name in `COLORS`; None: grey, RGB or RGBA, as its number of channels says.
+        color: A name in `COLORS`; None: grey, RGB or RGBA, by its number of channels.
 
     Raises:
         InputError: if it is anything else.
@@ -124,14 +123,14 @@ def check_pixels(frame: NDArray[Any], color: str | None) -> Pixels:
 
 
 def find_color(name: str) -> Color:
-    """The order of that name. Raises InputError if there is none."""
+    """Returns the channel order of that name. Raises InputError if there is none."""
     if name not in COLORS:
         raise InputError(f"unknown color {name!r}: choose from {', '.join(COLORS)}")
     return COLORS[name]
 
 
 def require_pillow(purpose: str) -> Any:
-    """The module `PIL.Image`. Raises BackendError if it is not installed."""
+    """Returns the module `PIL.Image`. Raises BackendError if it is not installed."""
     try:
         from PIL import Image
     except ImportError:
@@ -140,14 +139,14 @@ def require_pillow(purpose: str) -> Any:
 
 
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""The decoders that a file may reach: Pillow has forty more, some of which start programs."""
+"""Decoders that may be used for a file: Pillow has forty more, some of which start programs."""
 
 MAX_PIXELS = 1 << 27
-"""Of an image: 134 million, 400 MB once decoded. More is a decompression bomb."""
+"""Most pixels of an image: 134 million, 400 MB once decoded. More is a decompression bomb."""
 
 
 def open_image(path: Path) -> Image.Image:
-    """Decodes an image file, turned as its EXIF orientation says; of an animation the first frame.
+    """Decodes an image file, rotated by its EXIF orientation; the first picture of an animation.
 
     Raises:
         InputError: if the file is missing, is not a readable image, or is too large.
@@ -162,7 +161,7 @@ def open_image(path: Path) -> Image.Image:
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
-    """Decodes the bytes of an image file, which messages call `name`, as `open_image` does."""
+    """Decodes the bytes of an image file, as `open_image` does. `name` is for messages."""
     require_pillow("reading images")
     return _decode(io.BytesIO(data), name)
 
@@ -178,7 +177,7 @@ def _decode(source: Path | io.BytesIO, name: str) -> Image.Image:
             image.load()
             return ImageOps.exif_transpose(image)
     except Exception as error:  # what decoders raise on damaged bytes is documented nowhere
-        # Pillow names a stream by its place in memory, which would differ from run to run.
+        # Pillow names a stream by its memory address, which would differ from run to run.
         reason = first_line(error).replace(repr(source), "it")
         reason = reason.replace(repr(name), "it").replace(name, "it")
         raise InputError(
@@ -187,10 +186,10 @@ def _decode(source: Path | io.BytesIO, name: str) -> Image.Image:
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """The image in mode L or RGB, as training has it: alpha is dropped.
+    """Converts an image to mode L or RGB, as training does: alpha is dropped.
 
     Raises:
-        InputError: if it has no pixels, or a mode whose range nobody knows.
+        InputError: if it has no pixels, or a mode without a known range.
     """
     if not image.width * image.height:
         raise InputError(f"the image has {image.width}x{image.height} pixels")
@@ -201,10 +200,10 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
         if image.mode.startswith("I;16"):  # Pillow's own conversion clips to white
             pillow = require_pillow("16 bits")
             image = pillow.fromarray((np.asarray(image) // 257).astype(np.uint8))
-        elif image.mode == "P":  # by way of RGBA, for Pillow warns of transparent palettes
+        elif image.mode == "P":  # via RGBA, because Pillow warns of transparent palettes
             image = image.convert("RGBA")
         return image if image.mode == mode else image.convert(mode)
-    except Exception as error:  # as above; or a mode that Pillow converts to no other
+    except Exception as error:  # as above; or a mode that Pillow cannot convert
         raise InputError(
             f"an image of mode {image.mode} cannot be used ({first_line(error)}): save it as RGB"
         ) from None
@@ -223,11 +222,11 @@ _ROUNDING = 1e-6
 class Preprocess:
     """Resize, centre crop and colour conversion.
 
-    The image is scaled so that the central `crop` (0 < crop <= 1) of it is the model's input:
-    with `crop_mode` "center" its shorter side is, its shape kept, as timm and torchvision do;
-    "center_floor" is the same but for an odd rest, whose larger half transformers leaves on the
-    right and at the bottom; with "squash" each side is scaled by itself, as transformers' ViT
-    processor does. `mean` and `std` are on the 0-1 scale, one per channel.
+    The image is scaled so that its central part `crop` (0 < crop <= 1) becomes the model's input.
+    `crop_mode` "center" keeps the aspect ratio and fits the shorter side, as timm and torchvision
+    do; "center_floor" does the same but, as transformers does, cuts the larger half of an odd
+    margin off on the right and at the bottom; "squash" scales each side by itself, as transformers'
+    ViT processor does. `mean` and `std` are on the 0-1 scale, one per channel.
     """
 
     height: int
@@ -276,17 +275,17 @@ class Preprocess:
         """Turns one image of any size into the model's input.
 
         Args:
-            image: A camera's frame, uint8 `[height, width]` or `[height, width, channels]`; or a
-                Pillow image of any mode. Alpha is dropped.
-            color: The order of a frame's channels, a name in `runtime.preprocess.COLORS`: "BGR" for
-                OpenCV's. None: grey, RGB or RGBA, as the number of channels says.
+            image: An array, such as a camera's, uint8 `[height, width]` or `[height, width,
+                channels]`; or a Pillow image of any mode. Alpha is dropped.
+            color: Channel order of an array, a name in `runtime.preprocess.COLORS`: "BGR" for
+                OpenCV's. None: grey, RGB or RGBA, by the number of channels.
 
         Returns:
-            uint8 `[height, width, channels]`, never the memory of `image`.
+            A frame, uint8 `[height, width, channels]`, which never shares memory with `image`.
 
         Raises:
             InputError: if `image` or `color` is anything else.
-            BackendError: if a frame has to be scaled and Pillow is not installed.
+            BackendError: if an array has to be scaled and Pillow is not installed.
         """
         if isinstance(image, np.ndarray):
             pixels = check_pixels(image, color)
@@ -304,7 +303,7 @@ class Preprocess:
         return self._scale(to_mode(image, MODES[self.channels]))
 
     def _scale(self, image: Image.Image) -> NDArray[np.uint8]:
-        """An image in the model's colors -> uint8 `[height, width, channels]`."""
+        """Scales and crops an image in the model's colors to uint8 `[height, width, channels]`."""
         from PIL import Image
 
         size = self._scaled(*image.size)
@@ -315,8 +314,8 @@ class Preprocess:
         return np.asarray(image, dtype=np.uint8).reshape(self.shape)
 
     def read(self, path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-        """Reads an image file into uint8 `[height, width, channels]`: turned as its EXIF
-        orientation says, of an animation the first frame.
+        """Reads an image file into uint8 `[height, width, channels]`, rotated by its EXIF
+        orientation; the first picture of an animation.
 
         Raises:
             InputError: if the file is missing or is not a readable image.
@@ -335,7 +334,7 @@ class Preprocess:
             raise InputError(f"{name}: {error}") from None
 
     def _scaled(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height before the crop. Raises InputError where these are beyond reason."""
+        """Width and height before the crop. Raises InputError for more than `MAX_PIXELS`."""
         size = self._resized(width, height)
         if size[0] * size[1] > MAX_PIXELS:
             raise InputError(f"{width}x{height} pixels are too long and thin: cut the image")
@@ -345,8 +344,8 @@ class Preprocess:
         """Width and height after the resize, never smaller than the model's.
 
         Source: timm `create_transform`, torchvision `Resize`, transformers
-        `get_resize_output_image_size`: the shorter side is rounded down, and the longer one made
-        from it; timm rounds both to the nearest where the input is not square.
+        `get_resize_output_image_size`: the shorter side is rounded down, and the longer one
+        computed from it; timm rounds both to the nearest if the input is not square.
         """
         sides = (self.width, self.height)
         wide, high = (max(s, math.floor(s / self.crop + _ROUNDING)) for s in sides)

@@ -33,7 +33,7 @@ class SchemaError(ValueError):
 
 
 def parse_json(raw: bytes) -> Any:
-    """Parses UTF-8 JSON strictly: no key twice, no NaN, no number of absurd length.
+    """Parses UTF-8 JSON strictly: no duplicate key, no NaN, no number of absurd length.
 
     Raises:
         ValueError: if `raw` is not that.
@@ -72,7 +72,7 @@ def decode(cls: type[T], value: Any, where: str = "") -> T:
 
     Args:
         cls: A dataclass, `str`, `int`, `float`, `bool`, `tuple[X, ...]`, `dict[str, X]`, `X |
-            None`, or `X | Y` of those four plain types, of which each value keeps its own.
+            None`, or `X | Y` of those four plain types, where each value keeps its own type.
         value: What `json.loads` returned.
         where: Path of the field, for the message.
 
@@ -105,7 +105,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
 
 
 def _decode_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
-    """Of one type and None, or of several plain types: no number is read as another type's."""
+    """Decodes a union of one type and None, or of plain types, where numbers keep their type."""
     if value is None and type(None) in kinds:
         return None
     others = [kind for kind in kinds if kind is not type(None)]
@@ -120,13 +120,13 @@ def _decode_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
 
 @functools.cache
 def _hints(kind: type) -> dict[str, Any]:
-    """The types of a dataclass's fields: `typing` evaluates their text anew each time."""
+    """Returns the types of a dataclass's fields, cached: `typing` evaluates them each time."""
     return typing.get_type_hints(kind)
 
 
 @functools.cache
 def _required(kind: Any) -> frozenset[str]:
-    """The fields without a default: others may be missing, as in what an older version wrote."""
+    """Returns the fields without a default; others may be missing, as in older files."""
     none = dataclasses.MISSING
     return frozenset(
         field.name
@@ -165,7 +165,7 @@ def _text(value: str, where: str, limit: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Returns `text` with a space for each character that a terminal may not take for text."""
+    """Returns `text` with a space in place of each unprintable character."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
@@ -185,12 +185,12 @@ def _expect(fits: bool, value: Any, what: str, where: str) -> None:
 
 
 def encode(value: Any) -> str:
-    """Dataclasses to canonical JSON: sorted keys, two-space indent, a final newline."""
+    """Encodes a dataclass as canonical JSON: sorted keys, two-space indent, a final newline."""
     return json.dumps(dataclasses.asdict(value), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 def encode_all(values: Iterable[Any]) -> str:
-    """Dataclasses to a JSON list, likewise."""
+    """Encodes dataclasses as a JSON list in the same form."""
     rows = [dataclasses.asdict(value) for value in values]
     return json.dumps(rows, indent=2, sort_keys=True, allow_nan=False) + "\n"
 

@@ -1,8 +1,9 @@
 """Chooses the engine that an application gets on this device, and says why.
 
-What can run is checked and raced once, quickly, and remembered with the device; from then on the
-same one is opened at once. Within noise a fixed rule decides, so that equal machines run the same;
-`compare` recommends by it too. What is passed over is logged, and named in the reason.
+Engines that can run are checked and timed once, in a short race, and the result is kept in the
+device's cache; from then on the same engine is opened at once. Within noise a fixed rule decides,
+so that equal machines run the same engine; `compare` recommends by the same rule. Engines that are
+passed over are logged, and named in the reason.
 """
 
 from __future__ import annotations
@@ -33,25 +34,26 @@ K = TypeVar("K", bound=Hashable)
 REFUSALS = (BackendError, EngineError, SelfCheckError)
 """Errors that skip to the next candidate; all others propagate."""
 LEVEL = 1.02
-"""Two engines whose latencies differ by less are level: nobody notices, and noise may say so."""
+"""Engines whose latencies differ by a smaller factor are level: it may be noise, and is negligible.
+"""
 AS_FAITHFUL = 2.0
-"""Errors that differ by less than this factor are alike."""
+"""Errors that differ by less than this factor count as alike."""
 ROUNDING_ERROR = 1e-5
-"""Below it the answers differ by nothing but the order of additions in fp32."""
+"""Error below which outputs differ only by the order of additions in fp32."""
 ROOM = 4
-"""An engine may take so many times its size: the bytes, the library's copy, packed weights, and
-what it computes with.
+"""Memory that an engine may take, as a multiple of its size: the bytes, the library's copy, packed
+weights, and working memory.
 """
 
 
 class Standing(NamedTuple):
-    """Facts that decide between engines that answer right.
+    """Facts that decide between engines whose outputs are right.
 
     Attributes:
-        behind: The least ratio of its latency to the fastest's within its confidence interval.
-        error: Of the golden samples, relative; None if it is not known.
+        behind: Lower end of the confidence interval of its latency, relative to the fastest's.
+        error: Relative error on the golden samples; None if it is not known.
         size: Bytes of what it runs.
-        place: Its place in the fixed order of backends, and a name, where all else is alike.
+        place: Its place in the fixed order of backends, and a name; decides if all else is alike.
     """
 
     behind: float
@@ -61,20 +63,20 @@ class Standing(NamedTuple):
 
     @property
     def is_level(self) -> bool:
-        """True if it is not slower than the fastest beyond noise, by so much that it matters."""
+        """True unless it is slower than the fastest by more than noise and enough to matter."""
         return self.behind <= LEVEL
 
 
 def backend_place(name: str) -> int:
-    """Returns a backend's place in the fixed order, which decides between twins."""
+    """Returns a backend's place in the fixed order, which decides if all else is alike."""
     names = list(BACKENDS)
     return names.index(name) if name in names else len(names)
 
 
 def preferred(standings: Mapping[K, Standing]) -> K:
-    """Returns the engine to use: of those that are level with the fastest the most faithful; where
-    errors are alike, the smaller, then the first in the fixed order. No measured time decides
-    within noise, so that the choice is the same at every measurement.
+    """Returns the engine to use: of those that are level with the fastest the one with the smallest
+    error; if errors are alike, the smallest engine, then the first in the fixed order. Within noise
+    measured times do not decide, so that every measurement leads to the same choice.
     """
     fewest = min(s.behind for s in standings.values())
     level = {key: s for key, s in standings.items() if s.is_level or s.behind == fewest}
@@ -89,10 +91,10 @@ def preferred(standings: Mapping[K, Standing]) -> K:
 
 
 class Chosen(NamedTuple):
-    """An opened engine, and why it is this one.
+    """An opened engine, and why it was chosen.
 
     Attributes:
-        not_run: Why other backends, or candidates, cannot run here, by their names.
+        not_run: Reasons why other backends, or candidates, cannot run here, by name.
     """
 
     candidate: Candidate
@@ -106,17 +108,17 @@ def open_best(
 ) -> Chosen:
     """Opens the best of `candidates` that is right on this device: see `preferred`.
 
-    Where the device's cache cannot be written and they were not measured before, the order of the
-    export decides: measuring at every start would cost more than it gains, and could differ.
+    If the device's cache cannot be written and they were not measured before, the order of the
+    export decides: measuring at every start would cost more than it gains, and results could vary.
 
     Args:
-        deployment: The bundle on this device; what is found out is remembered there.
-        candidates: Likeliest first, for where they are as fast as each other or cannot be measured.
-        budget: How long to measure those that were not measured here yet; None: quickly.
+        deployment: The bundle on this device, which keeps the findings.
+        candidates: Most promising first: their order decides where they are not measured.
+        budget: How long to measure those that were not measured here yet; None: `metrics.QUICK`.
 
     Raises:
         BackendError: if none can run here.
-        EngineError, SelfCheckError: if there is but one and it is refused.
+        EngineError, SelfCheckError: if there is only one and it is refused.
     """
     passed_over = list[str]()
     runnable, not_run = deployment.survey(candidates)
@@ -151,8 +153,8 @@ def _pass_over(reason: str, passed_over: list[str]) -> None:
 
 
 def _shortlist(runnable: Sequence[Option]) -> list[Option]:
-    """Lists what to choose from: all that need no building; and of a backend for which nothing is
-    built yet the likeliest, because building takes minutes.
+    """Lists the options to choose from: all that need no building, and the most promising one of
+    each backend for which nothing is built yet, because building takes minutes.
     """
     served = {option.candidate.backend.name for option in runnable if option.ready}
     shortlist = []
@@ -165,8 +167,8 @@ def _shortlist(runnable: Sequence[Option]) -> list[Option]:
 
 
 def _next(waiting: Sequence[Option]) -> Option:
-    """Returns the one to open: the preferred of those that were measured; else the likeliest, and
-    what was refused before last.
+    """Returns the option to open: the preferred one of those that were measured; if none was, the
+    first that was not refused before, else the first.
     """
     times = [f.latency_ms for _, f, _, _ in waiting if f.latency_ms is not None]
     if not times:
@@ -186,11 +188,10 @@ def _measure_once(
     budget: TimingBudget | None,
     passed_over: list[str],
 ) -> str | None:
-    """Checks and races those of which nothing is known here yet, and brings what is known of all up
-    to date.
+    """Checks and races options without a latency here yet, and updates the findings in `shortlist`.
 
     Returns:
-        The reason why that is left out, if it is.
+        The reason for the choice if nothing could be measured; None otherwise.
     """
     unknown = []
     for candidate, finding, _, _ in shortlist:
@@ -204,7 +205,7 @@ def _measure_once(
     problem = deployment.cache.problem()
     if problem is not None:
         if len(unknown) < len(shortlist):
-            return None  # what an earlier start has measured is enough
+            return None  # the measurements of an earlier start are enough
         return (
             f"first in the order that the export measured; not measured here, because the cache "
             f"{deployment.cache.folder.parent} cannot be written ({problem})"
@@ -223,10 +224,10 @@ def _open_together(
     stack: ExitStack,
     passed_over: list[str],
 ) -> tuple[dict[Candidate, Session], list[Candidate]]:
-    """Opens as many as memory holds; returns them, and those that are left for another race.
+    """Opens as many candidates as memory allows; returns them, and those left for another race.
 
-    What fails beside others is left, because it may only be short of memory; what fails alone is
-    refused.
+    One that fails while others are open is left, because it may only lack memory; one that fails
+    alone is refused.
     """
     opened: dict[Candidate, Session] = {}
     left = []
@@ -255,7 +256,7 @@ def _race(
     """Races opened engines and remembers their latencies. One that fails is refused, and the others
     race again.
     """
-    from . import metrics  # at a bundle's first load on a device only
+    from . import metrics  # needed only at a bundle's first load on a device
 
     spec, frame = deployment.bundle.manifest.spec, deployment.golden.images[:1]
     while opened:
@@ -282,7 +283,7 @@ def _run(
     frame: NDArray[np.uint8],
     failed: dict[Candidate, Exception],
 ) -> None:
-    """Runs a frame; notes whose failure ends the race."""
+    """Runs a frame; a failure is noted in `failed` and ends the race."""
     try:
         run_frames(session, spec, frame)
     except REFUSALS as error:
@@ -317,7 +318,7 @@ def _explain(chosen: Option, shortlist: Sequence[Option]) -> str:
 
 
 def _tuning(candidate: Candidate) -> str:
-    """Says what `vit-edge tune` found; "" where nothing was kept."""
+    """Describes what `vit-edge tune` found; "" if nothing was kept."""
     variant = candidate.variant
     if variant is None:
         return ""

@@ -2,12 +2,12 @@
 
 The signature lies in the bundle as `model.sig`: a Sigstore bundle (JSON) with a DSSE envelope
 around an in-toto statement that lists every file's SHA-256. `model_signing verify key` reads the
-same file. Here only the envelope is read, which takes the standard library; the mathematics is
-`cryptography`'s (OpenSSL's). Signing is in `tools/signing.py`.
+same file. This module only reads the envelope, with the standard library; `cryptography` (OpenSSL)
+does the mathematics. Signing is in `tools/signing.py`.
 
 The newest release that ran is kept in `$XDG_STATE_HOME/vit-edge/`, apart from the cache, which may
-be emptied at any time. What cannot be read there is an error: it must not count as "nothing seen
-yet".
+be emptied at any time. A file there that cannot be read is an error: it must not count as "nothing
+seen yet".
 
 Sources: github.com/sigstore/model-transparency, secure-systems-lab/dsse `protocol.md`, in-toto
 Statement v1, Sigstore `Bundle` v0.3.
@@ -79,15 +79,15 @@ class SignedFiles:
             )
 
     def read_release(self, folder: Folder, manifest: Manifest, digest: str) -> SignedRelease:
-        """Reads the signed release, where what was signed is what the manifest lists.
+        """Reads the signed release, and requires that the signed files are those of the manifest.
 
         Args:
             folder: The bundle's folder.
-            manifest: What it holds.
+            manifest: Its manifest.
             digest: SHA-256 in hex of `manifest.json`.
 
         Raises:
-            SignatureError: if it is not.
+            SignatureError: if they are not, or the release is not valid.
         """
         if RELEASE not in self.digests:
             raise SignatureError(f"{SIGNATURE} vouches for no {RELEASE}: sign with `vit-edge sign`")
@@ -117,7 +117,7 @@ def verify_folder(folder: Folder, public_key: PublicKey) -> SignedFiles:
 
 
 def verify_signature(raw: bytes, public_key: PublicKey) -> SignedFiles:
-    """The signed list of files in the bytes of `model.sig`.
+    """Verifies the bytes of `model.sig` and returns the signed list of files.
 
     Raises:
         SignatureError: if the signature is not `public_key`'s, or is not understood.
@@ -137,7 +137,7 @@ def verify_signature(raw: bytes, public_key: PublicKey) -> SignedFiles:
 
 
 def load_public_key(public_key: PublicKey) -> Any:
-    """An ECDSA key on P-256, P-384 or P-521, the kinds of Model Signing; raises as above."""
+    """Loads an ECDSA key on P-256, P-384 or P-521, as Model Signing does; raises as above."""
     try:
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric import ec
@@ -163,7 +163,7 @@ def load_public_key(public_key: PublicKey) -> Any:
 
 
 def fingerprint(key: Any) -> str:
-    """SHA-256 in hex of the public key's PEM, as Model Signing's `hint`."""
+    """Returns the SHA-256 in hex of the public key's PEM, as in Model Signing's `hint`."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
@@ -176,7 +176,7 @@ def _read_key(path: Path) -> bytes:
 
 
 def _open_envelope(bundle: Any) -> tuple[bytes, bytes]:
-    """The payload and its signature, not verified yet."""
+    """Returns the payload and its signature, not verified yet."""
     _expect(bundle["mediaType"], _MEDIA_TYPE, "mediaType")
     envelope = bundle["dsseEnvelope"]
     _expect(envelope["payloadType"], _PAYLOAD_TYPE, "payloadType")
@@ -195,7 +195,10 @@ def _decode(text: Any) -> bytes:
 
 
 def _verify(key: Any, payload: bytes, signature: bytes) -> None:
-    """Source: DSSE v1, pre-authentication encoding; ECDSA with the hash of the curve's size."""
+    """Verifies the signature by ECDSA with the hash of the curve's size.
+
+    Source: DSSE v1, pre-authentication encoding.
+    """
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -212,7 +215,7 @@ def _verify(key: Any, payload: bytes, signature: bytes) -> None:
 
 
 def _listed(statement: Any) -> dict[str, str]:
-    """Name -> SHA-256 of the statement's resources."""
+    """Returns the SHA-256 of each resource of the statement, by name."""
     _expect(statement["_type"], _STATEMENT_TYPE, "_type")
     _expect(statement["predicateType"], _PREDICATE_TYPE, "predicateType")
     serialization = statement["predicate"]["serialization"]
@@ -236,10 +239,10 @@ def _expect(value: Any, expected: Any, what: str) -> None:
 
 @dataclass(frozen=True)
 class Release:
-    """Contents of `release.json`: a bundle's place among those that replace one another.
+    """Contents of `release.json`: a bundle's place in a series of bundles that replace one another.
 
     Attributes:
-        name: What they all are, such as "door camera"; a device counts each name by itself.
+        name: Name of the series, such as "door camera"; a device tracks each name separately.
         number: Grows from release to release.
     """
 
@@ -255,7 +258,7 @@ class Release:
 
 @dataclass(frozen=True)
 class SignedRelease:
-    """A bundle's signer (SHA-256 of the public key, in hex), and which release it is."""
+    """A bundle's signer (SHA-256 of the public key, in hex), and its release."""
 
     key: str
     release: Release
@@ -271,7 +274,7 @@ class SignedRelease:
         SeenReleases.here().require_not_older(self.key, self.release)
 
     def remember(self) -> None:
-        """Keeps this release as seen here. Raises as `SeenReleases.remember` does."""
+        """Records this release as seen here. Raises as `SeenReleases.remember` does."""
         SeenReleases.here().remember(self.key, self.release)
 
 
@@ -284,7 +287,7 @@ class _Seen:
 
 @dataclass(frozen=True)
 class SeenReleases:
-    """The releases that ran on this device, on disk; safe with threads and processes."""
+    """The releases that ran on this device, on disk; safe for several threads and processes."""
 
     folder: Path
 
@@ -298,7 +301,7 @@ class SeenReleases:
         _compare(self._load().releases, key, release)
 
     def remember(self, key: str, release: Release) -> None:
-        """Keeps `release` as seen. Raises RollbackError as `require_not_older` does.
+        """Records `release` as seen. Raises RollbackError as `require_not_older` does.
 
         Raises:
             SignatureError: if it cannot be written.
@@ -347,7 +350,7 @@ def _line(key: str, release: Release) -> str:
 
 
 def _compare(seen: dict[str, int], key: str, release: Release) -> bool:
-    """Tells whether this release is the newest seen. Raises RollbackError if it is older."""
+    """Returns true if this release is the newest seen. Raises RollbackError if it is older."""
     newest = seen.get(_line(key, release), 0)
     if release.number < newest:
         raise RollbackError(

@@ -22,7 +22,7 @@ Frames = NDArray[np.uint8] | DeviceArray
 """Contiguous uint8 `[n, height, width, channels]`, in host memory or on a GPU."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with the name of a phase, its steps done, and its steps in all."""
+"""Called with the name of a phase, its finished steps, and its total steps."""
 
 ExternalData = Mapping[str, memoryview]
 """Contents of the files beside an ONNX graph that hold its weights, by file name."""
@@ -34,11 +34,11 @@ class RunVariant:
     """Way to run the same graph that differs from a backend's default one.
 
     Attributes:
-        name: What is different, in words; no two of a candidate have the same.
-        settings: Fields of the backend's settings that are not the defaults; of an engine, the form
-            of the graph that it was built from.
-        gain: How many times as fast as the default it was when it was kept, the geometric mean over
-            the batch sizes that were measured.
+        name: Description of the difference; unique among the variants of a candidate.
+        settings: Fields of the backend's settings that are not the defaults; for an engine, the
+            form of the graph that it was built from.
+        gain: Speed as a multiple of the default's when it was kept; geometric mean over the
+            measured batch sizes.
     """
 
     name: str
@@ -58,9 +58,9 @@ class BuildOptions:
         progress: Reports the build's progress, or None.
         what: Name of the graph in messages.
         max_aux_streams: Streams that an engine may use beside the main one; None is the library's
-            own choice. Waiting for each other costs a ViT more than it gains.
+            own choice. Synchronising streams costs a ViT more than it gains.
         time_limit_s: Seconds that a build may take.
-        stopped: Called now and then; the build stops once it returns true.
+        stopped: Called repeatedly; the build stops once it returns true.
     """
 
     external: ExternalData = field(default_factory=dict)
@@ -79,8 +79,8 @@ class AskedProduct:
 
     Attributes:
         node: The ONNX node's name.
-        operands: The library's names of its operands' types, of a quantised one the type before its
-            DequantizeLinear.
+        operands: The library's names of its operands' types; for a quantised operand the type
+            before its DequantizeLinear.
         weights: True if its second operand is a constant.
     """
 
@@ -95,7 +95,7 @@ class AskedProduct:
 
 @dataclass(frozen=True)
 class Built:
-    """Engine, with its builder's account of it.
+    """Engine, with its builder's description of it.
 
     Attributes:
         engine: The bytes that `Backend.open` takes.
@@ -113,7 +113,7 @@ class Built:
 
 @dataclass(frozen=True)
 class BlobStore:
-    """Place on this device for bytes that spare a backend work at the next opening.
+    """Store on this device for bytes that save a backend work at the next opening.
 
     Attributes:
         read: Returns the bytes, or None if there are none or they were altered.
@@ -137,7 +137,7 @@ class Session(Protocol):
 
     def run(self, images: Frames) -> NDArray[np.float32]:
         """Runs uint8 `[n, height, width, channels]`, n inside the engine's profile; returns float32
-        `[n, width]`: the outputs of an image side by side, as `EngineSpec.outputs` has them.
+        `[n, width]`: the outputs of an image side by side, in the order of `EngineSpec.outputs`.
 
         Raises:
             EngineError: if the session is closed or the library fails.
@@ -145,8 +145,8 @@ class Session(Protocol):
 
     def stream(self, batches: Iterable[Frames]) -> Iterator[NDArray[np.float32]]:
         """Runs each of `batches` as `run` does, in order, while the next ones are fetched and
-        copied. At most a few are in flight: a slow reader holds back the source. Frames on a GPU
-        must not change before their scores are out.
+        copied. At most a few are in flight, so a slow reader holds back the source. Frames on a GPU
+        must not change before their outputs are yielded.
         """
 
     def close(self) -> None:
@@ -188,7 +188,7 @@ class Backend(Protocol):
 
     @property
     def opens_after_fork(self) -> bool:
-        """True if a forked child can open sessions where its parent has opened some."""
+        """True if a forked child can open sessions after its parent has opened some."""
 
     def version(self) -> str:
         """Returns the library's version. Raises BackendError if it is not installed."""
@@ -220,8 +220,8 @@ class Backend(Protocol):
         """Returns why this machine cannot run it, with the remedy; None if it can."""
 
     def tuned(self, settings: Mapping[str, Fact]) -> Backend:
-        """Returns this backend with settings in place of its defaults; its answers stay the same
-        but for rounding. Raises SchemaError for settings that it does not have.
+        """Returns this backend with settings in place of its defaults; its outputs stay the same
+        except for rounding. Raises SchemaError for settings that it does not have.
         """
 
     def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> Built:
@@ -244,15 +244,15 @@ class Backend(Protocol):
             blob: The engine or the graph.
             spec: Its input and outputs.
             external: See `ExternalData`.
-            scratch: What an earlier opening has prepared; None for nothing.
-            threads: CPU threads that compute; None is what suits the machine. A GPU needs none.
+            scratch: Store for what an opening prepares for later ones; None keeps nothing.
+            threads: CPU threads that compute; None for the machine's default. Not used on a GPU.
 
         Raises EngineError if it is refused, BackendError if this process cannot run it.
         """
 
 
 class OnnxBackendMixin:
-    """Part of `Backend` that is the same wherever the ONNX graph itself is what runs."""
+    """Part of `Backend` that is common to backends that run the ONNX graph itself."""
 
     needs_engine = False
 
@@ -288,8 +288,8 @@ def write_out(path: Path, onnx: bytes, external: ExternalData) -> None:
 
 @contextmanager
 def written_out(onnx: bytes, external: ExternalData) -> Iterator[Path]:
-    """Writes a graph and its verified weights to a folder of this user alone; yields the graph's
-    path. For libraries that find weights by a path only.
+    """Writes a graph and its verified weights to a private folder; yields the graph's path. For
+    libraries that only find weights by a path.
     """
     import tempfile
 
@@ -304,17 +304,17 @@ def written_out(onnx: bytes, external: ExternalData) -> Iterator[Path]:
 
 
 def no_scratch(error: OSError) -> ResourceError:
-    """Makes the error of temporary files that cannot be written."""
+    """Makes the error for temporary files that cannot be written."""
     return ResourceError(
         f"temporary files cannot be written ({error.strerror or error}): TMPDIR names another place"
     )
 
 
 def give_back_freed() -> None:
-    """Hands freed memory back; does nothing where the C library cannot.
+    """Returns freed memory to the system; does nothing if the C library cannot.
 
-    Opening an engine copies its weights several times. glibc keeps what is freed between blocks
-    that live on: 60 to 150 MB of a ViT-B, for as long as the process runs. Takes 1 to 9 ms.
+    Opening an engine copies its weights several times. glibc keeps freed memory between blocks that
+    stay in use: 60 to 150 MB for a ViT-B, for as long as the process runs. Takes 1 to 9 ms.
 
     Source: malloc_trim(3), glibc.
     """

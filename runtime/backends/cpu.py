@@ -1,5 +1,5 @@
-"""The processor and the memory that this process may use, as control groups limit them in
-containers.
+"""The processor and the memory that this process may use, within the limits that control groups set
+in containers.
 
 Source of the limits: cgroups(7); the kernel's "Control Group v2" (cpu.max, memory.max,
 memory.current); for version 1 "CFS Bandwidth Control" (cpu.cfs_quota_us, cpu.cfs_period_us) and
@@ -18,7 +18,7 @@ from pathlib import Path
 
 _log = logging.getLogger("vit_edge.runtime")
 _SOURCES = (("/proc/cpuinfo", "model name"), ("/proc/device-tree/model", ""))
-"""x86 names its processor in the first, boards with Arm themselves in the second."""
+"""x86 machines name their processor in the first, Arm boards name themselves in the second."""
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 _FLAGS = ("flags", "Features")
 """Fields of /proc/cpuinfo that list instruction sets, on x86 and Arm."""
@@ -26,13 +26,13 @@ _INSTRUCTIONS = (
     "avx", "avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16",
     "amx_bf16", "amx_int8", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme",
 )  # fmt: skip
-"""Those that matter to matrix products, as the kernel writes them."""
+"""Instruction sets that matter to matrix products, as the kernel writes them."""
 
 
 @cache
 def cpu_name() -> str:
-    """Returns model, architecture, usable cores and a container's quota, as "AMD EPYC 9B45 (x86_64,
-    2 cores)" or "AMD EPYC 9B45 (x86_64, 2 cores, quota 1.5)": latencies depend on them.
+    """Returns model, architecture, usable cores and a container's quota, on which latencies depend,
+    such as "AMD EPYC 9B45 (x86_64, 2 cores)" or "AMD EPYC 9B45 (x86_64, 2 cores, quota 1.5)".
 
     Source: proc(5); devicetree specification, "model".
     """
@@ -68,8 +68,8 @@ def instruction_sets() -> tuple[str, ...]:
 
 
 def is_limited() -> bool:
-    """Tells whether this process may use less than the whole machine: by its affinity (taskset, a
-    cpuset) or by a quota.
+    """Returns true if affinity (taskset, a cpuset) or a quota limits this process to less than the
+    whole machine.
     """
     quota = cpu_quota()
     whole = os.cpu_count() or 1
@@ -77,8 +77,8 @@ def is_limited() -> bool:
 
 
 def default_threads() -> int:
-    """Returns how many threads compute best here: one for each physical core that this process may
-    use, and no more than a container's quota feeds, rounded up.
+    """Returns the number of threads that suits this machine: one for each physical core that this
+    process may use, but no more than a container's quota, rounded up.
     """
     cores, quota = _usable_cores(), cpu_quota()
     return cores if quota is None else max(1, min(cores, ceil(quota)))
@@ -94,8 +94,8 @@ def _usable_cores() -> int:
 def choose_threads(threads: int | None) -> int:
     """Returns the number of threads to compute with: `threads`, or `default_threads` for None.
 
-    More than the cores that this process may use would only wait for each other: they are cut, and
-    a warning says so.
+    More threads than cores that this process may use would only wait for each other: the number is
+    cut, with a warning.
     """
     if threads is None:
         return default_threads()
@@ -113,7 +113,7 @@ _UNLIMITED = 1 << 60
 
 
 def cpu_quota() -> float | None:
-    """Returns how many CPUs this process's groups allow, as 1.5; None where nothing limits them.
+    """Returns how many CPUs this process's groups allow, such as 1.5; None without a limit.
 
     The tightest limit between the root and the group of the process counts.
     """
@@ -122,13 +122,13 @@ def cpu_quota() -> float | None:
 
 
 def memory_limit() -> int | None:
-    """Returns how many bytes this process's groups allow; None where nothing limits them."""
+    """Returns how many bytes this process's groups allow; None without a limit."""
     return min((limit for _, limit in _memory_limits()), default=None)
 
 
 def memory_left() -> int | None:
-    """Returns how many bytes the groups still allow, caches of files counted as free; None where
-    nothing limits them.
+    """Returns how many bytes the groups still allow, counting file caches as free; None without a
+    limit.
     """
     left = [limit - _memory_used(group) for group, limit in _memory_limits()]
     return max(0, min(left)) if left else None
@@ -137,8 +137,8 @@ def memory_left() -> int | None:
 def _groups(controller: str) -> Iterable[Path]:
     """Yields the folders of this process's groups, from its own up to the root.
 
-    A container may see its own group as the root, under a path that is its host's: such folders
-    are not there, and the root has its limits.
+    A container may see its own group as the root, but a path from its host: folders of that path
+    do not exist here, and the root has the limits.
     """
     for line in (_read(OWN_CGROUPS) or "").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -150,7 +150,9 @@ def _groups(controller: str) -> Iterable[Path]:
 
 
 def _group_quota(group: Path) -> float | None:
-    """CPUs that a group may use: version 2 has one file, version 1 two; "max" and -1 are none."""
+    """Returns the CPUs that a group may use: version 2 has one file, version 1 two; "max" and -1
+    mean no limit.
+    """
     names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
     words = (_read(group / "cpu.max") or " ".join(_read(group / n) or "" for n in names)).split()
     if len(words) != 2 or not all(word.isdigit() for word in words) or 0 in map(int, words):
@@ -166,7 +168,7 @@ def _memory_limits() -> Iterator[tuple[Path, int]]:
 
 
 def _memory_used(group: Path) -> int:
-    """Bytes that a group holds and that cannot be reclaimed at once."""
+    """Returns the bytes that a group holds and that cannot be reclaimed at once."""
     used = _read(group / "memory.current") or _read(group / "memory.usage_in_bytes") or ""
     rows = [line.split() for line in (_read(group / "memory.stat") or "").splitlines()]
     caches = {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}

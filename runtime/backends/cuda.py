@@ -38,7 +38,7 @@ def _call(name: str, *arguments: Any) -> Any:
     """Calls a function of the CUDA runtime and returns its value, or a tuple of values.
 
     Raises:
-        EngineError: if CUDA answers with an error; ResourceError if it may pass.
+        EngineError: if CUDA returns an error; ResourceError if it may be temporary.
     """
     require_own_process()
     status, *values = getattr(_runtime(), name)(*arguments)
@@ -51,12 +51,12 @@ def _call(name: str, *arguments: Any) -> Any:
 
 
 _started_in: list[int] = []
-"""The process in which CUDA was started, in it and in its forked children."""
+"""Id of the process that started CUDA, as known in that process and its forked children."""
 
 
 def require_own_process() -> None:
-    """Raises ForkedError in a child of the process that has started CUDA: there every call fails,
-    with an error of initialization.
+    """Raises ForkedError in a child of the process that has started CUDA: there every call fails
+    with an initialisation error.
     """
     if _started_in and _started_in[0] != os.getpid():
         raise ForkedError(
@@ -65,8 +65,8 @@ def require_own_process() -> None:
 
 
 def _free(name: str, resource: Any) -> None:
-    """Frees a resource. This fails too after an error that lasts, which is only logged: the caller
-    knows of the error and has more to free.
+    """Frees a resource. After a permanent error this fails too, which is only logged: the caller
+    already knows of the error and has more to free.
     """
     try:
         _call(name, resource)
@@ -127,7 +127,7 @@ def on_device(device: int) -> Iterator[None]:
 
 
 def can_read(address: int, device: int) -> bool:
-    """Returns true for memory of that device, and for managed memory, which moves to its user."""
+    """Returns true for memory of that device, and for managed memory, which moves where needed."""
     attributes, kinds = _call("cudaPointerGetAttributes", address), _runtime().cudaMemoryType
     if attributes.type == kinds.cudaMemoryTypeManaged:
         return True
@@ -222,7 +222,7 @@ class Timer:
         _call("cudaEventRecord", self._events[-1], self._stream.handle)
 
     def milliseconds(self) -> float:
-        """Returns the time between both ends. The stream must have been synchronised since."""
+        """Returns the time that the block took. The stream must have been synchronised since."""
         return float(_call("cudaEventElapsedTime", *self._events))
 
     def close(self) -> None:
@@ -231,7 +231,7 @@ class Timer:
 
 
 def _end_failed_capture(stream: Any) -> None:
-    """Discards a capture; CUDA answers with an error if it gave the capture up itself."""
+    """Discards a capture; ignores the error that CUDA returns if it gave up the capture itself."""
     with suppress(EngineError):
         _call("cudaGraphDestroy", _call("cudaStreamEndCapture", stream))
 
@@ -302,7 +302,7 @@ _REMEDIES = {
 
 
 def _remedy(error: str) -> str:
-    """Returns advice of one line on the error that CUDA calls `error`; "" for most."""
+    """Returns one line of advice on the error that CUDA calls `error`; "" for most."""
     if error != "cudaErrorInsufficientDriver":
         return _REMEDIES.get(error, "")
     driver, runtime = _call("cudaDriverGetVersion"), _call("cudaRuntimeGetVersion")

@@ -1,4 +1,4 @@
-"""Looks installed libraries up without importing them: an application pays for its backend."""
+"""Looks up installed libraries without importing them: applications only pay for their backend."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def is_installed(module: str) -> bool:
 def installed_version(*distributions: str) -> str | None:
     """Returns the recorded version of the first of these that is installed; None if none is.
 
-    Most are told by the name of a folder, `name-version.dist-info`: reading what is in it would
-    bring all of `email`, 20 ms of an application's start.
+    Most versions are read from the name of a folder, `name-version.dist-info`: reading its files
+    would import all of `email`, 20 ms of an application's start.
     """
     for distribution in distributions:
         recorded = _version_of_folder(distribution)
@@ -41,7 +41,7 @@ def installed_version(*distributions: str) -> str | None:
 
 
 def _version_of_folder(distribution: str) -> str | None:
-    """The version in the name of the first folder of metadata on the path; None without one."""
+    """Returns the version in the name of the first metadata folder on the path; None if none."""
     normal_name = _normalised(distribution)
     for entry in sys.path:
         try:
@@ -57,5 +57,5 @@ def _version_of_folder(distribution: str) -> str | None:
 
 
 def _normalised(name: str) -> str:
-    """Source: PEP 503, and PEP 427, which writes `-` as `_`."""
+    """Normalises a distribution's name. Source: PEP 503, and PEP 427, which writes `-` as `_`."""
     return name.lower().replace("-", "_").replace(".", "_")

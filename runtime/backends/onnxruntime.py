@@ -42,7 +42,7 @@ class ExecutionProvider:
     """Execution provider of ONNX Runtime.
 
     Attributes:
-        name: ONNX Runtime's name of it.
+        name: ONNX Runtime's name for it.
         extra: The extra of vit-edge that installs it.
         device: Returns the name of the device that it runs on.
         device_problem: Returns why there is no such device here; None if there is.
@@ -93,15 +93,15 @@ def load_library() -> Any:
 
 @dataclass(frozen=True)
 class SessionSettings:
-    """Settings of a session that change how fast it runs, and its answers by rounding at most.
+    """Settings of a session that change how fast it runs, and its outputs by rounding at most.
 
     Attributes:
-        optimisation: "all", or "extended": without the layouts of its convolutions.
-        memory_pattern: True if memory is laid out ahead of a call.
+        optimisation: "all", or "extended", which leaves out the layouts for convolutions.
+        memory_pattern: True if memory is planned ahead of a call.
         spinning: True if threads wait for each other by spinning.
-        block_base: Threads take ever smaller shares of the work, from one of so many; 0 for equal
-            shares.
-        threads: CPU threads that compute, where the caller asks for no number; 0 is what suits.
+        block_base: ONNX Runtime's dynamic block base, by which threads take ever smaller shares of
+            the work; 0 for equal shares.
+        threads: CPU threads that compute, if the caller requests no number; 0 for the default.
 
     Source: ONNX Runtime, "Thread management", and onnxruntime_session_options_config_keys.h.
     """
@@ -119,7 +119,7 @@ class SessionSettings:
             raise ValueError(f"block_base {self.block_base}, {self.threads} threads")
 
     def apply(self, options: Any) -> None:
-        """Sets what is not the default in `SessionOptions`."""
+        """Sets those that are not the default in `SessionOptions`."""
         if self.optimisation != "all":
             levels = load_library().GraphOptimizationLevel
             options.graph_optimization_level = getattr(levels, _LEVELS[self.optimisation])
@@ -156,7 +156,7 @@ class OnnxRuntime(OnnxBackendMixin):
             return _MISSING
         row = PROVIDERS[self.provider]
         problem = row.device_problem()
-        # Every ONNX Runtime has the CPU: it need not be imported to know.
+        # Every ONNX Runtime has the CPU provider: no need to import it to check.
         if problem is None and row.name != CPU:
             available = load_library().get_available_providers()
             if row.name not in available:
@@ -185,8 +185,7 @@ class OnnxRuntime(OnnxBackendMixin):
             raise engine_error(
                 f"ONNX Runtime {self.version()} refuses the graph: {first_line(error)}"
             ) from None
-        # Where a provider's libraries do not load, ONNX Runtime would go on with the CPU and only
-        # log it.
+        # If a provider's libraries do not load, ONNX Runtime goes on with the CPU and only logs it.
         if session.get_providers()[0] != self.provider:
             libraries = PROVIDERS[self.provider].libraries or "libraries"
             raise EngineError(
@@ -198,10 +197,11 @@ class OnnxRuntime(OnnxBackendMixin):
 
 
 def open_inference(blob: bytes, external: ExternalData = NO_EXTERNAL_DATA) -> Any:
-    """Opens an `InferenceSession` of the graph on the CPU, to run it over images by the batch.
+    """Opens an `InferenceSession` of the graph on the CPU, to run many images in batches.
 
-    ONNX Runtime would lay out the memory of the second run ahead and then keep that of the first
-    too: a gigabyte for 4 images through a ViT-B, where only the smallest models gain time by it.
+    With memory patterns ONNX Runtime would plan the memory of the second run ahead and also keep
+    that of the first: a gigabyte for 4 images through a ViT-B, though only the smallest models gain
+    time by it.
     """
     options = session_options(external)
     options.enable_mem_pattern = False
@@ -211,7 +211,7 @@ def open_inference(blob: bytes, external: ExternalData = NO_EXTERNAL_DATA) -> An
 def open_graph(blob: bytes, options: Any, provider: str) -> Any:
     """Opens an `InferenceSession` of the graph with these `SessionOptions`."""
     library = load_library()
-    if provider != CPU and hasattr(library, "preload_dlls"):  # CUDA that came by pip
+    if provider != CPU and hasattr(library, "preload_dlls"):  # CUDA installed by pip
         library.preload_dlls()
     row = PROVIDERS[provider]
     with_options = (row.name, dict(row.options)) if row.options else row.name
@@ -219,8 +219,8 @@ def open_graph(blob: bytes, options: Any, provider: str) -> Any:
 
 
 def session_options(external: ExternalData = NO_EXTERNAL_DATA, threads: int | None = None) -> Any:
-    """Makes the `SessionOptions` of all our sessions: quiet, and with as many CPU threads as were
-    asked for, or as this process may use.
+    """Makes the `SessionOptions` of all our sessions: they log only fatal errors, and use the
+    requested number of CPU threads, or as many as this process may use.
     """
     options = load_library().SessionOptions()
     options.log_severity_level = 4  # failures are raised, not logged as well
@@ -231,7 +231,7 @@ def session_options(external: ExternalData = NO_EXTERNAL_DATA, threads: int | No
 
 
 def add_external_weights(options: Any, external: ExternalData) -> None:
-    """Hands over the contents of the files that a graph names, so that none is opened by name.
+    """Passes on the contents of the files that a graph names, so that none is opened by name.
 
     Raises:
         BackendError: if this ONNX Runtime is too old for it.

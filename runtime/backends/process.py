@@ -1,8 +1,8 @@
 """Sessions in forked processes: a child has its parent's memory, and none of its threads.
 
-What a library keeps, its threads and its hold on a GPU, is of use to its own process alone. In a
-child such a session would wait for ever for threads that are not there: when it runs, and even when
-it is freed, as at the child's end. So it is never freed there, and either opened anew or refused.
+A library's threads and its GPU context only work in the process that created them. In a child, such
+a session would wait forever for threads that do not exist there: when it runs, and even when it is
+freed, as at the child's end. So a child never frees it, and either opens a new one or refuses.
 
 Source: fork(2); POSIX, "fork", rationale; CUDA C++ programming guide, "CUDA initialization".
 """
@@ -35,7 +35,7 @@ REMEDY = (
 
 
 def keep_in_children(session: S) -> S:
-    """Returns `session`, which children that are forked from now on never free."""
+    """Returns `session`, and makes sure that children forked from now on never free it."""
     _register()
     _native.add(session)
     return session
@@ -58,13 +58,13 @@ def _keep(thing: object) -> None:
 
 
 class ProcessSession:
-    """Session that knows its process. See `runtime.backends.base.Session`.
+    """Session that notices when it is used in a forked child. See `runtime.backends.base.Session`.
 
     Args:
-        session: What was opened in this process.
+        session: The session that was opened in this process.
         backend: Name of the backend, for messages.
-        reopen: Opens it anew in a forked child, at its first call there; None where that is not
-            safe: calls raise ForkedError then.
+        reopen: Opens a new session in a forked child, at the first call there; None if that is not
+            safe, so that calls there raise ForkedError.
     """
 
     def __init__(
@@ -75,20 +75,20 @@ class ProcessSession:
         self._backend, self._reopen = backend, reopen
         self._sessions: dict[int, Session] = {os.getpid(): session}
         self._origin = os.getpid()
-        self._locks: dict[int, threading.Lock] = {}  # a lock that was held at the fork stays so
+        self._locks: dict[int, threading.Lock] = {}  # a lock held at the fork stays held
         self._closed = False
 
     @property
     def here(self) -> Session:
-        """The session of this process. Raises ForkedError where there can be none."""
+        """The session of this process. Raises ForkedError if there can be none."""
         return self._sessions.get(os.getpid()) or self._open_here()
 
     def run(self, images: Frames) -> NDArray[np.float32]:
         return self.here.run(images)
 
     def stream(self, batches: Iterable[Frames]) -> Iterator[NDArray[np.float32]]:
-        """See `Session.stream`. A stream ends with ForkedError in a child of its process: what is
-        under way there belongs to the parent.
+        """See `Session.stream`. In a forked child a stream of the parent ends with ForkedError: the
+        work under way belongs to the parent.
         """
         process = os.getpid()
         answers = self.here.stream(batches)
@@ -102,7 +102,7 @@ class ProcessSession:
                 _keep(answers)
 
     def _open_here(self) -> Session:
-        """Opens it for this process, once. Raises ForkedError if that is not safe."""
+        """Opens a session for this process, once. Raises ForkedError if that is not safe."""
         if self._closed:
             raise ClosedError
         if self._reopen is None:
@@ -121,7 +121,7 @@ class ProcessSession:
         )
 
     def close(self) -> None:
-        """Frees what this process opened; a child leaves alone what is its parent's."""
+        """Frees what this process opened; a child does not free its parent's session."""
         self._closed = True
         session = self._sessions.pop(os.getpid(), None)
         if session is not None:

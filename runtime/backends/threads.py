@@ -70,9 +70,9 @@ def map_ahead(
     Args:
         run: Called in the threads; what it raises is raised here.
         items: Fetched in the caller's thread.
-        threads: How many.
-        ahead: Items that are run, or wait for it, before they are asked for: memory stays bounded.
-        name: Of the threads.
+        threads: Number of threads.
+        ahead: Most items that run or wait before their results are requested: bounds memory.
+        name: Prefix of the threads' names.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -93,7 +93,7 @@ def map_ahead(
 def stream_in_thread(
     run: Callable[[Frames], NDArray[np.float32]], batches: Iterable[Frames]
 ) -> Iterator[NDArray[np.float32]]:
-    """Runs batches in order in a worker thread, while the caller's thread fetches the next one:
-    reads a camera, decodes, resizes.
+    """Runs batches in order in a worker thread, while the caller's thread fetches the next one,
+    which may mean to read a camera, decode and resize.
     """
     return map_ahead(run, batches, 1, IN_FLIGHT, "vit-edge-stream")

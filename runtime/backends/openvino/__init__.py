@@ -54,16 +54,16 @@ def load_library() -> Any:
 
 @cache
 def _core() -> Any:
-    """Returns the process's only Core. Each sets a signal stack and restores the one before it,
-    which is freed already if cores end in the order of their creation: the next signal, such as
-    Ctrl-C, would then crash the process.
+    """Returns the process's only Core. Each Core sets a signal stack, and at its end restores the
+    previous one, which is already freed if Cores end in the order of their creation: the next
+    signal, such as Ctrl-C, would then crash the process.
     """
     return load_library().Core()
 
 
 _ran_in: list[int] = []
-"""The process that ran OpenVINO first, in it and in its forked children: its threads, which all
-models share, are in that process alone."""
+"""Id of the process that ran OpenVINO first, as known in it and in its forked children. OpenVINO's
+threads, which all models share, exist only in that process."""
 
 
 def _fork_problem() -> str | None:
@@ -78,7 +78,7 @@ class OpenVino(OnnxBackendMixin):
     """See `runtime.backends.base.Backend`.
 
     Attributes:
-        properties: Go beside our own to all its models.
+        properties: Additional properties for all its models.
         settings: How it runs them.
     """
 
@@ -102,7 +102,7 @@ class OpenVino(OnnxBackendMixin):
         return replace(self, settings=decode(OpenVinoSettings, dict(settings)))
 
     def has_type(self, name: str) -> bool:
-        """Tells whether this processor computes in a type natively, as "bf16" or "f16"."""
+        """Returns true if this processor natively computes in a type, such as "bf16" or "f16"."""
         names = {"f16": "FP16", "f32": "FP32"}
         capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return names.get(name, name.upper()) in capabilities
@@ -132,7 +132,7 @@ class OpenVino(OnnxBackendMixin):
             return keep_in_children(self._open(library, core, model, spec, hints))
         except ResourceError:
             raise
-        except Exception as error:  # RuntimeError with pages of C++ places
+        except Exception as error:  # RuntimeError with pages of C++ source locations
             raise engine_error(
                 f"OpenVINO {self.version()} refuses the graph: {last_line(error)}"
             ) from None
@@ -140,9 +140,9 @@ class OpenVino(OnnxBackendMixin):
     def _open(
         self, library: Any, core: Any, model: Any, spec: EngineSpec, hints: dict[str, Any]
     ) -> OpenVinoSession:
-        """Compiles a model in fp32, or in bf16 around 8-bit matrix products where the CPU has it:
-        that is a tenth faster, with an error that is small beside theirs. By itself OpenVINO would
-        compute fp32 graphs in bf16 too.
+        """Compiles a model in fp32, or in bf16 around 8-bit matrix products if the CPU has it: that
+        is a tenth faster, with an error that is small beside that of the products. By default
+        OpenVINO would compute fp32 graphs in bf16 too.
         """
         quantised = any(node.get_type_name() == _QUANTISER for node in model.get_ops())
         arithmetic = self.settings.arithmetic
@@ -157,8 +157,8 @@ class OpenVino(OnnxBackendMixin):
 
 
 def _thread_hints(threads: int | None) -> dict[str, Any]:
-    """Returns the properties that keep OpenVINO to the threads that were asked for, or that a
-    container's quota feeds. Pinned to cores, those of several processes would share the first ones.
+    """Returns the properties that limit OpenVINO to the requested threads, or to a container's
+    quota. They are not pinned: the threads of several processes would share the first cores.
     """
     if threads is None and not is_limited():
         return {}

@@ -2,10 +2,10 @@
 
 OpenVINO's kernels for matrix products (oneDNN's inner product) take rows in blocks of 64: the 197
 tokens of a 224x224 image take the time of 256. Its kernels for 1x1 convolutions choose blocks that
-fit. And on CPUs without AVX-512, 8-bit products by matrices fall back to floats, convolutions do
-not. Tokens by channels is the memory layout that these kernels want, so nothing is moved around
-them, provided that all shapes are known: with a batch that may vary, OpenVINO copies before and
-after each. docs/performance.md has the measurements.
+fit. On CPUs without AVX-512, 8-bit matrix products also fall back to floats; convolutions do not.
+These kernels use the memory layout of the tokens, tokens by channels, so no data is moved around
+them, provided that all shapes are known: with a dynamic batch, OpenVINO copies before and after
+each. docs/performance.md has the measurements.
 
 Source: OpenVINO operation set 13 (MatMul, Convolution, Transpose, Reshape).
 """
@@ -29,7 +29,7 @@ class TokenProduct:
         weights: The Constant `[inputs, outputs]`.
         scale: The output `[1, outputs]` or `[outputs]` that 8-bit weights are multiplied by; None
             for others.
-        tokens: How many an image has.
+        tokens: Number of tokens of an image.
     """
 
     node: Any
@@ -56,7 +56,7 @@ def find_token_products(model: Any) -> list[TokenProduct]:
 
 
 def as_convolutions(library: Any, model: Any, linears: list[TokenProduct]) -> None:
-    """Replaces them in the model by convolutions."""
+    """Replaces these Linears in the model by convolutions."""
     import openvino.opset13 as ops
 
     for linear in linears:
@@ -97,11 +97,11 @@ def _weights(node: Any) -> tuple[Any, Any]:
 
 
 def _join_quantiser(ops: Any, tokens: Any) -> None:
-    """Makes ONNX's Q and DQ the one quantiser that OpenVINO knows, if tokens come from such a pair.
+    """Joins ONNX's Q and DQ to OpenVINO's single quantiser, if tokens come from such a pair.
 
-    Before a convolution OpenVINO (2026.4) takes the pair for something else: behind a
-    LayerNormalization it rounded to 9 levels instead of 256. A constant that is subtracted first
-    (`export/quantise/layer_search.py`) becomes part of the quantiser's range: one pass less.
+    Before a convolution OpenVINO (2026.4) misreads the pair: behind a LayerNormalization it rounded
+    to 9 levels instead of 256. A constant that is subtracted first
+    (`export/quantise/layer_search.py`) becomes part of the quantiser's range, which saves a pass.
     """
     scaled = tokens.get_node()
     pair = _quantiser(scaled)
@@ -123,7 +123,7 @@ def _join_quantiser(ops: Any, tokens: Any) -> None:
 
 
 def _shift(x: Any) -> Any:
-    """Returns the number that `x` was centred by, or None."""
+    """Returns the number that was subtracted to centre `x`, or None."""
     node = x.get_node()
     if node.get_type_name() != "Subtract" or _source(node, 1).get_type_name() != "Constant":
         return None
@@ -150,7 +150,7 @@ def _quantiser(node: Any) -> tuple[Any, Any, Any] | None:
 
 
 def _replace(library: Any, ops: Any, linear: TokenProduct) -> None:
-    """Convolves `[N, tokens, inputs]` as `[N, inputs, tokens, 1]`, and turns the result back."""
+    """Convolves `[N, tokens, inputs]` as `[N, inputs, tokens, 1]`; transposes the result back."""
     inputs, outputs = linear.shape
     images = ops.reshape(linear.node.input_value(0), _ints(ops, 0, 0, 1, inputs), True)
     images = ops.transpose(images, _ints(ops, 0, 3, 1, 2))
@@ -167,7 +167,7 @@ def _replace(library: Any, ops: Any, linear: TokenProduct) -> None:
 
 
 def _filters(library: Any, ops: Any, linear: TokenProduct) -> Any:
-    """Returns weights `[outputs, inputs, 1, 1]`, transposed here: OpenVINO would keep both."""
+    """Returns weights `[outputs, inputs, 1, 1]`, transposed here: OpenVINO would keep two sets."""
     kind = linear.weights.get_element_type()
     inputs, outputs = linear.shape
     turned = library.Tensor(kind, library.Shape([outputs, inputs, 1, 1]))
@@ -180,7 +180,7 @@ def _filters(library: Any, ops: Any, linear: TokenProduct) -> Any:
 
 
 def _bias(node: Any) -> tuple[Any, Any]:
-    """Returns the Add of `[outputs]` behind a MatMul, and these; else the MatMul and None."""
+    """Returns the Add behind a MatMul and its constant `[outputs]`; else the MatMul and None."""
     readers = list(node.output(0).get_target_inputs())
     if len(readers) != 1 or readers[0].get_node().get_type_name() != "Add":
         return node, None

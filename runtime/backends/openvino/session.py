@@ -1,4 +1,4 @@
-"""Runs a model in OpenVINO: a single image on all threads, batches as it suits the model.
+"""Runs a model in OpenVINO: a single image on all threads, batches in the way that suits the model.
 
 Source: OpenVINO Python API (Model, Core, CompiledModel, InferRequest, Tensor), CPU device
 documentation (NUM_STREAMS, PERFORMANCE_HINT).
@@ -35,11 +35,11 @@ from .settings import (
 Images = NDArray[np.uint8]
 Scores = NDArray[np.float32]
 Compile = Callable[[Any, dict[str, Any]], Any]
-"""Compiles a model with these properties beside those of all its models."""
+"""Compiles a model with these properties, in addition to those of all models."""
 
 _LARGE = 500_000_000
-"""Multiply-adds of an image that keep a thread of its own busy. A ViT-Ti has twice as many and
-gains; the digits model has a six-hundredth and would take three times as long."""
+"""Multiply-adds of an image from which a thread of its own pays off. A ViT-Ti has twice as many and
+gets faster; the digits model has a six-hundredth and would take three times as long."""
 _LATENCY = {"PERFORMANCE_HINT": "LATENCY"}
 _X86 = ("x86_64", "AMD64")
 
@@ -49,9 +49,9 @@ class OpenVinoSession:
 
     Args:
         single: Runs one image.
-        open_batches: Opens what runs more; called once, with the first batch.
-        threads: How many compute one call.
-        settings: How it runs, with what suits the model in place of `SUITED`.
+        open_batches: Opens the runner of several images; called once, at the first such batch.
+        threads: CPU threads that compute one call.
+        settings: Settings that it runs with, after `SUITED` was resolved for the model.
     """
 
     takes_device_arrays = False
@@ -75,7 +75,7 @@ class OpenVinoSession:
             return runner.run(_writable(images))
         except EngineError:
             raise
-        except Exception as error:  # RuntimeError with pages of C++ places
+        except Exception as error:  # RuntimeError with pages of C++ source locations
             raise engine_error(f"OpenVINO failed: {last_line(error)}") from None
 
     def _runner_of_batches(self) -> Runner:
@@ -92,8 +92,8 @@ class OpenVinoSession:
         return stream_in_thread(self.run, batches)
 
     def counters(self) -> Any:
-        """Returns the counters (`ov.ProfilingInfo`) of the nodes that run a single image, where
-        the model was compiled with `PERF_COUNT`.
+        """Returns the counters (`ov.ProfilingInfo`) of the nodes that run a single image, if the
+        model was compiled with `PERF_COUNT`.
         """
         return self._single.counters()
 
@@ -120,13 +120,13 @@ def open_session(
     compile_model: Compile,
     settings: OpenVinoSettings,
 ) -> OpenVinoSession:
-    """Opens a model of a batch that may vary, or of a fixed one.
+    """Opens a model with a dynamic or a fixed batch.
 
-    Where it may vary, a single image gets a graph whose shapes are all known: that spares OpenVINO
-    what it would decide anew in each call, and lets Linears be convolutions.
+    If it is dynamic, a single image gets a graph whose shapes are all known: OpenVINO then need not
+    decide anything anew in each call, and Linears can be convolutions.
 
     Raises:
-        Exception: if OpenVINO refuses it, RuntimeError as a rule.
+        Exception: if OpenVINO refuses it, usually RuntimeError.
     """
     if model.input().partial_shape[0].is_static:
         compiled = compile_model(model, _LATENCY)
@@ -148,7 +148,7 @@ def open_session(
             chosen,
         )
     count = min(threads, spec.max_batch)
-    if count == 1:  # and `one`, as large as the weights, is let go
+    if count == 1:  # frees `one`, which is as large as the weights
         return OpenVinoSession(
             single, lambda: _EachAlone(library, compiled, 1, single, spec), threads, chosen
         )
@@ -162,7 +162,7 @@ def open_session(
 
 
 def _suited(settings: OpenVinoSettings, macs: int) -> OpenVinoSettings:
-    """Returns settings in which everything is chosen, for a model of so many multiply-adds."""
+    """Returns settings with `linears` and `batches` chosen for a model of `macs` multiply-adds."""
     is_large = macs >= _LARGE
     convolutions = is_large and platform.machine() in _X86
     linears = CONVOLUTIONS if convolutions else PRODUCTS
@@ -208,10 +208,10 @@ class _EachAlone:
     Args:
         library: OpenVINO.
         compiled: A model of one image, for `streams` at a time.
-        streams: How many.
-        single: Runs the last images by all threads where they would leave half of the streams or
-            more without any.
-        spec: What it takes and gives.
+        streams: Number of images at a time.
+        single: Runs the last images one by one on all threads, if they would leave half of the
+            streams or more idle.
+        spec: Its input and outputs.
     """
 
     def __init__(
@@ -232,7 +232,7 @@ class _EachAlone:
         return scores
 
     def _run(self, requests: list[Any], images: Images, scores: Scores) -> None:
-        """Deals images out to the requests in turn; each takes its next one once it is done."""
+        """Gives images to the requests in turn; each takes its next one once it is done."""
         waiting: dict[int, Any] = {}
 
         def take(index: int) -> None:
@@ -252,7 +252,7 @@ class _EachAlone:
                 waiting[index] = request
             for index in sorted(waiting):
                 take(index)
-        finally:  # after a failure: no request may go on with memory that is the caller's again
+        finally:  # after a failure no request may still use memory that the caller gets back
             for request in waiting.values():
                 request.wait()
 
@@ -261,13 +261,13 @@ class _EachAlone:
 
 
 def last_line(error: BaseException) -> str:
-    """Returns the last line of OpenVINO's message: the reason, after pages of places."""
+    """Returns the last line of OpenVINO's message: the reason, after pages of source locations."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:300] if lines else first_line(error)
 
 
 def _writable(images: Images) -> Images:
-    """Returns the same memory, writable: OpenVINO shares no other, though it only reads inputs."""
+    """Returns the same memory as writable, which OpenVINO requires, though it only reads inputs."""
     if images.flags.writeable:
         return images
     memory = memoryview((ctypes.c_uint8 * images.nbytes).from_address(images.ctypes.data))

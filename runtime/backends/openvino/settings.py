@@ -1,4 +1,4 @@
-"""Settings of OpenVINO that change how fast a model runs, and its answers by rounding at most.
+"""Settings of OpenVINO that change how fast a model runs, and its outputs by rounding at most.
 
 Source: OpenVINO, "Performance Hints and Thread Scheduling" and "CPU Device".
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SUITED = "suited"
-"""The choice that is made by the size of the model and by the processor."""
+"""Choice that depends on the size of the model and on the processor."""
 PRODUCTS, CONVOLUTIONS = "products", "convolutions"
 TOGETHER, APART = "together", "apart"
 NATIVE = "native"
@@ -23,9 +23,9 @@ class OpenVinoSettings:
     Attributes:
         linears: A single image's Linears as `PRODUCTS` or as 1x1 `CONVOLUTIONS`.
         batches: Several images `TOGETHER` in one request, or `APART`, each in its own.
-        threads: CPU threads that compute, where the caller asks for no number; 0 is what suits.
+        threads: CPU threads that compute, if the caller requests no number; 0 for the default.
         arithmetic: Type of what is not quantised: "f32", "bf16" or "f16"; `NATIVE` is bf16 around
-            8-bit products where the processor has it, and f32 otherwise.
+            8-bit products if the processor has it, and f32 otherwise.
         hyper_threading: "on" or "off"; `SUITED` is OpenVINO's own choice.
         cores: Kind of cores of a processor that has two: "performance", "efficiency" or "any";
             `SUITED` is OpenVINO's own choice.
@@ -55,7 +55,7 @@ class OpenVinoSettings:
 
     @property
     def properties(self) -> dict[str, Any]:
-        """OpenVINO's properties that say where it computes."""
+        """OpenVINO's properties that determine the cores that it uses."""
         properties: dict[str, Any] = {}
         if self.hyper_threading != SUITED:
             properties["ENABLE_HYPER_THREADING"] = self.hyper_threading == "on"

@@ -1,6 +1,6 @@
 """TensorRT 10 and 11, TensorRT for RTX and TensorRT lean: one implementation.
 
-Precision is in the graph (strongly typed networks), so building knows nothing of it. Where the
+The graph determines the precision (strongly typed networks), so the build does not. Where the
 libraries differ, a feature is detected by its attribute, never by a version. The libraries crash
 on bytes that are not an engine: callers pass only bytes whose hash they verified.
 
@@ -41,7 +41,7 @@ class TensorRT:
 
     Attributes:
         module_name: The library's Python module.
-        builder_name: The backend whose library builds the engines; empty where it is this one's.
+        builder_name: The backend whose library builds the engines; empty if it is this one.
         builder_flags: Builder flags that its engines need.
     """
 
@@ -73,7 +73,9 @@ class TensorRT:
         return cuda.device_name()
 
     def built_for(self, options: BuildOptions) -> tuple[str, ...]:
-        """Returns this GPU for full TensorRT, the portable set for RTX if none are named."""
+        """Returns the capabilities in `options`; if there are none, that of this GPU for full
+        TensorRT, and none, which means the portable set, for RTX.
+        """
         from .build import find_compute_capability
 
         library, capabilities = self._builder(), options.compute_capabilities
@@ -118,8 +120,8 @@ class TensorRT:
         return problem or self._too_old_for(library)
 
     def _too_old_for(self, builder: FullLibrary) -> str | None:
-        """Returns why the library here cannot run engines of `builder`; None if it can, or if there
-        is none and they run elsewhere.
+        """Returns why the library here cannot run engines of `builder`; None if it can, or if it is
+        not installed and they run elsewhere.
         """
         try:
             here, built_by = self.version(), str(builder.__version__)
@@ -140,7 +142,7 @@ class TensorRT:
         return cuda.device_problem()
 
     def tuned(self, settings: Mapping[str, Fact]) -> TensorRT:
-        """Returns itself: what differs is in the engine."""
+        """Returns itself: variants differ only in the engine."""
         return self
 
     def compile(self, onnx: bytes, spec: EngineSpec, options: BuildOptions) -> Built:

@@ -1,4 +1,4 @@
-"""Builds an engine of a graph: profile, target GPUs, flags; with its progress and timing cache.
+"""Builds an engine from a graph: profile, target GPUs, flags, progress and timing cache.
 
 Source: TensorRT Python API (Builder, OnnxParser, IBuilderConfig, IProgressMonitor, ITimingCache).
 """
@@ -47,7 +47,7 @@ class FullLibrary(Library, Protocol):
 
 @dataclass(frozen=True)
 class BuildRecipe:
-    """Recipe of an engine: everything about a build but the graph.
+    """Recipe of an engine: everything about a build except the graph.
 
     Attributes:
         spec: Its input and output.
@@ -80,7 +80,7 @@ def build_plan(
     progress: Progress,
     messages: list[str],
 ) -> BuiltPlan:
-    """Builds a strongly typed engine of the graph at `onnx`; the parser's errors are added to
+    """Builds a strongly typed engine from the graph at `onnx`; the parser's errors are added to
     `messages`.
 
     Raises:
@@ -172,7 +172,7 @@ def _set_compute_capabilities(
 
 
 class OutermostPhases:
-    """Reports the phases that are part of no other. The library calls it from any thread."""
+    """Reports the phases that are not part of another. The library calls it from any thread."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -198,7 +198,7 @@ class OutermostPhases:
 
 
 def progress_monitor(library: FullLibrary, phases: OutermostPhases) -> trt.IProgressMonitor:
-    """Returns the library's own kind of monitor that calls `phases`."""
+    """Returns a monitor of the library's own type that calls `phases`."""
     if not TYPE_CHECKING:
         trt = library  # mypy has to know a base class
 
@@ -226,7 +226,7 @@ def timing_file(folder: Path, library: str, version: str, device: str) -> Path:
 def timing_cache(config: trt.IBuilderConfig, path: Path | None) -> Iterator[None]:
     """Lets a build inside the block use the timings in `path` and add its own; None keeps none.
 
-    One file for each library version and device, shared by all bundles. Losing it costs time alone.
+    One file for each library version and device, shared by all bundles. Losing it costs only time.
     """
     if path is None:
         yield
@@ -260,8 +260,8 @@ def _add_others(config: trt.IBuilderConfig, cache: trt.ITimingCache, others: byt
 
 
 def _read(path: Path) -> bytes:
-    """Returns the kept timings; nothing if there are none or a byte has changed since: the library
-    gets no damaged ones to parse.
+    """Returns the kept timings; empty if there are none or a byte has changed since, so that the
+    library never parses damaged ones.
     """
     try:
         with path.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""Process that builds an engine, so that a crash of the library ends nothing else.
+"""Process that builds an engine, so that a crash of the library ends no other process.
 
 `process.py` starts it with a folder, which holds `JOB` and the graph, and with a pipe, on
 which it reports its progress and its end. It writes `ENGINE` and `OUTCOME` into the folder.
@@ -67,7 +67,7 @@ class BuildJob:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Outcome of a job. The listing, which has lines, lies in a file of its own.
+    """Outcome of a job. The listing, which has several lines, lies in a file of its own.
 
     Attributes:
         error: The reason why there is no engine; "" if there is one.
@@ -89,7 +89,7 @@ def main(place: str, pipe: int, parent: int) -> None:
     """
     folder = Path(place)
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before
+    if os.getppid() != parent:  # the parent has already ended
         return
     job = decode(BuildJob, json.loads((folder / JOB).read_text()))
     with os.fdopen(pipe, "w", buffering=1) as reports, (folder / LOG).open("w", buffering=1) as log:
@@ -121,22 +121,22 @@ def _carry_out(job: BuildJob, folder: Path, reports: TextIO, log: TextIO) -> Out
 
 
 def one_line(text: str) -> str:
-    """Returns `text` as one line that a terminal takes for text alone."""
+    """Returns `text` as one line of printable characters."""
     return " ".join(printable(text).split())
 
 
 def _inspected(job: BuildJob, library: FullLibrary, logger: Logger, engine: bytes) -> str:
-    """Asks full TensorRT, which has a GPU here, about the engine; "" if that fails."""
+    """Returns the inspector's JSON for full TensorRT, which has a GPU here; "" if that fails."""
     if job.device is None or not hasattr(library, "EngineInspector"):
         return ""
     try:
         return inspect_engine(library, logger, engine, job.spec)
     except EngineError:
-        return ""  # it is no worse for that, and its opening will say what is wrong
+        return ""  # the engine may still be good; opening it will show what is wrong
 
 
 def _logger(library: Library, errors: list[str], listings: list[str], log: TextIO) -> Logger:
-    """Keeps errors and the listing of layers, and writes all else to the log."""
+    """Makes a logger that keeps errors and the listing of layers, and writes the rest to `log`."""
 
     def pass_on(severity: trt.ILogger.Severity, message: str) -> None:
         if message.lstrip().startswith(_LISTING):
@@ -148,6 +148,6 @@ def _logger(library: Library, errors: list[str], listings: list[str], log: TextI
 
 
 def _peak_bytes() -> int:
-    """Returns the most memory that this process held; `getrusage` would count its parent's."""
+    """Returns the most memory that this process held; `getrusage` would include its parent's."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM")), 0)

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("vit_edge.tensorrt")
 
 MAX_CONTEXTS = 8
-"""Contexts, hence graphs, that a lane keeps: the few batch sizes that an application uses, and the
-few buffers of a camera on the GPU. The least recently used one is bound anew."""
+"""Contexts, and hence graphs, that a lane keeps: enough for an application's few batch sizes and a
+camera's few buffers on the GPU. If more are needed, the least recently used one is bound anew."""
 
 
 class ContextFactory(Protocol):
@@ -72,7 +72,7 @@ class TrtContextFactory:
 
 
 class RtxContextFactory:
-    """TensorRT for RTX: one context, which captures graphs and recaptures them as it needs."""
+    """TensorRT for RTX: one context, which captures graphs and recaptures them as needed."""
 
     max_contexts = 1
     memory_size = 0
@@ -104,8 +104,8 @@ class RtxContextFactory:
 class RuntimeCache:
     """Kernels that TensorRT for RTX compiles on this device, kept for the next load.
 
-    `scratch` returns verified bytes alone: the library is given no others. The cache outlives the
-    contexts that use it.
+    The library only gets bytes from `scratch`, which are verified. The cache outlives the contexts
+    that use it.
     """
 
     def __init__(self, runtime_config: rtx.IRuntimeConfig, scratch: BlobStore) -> None:
@@ -177,7 +177,7 @@ class Buffers:
 
 
 class Binding(NamedTuple):
-    """Input of a context. `from_host`: it is first copied there from the host."""
+    """Input of a context. `from_host`: it is first copied to `address` from the host."""
 
     shape: tuple[int, ...]
     address: int
@@ -186,7 +186,7 @@ class Binding(NamedTuple):
 
 @dataclass
 class _Bound:
-    """Context on a binding. `warm`: it has run, as it must before it can be captured."""
+    """Context on a binding. `warm`: it has run, which it must before it can be captured."""
 
     context: trt.IExecutionContext
     graph: cuda.CudaGraph | None = None
@@ -218,8 +218,8 @@ class Contexts:
             raise
 
     def enqueue(self, binding: Binding, stream: cuda.Stream) -> None:
-        """Queues a pass over a binding: as it is the first time, captured the second time, so that
-        a size that comes once costs no capture, and launched as a graph from then on.
+        """Queues a pass over a binding: the first time without a graph, so that a size that occurs
+        once costs no capture; the second time it is captured, and from then on launched as a graph.
 
         Raises:
             EngineError: if TensorRT refuses the shape or the address, or CUDA fails.
@@ -252,7 +252,7 @@ class Contexts:
             bound.graph = stream.capture(lambda: self._queue(bound.context, binding, stream))
         except EngineError as error:  # loops, conditions, layers of data-dependent shapes
             self._factory.captures = False
-            # As text: a kept record with the error would keep the context, by its traceback.
+            # As text: a log record with the error would keep the context alive by its traceback.
             _log.warning("this engine runs without CUDA graphs: %s", str(error))
 
     def _bind(self, binding: Binding) -> _Bound:

@@ -1,4 +1,4 @@
-"""Reads what an ONNX graph asks of its matrix products, and what an engine made of its layers.
+"""Reads the types that an ONNX graph asks for in matrix products, and an engine's actual layers.
 
 Source: TensorRT Python API (INetworkDefinition, EngineInspector); TensorRT developer guide, "Engine
 Inspector".
@@ -67,7 +67,7 @@ def _product(
 
 
 def node_name(text: str) -> str:
-    """Cleans a node's name, which anybody may have written, so that it can be shown and kept."""
+    """Cleans a node's name, which is not trusted, so that it can be shown and kept."""
     return printable(text[:_LONGEST_NAME])
 
 

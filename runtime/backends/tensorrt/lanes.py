@@ -28,9 +28,9 @@ LANES = 2
 """One lane computes while the next one's frames are copied. More would share the same GPU, and each
 costs the engine's working memory once more."""
 MAX_LANES = 4
-"""With one more for the second and the third of streams that run at the same time."""
+"""One more lane for each of the second and the third stream that run at the same time."""
 ALIGNMENT = 256
-"""Bytes to which IExecutionContext::setTensorAddress wants an address aligned."""
+"""Alignment in bytes that IExecutionContext::setTensorAddress requires of an address."""
 _NOTHING = nullcontext()
 
 
@@ -86,7 +86,7 @@ class Lane:
             timer.close()
 
     def enqueue(self, images: Frames, around: AbstractContextManager[None] = _NOTHING) -> None:
-        """Copies frames of the host, queues all work on them, and returns at once. Frames on the
+        """Copies frames in host memory, queues all work on them, and returns at once. Frames on the
         GPU are read in place, and must not change before `collect` returns.
 
         Args:
@@ -121,7 +121,7 @@ class Lane:
         return f": {' '.join(text.split())[:500]}" if text else ""
 
     def _place(self, images: Frames) -> Binding:
-        """Brings frames to where a context can read them, unless they are there already."""
+        """Copies frames to where a context can read them, unless they are there already."""
         buffers = self._buffers
         if not isinstance(images, DeviceArray):
             np.copyto(buffers.host_in.array[: len(images)], images)
@@ -139,7 +139,7 @@ class Lane:
         return Binding(images.shape, buffers.device_in.address, from_host=False)
 
     def collect(self) -> NDArray[np.float32]:
-        """Waits for the batch in flight; returns float32 `[n, width]`, the caller's own.
+        """Waits for the batch in flight; returns float32 `[n, width]`, which the caller owns.
 
         Raises:
             EngineError: if CUDA reports that its work failed.
@@ -154,16 +154,16 @@ class Lane:
             self._images = None
 
     def settle(self) -> None:
-        """Waits for work in flight, which still uses the buffers, where nobody wants its scores."""
+        """Waits for work in flight, which still uses the buffers, and discards its outputs."""
         if self._images is not None:
             with suppress(EngineError):
                 self.collect()
 
     def close(self) -> None:
-        """Frees all, the contexts first. Nothing of the lane is in flight."""
+        """Frees everything, the contexts first. Nothing of the lane may be in flight."""
         with suppress(EngineError), cuda.on_device(self._device):
             self._free()
-        self._free()  # after an error that lasts no device can be chosen
+        self._free()  # after a permanent error no device can be chosen
 
     def _free(self) -> None:
         while self._resources:
@@ -171,18 +171,18 @@ class Lane:
 
 
 class LanePool:
-    """Lends lanes: the first is there from the start, others come when all are busy, up to `LANES`
-    for calls and to `MAX_LANES` for streams.
+    """Lends lanes: the first exists from the start, others are created when all are busy, up to
+    `LANES` for calls and `MAX_LANES` for streams.
 
-    A lane is taken for the time of a call, or kept by a stream from batch to batch. One lane is
-    always left that no stream keeps: whoever waits for a lane waits for calls, which end by
-    themselves, and never for the reader of a stream.
+    A lane is taken for the time of a call, or kept by a stream from batch to batch. Streams always
+    leave one lane, so a thread that waits for a lane waits for calls, which end by themselves, and
+    never for the reader of a stream.
 
     Args:
         factory, spec, device, errors: As for `Lane`.
 
     Raises:
-        EngineError: if the first lane cannot be had.
+        EngineError: if the first lane cannot be created.
     """
 
     def __init__(
@@ -204,8 +204,8 @@ class LanePool:
             return self._pop()
 
     def keep(self) -> Lane | None:
-        """Returns a lane for a stream, as soon as one is free; None if the others need all that
-        there are. Raises ClosedError if the pool is closed.
+        """Returns a lane for a stream, as soon as one is free; None if no lane can be spared.
+        Raises ClosedError if the pool is closed.
         """
         if not self._can_spare():
             self._grow(MAX_LANES)
@@ -249,7 +249,7 @@ class LanePool:
 
     def release(self, lane: Lane) -> None:
         """Returns a lane that was kept."""
-        if sys.is_finalizing():  # a thread that is no more may hold the lock
+        if sys.is_finalizing():  # a thread that no longer exists may hold the lock
             return
         with self._changed:
             self._kept -= 1

@@ -42,7 +42,7 @@ class Library(Protocol):
 
 
 class RtxLibrary(Library, Protocol):
-    """Python module of TensorRT for RTX, with what it has alone."""
+    """Python module of TensorRT for RTX, with what only it has."""
 
     ComputeCapability: type[rtx.ComputeCapability]
     CudaGraphStrategy: type[rtx.CudaGraphStrategy]
@@ -50,7 +50,7 @@ class RtxLibrary(Library, Protocol):
 
 
 class Logger(Protocol):
-    """Logger of the library that keeps errors, and has none yet."""
+    """New logger of the library that collects errors."""
 
     errors: list[str]
 
@@ -81,12 +81,12 @@ def open_engine(
     """Returns the runtime, which must outlive the engine, and the engine. `blob` is verified.
 
     Raises:
-        EngineError: if the library refuses it; says why, as far as the library does. ResourceError
-            if there is not enough memory for it.
+        EngineError: if the library refuses it, with the reason if the library gives one.
+            ResourceError if there is not enough memory for it.
     """
     runtime = library.Runtime(logger)
     require_made(runtime, logger)
-    runtime.engine_host_code_allowed = False  # an engine is data: none brings code to run here
+    runtime.engine_host_code_allowed = False  # an engine is data and must not bring code
     engine = runtime.deserialize_cuda_engine(blob)
     if engine is None:
         if any(is_shortage(message) for message in logger.errors):
@@ -96,10 +96,10 @@ def open_engine(
 
 
 def require_made(made: object, logger: Logger) -> None:
-    """Raises EngineError if `made`, a new runtime or builder, has nothing behind it.
+    """Raises EngineError if `made`, a new runtime or builder, is not usable.
 
-    This happens where CUDA does not work for the library, and only its log shows it. Using or
-    freeing such an object would crash the process, so it is kept for ever.
+    This happens if CUDA does not work for the library, and only its log shows it. Using or freeing
+    such an object would crash the process, so it is kept forever.
     """
     if logger.errors:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(made))

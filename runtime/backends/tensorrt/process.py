@@ -41,8 +41,8 @@ def build_in_child(job: BuildJob, onnx: bytes, options: BuildOptions) -> Built:
 
     Raises:
         EngineError: if the library refuses the graph or crashes, or if the build was stopped.
-        ResourceError: if it takes longer than `options.time_limit_s`, memory does not suffice, or
-            no process could be started.
+        ResourceError: if it takes longer than `options.time_limit_s`, memory runs out, or no
+            process could be started.
         InputError: if the library does not know a GPU of the job.
         Whatever `options.progress` raises.
     """
@@ -50,7 +50,7 @@ def build_in_child(job: BuildJob, onnx: bytes, options: BuildOptions) -> Built:
         try:
             name = stack.enter_context(tempfile.TemporaryDirectory(prefix="vit-edge-build-"))
             folder = Path(name)
-            (folder / GRAPH).parent.mkdir()  # of its own: a bundle names the files with its weights
+            (folder / GRAPH).parent.mkdir()  # its own: bundles choose the names of weight files
             write_out(folder / GRAPH, onnx, options.external)
             (folder / JOB).write_text(encode(job))
         except OSError as error:
@@ -63,7 +63,7 @@ def build_in_child(job: BuildJob, onnx: bytes, options: BuildOptions) -> Built:
                 listing = (folder / f"{ENGINE}.txt").read_text()
                 engine = (folder / ENGINE).read_bytes()
                 return Built(engine, listing, outcome.products, outcome.peak_bytes)
-        except (OSError, ValueError, RecursionError):  # it ended before it had written all
+        except (OSError, ValueError, RecursionError):  # it ended before it had written everything
             words = _last_words(folder, crashed=status < 0)
             message = f"the builder {_how_it_ended(status)}{words}"
             kind = ResourceError if status == -signal.SIGKILL else engine_error
@@ -146,13 +146,13 @@ def _how_it_ended(status: int) -> str:
 
 def _pass_on_log(path: Path) -> None:
     """Passes the library's log on to `logging`, if debug messages are wanted."""
-    if _log.isEnabledFor(logging.DEBUG) and path.exists():  # it may end before it has a log
+    if _log.isEnabledFor(logging.DEBUG) and path.exists():  # the child may end before it has a log
         for line in path.read_text(errors="replace").splitlines():
             _log.debug("%s", line)
 
 
 def _last_words(folder: Path, *, crashed: bool) -> str:
-    """Returns the last line that the child wrote: of its log, or of a traceback in Python."""
+    """Returns the last line that the child wrote, in its log or in a Python traceback."""
     names = (LOG, "output.txt") if crashed else ("output.txt", LOG)
     for name in names:
         path = folder / name

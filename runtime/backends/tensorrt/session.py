@@ -77,8 +77,8 @@ class TensorRTSession:
             self._pool.give_back(lane)
 
     def stream(self, batches: Iterable[Frames]) -> Iterator[NDArray[np.float32]]:
-        """Copies and queues each batch while the one before it computes. The stream keeps a lane,
-        where a batch may wait for the reader; where none can be spared, it runs batch by batch.
+        """Copies and queues each batch while the previous one computes. The stream keeps a lane, in
+        which a batch may wait for the reader; if none can be spared, it runs batch by batch.
         """
         kept = self._pool.keep()
         if kept is None:
@@ -111,8 +111,8 @@ class TensorRTSession:
             self._pool.release(kept)
 
     def _save_first_kernels(self) -> None:
-        """Saves the runtime cache after the first scores: many an application is killed rather than
-        closed.
+        """Saves the runtime cache after the first outputs, because many applications are killed
+        rather than closed.
         """
         if self._unsaved:
             self._unsaved = False
