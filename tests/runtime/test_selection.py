@@ -90,6 +90,18 @@ def test_the_fastest_that_was_measured_here_is_chosen(bundle_source: Path, faste
         assert "1 ms, then " in engine.info.why
 
 
+@pytest.mark.parametrize("refused", ["fp16", "fp32", "int8"])
+def test_where_nothing_was_measured_what_was_refused_comes_last(
+    bundle_source: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    cache = cache_of(bundle_source)
+    monkeypatch.setattr(DeviceCache, "problem", lambda self: "no space left")
+    cache.mark_refused(key_of(refused, "onnxruntime"), "it answered wrongly")
+    with Engine.load(bundle_source, backend="onnxruntime") as engine:
+        assert engine.info.precision != refused
+    assert cache.finding(key_of(refused, "onnxruntime")).refused, "it was tried nevertheless"
+
+
 def test_one_wish_is_not_measured(bundle_source: Path) -> None:
     with Engine.load(bundle_source, "fp32", "onnxruntime") as engine:
         assert "the only one" in engine.info.why

@@ -27,7 +27,7 @@ from vit_edge.export.quantise.float4_qdq import DOMAIN, IR_VERSION, OPSET, QUANT
 from vit_edge.export.quantise.layers import LINEARS, apply_fallback, count_work, find_layers
 from vit_edge.runtime.backends import BACKENDS, cuda
 from vit_edge.runtime.bundle import Bundle
-from vit_edge.runtime.deployment import Deployment, device_problems
+from vit_edge.runtime.deployment import Deployment
 from vit_edge.runtime.errors import EngineError, InputError
 from vit_edge.vit.variants import Variant
 
@@ -285,11 +285,14 @@ def test_only_gpus_that_have_the_type_are_offered_it(
     candidates = deployment.candidates("nvfp4")
     backends = {candidate.backend.name for candidate in candidates}
     assert backends == {"tensorrt", "tensorrt-rtx", "tensorrt-lean"}, "no ONNX Runtime, no OpenVINO"
-    problems = device_problems(deployment, candidates[:1])
-    assert bool(problems) is not runs
-    if problems:
-        (problem,) = problems.values()
-        assert problem == "nvfp4 needs a GPU of compute capability 10.0 or later, this one has 8.9"
+    backend = candidates[0].backend
+    monkeypatch.setattr(type(backend), "run_problem", lambda self: None)
+    monkeypatch.setattr(type(backend), "version", lambda self: "11.4.0")
+    monkeypatch.setattr(type(backend), "device", lambda self: "NVIDIA of a test")
+    options, problems = deployment.survey(candidates[:1])
+    assert [option.candidate for option in options] == candidates[:1] * runs
+    words = "nvfp4 needs a GPU of compute capability 10.0 or later, this one has 8.9"
+    assert list(problems.values()) == [words] * (not runs)
 
 
 def test_no_backend_for_cpus_takes_it(bundle: Path) -> None:
